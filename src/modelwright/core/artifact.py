@@ -1,0 +1,146 @@
+"""A model's folder: files, their hashes, where it came from, what was measured. Never a pickle.
+
+`write` fills a folder and closes it with manifest.json; `open_artifact` verifies every byte
+before anything is used. Kinds: "trained" (safetensors), "onnx" (graph), "deploy" (graph that has
+a certificate).
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelwright.core.errors import ConfigError, IntegrityError
+from modelwright.core.files import digest_json, new_folder, sha256, write_json
+from modelwright.core.signature import Signature
+
+FORMAT = "modelwright-artifact/1"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified folder and its manifest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return str(self.manifest["kind"])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest, and through its hashes of every file."""
+        return str(self.manifest["digest"])
+
+    @property
+    def signature(self) -> Signature:
+        return Signature.from_json(self.manifest["signature"])
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self.manifest["labels"])
+
+    def file(self, name: str) -> Path:
+        """The path of one of the artifact's own files.
+
+        Raises: IntegrityError for a name that the manifest does not list.
+        """
+        if name not in self.manifest["files"]:
+            raise IntegrityError(f"{self.folder}: the manifest lists no file {name!r}")
+        return self.folder / name
+
+    @property
+    def model_bytes(self) -> int:
+        """What the runtime has to load, in bytes."""
+        return int(self.manifest["files"][self.manifest["model_file"]]["bytes"])
+
+
+def write(
+    folder: Path,
+    kind: str,
+    *,
+    model_file: str,
+    fill: Callable[[Path], None],
+    signature: Signature,
+    **fields: Any,
+) -> Artifact:
+    """Make an artifact folder, whole or not at all.
+
+    Args:
+        fill: writes the files into the folder it is given.
+        fields: more manifest entries: task, labels, model, preprocess, parent, measured.
+    """
+    with new_folder(folder) as partial:
+        fill(partial)
+        files = {
+            path.name: {"sha256": sha256(path), "bytes": path.stat().st_size}
+            for path in sorted(partial.iterdir())
+        }
+        manifest = {
+            "format": FORMAT,
+            "kind": kind,
+            "model_file": model_file,
+            "signature": signature.to_json(),
+            **fields,
+            "files": files,
+        }
+        manifest["digest"] = digest_json(manifest)
+        write_json(partial / MANIFEST, manifest)
+    return Artifact(folder, manifest)
+
+
+def open_artifact(folder: Path, *, kinds: tuple[str, ...] = ()) -> Artifact:
+    """Read a folder's manifest and verify every file against it.
+
+    Raises: ConfigError if it is no artifact or not one of `kinds`; IntegrityError if any byte
+        differs from what was written, naming the file.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ConfigError(
+            f"{folder} is not a model folder: it has no {MANIFEST}",
+            expected="a folder written by train, compress, export or run, such as runs/…/deploy",
+        )
+    try:
+        manifest = json.loads(path.read_bytes())
+        recorded = manifest.pop("digest")
+        if manifest["format"] != FORMAT:
+            raise ConfigError(
+                f"{path}: format {manifest['format']!r}", expected=f"{FORMAT!r}",
+                repair="open it with the version of modelwright that wrote it",
+            )  # fmt: skip
+        sound = digest_json(manifest) == recorded
+    except (ValueError, KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise IntegrityError(
+            f"{path} is not the manifest that was written",
+            expected="the digest inside it to match its content",
+            repair="take the folder again from the run that made it",
+        )
+    manifest["digest"] = recorded
+    for name, entry in manifest["files"].items():
+        _verify(folder, name, entry)
+    if kinds and manifest["kind"] not in kinds:
+        raise ConfigError(
+            f"{folder} holds a {manifest['kind']!r} model",
+            expected=" or ".join(repr(kind) for kind in kinds),
+        )
+    return Artifact(folder, manifest)
+
+
+def _verify(folder: Path, name: str, entry: dict[str, Any]) -> None:
+    file = folder / name
+    if Path(name).name != name or file.is_symlink():
+        raise IntegrityError(f"{folder}: {name!r} points outside the folder")
+    if not file.is_file():
+        raise IntegrityError(f"{file} is missing", repair="take the folder again from its run")
+    if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
+        raise IntegrityError(
+            f"{file} is not the file that was written: its SHA-256 differs",
+            expected=f"{entry['sha256'][:16]}… ({entry['bytes']} bytes)",
+            repair="take the folder again from the run that made it",
+        )

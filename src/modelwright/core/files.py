@@ -1,0 +1,105 @@
+"""Write files so that a crash, a kill or a full disk leaves the old one or the new one whole."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from modelwright.core.errors import StorageError
+
+
+@contextlib.contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write `path` into an error with a repair."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}",
+            expected="room and permission to write; what was saved before is intact",
+            repair="free disk space or choose another folder with --out, then run the same "
+            "command again",
+        ) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, whole or not at all.
+
+    Raises: StorageError when the disk refuses; the old file is then untouched.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
+        _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as indented JSON, whole or not at all; NaN is refused."""
+    write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `path` only when the block ends without an error.
+
+    An older `path` is replaced. A leftover of an earlier crash is removed.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with storage(path):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    try:
+        yield partial
+        with storage(path):
+            for file in partial.iterdir():
+                if file.is_file():
+                    _sync(file)
+            old = path.with_name(f".{path.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            if path.exists():
+                os.replace(path, old)
+            os.replace(partial, path)
+            shutil.rmtree(old, ignore_errors=True)
+            _sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Hex SHA-256 of a value in canonical JSON (sorted keys, no blanks)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

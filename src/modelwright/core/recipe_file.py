@@ -1,0 +1,218 @@
+"""Read a recipe: YAML in, overrides on top, a Recipe or an error with file, line and key out."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from modelwright.core.errors import ConfigError, did_you_mean
+from modelwright.core.files import digest_json
+from modelwright.core.recipe import Recipe
+
+Place = tuple[str | int, ...]
+
+
+def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in `path` with overrides ("train.seed": 1) on top; the last one wins.
+
+    Raises: ConfigError naming file, line, key and the nearest valid name.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the recipe {path}: {error.strerror}",
+            expected="a YAML file",
+            repair="write one with: modelwright init PATH-TO-DATA",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text", expected="a YAML file") from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(
+            f"{path}, line {line}: not valid YAML: {error.problem}",
+            expected="keys and values, as in the recipes that `modelwright init` writes",
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}", expected="plain UTF-8 text") from error
+    lines: dict[Place, int] = {}
+    value = _plain(node, (), lines, path) if node is not None else None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds no recipe", expected="a mapping with task: and data:")
+    places = {place: f"{path}, line {line}" for place, line in lines.items()}
+    for key, item in (overrides or {}).items():
+        place = tuple(key.split("."))
+        _set(value, place, item, key)
+        places = {at: text for at, text in places.items() if at[: len(place)] != place}
+        places[place] = f"override {key}={json.dumps(item)}"
+    value.setdefault("name", "".join(c if c.isalnum() or c in "._-" else "-" for c in path.stem))
+    try:
+        return Recipe.model_validate(value)
+    except ValidationError as error:
+        raise _explain(error, places, str(path)) from None
+
+
+def parse_overrides(words: tuple[str, ...] | list[str]) -> dict[str, Any]:
+    """`key.sub=value` words; values are read as YAML.
+
+    >>> parse_overrides(["train.seed=1", "goals.size_mb=<= 0.5"])
+    {'train.seed': 1, 'goals.size_mb': '<= 0.5'}
+    """
+    result: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(
+                f"cannot read the override {word!r}", expected="key.sub=value, as in train.seed=1"
+            )
+        try:
+            result[key] = yaml.safe_load(text) if text else ""
+        except yaml.YAMLError:
+            result[key] = text  # "goals.size_mb=>= 1": not YAML, but what the user means
+        if isinstance(result[key], str):
+            result[key] = os.path.expanduser(result[key])
+    return result
+
+
+def resolved_text(recipe: Recipe) -> str:
+    """The recipe with every key written out, as YAML that reads back to the same recipe."""
+    value = recipe.model_dump(mode="json", exclude_unset=False)
+    value["train"]["augment"] = [_bare(step) for step in value["train"]["augment"]]
+    value["compress"]["steps"] = [_bare(step) for step in value["compress"]["steps"]]
+    value["budget"] = _bare(value["budget"])
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+
+
+def digest(recipe: Recipe) -> str:
+    """Hex SHA-256 of the resolved recipe."""
+    return digest_json(recipe.model_dump(mode="json"))
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a recipe, short forms included."""
+    result = Recipe.model_json_schema()
+    properties = result["properties"]
+    properties["model"] = {"anyOf": [{"const": "auto"}, properties["model"]]}
+    properties["compress"] = {
+        "anyOf": [
+            {"enum": ["auto", "none"]},
+            {"type": "array", "items": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Step"}]}},
+            properties["compress"],
+        ]
+    }
+    properties["goals"]["additionalProperties"] = {
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **result}
+
+
+def _bare(step: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in step.items() if value is not None}
+
+
+def _plain(node: yaml.Node, place: Place, lines: dict[Place, int], path: Path) -> Any:
+    """A YAML node as plain values; records the line of every key and refuses repeated keys."""
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key, line = str(key_node.value), key_node.start_mark.line + 1
+            if key in result:
+                raise ConfigError(
+                    f"{path}, line {line}: the key {key!r} stands here a second time",
+                    expected="each key once",
+                    repair=f"keep this line or line {lines[(*place, key)]}",
+                )
+            lines[(*place, key)] = line
+            result[key] = _plain(value_node, (*place, key), lines, path)
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        items = []
+        for index, item in enumerate(node.value):
+            lines[(*place, index)] = item.start_mark.line + 1
+            items.append(_plain(item, (*place, index), lines, path))
+        return items
+    loader = yaml.SafeLoader("")
+    return loader.construct_object(node)  # type: ignore[no-untyped-call]
+
+
+def _set(value: dict[str, Any], place: tuple[str, ...], item: Any, key: str) -> None:
+    for name in place[:-1]:
+        below = value.get(name)
+        if below is None or below == "auto":  # "model: auto" gives way to model.family=cnn
+            below = value[name] = {}
+        if not isinstance(below, dict):
+            raise ConfigError(
+                f"override {key!r}: {name!r} is not a section of this recipe",
+                expected=f"{name}.… to be a mapping, but it is {below!r}",
+            )
+        value = below
+    for clock, other in (("train_minutes", "train_steps"), ("train_steps", "train_minutes")):
+        if place == ("budget", clock):  # one clock: the override's
+            value.pop(other, None)
+    value[place[-1]] = item
+
+
+def _explain(error: ValidationError, places: Mapping[Place, str], path: str) -> ConfigError:
+    """The first problem in the words of the recipe."""
+    details = error.errors()
+    details.sort(key=lambda item: item["type"] != "extra_forbidden")  # typos explain the rest
+    detail = details[0]
+    place = detail["loc"]
+    at_or_above = (places[place[:n]] for n in range(len(place), 0, -1) if place[:n] in places)
+    below = (text for at, text in places.items() if at[: len(place)] == place)
+    where = next(at_or_above, next(below, path))
+    key = ".".join(str(part) for part in place)
+    more = f" ({len(details) - 1} more problems)" if len(details) > 1 else ""
+    if detail["type"] == "extra_forbidden":
+        known = list(_keys_at(place[:-1]))
+        return ConfigError(
+            f"{where}: unknown key {key!r}{more}", expected=did_you_mean(str(place[-1]), known)
+        )
+    if detail["type"] == "missing":
+        return ConfigError(f"{where}: the key {key!r} is missing{more}", expected=_hint(place))
+    return ConfigError(f"{where}: {key}: {_message(detail)}{more}", expected=_hint(place))
+
+
+def _message(detail: ErrorDetails) -> str:
+    text = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] in ("value_error", "missing"):
+        return text
+    return f"{text[0].lower()}{text[1:]}, got {detail['input']!r}"
+
+
+def _keys_at(place: Place) -> Iterator[str]:
+    section = _section_at(place)
+    if section is not None:
+        yield from section.model_fields
+
+
+def _section_at(place: Place) -> type[BaseModel] | None:
+    section: type[BaseModel] | None = Recipe
+    for part in place:
+        if isinstance(part, int) or section is None:
+            continue
+        field = section.model_fields.get(part)
+        section = _section_in(field.annotation) if field is not None else None
+    return section
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(
+        (found for part in getattr(annotation, "__args__", ()) if (found := _section_in(part))),
+        None,
+    )
+
+
+def _hint(place: Place) -> str:
+    section = _section_at(place[:-1])
+    field = section.model_fields.get(str(place[-1])) if section is not None else None
+    return (field.description or "") if field is not None else ""

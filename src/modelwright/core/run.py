@@ -1,0 +1,123 @@
+"""A run's folder and its ledger: every stage writes, the report only reads.
+
+The ledger is run.jsonl, one JSON object a line, append-only. A line cut short by a crash is
+dropped when the run is opened again. docs/reference/ledger.md lists the events.
+"""
+
+import datetime
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from modelwright.core.errors import ConfigError
+from modelwright.core.files import storage, write_json
+
+STAGES = ("gate", "plan", "train", "compress", "export", "certify", "report")
+FOLDERS = {"gate": "data"}  # a stage's folder is its name, but for these
+
+
+@dataclass(frozen=True)
+class Number:
+    """One figure: value, unit, predicted or measured, how, and on which machine."""
+
+    value: float
+    unit: str
+    kind: Literal["predicted", "measured"]
+    how: str
+    machine: str
+    low: float | None = None
+    high: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder."""
+
+    folder: Path
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "run.jsonl"
+
+    def stage_folder(self, stage: str) -> Path:
+        return self.folder / FOLDERS.get(stage, stage)
+
+    def write(self, stage: str, event: str, **fields: Any) -> None:
+        """Append one event to the ledger."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "stage": stage, "event": event, **fields}, allow_nan=False)
+        with storage(self.ledger), open(self.ledger, "ab") as file:
+            file.write(line.encode() + b"\n")
+
+    def figure(self, stage: str, subject: str, name: str, number: Number) -> None:
+        """Record one figure about `subject` ("run", or a candidate's name)."""
+        self.write(stage, "figure", subject=subject, name=name, number=number.to_json())
+
+    def events(self, stage: str | None = None, event: str | None = None) -> Iterator[dict[str, Any]]:
+        """The ledger's events in order, of one stage or kind if asked."""
+        for line in self.ledger.read_bytes().splitlines():
+            entry = json.loads(line)
+            if stage in (None, entry["stage"]) and event in (None, entry["event"]):
+                yield entry
+
+    def done(self, stage: str) -> bool:
+        return (self.stage_folder(stage) / "done.json").is_file()
+
+    def mark_done(self, stage: str, **summary: Any) -> None:
+        """The last write of a stage: from here on it is skipped."""
+        write_json(self.stage_folder(stage) / "done.json", {"finished": time.time(), **summary})
+
+
+def create(root: Path, name: str, recipe_text: str, digest: str) -> Run:
+    """A new run folder `root/name-001` (or the next free number) with the resolved recipe."""
+    with storage(root):
+        root.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 1_000_000):
+            folder = root / f"{name}-{number:03d}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            break
+        (folder / "recipe.yaml").write_text(recipe_text)
+        run = Run(folder)
+        run.write("run", "started", recipe_digest=digest, process=os.getpid())
+        return run
+    raise AssertionError("unreachable")
+
+
+def reopen(folder: Path) -> Run:
+    """An existing run, its ledger's cut last line removed.
+
+    Raises: ConfigError if the folder is no run.
+    """
+    run = Run(folder)
+    if not run.ledger.is_file() or not (folder / "recipe.yaml").is_file():
+        raise ConfigError(
+            f"{folder} is not a run folder", expected="a folder with recipe.yaml and run.jsonl"
+        )
+    content = run.ledger.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        with storage(run.ledger), open(run.ledger, "r+b") as file:
+            file.truncate(len(whole))
+    return run
+
+
+def find_unfinished(root: Path, name: str, digest: str) -> Run | None:
+    """The newest run of the same recipe that has not come to its end, if there is one."""
+    for folder in sorted(root.glob(f"{name}-[0-9]*"), reverse=True):
+        if not (folder / "run.jsonl").is_file() or not (folder / "recipe.yaml").is_file():
+            continue
+        run = reopen(folder)
+        events = list(run.events(stage="run"))
+        if events and events[0].get("recipe_digest") == digest:
+            return None if events[-1]["event"] == "finished" else run
+    return None

@@ -1,0 +1,109 @@
+"""Residual convolution nets for grids: features in, feature map out.
+
+One class covers the small nets of the size ladder and the published ResNet shapes.
+Source: He et al. 2015, arXiv:1512.03385 (blocks); He et al. 2018, arXiv:1812.01187
+(zero-initialised last norm of a block).
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from modelwright.models.layers import ConvNorm
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a skip.
+
+    features: (batch, in_channels, height, width) -> (batch, width, height / stride, width / stride)
+    """
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            ConvNorm(in_channels, width, 3, stride),
+            nn.ReLU(),
+            ConvNorm(width, width, 3, zero_init=True),
+        )
+        self.skip = _skip(in_channels, width, stride)
+        self.relu = nn.ReLU()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.relu(self.body(features) + self.skip(features))
+
+
+class Bottleneck(nn.Module):
+    """1x1 down, 3x3, 1x1 up to four times the width, around a skip; stride in the 3x3."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        out_channels = width * self.expansion
+        self.body = nn.Sequential(
+            ConvNorm(in_channels, width, 1),
+            nn.ReLU(),
+            ConvNorm(width, width, 3, stride),
+            nn.ReLU(),
+            ConvNorm(width, out_channels, 1, zero_init=True),
+        )
+        self.skip = _skip(in_channels, out_channels, stride)
+        self.relu = nn.ReLU()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.relu(self.body(features) + self.skip(features))
+
+
+def _skip(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return ConvNorm(in_channels, out_channels, 1, stride)
+
+
+class ResidualBody(nn.Module):
+    """Stem and stages of residual blocks.
+
+    features: (batch, in_channels, height, width) -> (batch, out_dim, height', width')
+
+    Args:
+        widths: channels of each stage, before a bottleneck's expansion.
+        depths: blocks in each stage; as many numbers as widths.
+        strides: how much each stage shrinks the grid.
+        stem: "small" is one 3x3 convolution; "imagenet" is 7x7 stride 2 and a max-pool.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        strides: Sequence[int],
+        block: Literal["basic", "bottleneck"] = "basic",
+        stem: Literal["small", "imagenet"] = "small",
+    ) -> None:
+        super().__init__()
+        block_class = BasicBlock if block == "basic" else Bottleneck
+        if stem == "small":
+            self.stem = nn.Sequential(ConvNorm(in_channels, widths[0], 3), nn.ReLU())
+        else:
+            self.stem = nn.Sequential(
+                ConvNorm(in_channels, widths[0], 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)
+            )
+        channels = widths[0]
+        stages: list[nn.Module] = []
+        for width, depth, stride in zip(widths, depths, strides, strict=True):
+            blocks: list[nn.Module] = []
+            for index in range(depth):
+                blocks.append(block_class(channels, width, stride if index == 0 else 1))
+                channels = width * block_class.expansion
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.Sequential(*stages)
+        self.out_dim = channels
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.as_tensor(self.stages(self.stem(features)))

@@ -1,0 +1,35 @@
+"""RUNTIMES: what can run an artifact. To add one: write a file, add a row."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+
+from modelwright.core.artifact import Artifact
+from modelwright.core.signature import Signature
+from modelwright.runtime import onnx_session, torch_session
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Session(Protocol):
+    """A loaded model: named arrays in, named arrays out; the same for every runtime."""
+
+    signature: Signature
+
+    def __call__(self, batch: Arrays) -> dict[str, np.ndarray]: ...
+
+    def close(self) -> None: ...
+
+
+# artifact kind -> how to open it with that many threads
+RUNTIMES: dict[str, Callable[[Artifact, int], Session]] = {
+    "trained": torch_session.open_session,
+    "onnx": onnx_session.open_session,
+    "deploy": onnx_session.open_session,
+}
+
+
+def open_session(artifact: Artifact, *, threads: int = 1) -> Session:
+    """Load a verified artifact into the runtime that serves its kind."""
+    return RUNTIMES[artifact.kind](artifact, threads)
