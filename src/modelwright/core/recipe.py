@@ -154,7 +154,9 @@ class Train(Section):
     optimizer: Literal["adamw", "sgd"] | None = None
     learning_rate: float | None = Field(None, gt=0)
     weight_decay: float | None = Field(None, ge=0)
-    warmup: Share = Field(0.03, description="share of the budget in which the rate rises")
+    warmup_steps: int | None = Field(
+        None, ge=0, description="steps in which the rate rises; at most a tenth of a step budget"
+    )
     decay: Share | None = Field(None, description="share of the budget in which it falls to zero")
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     ema: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
@@ -164,9 +166,7 @@ class Train(Section):
     checkpoint_steps: int | None = Field(None, ge=1, description="instead of checkpoint_minutes")
 
     @model_validator(mode="after")
-    def _shares_fit(self) -> "Train":
-        if self.warmup + (self.decay or 0.0) > 1:
-            raise ValueError("warmup and decay together exceed the whole budget")
+    def _micro_batch_fits(self) -> "Train":
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError("micro_batch_size must divide batch_size")
         return self

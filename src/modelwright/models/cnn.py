@@ -22,12 +22,13 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, inner: int | None = None) -> None:
         super().__init__()
+        inner = inner or width
         self.body = nn.Sequential(
-            ConvNorm(in_channels, width, 3, stride),
+            ConvNorm(in_channels, inner, 3, stride),
             nn.ReLU(),
-            ConvNorm(width, width, 3, zero_init=True),
+            ConvNorm(inner, width, 3, zero_init=True),
         )
         self.skip = _skip(in_channels, width, stride)
         self.relu = nn.ReLU()
@@ -41,15 +42,15 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, inner: int | None = None) -> None:
         super().__init__()
-        out_channels = width * self.expansion
+        inner, out_channels = inner or width, width * self.expansion
         self.body = nn.Sequential(
-            ConvNorm(in_channels, width, 1),
+            ConvNorm(in_channels, inner, 1),
             nn.ReLU(),
-            ConvNorm(width, width, 3, stride),
+            ConvNorm(inner, inner, 3, stride),
             nn.ReLU(),
-            ConvNorm(width, out_channels, 1, zero_init=True),
+            ConvNorm(inner, out_channels, 1, zero_init=True),
         )
         self.skip = _skip(in_channels, out_channels, stride)
         self.relu = nn.ReLU()
@@ -73,6 +74,7 @@ class ResidualBody(nn.Module):
         widths: channels of each stage, before a bottleneck's expansion.
         depths: blocks in each stage; as many numbers as widths.
         strides: how much each stage shrinks the grid.
+        inner: channels inside each block, in order, where they differ from its stage's width.
         stem: "small" is one 3x3 convolution; "imagenet" is 7x7 stride 2 and a max-pool.
     """
 
@@ -85,6 +87,7 @@ class ResidualBody(nn.Module):
         strides: Sequence[int],
         block: Literal["basic", "bottleneck"] = "basic",
         stem: Literal["small", "imagenet"] = "small",
+        inner: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         block_class = BasicBlock if block == "basic" else Bottleneck
@@ -96,10 +99,15 @@ class ResidualBody(nn.Module):
             )
         channels = widths[0]
         stages: list[nn.Module] = []
+        inner_widths = iter(inner or [])
         for width, depth, stride in zip(widths, depths, strides, strict=True):
             blocks: list[nn.Module] = []
             for index in range(depth):
-                blocks.append(block_class(channels, width, stride if index == 0 else 1))
+                blocks.append(
+                    block_class(
+                        channels, width, stride if index == 0 else 1, next(inner_widths, None)
+                    )
+                )
                 channels = width * block_class.expansion
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)

@@ -1,0 +1,155 @@
+"""What range of values each activation takes, and where to cut it for eight bits.
+
+One pass finds minima and maxima, a second fills histograms; both stream over the rows, so that
+memory does not grow with them. Four rules then choose a range from the same histogram.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from modelwright.runtime.onnx_session import inference_session
+
+BINS = 2048
+LEVELS = 256
+BATCH_ROWS = 64
+PERCENTILE = 99.99
+SHRINKS = np.linspace(1.0, 0.2, 65)  # shares of the full range that "mse" and "entropy" try
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of one tensor's values over equal bins from low to high."""
+
+    low: float
+    high: float
+    counts: np.ndarray
+
+    @property
+    def centers(self) -> np.ndarray:
+        width = (self.high - self.low) / len(self.counts)
+        return self.low + width * (np.arange(len(self.counts)) + 0.5)
+
+
+Range = tuple[float, float]
+
+
+def observe(graph: onnx.ModelProto, images: np.ndarray) -> dict[str, Histogram]:
+    """Histograms of every float value in the graph over real rows.
+
+    images: (rows, channels, height, width) uint8
+    """
+    exposed, names = _with_outputs(graph)
+    session = inference_session(exposed.SerializeToString(), threads=2)
+
+    def values() -> Iterator[tuple[str, np.ndarray]]:
+        for start in range(0, len(images), BATCH_ROWS):
+            batch = {"image": images[start : start + BATCH_ROWS]}
+            yield from zip(names, session.run(names, batch), strict=True)
+
+    low = {name: np.inf for name in names}
+    high = {name: -np.inf for name in names}
+    for name, value in values():
+        low[name] = min(low[name], float(value.min()))
+        high[name] = max(high[name], float(value.max()))
+    counts = {name: np.zeros(BINS, np.int64) for name in names}
+    for name, value in values():
+        edge = max(high[name], low[name] + 1e-9)
+        counts[name] += np.histogram(value, bins=BINS, range=(low[name], edge))[0]
+    return {
+        name: Histogram(low[name], max(high[name], low[name] + 1e-9), counts[name])
+        for name in names
+    }
+
+
+def _with_outputs(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """A copy of the graph that also gives every float value between its nodes."""
+    inferred = onnx.shape_inference.infer_shapes(graph)
+    known = {value.name: value for value in inferred.graph.value_info}
+    given = {value.name for value in inferred.graph.output}
+    names = [value.name for value in inferred.graph.output if _is_float(value)]
+    for node in inferred.graph.node:
+        for name in node.output:
+            if name in known and name not in given and _is_float(known[name]):
+                inferred.graph.output.append(known[name])
+                names.append(name)
+    return inferred, names
+
+
+def _is_float(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
+
+
+def minmax(histogram: Histogram) -> Range:
+    """Everything that was seen."""
+    return histogram.low, histogram.high
+
+
+def percentile(histogram: Histogram) -> Range:
+    """All but the outermost 0.01 % of the values, half of it on each side."""
+    share = np.cumsum(histogram.counts) / histogram.counts.sum()
+    outside = (1 - PERCENTILE / 100) / 2
+    first = int(np.searchsorted(share, outside, side="right"))
+    last = int(np.searchsorted(share, 1 - outside, side="left"))
+    width = (histogram.high - histogram.low) / len(share)
+    # a tensor that is mostly one value keeps its ends: zero must stay inside the range
+    return histogram.low + first * width, histogram.low + min(last + 1, len(share)) * width
+
+
+def mse(histogram: Histogram) -> Range:
+    """The shrunken range with the least mean squared error of rounding and clipping.
+
+    Source: Sung et al. 2015, arXiv:1511.06488, section 3.
+    """
+
+    def error(low: float, high: float) -> float:
+        step = (high - low) / (LEVELS - 1)
+        clipped = np.clip(histogram.centers, low, high)
+        rounded = low + np.round((clipped - low) / step) * step
+        return float(((rounded - histogram.centers) ** 2 * histogram.counts).sum())
+
+    return min(_shrunken(histogram), key=lambda ends: error(*ends))
+
+
+def entropy(histogram: Histogram) -> Range:
+    """The shrunken range whose 256 levels keep most of the distribution (KL divergence).
+
+    Source: Migacz 2017, "8-bit inference with TensorRT", slides 25-38.
+    """
+    total = histogram.counts.sum()
+
+    def divergence(low: float, high: float) -> float:
+        inside = (histogram.centers >= low) & (histogram.centers <= high)
+        counts = histogram.counts[inside].astype(np.float64)
+        if counts.size < LEVELS // 2 or not counts.any():
+            return np.inf
+        wanted = counts.copy()
+        first = int(inside.argmax())
+        wanted[0] += histogram.counts[:first].sum()  # what is clipped lands on the ends
+        wanted[-1] += histogram.counts[first + counts.size :].sum()
+        level = np.minimum(np.arange(counts.size) * LEVELS // counts.size, LEVELS - 1)
+        filled = counts > 0
+        sums = np.bincount(level, counts, LEVELS)
+        used = np.maximum(np.bincount(level, filled, LEVELS), 1)
+        kept = np.where(filled, (sums / used)[level], 0.0)
+        p, q = wanted / total, kept / max(kept.sum(), 1.0)
+        where = p > 0
+        return float((p[where] * np.log(p[where] / np.maximum(q[where], 1e-12))).sum())
+
+    return min(_shrunken(histogram), key=lambda ends: divergence(*ends))
+
+
+def _shrunken(histogram: Histogram) -> Iterator[Range]:
+    for share in SHRINKS:
+        yield histogram.low * share, histogram.high * share
+
+
+# calibration -> its rule; "auto" in a recipe tries all and keeps the one with the best metric
+CALIBRATIONS: dict[str, Callable[[Histogram], Range]] = {
+    "minmax": minmax,
+    "percentile": percentile,
+    "mse": mse,
+    "entropy": entropy,
+}

@@ -1,0 +1,96 @@
+"""Static int8: calibrated activations, weights per channel, as QDQ nodes in the ONNX graph.
+
+The calibration is ours (compress/calibrate.py); ONNX Runtime's quantizer places the nodes.
+Source: Jacob et al. 2017, arXiv:1712.05877; ONNX Runtime docs, "Quantize ONNX models".
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from modelwright.compress.calibrate import CALIBRATIONS, Histogram
+from modelwright.core.errors import NothingChanged, Unsupported
+from modelwright.core.files import write_bytes
+
+# Operators with fast int8 kernels, and what lies between them, so that values stay in int8.
+OPERATORS = ("Conv", "Gemm", "MatMul", "Add", "GlobalAveragePool", "ReduceMean", "MaxPool")
+PRODUCTS = ("Conv", "Gemm", "MatMul")
+RECURRENT = ("LSTM", "GRU")
+
+
+def quantize_graph(
+    graph: onnx.ModelProto, histograms: Mapping[str, Histogram], calibration: str, path: Path
+) -> int:
+    """Write the int8 form of a float32 graph; gives the number of quantized products.
+
+    Raises: Unsupported for recurrent graphs; NothingChanged if no product could be quantized.
+    """
+    if any(node.op_type in RECURRENT for node in graph.graph.node):
+        raise Unsupported(
+            "quantize: the runtime has no static int8 kernel for LSTM and GRU layers",
+            expected="a model of the cnn or transformer family",
+            repair="use compress: [prune] for model.family: rnn, or another family",
+        )
+    rule = CALIBRATIONS[calibration]
+    ranges = {}
+    for name, histogram in histograms.items():
+        low, high = rule(histogram)
+        # zero must have an exact code: padding and ReLU produce it everywhere
+        ends = np.float32(min(low, 0.0)), np.float32(max(high, 0.0))
+        ranges[name] = TensorData(lowest=np.array(ends[0]), highest=np.array(ends[1]))
+    constants = {initializer.name for initializer in graph.graph.initializer}
+    operators = list(OPERATORS)
+    if any(node.op_type == "LayerNormalization" for node in graph.graph.node):
+        operators.remove("Add")  # it would leave int8 at once, for the norm
+    # products of two activations (attention) lose more in conversion than int8 gains
+    kept = [
+        node.name
+        for node in graph.graph.node
+        if node.op_type == "MatMul" and not constants & set(node.input)
+    ]
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    before = logging.root.level
+    logging.root.setLevel(logging.ERROR)  # the library logs on the root logger
+    try:
+        quantizer = QDQQuantizer(
+            copy,
+            per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
+            nodes_to_quantize=[],
+            nodes_to_exclude=kept,
+            op_types_to_quantize=operators,
+            extra_options={"ForceQuantizeNoInputCheck": True},
+        )
+        quantizer.quantize_model()
+        result: onnx.ModelProto = quantizer.model.model
+    finally:
+        logging.root.setLevel(before)
+    dequantized = {
+        name
+        for node in result.graph.node
+        if node.op_type == "DequantizeLinear"
+        for name in node.output
+    }
+    products = [node for node in result.graph.node if node.op_type in PRODUCTS]
+    changed = sum(all(name in dequantized for name in node.input[:2]) for node in products)
+    if not changed:
+        raise NothingChanged(
+            f"quantize: 0 of {len(products)} products became int8",
+            expected="at least one Conv, Gemm or MatMul with constant weights",
+            repair="leave the quantize step out",
+        )
+    result.doc_string = ""
+    for node in result.graph.node:
+        node.doc_string = ""
+    write_bytes(path, result.SerializeToString(deterministic=True))
+    return changed

@@ -1,0 +1,102 @@
+"""This machine: what it has, and a small cache of what was measured on it.
+
+Instruction sets are read from /proc/cpuinfo where there is one; elsewhere they are unknown, and
+said to be.
+"""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from modelwright.core.files import write_json
+
+# cpuinfo flag -> what people call it; those that decide what is fast here
+INSTRUCTION_SETS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX512",
+    "avx512_vnni": "AVX512-VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_bf16": "AVX512-BF16",
+    "amx_bf16": "AMX-BF16",
+    "amx_int8": "AMX-INT8",
+    "asimddp": "ARM dot product",
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One computer, as far as models are concerned."""
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    instruction_sets: tuple[str, ...]
+    system: str
+
+    @property
+    def has_int8(self) -> bool:
+        """Whether 8-bit products are faster than float32 here."""
+        return any("VNNI" in s or "INT8" in s or "dot" in s for s in self.instruction_sets)
+
+    @property
+    def name(self) -> str:
+        """For tables: processor, cores and system."""
+        return f"{self.cpu}, {self.cores} cores, {self.system}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def this_machine() -> Machine:
+    """Read what this machine has; cores are those that this process may use."""
+    cpu, flags = platform.processor() or platform.machine(), set[str]()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                cpu = value.strip()
+            elif key.strip() in ("flags", "Features"):
+                flags |= set(value.split())
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return Machine(
+        cpu=cpu,
+        cores=len(usable),
+        memory_bytes=psutil.virtual_memory().total,
+        instruction_sets=tuple(name for flag, name in INSTRUCTION_SETS.items() if flag in flags),
+        system=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def cache_folder() -> Path:
+    """$MODELWRIGHT_CACHE, else $XDG_CACHE_HOME/modelwright, else ~/.cache/modelwright."""
+    if own := os.environ.get("MODELWRIGHT_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelwright"
+
+
+def measured_once(what: dict[str, Any], measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """A measurement of this machine, taken now or read from the cache.
+
+    Args:
+        what: everything that the result depends on, besides the machine.
+    """
+    machine = this_machine()
+    key = json.dumps({"machine": machine.to_json(), "what": what}, sort_keys=True)
+    path = cache_folder() / "measured" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    try:
+        entry = json.loads(path.read_bytes())
+        if entry["key"] == key:
+            return {name: float(value) for name, value in entry["result"].items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # nothing there yet, or not readable: measure
+    result = measure()
+    write_json(path, {"key": key, "result": result})
+    return result

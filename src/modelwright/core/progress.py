@@ -1,0 +1,42 @@
+"""Lines for people, on stderr: one that moves where there is a terminal, few where there is none."""
+
+import sys
+import time
+
+
+def say(text: str) -> None:
+    """One line that stays."""
+    _clear()
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(text: str) -> None:
+    """A line that the next one replaces; nothing where stderr is not a terminal."""
+    if sys.stderr.isatty():
+        columns = _columns()
+        print("\r\x1b[2K" + text[: columns - 1], end="", file=sys.stderr, flush=True)
+
+
+class Beat:
+    """Says when a moving line is due: ten times a second, not at every step."""
+
+    def __init__(self, every: float = 0.1) -> None:
+        self._every, self._last = every, 0.0
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < self._every:
+            return False
+        self._last = now
+        return True
+
+
+def _clear() -> None:
+    if sys.stderr.isatty():
+        print("\r\x1b[2K", end="", file=sys.stderr)
+
+
+def _columns() -> int:
+    import shutil
+
+    return shutil.get_terminal_size((100, 24)).columns

@@ -1,0 +1,277 @@
+"""The gate: what is wrong with the data, before a second is spent on training.
+
+Reads a Dataset and the recipe's data section; gives the Dataset that may be trained on and the
+report that becomes data.json (docs/reference/run-folder.md). Blocking checks stop the run
+(`refuse`) unless waived by name; the other findings are noted.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from modelwright.core import recipe
+from modelwright.core.errors import DataError
+from modelwright.data import similarity
+from modelwright.data.rows import PARTS, Dataset, Finding, Rows, dataset, image_hashes
+
+__all__ = ["CHECKS", "Finding", "check", "refuse"]
+
+LARGEST_IMBALANCE = 10  # times; beyond it the largest class drowns the smallest
+_LISTED = 100  # entries of a finding's rows
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A Dataset under examination, and what several checks need of it."""
+
+    data: Dataset
+    section: recipe.Data
+
+    @cached_property
+    def hashes(self) -> dict[str, list[bytes]]:
+        """Hashes of the images' pixels, part by part."""
+        return {part: image_hashes(rows.images) for part, rows in self.data.parts.items()}
+
+    def each(self) -> Iterator[tuple[str, int, bytes]]:
+        """Part, index and hash of every row; train first."""
+        for part, hashes in self.hashes.items():
+            for index, image in enumerate(hashes):
+                yield part, index, image
+
+    def name(self, part: str, index: int) -> str:
+        return self.data.parts[part].name(part, index)
+
+    def count(self, part: str) -> list[int]:
+        """Rows of each class in one part."""
+        targets = self.data.parts[part].targets
+        return [int(n) for n in np.bincount(targets, minlength=len(self.data.labels))]
+
+
+Check = Callable[[Subject], Finding | None]
+
+
+def check(data: Dataset, section: recipe.Data) -> tuple[Dataset, dict[str, Any]]:
+    """Examine the data; drop the rows of waived findings where that is possible.
+
+    The copies of duplicates_across_splits leave train and valid, never test, and statistics and
+    digest are computed again. Row numbers in the report are those of the Dataset returned, but for
+    rows that are no longer in it: those of findings made while loading carry the name that the
+    source gives them, those of dropped duplicates their number before.
+
+    Returns: the Dataset to save, and the report as in data.json. Nothing is raised here; call
+        `refuse(report)` before training.
+    """
+    started = time.perf_counter()
+    subject = Subject(data, section)
+    findings = list(data.findings)
+    across = duplicates_across_splits(subject)
+    if across is not None:
+        findings.append(across)
+        if across.check in section.checks.waive:
+            data = _drop_leaks(subject)
+            subject = Subject(data, section)
+    found = (examine(subject) for examine in CHECKS.values() if examine is not None)
+    findings += [finding for finding in found if finding is not None]
+    checked = list(CHECKS)
+    findings.sort(key=lambda finding: checked.index(finding.check))
+    report = {
+        "source": data.source,
+        "shape": list(data.shape),
+        "labels": data.labels,
+        "digest": data.digest,
+        "rows": {part: len(rows) for part, rows in data.parts.items()},
+        "class_counts": {part: subject.count(part) for part in PARTS},
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "findings": [_entry(finding, section) for finding in findings],
+        "checked": checked,
+        "seconds": time.perf_counter() - started,
+    }
+    return data, report
+
+
+def refuse(report: dict[str, Any]) -> None:
+    """Stop on findings that block and are not waived.
+
+    Raises: DataError that names each of them with its first rows, and how to accept it.
+    """
+    blocking = [f for f in report["findings"] if f["blocking"] and not f["waived"]]
+    if not blocking:
+        return
+    lines = []
+    for finding in blocking:
+        rows = [" = ".join(entry) for entry in finding["rows"][:3]]
+        more = ", …" if finding["count"] > len(rows) > 0 else ""
+        where = f" ({', '.join(rows)}{more})" if rows else ""
+        lines.append(f"\n    {finding['check']}: {finding['text']}{where}")
+    names = ", ".join(dict.fromkeys(finding["check"] for finding in blocking))
+    raise DataError(
+        f"the data of {report['source']!r} is not fit to train on:{''.join(lines)}",
+        expected="none of these",
+        repair=f"correct the data, or accept it as it is with data.checks.waive: [{names}]; "
+        "faulty rows, and copies of held-out rows, are then left out",
+    )
+
+
+def _entry(finding: Finding, section: recipe.Data) -> dict[str, Any]:
+    blocking = finding.check in recipe.BLOCKING_CHECKS
+    waived = blocking and finding.check in section.checks.waive
+    return {
+        "check": finding.check,
+        "blocking": blocking,
+        "waived": waived,
+        "count": finding.count,
+        "text": finding.text,
+        "rows": [list(entry) for entry in finding.rows[:_LISTED]],
+    }
+
+
+def _drop_leaks(subject: Subject) -> Dataset:
+    """Without the rows of train and valid that a later part holds too."""
+    parts: dict[str, Rows] = {}
+    later: set[bytes] = set()
+    for part in reversed(PARTS):
+        hashes = subject.hashes[part]
+        keep = [index for index, image in enumerate(hashes) if image not in later]
+        parts[part] = subject.data.parts[part].take(np.array(keep, np.int64))
+        later.update(hashes)
+    data = subject.data
+    return dataset(parts, data.labels, data.source, data.findings)
+
+
+def duplicates_across_splits(subject: Subject) -> Finding | None:
+    """Rows of train or valid whose very pixels stand in a later part too."""
+    later: dict[bytes, str] = {}
+    pairs = []
+    for part in reversed(PARTS):
+        hashes = subject.hashes[part]
+        pairs += [
+            (subject.name(part, index), later[image])
+            for index, image in enumerate(hashes)
+            if image in later
+        ]
+        for index, image in enumerate(hashes):
+            later.setdefault(image, subject.name(part, index))
+    what = _plural(len(pairs), "image of train or valid is", "images of train or valid are")
+    return _listed("duplicates_across_splits", pairs, f"{what} also in a part held out for judging")
+
+
+def duplicates_within_split(subject: Subject) -> Finding | None:
+    """Rows whose very pixels stand earlier in the same part."""
+    first: dict[tuple[str, bytes], int] = {}
+    pairs = []
+    for part, index, image in subject.each():
+        original = first.setdefault((part, image), index)
+        if original != index:
+            pairs.append((subject.name(part, original), subject.name(part, index)))
+    what = _plural(len(pairs), "image repeats", "images repeat")
+    return _listed("duplicates_within_split", pairs, f"{what} an earlier one of the same part")
+
+
+def conflicting_labels(subject: Subject) -> Finding | None:
+    """Equal pixels with different labels: one of them is wrong."""
+    first: dict[bytes, tuple[str, int]] = {}
+    pairs = []
+    for part, index, image in subject.each():
+        where = first.setdefault(image, (part, index))
+        parts = subject.data.parts
+        if parts[part].targets[index] != parts[where[0]].targets[where[1]]:
+            pairs.append((subject.name(*where), subject.name(part, index)))
+    what = _plural(len(pairs), "image has", "images have")
+    return _listed("conflicting_labels", pairs, f"{what} another label than an equal image")
+
+
+def too_few_rows(subject: Subject) -> Finding | None:
+    """Parts without a row, classes with fewer than two training rows, fewer than two classes."""
+    data = subject.data
+    faults = [f"the {part} part is empty" for part in PARTS if not len(data.parts[part])]
+    counts = zip(data.labels, subject.count("train"), strict=True)
+    small = [label for label, count in counts if count < 2]
+    if small:
+        what = _plural(len(small), "class has", "classes have")
+        faults.append(f"{what} fewer than 2 training rows: {', '.join(small[:10])}")
+    if len(data.labels) < 2:
+        faults.append(_plural(len(data.labels), "class is too few", "classes are too few"))
+    number = len(faults) - bool(small) + len(small)
+    return Finding("too_few_rows", number, "; ".join(faults)) if faults else None
+
+
+def constant_images(subject: Subject) -> Finding | None:
+    """Images whose channels each have one value everywhere."""
+    names = []
+    for part, rows in subject.data.parts.items():
+        flat = rows.images.reshape(*rows.images.shape[:2], math.prod(rows.images.shape[2:]))
+        constant = (flat == flat[:, :, :1]).all(axis=(1, 2))
+        names += [(subject.name(part, int(index)),) for index in np.flatnonzero(constant)]
+    what = _plural(len(names), "image shows", "images show")
+    return _listed("constant_images", names, f"{what} one colour and nothing else")
+
+
+def class_imbalance(subject: Subject) -> Finding | None:
+    """The largest training class against the smallest that has rows."""
+    counts = {
+        n: label for label, n in zip(subject.data.labels, subject.count("train"), strict=True)
+    }
+    sizes = sorted(size for size in counts if size)
+    if not sizes or sizes[-1] <= LARGEST_IMBALANCE * sizes[0]:
+        return None
+    large, small = sizes[-1], sizes[0]
+    text = (
+        f"the class {counts[large]} has {large} training rows, {large / small:.0f} times as many "
+        f"as {counts[small]} with {small}"
+    )
+    return Finding("class_imbalance", 1, text)
+
+
+def near_duplicates(subject: Subject) -> Finding | None:
+    """Pairs of different images that are nearly equal when shrunk; pairs across parts first."""
+    first: dict[bytes, tuple[str, int]] = {}
+    for part, index, image in subject.each():
+        first.setdefault(image, (part, index))
+    keys = list(first.values())
+    threshold = subject.section.checks.near_duplicate_similarity
+    found = similarity.near_pairs(
+        [
+            (rows.images, np.array([i for where, i in keys if where == part], np.int64))
+            for part, rows in subject.data.parts.items()
+        ],
+        threshold,
+    )
+    pairs = tuple((subject.name(*keys[a]), subject.name(*keys[b])) for a, b in found.pairs)
+    count = found.across + found.within
+    if count == 0 and found.compared == found.rows:
+        return None
+    what = _plural(count, "pair of images is", "pairs of images are")
+    text = f"{what} nearly equal (similarity from {threshold:g}), {found.across} across parts"
+    if found.compared < found.rows:
+        text += f"; looked for among a sample of {found.compared:,} of {found.rows:,} images"
+    return Finding("near_duplicates", count, text, pairs)
+
+
+# Every check by name; None: made by the source while loading, or by `check` before the others.
+CHECKS: dict[str, Check | None] = {
+    "broken_files": None,
+    "empty_class": None,
+    "label_out_of_range": None,
+    "nan_values": None,
+    "duplicates_across_splits": None,
+    "too_few_rows": too_few_rows,
+    "duplicates_within_split": duplicates_within_split,
+    "near_duplicates": near_duplicates,
+    "constant_images": constant_images,
+    "class_imbalance": class_imbalance,
+    "conflicting_labels": conflicting_labels,
+}
+
+
+def _listed(name: str, rows: Sequence[tuple[str, ...]], text: str) -> Finding | None:
+    return Finding(name, len(rows), text, tuple(rows[:_LISTED])) if rows else None
+
+
+def _plural(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

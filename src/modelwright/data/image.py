@@ -1,0 +1,126 @@
+"""PNG and JPEG bytes to pixels, and back.
+
+`decode` is the one preprocessing of the product: the folder source, predict and the server all
+call it, so that a model is asked what it was trained on.
+"""
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from modelwright.core.errors import DataError, MissingExtra
+from modelwright.data.rows import Images
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Refused before any pixel is decoded: a small file can announce an image that fills the memory.
+MAX_PIXELS = 50_000_000
+# EXIF tag of the orientation, and its values that swap height and width.
+# Source: EXIF 2.32, JEITA CP-3451, table 4.
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
+
+
+def decode(content: bytes, channels: int, height: int, width: int) -> Images:
+    """The pixels of a PNG or JPEG, uint8 (channels, height, width), 0 is black.
+
+    Turned upright by its EXIF orientation; 16-bit grey is scaled to 8 bits; an alpha channel is
+    left out; the whole image is resized (bilinear over the pixels covered) where its size differs.
+
+    Args:
+        channels: 1 for grey (ITU-R 601 luma of a coloured image) or 3 for red, green, blue.
+    Raises: DataError if the bytes are no whole PNG or JPEG or announce more than MAX_PIXELS;
+        MissingExtra without Pillow.
+    """
+    _require_pillow()
+    from PIL import Image
+
+    try:
+        _open(content).verify()  # checksums; the file has to be opened again after it
+        image = _open(content)
+        image.load()
+        image = _plain(image).convert("L" if channels == 1 else "RGB")
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, zlib …
+        raise _unreadable(error) from error
+    pixels = np.array(image, dtype=np.uint8).reshape(height, width, channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def size(content: bytes) -> tuple[int, int]:
+    """Height and width of a PNG or JPEG once upright, from its header alone.
+
+    Raises: DataError if there is no such header or it announces more than MAX_PIXELS.
+    """
+    _require_pillow()
+    try:
+        image = _open(content)
+        sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
+    except DataError:
+        raise
+    except Exception as error:
+        raise _unreadable(error) from error
+    return (image.width, image.height) if sideways else (image.height, image.width)
+
+
+def encode_png(image: Images) -> bytes:
+    """A PNG file of uint8 (channels, height, width) pixels, channels 1 or 3.
+
+    Raises: DataError for another shape or dtype; MissingExtra without Pillow.
+    """
+    _require_pillow()
+    from PIL import Image
+
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise DataError(
+            f"cannot write {image.dtype} {image.shape} as PNG",
+            expected="uint8 (channels, height, width) with 1 or 3 channels",
+        )
+    pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _open(content: bytes) -> "Image":
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(
+            f"the image announces {image.width} × {image.height} pixels",
+            expected=f"at most {MAX_PIXELS:,} pixels",
+            repair="shrink it first",
+        )
+    return image
+
+
+def _plain(image: "Image") -> "Image":
+    """Upright, and in a mode that Pillow converts to L or RGB without clipping."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits; convert("L") would cut at 255
+        wide = np.clip(np.asarray(image).astype(np.float64), 0, 65535)
+        return Image.fromarray(np.rint(wide / 257).astype(np.uint8))
+    if image.mode == "P":
+        return image.convert("RGBA")
+    return image
+
+
+def _unreadable(error: Exception) -> DataError:
+    return DataError(
+        f"the image cannot be read: {error or type(error).__name__}",
+        expected="a whole PNG or JPEG file",
+    )
+
+
+def _require_pillow() -> None:
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("pillow", "vision", "reading and writing images") from error

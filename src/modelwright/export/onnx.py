@@ -1,0 +1,246 @@
+"""A PyTorch model to one ONNX file, and what such a file must be before anyone uses it.
+
+Reads an nn.Module over uint8 images; writes a graph with the input "image" and the outputs
+"logits" and "probabilities", free in the batch size. The graph's values keep the names of the
+torch.export program's nodes, by which export/parity.py finds the first one that differs.
+"""
+
+import copy
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from modelwright.core.errors import ModelwrightError, ParityError, Unsupported
+from modelwright.core.files import write_bytes
+from modelwright.core.signature import Signature, TensorSpec
+from modelwright.runtime.onnx_session import inference_session
+
+OPSET = 20  # the newest whose operators the quantizer knows: from 23 on, attention is one node
+MAX_BYTES = 2**31 - 1  # of one protobuf message; larger graphs need a second file
+# At least 2, or the exporter takes the size for a constant; odd, so that no fold can halve it.
+EXAMPLE_BATCH = 3
+COUNTED = re.compile(r"val_\d+")  # what the exporter calls values of its own
+
+
+class WithProbabilities(nn.Module):
+    """The model as every artifact offers it.
+
+    image: (batch, channels, height, width) uint8
+        -> logits, probabilities: each (batch, num_classes) float32
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.model(image)
+        return logits, logits.softmax(1)
+
+
+def export_onnx(
+    model: nn.Module, path: Path, *, input_shape: tuple[int, ...], num_classes: int
+) -> Signature:
+    """Write the model as an ONNX graph and check that it runs.
+
+    Batch norms are folded into the convolutions before them. The same weights give the same
+    bytes. The model given is left as it is: mode, device, memory format, random state.
+
+    Args:
+        input_shape: channels, height, width.
+    Raises: Unsupported if PyTorch cannot export an operation, or the graph is too large for one
+        file; ParityError if the file is not what `check_graph` asks for.
+    """
+    graph = traced(model, input_shape).model_proto
+    strip(graph)
+    renumber(graph)
+    content = graph.SerializeToString(deterministic=True) if graph.ByteSize() <= MAX_BYTES else b""
+    if not content:
+        raise Unsupported(
+            f"export: the graph takes {graph.ByteSize() / 1e9:.2f} GB",
+            expected="at most 2.14 GB, which is what one ONNX file holds",
+            repair="choose a smaller model with model.size",
+        )
+    write_bytes(path, content)
+    return check_graph(path, input_shape=input_shape, num_classes=num_classes)
+
+
+def traced(model: nn.Module, input_shape: tuple[int, ...]) -> torch.onnx.ONNXProgram:
+    """A copy of the model, in evaluation mode on the CPU, as ONNX and as torch.export program.
+
+    Raises: Unsupported if PyTorch cannot export an operation.
+    """
+    twin = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    example = torch.zeros(EXAMPLE_BATCH, *input_shape, dtype=torch.uint8)
+    try:
+        with _silence(), torch.random.fork_rng(devices=[]):
+            program = torch.onnx.export(
+                WithProbabilities(twin).eval(),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["image"],
+                output_names=["logits", "probabilities"],
+                dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        cause = error.__cause__ or error
+        raise Unsupported(
+            f"export: PyTorch {torch.__version__} cannot export {type(model).__name__} to ONNX: "
+            f"{str(cause).strip().splitlines()[0]}",
+            expected="operations that have an ONNX form, free in the batch size",
+            repair="choose another model.family, or rewrite the operation in plain tensor ones",
+        ) from error
+    assert program is not None  # None belongs to the older exporter alone
+    return program
+
+
+def strip(graph: onnx.ModelProto) -> None:
+    """Drop what no runtime reads: stack traces, source paths, names of modules, inferred shapes.
+
+    They are most of a small graph's bytes, they tell strangers where it was made, and stale
+    inferred shapes make ONNX Runtime's dynamic quantizer fail.
+    """
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    for function in graph.functions:
+        _strip_nodes(function)
+    _strip_graph(graph.graph)
+
+
+def renumber(graph: onnx.ModelProto) -> None:
+    """Count the exporter's own values ("val_7") from 0 in order, and name nodes by their output.
+
+    Its counter depends on what the process exported before; names from the torch.export program
+    do not and stay. Only outermost values are renamed: those that subgraphs use keep their names.
+    """
+    inner = {
+        name
+        for node in graph.graph.node
+        for attribute in node.attribute
+        for below in (attribute.g, *attribute.graphs)
+        for part in below.node
+        for name in (*part.input, *part.output)
+    }
+    names: dict[str, str] = {}
+
+    def name_of(old: str) -> str:
+        if COUNTED.fullmatch(old) and old not in inner:
+            return names.setdefault(old, f"val_{len(names)}")
+        return old
+
+    for node in graph.graph.node:
+        node.input[:] = [name_of(name) for name in node.input]
+        node.output[:] = [name_of(name) for name in node.output]
+        node.name = f"{node.op_type}_{next(filter(None, node.output), '')}"
+    for tensor in graph.graph.initializer:
+        tensor.name = name_of(tensor.name)
+
+
+def check_graph(path: Path, *, input_shape: tuple[int, ...], num_classes: int) -> Signature:
+    """What goes in and out of a graph, once it has run with one image and with three.
+
+    Raises: ParityError if names, types or sizes are not the artifact's, the batch size is fixed,
+        or the graph does not run.
+    """
+    expected = Signature(
+        inputs=(TensorSpec("image", "uint8", ("batch", *input_shape)),),
+        outputs=(
+            TensorSpec("logits", "float32", ("batch", num_classes)),
+            TensorSpec("probabilities", "float32", ("batch", num_classes)),
+        ),
+    )
+    graph = onnx.load(path, load_external_data=False)
+    if any(tensor.data_location for tensor in graph.graph.initializer):
+        raise ParityError(f"{path.name} keeps weights in a second file", expected="one file")
+    found = Signature(_specs(graph.graph.input), _specs(graph.graph.output))
+    if found != expected:
+        raise ParityError(
+            f"{path.name} takes and gives {_words(found)}",
+            expected=_words(expected),
+            repair="the batch size must stay free: no whole-batch constants in the model",
+        )
+    try:
+        session = inference_session(path, 1)
+        for batch in (1, EXAMPLE_BATCH):
+            image = np.zeros((batch, *input_shape), np.uint8)
+            for spec, value in zip(
+                expected.outputs, session.run(None, {"image": image}), strict=True
+            ):
+                if value.shape != (batch, num_classes):
+                    raise ParityError(
+                        f"{path.name}: {spec.name} has the shape {value.shape} for {batch} images",
+                        expected=f"({batch}, {num_classes})",
+                    )
+    except ModelwrightError:
+        raise
+    except Exception as error:  # the runtime's own errors share no base class
+        raise ParityError(
+            f"{path.name} does not run: {error}", expected="answers for any number of images"
+        ) from error
+    return expected
+
+
+def _strip_graph(graph: onnx.GraphProto) -> None:
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    for part in (*graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    _strip_nodes(graph)
+
+
+def _strip_nodes(graph: Any) -> None:
+    for node in graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+        for attribute in node.attribute:
+            attribute.doc_string = ""
+            if attribute.HasField("g"):
+                _strip_graph(attribute.g)
+            for inner in attribute.graphs:
+                _strip_graph(inner)
+
+
+def _specs(values: Any) -> tuple[TensorSpec, ...]:
+    specs = []
+    for value in values:
+        tensor = value.type.tensor_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        shape = tuple(size.dim_param or size.dim_value for size in tensor.shape.dim)
+        specs.append(TensorSpec(value.name, str(dtype), shape))
+    return tuple(specs)
+
+
+def _words(signature: Signature) -> str:
+    def side(specs: tuple[TensorSpec, ...]) -> str:
+        return ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs)
+
+    return f"{side(signature.inputs)} → {side(signature.outputs)}"
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """The exporter reports skipped optional libraries and deprecations; failures still raise."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,75 @@
+"""Transformer encoder over sequences, pre-norm as in the vision transformer.
+
+Source: Vaswani et al. 2017, arXiv:1706.03762; Dosovitskiy et al. 2020, arXiv:2010.11929.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from modelwright.models.layers import Attention, sinusoidal_positions
+
+
+class EncoderBlock(nn.Module):
+    """Attention and a feed-forward net, each behind a norm and around a skip.
+
+    sequence: (batch, time, dim) -> (batch, time, dim)
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = Attention(dim, num_heads)
+        self.mlp_norm = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        sequence = sequence + self.dropout(self.attention(self.attention_norm(sequence)))
+        return sequence + self.dropout(self.mlp(self.mlp_norm(sequence)))
+
+
+class EncoderBody(nn.Module):
+    """Positions, blocks, final norm.
+
+    sequence: (batch, time, dim) -> (batch, time [+ 1], dim)
+
+    Args:
+        mlp_dims: hidden size of each block's feed-forward net; as many as there are blocks.
+        max_len: longest sequence; positions are made for it.
+        positions: "sinusoidal" is fixed, "learned" is trained.
+        class_token: put a learned vector first, as the published ViT does.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        mlp_dims: Sequence[int],
+        max_len: int,
+        positions: Literal["sinusoidal", "learned"] = "learned",
+        class_token: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
+        table = sinusoidal_positions(max_len + int(class_token), dim)
+        if positions == "learned":
+            self.positions: Tensor = nn.Parameter(torch.randn_like(table) * 0.02)
+        else:
+            self.register_buffer("positions", table)
+        self.blocks = nn.Sequential(
+            *(EncoderBlock(dim, num_heads, mlp_dim, dropout) for mlp_dim in mlp_dims)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.out_dim = dim
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        if self.token is not None:
+            token = self.token.expand(sequence.shape[0], -1, -1)
+            sequence = torch.cat([token, sequence], dim=1)
+        sequence = sequence + self.positions[: sequence.shape[1]]
+        return torch.as_tensor(self.norm(self.blocks(sequence)))

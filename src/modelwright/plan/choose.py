@@ -1,0 +1,278 @@
+"""Architectures that fit task, data and budget: predict, race the survivors, explain the losers.
+
+Within a family the size is chosen by prediction: the largest that meets every goal and sees the
+data often enough within the budget. Between families a race decides: equal slices of the budget,
+the best by valid accuracy go on. The race runs on the stable part of the schedule, so that the
+winner's training simply continues and none of its slices is lost.
+Source of the race: Jamieson, Talwalkar 2015, arXiv:1502.07943 (successive halving).
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modelwright.core.errors import Infeasible
+from modelwright.core.files import write_json
+from modelwright.core.progress import say, show
+from modelwright.core.recipe import Goal, Recipe
+from modelwright.core.units import format_bytes, format_seconds
+from modelwright.data.rows import Rows
+from modelwright.models.catalog import MODELS, ModelSpec
+from modelwright.plan import count, memory, time
+from modelwright.tasks.catalog import TASKS
+from modelwright.train.loop import CURVE_ROWS, Budget, Trainer, fill_in, fresh_model
+from modelwright.train.precision import Precision
+
+MIN_EPOCHS = 5.0  # seeing the data less often than this, a larger model loses to a smaller one
+RACE_SLICE = 0.03  # of the budget, for each candidate in each round
+BF16_MARGIN = 1.05  # bf16 has to be this much faster to be worth its rounding
+# The best that compression could do, so that no candidate is dropped which it could save.
+INT8_SPEEDUP, PRUNED_SHARE, SIZE_MARGIN = 4.0, 0.5, 0.95
+GRAPH_BYTES_PER_LAYER = 600  # nodes and scales that int8 adds to each quantized layer
+
+
+@dataclass
+class Candidate:
+    """One architecture on its way through the plan; the rows of plan.json."""
+
+    spec: ModelSpec
+    num_params: int
+    forward_flops: int
+    backward_flops: int
+    precision: Precision = "32-true"
+    predicted: dict[str, float] = field(default_factory=dict)
+    status: str = "dropped"
+    reason: str = ""
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.spec.name, "family": self.spec.family, "size": self.spec.size,
+            "num_params": self.num_params, "forward_flops": self.forward_flops,
+            "backward_flops": self.backward_flops, "precision": self.precision,
+            "predicted": self.predicted, "status": self.status, "reason": self.reason,
+            "rounds": self.rounds,
+        }  # fmt: skip
+
+
+def training_budget(recipe: Recipe) -> Budget:
+    """The recipe's budget in steps or seconds."""
+    minutes = recipe.budget.train_minutes
+    return Budget(
+        steps=recipe.budget.train_steps, seconds=None if minutes is None else 60 * minutes
+    )
+
+
+def predict(
+    recipe: Recipe, data: Mapping[str, Any], *, process_bytes: int
+) -> list[Candidate]:
+    """Every candidate with its predictions; the fit ones have the status "fits".
+
+    Args:
+        data: the gate's data.json.
+        process_bytes: memory of this process before any model, for the memory plan.
+    """
+    candidates: list[Candidate] = []
+    for family, (_, sizes) in MODELS.items():
+        if recipe.model.family not in ("auto", family):
+            continue
+        wanted = list(sizes) if recipe.model.size == "auto" else [recipe.model.size]
+        found = [_predict_one(recipe, data, family, size, process_bytes) for size in wanted]
+        candidates += found
+        fits = [candidate for candidate in found if candidate.status == "fits"]
+        for smaller in fits[:-1]:
+            smaller.status = "dropped"
+            smaller.reason = f"{fits[-1].spec.name} is larger and fits too"
+    return candidates
+
+
+def _predict_one(
+    recipe: Recipe, data: Mapping[str, Any], family: str, size: str, process_bytes: int
+) -> Candidate:
+    spec = ModelSpec(
+        family, size, tuple(data["shape"]), len(data["labels"]),
+        tuple(data["mean"]), tuple(data["std"]),
+    )  # fmt: skip
+    counted = count.count(spec)
+    candidate = Candidate(
+        spec, counted.num_params, counted.forward_flops, counted.backward_flops
+    )
+    show(f"plan: predicting {spec.name}")
+    budget = training_budget(recipe)
+    settings = fill_in(recipe.train, family, "32-true", budget)
+    steps_per_epoch = math.ceil(data["rows"]["train"] / settings.batch_size)
+
+    seconds: dict[Precision, float] = {}
+    wanted: list[Precision] = (
+        ["32-true", "bf16-mixed"] if recipe.train.precision == "auto" else [recipe.train.precision]
+    )
+    for precision in wanted:
+        variant = fill_in(recipe.train, family, precision, budget)
+        seconds[precision] = time.step_seconds(spec, recipe.task, variant)
+    candidate.precision = _faster(seconds)
+    step_s = seconds[candidate.precision]
+    planned = memory.predict(
+        spec,
+        micro_batch_size=settings.micro_batch_size,
+        precision=candidate.precision,
+        optimizer=settings.optimizer,
+        averaged=settings.ema > 0,
+        data_bytes=math.prod(data["shape"]) * (data["rows"]["train"] + data["rows"]["valid"]),
+        process_bytes=process_bytes,
+    )
+    target = time.deployed(spec, recipe.target)
+    candidate.predicted = {
+        "step_s": step_s,
+        "epoch_s": step_s * steps_per_epoch,
+        "memory_bytes": planned.total,
+        "size_bytes": target.size_bytes,
+        "smallest_bytes": _smallest_bytes(recipe, counted, target.size_bytes),
+        "latency_ms": target.latency_ms,
+        "fastest_ms": _fastest_ms(recipe, family, target.latency_ms),
+    }
+    candidate.reason = _why_not(recipe, candidate, budget, steps_per_epoch)
+    candidate.status = "dropped" if candidate.reason else "fits"
+    return candidate
+
+
+def _faster(seconds: Mapping[Precision, float]) -> Precision:
+    if len(seconds) == 1:
+        return next(iter(seconds))
+    gain = seconds["32-true"] / seconds["bf16-mixed"]
+    return "bf16-mixed" if gain >= BF16_MARGIN else "32-true"
+
+
+def _smallest_bytes(recipe: Recipe, counted: count.Count, size_bytes: float) -> float:
+    """The least that the recipe's compression could make of a graph, in bytes."""
+    if recipe.compress.mode == "none":
+        return size_bytes
+    layers = [layer for layer in counted.layers if layer.kind in ("Conv2d", "Linear")]
+    weights = sum(layer.num_params for layer in layers)
+    rest = size_bytes - 4 * weights
+    return rest + PRUNED_SHARE * weights + GRAPH_BYTES_PER_LAYER * len(layers)
+
+
+def _fastest_ms(recipe: Recipe, family: str, latency_ms: float) -> float:
+    """The least that the recipe's compression could make of a latency, in milliseconds."""
+    if recipe.compress.mode == "none" or family == "rnn":  # no int8 kernel for a static LSTM
+        return latency_ms
+    return latency_ms / INT8_SPEEDUP
+
+
+def _why_not(
+    recipe: Recipe, candidate: Candidate, budget: Budget, steps_per_epoch: int
+) -> str:
+    """The first budget or goal that the candidate cannot meet, or ""."""
+    predicted, limit = candidate.predicted, recipe.budget.memory_gb
+    if limit is not None and predicted["memory_bytes"] > limit * 1e9:
+        return (
+            f"training takes {format_bytes(predicted['memory_bytes'])} of memory; "
+            f"budget.memory_gb allows {limit:g} GB"
+        )
+    for goal, value in predicted_misses(recipe.bounds, predicted):
+        return f"{goal.name} {goal.text} is out of reach: at best {value:.3g}"
+    steps = budget.steps or (budget.seconds or 0.0) / predicted["step_s"]
+    epochs = steps / steps_per_epoch
+    named = recipe.model.size != "auto"
+    if budget.seconds is not None and epochs < MIN_EPOCHS and not named:
+        return f"would see the data {epochs:.1f} times in the budget; {MIN_EPOCHS:g} are needed"
+    return ""
+
+
+def predicted_misses(
+    bounds: tuple[Goal, ...], predicted: Mapping[str, float]
+) -> list[tuple[Goal, float]]:
+    """Goals that even the best compression would miss, with the best value."""
+    best = {"size_mb": predicted["smallest_bytes"] * SIZE_MARGIN / 1e6}
+    best |= {f"latency_{p}_ms": predicted["fastest_ms"] for p in ("p50", "p95", "p99")}
+    return [
+        (goal, best[goal.name])
+        for goal in bounds
+        if goal.name in best and not goal.met_by(best[goal.name])
+    ]
+
+
+def race(
+    recipe: Recipe, candidates: list[Candidate], train: Rows, valid: Rows, folder: Path
+) -> tuple[Candidate, Budget]:
+    """Equal slices for the fit candidates until one is left; gives it and its own budget.
+
+    Finished slices are kept in folder/race.json and are not run again after a crash.
+
+    Raises: Infeasible if no candidate fits.
+    """
+    alive = [candidate for candidate in candidates if candidate.status == "fits"]
+    if not alive:
+        raise Infeasible(
+            "no architecture fits the budget and the goals; nothing was trained",
+            expected="at least one candidate that can meet them",
+            repair="see the table for what each one misses, and relax that goal or budget",
+        )
+    whole = training_budget(recipe)
+    record = _read_record(folder / "race.json")
+    for candidate in alive:
+        candidate.rounds = record.get(candidate.spec.name, [])
+    number = 0
+    while len(alive) > 1:
+        number += 1
+        for candidate in alive:
+            if len(candidate.rounds) < number:
+                candidate.rounds.append(
+                    _slice(recipe, candidate, number, whole, train, valid, folder)
+                )
+                record[candidate.spec.name] = candidate.rounds
+                write_json(folder / "race.json", record)
+        alive.sort(key=lambda candidate: -candidate.rounds[number - 1]["accuracy"])
+        keep = math.ceil(len(alive) / 2) if len(alive) > 2 else 1
+        for rank, loser in enumerate(alive[keep:], keep + 1):
+            loser.status = "raced"
+            loser.reason = (
+                f"round {number}: accuracy {loser.rounds[-1]['accuracy']:.3f} on valid, "
+                f"place {rank}; {alive[0].spec.name} had {alive[0].rounds[-1]['accuracy']:.3f}"
+            )
+        alive = alive[:keep]
+    winner = alive[0]
+    raced = bool(winner.rounds)
+    winner.status = "winner"
+    winner.reason = "best on valid in every round" if raced else "the only one that fits"
+    losers = [candidate for candidate in candidates if candidate is not winner]
+    unit = "steps" if whole.steps is not None else "seconds"
+    lost = sum(candidate.rounds[-1][unit] for candidate in losers if candidate.rounds)
+    if whole.steps is not None:
+        return winner, Budget(steps=max(1, whole.steps - int(lost)))
+    return winner, Budget(seconds=(whole.seconds or 0.0) - lost)
+
+
+def _slice(
+    recipe: Recipe, candidate: Candidate, number: int, whole: Budget,
+    train: Rows, valid: Rows, folder: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Train one candidate up to the end of its slice and look at its accuracy."""
+    spec = candidate.spec
+    settings = fill_in(recipe.train, spec.family, candidate.precision, whole)
+    trainer = Trainer(
+        fresh_model(spec, settings.seed), TASKS[recipe.task], train, valid, spec.num_classes,
+        settings, whole, folder / "race" / spec.name,
+    )  # fmt: skip
+    if whole.steps is not None:
+        until = Budget(steps=number * max(1, round(RACE_SLICE * whole.steps)))
+    else:
+        until = Budget(seconds=number * RACE_SLICE * (whole.seconds or 0.0))
+    trainer.run(until, title=f"race {number}: {spec.name}")
+    accuracy = trainer.race_accuracy(CURVE_ROWS)
+    trainer.save()
+    say(
+        f"race {number}: {spec.name:18} accuracy {accuracy:.3f} after {trainer.step} steps, "
+        f"{format_seconds(trainer.elapsed)}"
+    )
+    return {
+        "round": number, "steps": trainer.step, "seconds": trainer.elapsed, "accuracy": accuracy,
+    }  # fmt: skip
+
+
+def _read_record(path: Path) -> dict[str, list[dict[str, Any]]]:
+    return dict(json.loads(path.read_bytes())) if path.is_file() else {}
+

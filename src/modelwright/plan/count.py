@@ -1,0 +1,132 @@
+"""Parameters and FLOPs, layer by layer, on the meta device: nothing is allocated.
+
+A multiply-add counts as two FLOPs; only products of matrices and convolutions count, as is usual
+(norms, activations and sums are memory traffic). Backward is counted exactly: the first layer
+needs no gradient of its input, and a recurrence's first step none of its zero state.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelwright.models.catalog import ModelSpec, build
+from modelwright.models.layers import Attention
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """One layer, for one example."""
+
+    name: str
+    kind: str
+    num_params: int
+    forward_flops: int
+    backward_flops: int
+
+
+@dataclass(frozen=True)
+class Count:
+    """A whole model, for one example."""
+
+    layers: tuple[LayerCount, ...]
+    num_params: int
+
+    @property
+    def forward_flops(self) -> int:
+        return sum(layer.forward_flops for layer in self.layers)
+
+    @property
+    def backward_flops(self) -> int:
+        return sum(layer.backward_flops for layer in self.layers)
+
+
+def count(spec: ModelSpec) -> Count:
+    """Count a model that need not exist.
+
+    >>> from modelwright.models.catalog import ModelSpec
+    >>> count(ModelSpec("cnn", "tiny", (1, 8, 8), 10, (0.0,), (1.0,))).num_params
+    5122
+    """
+    with torch.device("meta"):
+        model = build(spec)
+    return count_module(model, spec.input_shape)
+
+
+def count_module(model: nn.Module, input_shape: tuple[int, ...]) -> Count:
+    """Count a module on the meta device that takes uint8 inputs (batch, *input_shape)."""
+    layers: list[LayerCount] = []
+
+    def record(name: str, rule: Rule) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+            forward, weight, before = rule(module, inputs[0], output)
+            backward = weight + (before if inputs[0].requires_grad else 0)
+            own = sum(p.numel() for p in module.parameters(recurse=False))
+            layers.append(LayerCount(name, type(module).__name__, own, forward, backward))
+
+        return hook
+
+    hooks = [
+        module.register_forward_hook(record(name, RULES[type(module)]))
+        for name, module in model.named_modules()
+        if type(module) in RULES
+    ]
+    try:
+        with torch.enable_grad():
+            model(torch.empty((1, *input_shape), dtype=torch.uint8, device="meta"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    num_params = sum(parameter.numel() for parameter in model.parameters())
+    return Count(tuple(layers), num_params)
+
+
+# (module, input, output) -> FLOPs of: forward, gradient of the weights, gradient of the input
+Rule = Callable[[Any, Tensor, Any], tuple[int, int, int]]
+
+
+def _conv(module: nn.Conv2d, before: Tensor, after: Tensor) -> tuple[int, int, int]:
+    taps = module.in_channels // module.groups * math.prod(module.kernel_size)
+    flops = 2 * after.numel() * taps
+    return flops, flops, flops
+
+
+def _linear(module: nn.Linear, before: Tensor, after: Tensor) -> tuple[int, int, int]:
+    flops = 2 * after.numel() * module.in_features
+    return flops, flops, flops
+
+
+def _recurrent(module: nn.RNNBase, before: Tensor, after: Any) -> tuple[int, int, int]:
+    batch, time, _ = before.shape
+    directions = 2 if module.bidirectional else 1
+    gates = {"LSTM": 4, "GRU": 3}[module.mode] * module.hidden_size
+    forward = weight = first_input = 0
+    for layer in range(module.num_layers):
+        in_dim = module.input_size if layer == 0 else directions * module.hidden_size
+        inputs = 2 * batch * time * in_dim * gates * directions
+        states = 2 * batch * time * module.hidden_size * gates * directions
+        forward += inputs + states
+        weight += inputs + states + states * (time - 1) // time
+        if layer == 0:
+            first_input = inputs
+        else:
+            weight += inputs  # inner layers' inputs always need their gradient
+    return forward, weight, first_input
+
+
+def _attention(module: Attention, before: Tensor, after: Tensor) -> tuple[int, int, int]:
+    batch, time, dim = before.shape
+    flops = 2 * 2 * batch * time * time * dim  # query x key, weights x value
+    return flops, 2 * flops, 0  # four products backward; their inputs are projections, not data
+
+
+RULES: dict[type[nn.Module], Rule] = {
+    nn.Conv2d: _conv,
+    nn.Linear: _linear,
+    nn.LSTM: _recurrent,
+    nn.GRU: _recurrent,
+    Attention: _attention,
+}

@@ -1,0 +1,123 @@
+"""Peak memory of training, predicted before anything is allocated.
+
+Saved activations are read off one forward pass on fake tensors, which have shapes and no data:
+whatever autograd keeps is counted once per storage. The rest follows from the parameters.
+Source of the breakdown: Korthikanti et al. 2022, arXiv:2205.05198, section 4.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from modelwright.models.catalog import ModelSpec, build
+from modelwright.train.precision import Precision, autocast
+
+
+# Share of activations and workspace that the C allocator holds on top, in fragments and in the
+# libraries' own buffers; fitted once over the families by benchmarks/plan_accuracy.py.
+ALLOCATOR_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of a training process at its peak, part by part."""
+
+    process: int
+    data: int
+    weights: int
+    gradients: int
+    optimizer: int
+    average: int
+    activations: int
+    workspace: int
+
+    @property
+    def total(self) -> int:
+        return (
+            self.process + self.data + self.weights + self.gradients + self.optimizer
+            + self.average + self.activations + self.workspace
+        )  # fmt: skip
+
+
+def predict(
+    spec: ModelSpec,
+    *,
+    micro_batch_size: int,
+    precision: Precision,
+    optimizer: str,
+    averaged: bool,
+    data_bytes: int,
+    process_bytes: int,
+) -> MemoryPlan:
+    """Peak resident memory of training `spec`, in bytes.
+
+    Args:
+        micro_batch_size: examples in one forward pass.
+        averaged: whether a second copy of the weights is kept (EMA).
+        process_bytes: of the interpreter with its libraries, measured on this machine.
+    """
+    activations, largest, state = _activations(spec, micro_batch_size, precision)
+    copies = {"adamw": 2, "sgd": 1}[optimizer]
+    return MemoryPlan(
+        process=process_bytes,
+        data=data_bytes,
+        weights=state,
+        gradients=state,
+        optimizer=copies * state,
+        average=state if averaged else 0,
+        activations=activations,
+        # backward holds the gradient that comes in and the one that goes out
+        workspace=2 * largest + round(ALLOCATOR_SHARE * (activations + 2 * largest)),
+    )
+
+
+def _activations(
+    spec: ModelSpec, micro_batch_size: int, precision: Precision
+) -> tuple[int, int, int]:
+    """Bytes kept for backward, bytes of the largest layer output, bytes of the weights."""
+    kept: dict[object, int] = {}
+    largest = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        alive.append(tensor)
+        return tensor
+
+    def look(module: nn.Module, inputs: object, output: object) -> None:
+        nonlocal largest
+        first = output[0] if isinstance(output, tuple) else output
+        if not isinstance(first, Tensor):
+            return
+        largest = max(largest, first.untyped_storage().nbytes())
+        if isinstance(module, nn.RNNBase):
+            recurrent.append(_recurrent_bytes(module, first))
+
+    recurrent: list[int] = []
+    alive: list[Tensor] = []  # a freed storage could lend its identity to another
+    with FakeTensorMode():
+        model = build(spec).train()
+        own = {value.untyped_storage()._cdata for value in model.state_dict().values()}
+        state = sum(value.untyped_storage().nbytes() for value in model.state_dict().values())
+        for module in model.modules():
+            if not list(module.children()):
+                module.register_forward_hook(look)
+        images = torch.empty((micro_batch_size, *spec.input_shape), dtype=torch.uint8)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            with autocast(precision):
+                logits = model(images)
+            torch.nn.functional.cross_entropy(
+                logits.float(), torch.zeros(micro_batch_size, dtype=torch.int64)
+            )
+    saved = sum(size for key, size in kept.items() if key not in own) + sum(recurrent)
+    return saved, largest, state
+
+
+def _recurrent_bytes(module: nn.RNNBase, output: Tensor) -> int:
+    """What the fused kernel keeps in float32 and autograd does not see: gates and both states."""
+    gates = {"LSTM": 4, "GRU": 3}[module.mode]
+    steps = output.shape[0] * output.shape[1] * module.num_layers
+    directions = 2 if module.bidirectional else 1
+    return 4 * steps * directions * (gates + 2) * module.hidden_size

@@ -1,0 +1,95 @@
+"""Seconds of a training step and milliseconds of an answer, by a short calibration on this machine.
+
+A candidate is run for a few steps with random images, and once exported with random weights:
+both depend on shapes, not on what was learned. Results are cached per machine.
+"""
+
+import statistics
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from modelwright.core.hardware import measured_once
+from modelwright.core.recipe import Target
+from modelwright.data.rows import Rows
+from modelwright.export.onnx import export_onnx
+from modelwright.measure.timing import measure_latency
+from modelwright.models.catalog import ModelSpec
+from modelwright.runtime.onnx_session import OnnxSession
+from modelwright.tasks.catalog import TASKS
+from modelwright.train.loop import Budget, Settings, Trainer, fresh_model
+
+WARM_STEPS, TIMED_STEPS = 2, 5
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What an untrained model takes on the target, uncompressed."""
+
+    size_bytes: float
+    latency_ms: float
+
+
+def step_seconds(spec: ModelSpec, task: str, settings: Settings) -> float:
+    """Median seconds of one training step at the recipe's batch size."""
+
+    def measure() -> dict[str, float]:
+        random = np.random.default_rng(0)
+        rows = settings.batch_size * 2
+        images = random.integers(0, 256, (rows, *spec.input_shape), dtype=np.uint8)
+        targets = np.arange(rows, dtype=np.int64) % spec.num_classes
+        part = Rows(images, targets, [""] * rows)
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(
+                fresh_model(spec, 0), TASKS[task], part, part, spec.num_classes,
+                settings, Budget(steps=1_000_000), Path(folder),
+            )  # fmt: skip
+            times = []
+            for _ in range(WARM_STEPS + TIMED_STEPS):
+                started = time.perf_counter()
+                trainer.train_step()
+                times.append(time.perf_counter() - started)
+        return {"step_s": statistics.median(times[WARM_STEPS:])}
+
+    knobs = replace(settings, seed=0, learning_rate=0.0, checkpoint_seconds=0.0)
+    return measured_once(
+        _what("train step", spec, settings=_plain(knobs), threads=torch.get_num_threads()), measure
+    )["step_s"]
+
+
+def deployed(spec: ModelSpec, target: Target) -> Deployed:
+    """Size and median latency of the exported float32 graph with random weights."""
+
+    def measure() -> dict[str, float]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            signature = export_onnx(
+                fresh_model(spec, 0), path, input_shape=spec.input_shape,
+                num_classes=spec.num_classes,
+            )  # fmt: skip
+            session = OnnxSession(path, signature, target.threads)
+            shape = (target.batch_size, *spec.input_shape)
+            batch = {"image": np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)}
+            latency = measure_latency(session, batch, max_seconds=0.5)
+            return {"size_bytes": float(path.stat().st_size), "latency_ms": latency.p50_ms}
+
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+    what = _what("deployed", spec, target=target.model_dump(), runtime=runtime)
+    return Deployed(**measured_once(what, measure))
+
+
+def _what(kind: str, spec: ModelSpec, **more: Any) -> dict[str, Any]:
+    shape = replace(spec, mean=(), std=())  # the data's statistics change no time
+    return {"kind": kind, "spec": shape.to_json(), "torch": torch.__version__, **more}
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    value = asdict(settings)
+    value["augment"] = [step.model_dump(exclude_none=True) for step in settings.augment]
+    return value

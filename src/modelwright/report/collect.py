@@ -1,0 +1,345 @@
+"""Read run folders: what is there, what is missing, and each figure predicted beside measured.
+
+`collect` reads one run whole, `collect_runs` several for a small table. Nothing here stops at a
+missing stage: the report of a run that failed matters most. A file that cannot be read becomes a
+notice in the report. The files and their keys are listed in docs/reference/run-folder.md.
+"""
+
+import datetime
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from modelwright.core.errors import ConfigError
+from modelwright.core.recipe import Recipe
+from modelwright.core.recipe_file import read
+from modelwright.core.run import STAGES, Run
+
+FILES = {  # what each stage leaves, relative to the run's folder
+    "gate": "data/data.json",
+    "plan": "plan/plan.json",
+    "train": "train/manifest.json",
+    "compress": "compress/compress.json",
+    "export": "export/parity.json",
+    "certify": "certify/certificate.json",
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One figure, predicted beside measured; either may be missing."""
+
+    subject: str
+    name: str
+    unit: str
+    predicted: float | None = None
+    measured: float | None = None
+    low: float | None = None
+    high: float | None = None
+    how: str = ""  # of the measurement, or of the prediction while there is no measurement
+
+    @property
+    def error(self) -> float | None:
+        """How far the prediction was off, as a share of the measured value; below 0 is too low.
+
+        >>> Pair("run", "epoch_s", "s", predicted=9.0, measured=10.0).error
+        -0.1
+        """
+        if self.predicted is None or not self.measured:
+            return None
+        return (self.predicted - self.measured) / self.measured
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: `state` is done, stopped or missing; spans are (start, seconds) of each try."""
+
+    name: str
+    state: str
+    seconds: float | None
+    spans: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Life:
+    """Everything that one run's folder says. A stage that left nothing is an empty dict."""
+
+    name: str
+    folder: Path
+    recipe: Recipe | None
+    recipe_text: str
+    data: dict[str, Any]
+    plan: dict[str, Any]
+    trained: dict[str, Any]
+    compress: dict[str, Any]
+    parity: dict[str, Any]
+    certificate: dict[str, Any]
+    deploy: dict[str, Any]
+    steps: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    stages: tuple[Stage, ...]
+    pairs: tuple[Pair, ...]
+    verdict: str  # certified, infeasible, refused or unfinished
+    reason: str
+    started: str
+    seconds: float | None
+    notices: tuple[str, ...]
+
+
+def collect(run: Run) -> Life:
+    """One run's folder as values, with its verdict; an incomplete folder is no error.
+
+    Raises: ConfigError if the folder has neither a ledger nor a recipe.
+    """
+    folder = run.folder
+    if not run.ledger.is_file() and not (folder / "recipe.yaml").is_file():
+        raise ConfigError(
+            f"{folder} is not a run folder", expected="a folder with recipe.yaml and run.jsonl"
+        )
+    notices: list[str] = []
+    found = {stage: _object(folder / name, notices) for stage, name in FILES.items()}
+    deploy = _object(folder / "deploy/manifest.json", notices)
+    events = [e for e in _lines(run.ledger, notices) if "event" in e and "stage" in e]
+    metrics = _lines(folder / "train/metrics.jsonl", notices)
+    text, recipe = _recipe(folder / "recipe.yaml", notices)
+    stages = _stages(run, events)
+    asked = {goal.name for goal in recipe.bounds} if recipe else set()
+    verdict, reason = _verdict(found, events, stages, notices, asked)
+    times = [time for event in events if (time := _clock(event)) is not None]
+    known = [stage.seconds for stage in stages if stage.seconds is not None]
+    seconds = sum(known) if known else times[-1] - times[0] if len(times) > 1 else None
+    life = Life(
+        name=folder.resolve().name, folder=folder, recipe=recipe, recipe_text=text,
+        data=found["gate"], plan=found["plan"], trained=found["train"], compress=found["compress"],
+        parity=found["export"], certificate=found["certify"], deploy=deploy,
+        steps=[line for line in metrics if "loss" in line],
+        evaluations=[line for line in metrics if "valid_accuracy" in line],
+        events=events, stages=stages, pairs=(), verdict=verdict, reason=reason,
+        started=str(events[0].get("time", "")) if events else "", seconds=seconds,
+        notices=tuple(notices),
+    )  # fmt: skip
+    return replace(life, pairs=tuple(_pairs(life)))
+
+
+def collect_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """One row a run: run, verdict, accuracy, size_mb, latency_p99_ms, minutes, reason.
+
+    A folder that is no run keeps its row, with the verdict "no run". Figures that a run has not
+    measured are None.
+    """
+    rows: list[dict[str, Any]] = []
+    for folder in folders:
+        row: dict[str, Any] = {"run": folder.name, "folder": str(folder)}
+        try:
+            life = collect(Run(folder))
+        except ConfigError as error:
+            empty = dict.fromkeys(("accuracy", "size_mb", "latency_p99_ms", "minutes"))
+            rows.append({**row, "verdict": "no run", **empty, "reason": error.what})
+            continue
+        proof = life.certificate
+        rows.append({
+            **row, "verdict": life.verdict, "accuracy": number(proof.get("accuracy")),
+            "size_mb": number(proof.get("size_mb")),
+            "latency_p99_ms": number(section(proof, "latency").get("p99_ms")),
+            "minutes": None if life.seconds is None else life.seconds / 60, "reason": life.reason,
+        })  # fmt: skip
+    return rows
+
+
+def section(value: dict[str, Any], key: str) -> dict[str, Any]:
+    """A part of a JSON object that should be an object, or an empty one."""
+    part = value.get(key)
+    return part if isinstance(part, dict) else {}
+
+
+def rows(value: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """A part of a JSON object that should be a list of objects; anything else is left out."""
+    part = value.get(key)
+    return [item for item in part if isinstance(item, dict)] if isinstance(part, list) else []
+
+
+def number(value: Any) -> float | None:
+    """The value if it is a finite number.
+
+    >>> number(3), number(True), number("3"), number(float("nan"))
+    (3, None, None, None)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) < float("inf") else None
+
+
+def _pairs(life: Life) -> Iterable[Pair]:
+    """The winner's plan, then the ledger on top: what was recorded with its method wins."""
+    pairs: dict[tuple[str, str], Pair] = {}
+    winner = next(
+        (c for c in rows(life.plan, "candidates") if c.get("name") == life.plan.get("winner")), {}
+    )
+    baseline = section(life.certificate, "baseline")
+    size_mb = number(baseline.get("size_mb"))
+    peak = [m for line in life.steps if (m := number(line.get("memory_bytes"))) is not None]
+    predicted, measured = section(winner, "predicted"), section(winner, "measured")
+    known: list[tuple[str, str, Any, Any, str]] = [
+        ("num_params", "", winner.get("num_params"),
+         section(life.trained, "model").get("num_params"), "counted in the trained model"),
+        ("forward_flops", "FLOPs", winner.get("forward_flops"), None, "counted, one example"),
+        ("backward_flops", "FLOPs", winner.get("backward_flops"), None, "counted, one example"),
+        ("memory_bytes", "bytes", predicted.get("memory_bytes"),
+         measured.get("memory_bytes", max(peak, default=None)), "peak while training"),
+        ("epoch_s", "s", predicted.get("epoch_s"), measured.get("epoch_s"), "timed while racing"),
+        ("size_bytes", "bytes", predicted.get("size_bytes"),
+         measured.get("size_bytes", None if size_mb is None else size_mb * 1e6),
+         "uncompressed model on disk"),
+        ("latency_ms", "ms", predicted.get("latency_ms"),
+         measured.get("latency_ms", baseline.get("latency_p50_ms")),
+         "uncompressed model on the target, median"),
+    ]  # fmt: skip
+    for name, unit, before, after, how in known:
+        before, after = number(before), number(after)
+        if before is not None or after is not None:
+            how = how if after is not None or name.endswith("flops") else ""
+            pairs["run", name] = Pair("run", name, unit, before, after, how=how)
+    for event in life.events:
+        figure, value = section(event, "number"), number(section(event, "number").get("value"))
+        if event["event"] != "figure" or value is None:
+            continue
+        subject, name = str(event.get("subject", "run")), str(event.get("name", ""))
+        if subject == life.plan.get("winner"):
+            subject = "run"
+        pair = pairs.get((subject, name), Pair(subject, name, str(figure.get("unit", ""))))
+        pair = replace(pair, unit=str(figure.get("unit", pair.unit)))
+        how = str(figure.get("how", ""))
+        if figure.get("kind") == "predicted":
+            pair = replace(pair, predicted=value, how=pair.how or how)
+        else:
+            low, high = number(figure.get("low")), number(figure.get("high"))
+            pair = replace(pair, measured=value, low=low, high=high, how=how)
+        pairs[subject, name] = pair
+    return pairs.values()
+
+
+def _verdict(
+    found: dict[str, dict[str, Any]], events: list[dict[str, Any]], stages: tuple[Stage, ...],
+    notices: list[str], asked: set[str],
+) -> tuple[str, str]:  # fmt: skip
+    """What may be claimed. Files that contradict each other never give "certified"."""
+    proof, parity = found["certify"], found["export"]
+    told = str(proof.get("text", ""))
+    if proof.get("verdict") == "infeasible":
+        return "infeasible", told
+    turns = ("started", "resumed", "stage_started", "stage_finished")
+    last_turn = max((i for i, e in enumerate(events) if e["event"] in turns), default=-1)
+    refused = [e for e in events[last_turn + 1 :] if e["event"] == "refused"]
+    if refused:  # and nothing went on after it: it was the run that was refused, not a candidate
+        last = refused[-1]
+        return "refused", str(last.get("text") or f"The stage {last['stage']} refused to go on.")
+    if parity.get("passed") is False:
+        return "refused", "The exported model does not agree with the trained one."
+    if proof.get("verdict") == "certified":
+        judged = section(proof, "goals")
+        missed = [name for name in sorted(asked | set(judged))
+                  if section(judged, name).get("met") is not True]  # fmt: skip
+        if not missed:
+            return "certified", told
+        notices.append(f"The certificate says certified, yet not met: {', '.join(missed)}.")
+        return "refused", "The certificate contradicts itself, so it proves nothing."
+    if proof:
+        notices.append(f"The certificate's verdict is {proof.get('verdict')!r}, which is unknown.")
+    open_stage = next((stage.name for stage in stages if stage.state != "done"), None)
+    if open_stage is None:
+        return "unfinished", "Every stage says it is done, but there is no certificate to read."
+    at = next(stage for stage in stages if stage.name == open_stage)
+    what = "did not reach its end" if at.state == "stopped" else "has not begun"
+    return "unfinished", f"The stage “{open_stage}” {what}."
+
+
+def _stages(run: Run, events: list[dict[str, Any]]) -> tuple[Stage, ...]:
+    """Each stage with its tries; a crash leaves a try that ends at its last event."""
+    zero = next((time for event in events if (time := _clock(event)) is not None), 0.0)
+    result = []
+    for name in STAGES:
+        if name == "report":
+            continue
+        spans: list[tuple[float, float]] = []
+        begun: float | None = None
+        last = zero
+        for event in (event for event in events if event["stage"] == name):
+            time = _clock(event)
+            if time is None:
+                continue
+            if event["event"] == "stage_started":
+                if begun is not None:
+                    spans.append((begun - zero, last - begun))
+                begun = time
+            elif event["event"] == "stage_finished":
+                seconds = number(event.get("seconds"))
+                length = seconds if seconds is not None else time - (begun or time)
+                start = begun if begun is not None else time - length
+                spans.append((max(start - zero, 0.0), length))
+                begun = None
+            last = time
+        if begun is not None:
+            spans.append((begun - zero, last - begun))
+        state = "done" if run.done(name) else "stopped" if spans else "missing"
+        seconds = sum(length for _, length in spans) if spans else None
+        result.append(Stage(name, state, seconds, tuple(spans)))
+    return tuple(result)
+
+
+def _clock(event: dict[str, Any]) -> float | None:
+    try:
+        return datetime.datetime.fromisoformat(str(event.get("time"))).timestamp()
+    except ValueError:
+        return None
+
+
+def _object(path: Path, notices: list[str]) -> dict[str, Any]:
+    name = f"{path.parent.name}/{path.name}"
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        notices.append(f"{name} cannot be read: {error}")
+        return {}
+    if isinstance(value, dict):
+        return value
+    notices.append(f"{name} does not hold a JSON object; it was left out.")
+    return {}
+
+
+def _lines(path: Path, notices: list[str]) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    result, broken = [], 0
+    for line in path.read_bytes().splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            result.append(value)
+        else:
+            broken += 1
+    if broken:
+        notices.append(
+            f"{path.name}: {broken} {'line' if broken == 1 else 'lines'} cannot be read "
+            "(cut short by a crash?)."
+        )
+    return result
+
+
+def _recipe(path: Path, notices: list[str]) -> tuple[str, Recipe | None]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        notices.append(f"recipe.yaml cannot be read: {error}")
+        return "", None
+    try:
+        return text, read(path)
+    except ConfigError as error:
+        notices.append(f"recipe.yaml is not a recipe that this version knows: {error.what}")
+        return text, None

@@ -1,0 +1,267 @@
+"""The report's chapters about the result: verdict, goals, quality, latency, parity, misses.
+
+Each function takes a Life and gives what the template shows: finished words and pictures. A
+chapter whose stage left nothing is None.
+"""
+
+import math
+import re
+from typing import Any
+
+from markupsafe import Markup
+
+from modelwright.report import charts, words
+from modelwright.report.collect import FILES, Life, number, rows, section
+
+View = dict[str, Any]
+PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=\s]+")
+HEADLINES = {
+    "certified": ("✓", "Certified", "Every goal holds on rows that no search saw."),
+    "infeasible": ("✗", "Not feasible as asked", "At least one goal cannot be met."),
+    "refused": ("✗", "Refused", "The run stopped itself rather than ship something unproven."),
+    "unfinished": ("…", "Not finished", "What follows is what is known so far."),
+}
+
+
+def verdict(life: Life) -> View:
+    sign, head, default = HEADLINES[life.verdict]
+    recipe, proof = life.recipe, life.certificate
+    latency, baseline = section(proof, "latency"), section(proof, "baseline")
+    goal = section(section(proof, "goals"), "accuracy")
+    tiles = []
+    accuracy = number(proof.get("accuracy"))
+    if accuracy is not None:
+        low, high = number(goal.get("low")), number(goal.get("high"))
+        parent = number(proof.get("parent_accuracy"))
+        note = f"{_interval(low, high, 'share')} on {words.many(_rows(proof), 'unseen row')}"
+        if parent is not None:
+            note += f"; {words.show(parent, 'share')} before compression"
+        tiles.append(("accuracy", words.show(accuracy, "share"), note.removeprefix(" ")))
+    size, p99 = number(proof.get("size_mb")), number(latency.get("p99_ms"))
+    if size is not None:
+        ratio = words.times(number(baseline.get("size_mb")), size)
+        tiles.append(
+            ("size", words.show(size, "mb"), ratio and f"{ratio} smaller than uncompressed")
+        )
+    if p99 is not None:
+        ratio = words.times(number(baseline.get("latency_p50_ms")), number(latency.get("p50_ms")))
+        tiles.append(("latency, p99", words.show(p99, "ms"),
+                      ratio and f"median {ratio} as fast as uncompressed"))  # fmt: skip
+    tiles.append(("time spent", words.show(life.seconds, "s"), "all stages together"))
+    return {
+        "kind": life.verdict, "sign": sign, "head": head, "text": life.reason or default,
+        "task": recipe.task.replace("-", " ") if recipe else "",
+        "data": life.data.get("source") or (recipe.data.source if recipe else ""),
+        "winner": life.plan.get("winner", ""), "date": life.started[:16].replace("T", " "),
+        "tiles": [{"name": n, "value": v, "note": note or ""} for n, v, note in tiles],
+        "missing": [
+            {"stage": stage.name, "state": stage.state, "file": FILES[stage.name]}
+            for stage in life.stages if stage.state != "done"
+        ],
+        "notices": life.notices,
+    }  # fmt: skip
+
+
+def goals(life: Life) -> View | None:
+    judged = section(life.certificate, "goals")
+    asked = {goal.name: goal.text for goal in life.recipe.bounds} if life.recipe else {}
+    entries: dict[str, View] = {name: {"bound": bound} for name, bound in asked.items()}
+    entries |= {name: goal for name, goal in judged.items() if isinstance(goal, dict)}
+    if not entries:
+        return None
+    table = []
+    for name, goal in entries.items():
+        bound, measured = str(goal.get("bound", "")), number(goal.get("measured"))
+        low, high = number(goal.get("low")), number(goal.get("high"))
+        parsed, unit, met = words.parse_bound(bound), words.goal_unit(name), goal.get("met")
+        picture = note = ""
+        if parsed and measured is not None:
+            picture = charts.goal_bar(words.label(name), *parsed, measured, low, high)
+            weak = low if parsed[0] == ">=" else high
+            strong = high if parsed[0] == ">=" else low
+            if met is True and weak is not None and not _holds(*parsed, weak):
+                note = "Met, but the interval reaches past the bound: other rows might miss it."
+            elif met is False and strong is not None and _holds(*parsed, strong):
+                note = "Missed, but the interval includes the bound: more rows might settle it."
+            elif met is False:
+                note = words.gap_text(name, bound, measured)
+        table.append({
+            "name": words.label(name), "bound": words.bound_text(name, bound), "met": met,
+            "measured": words.show(measured, unit), "interval": _interval(low, high, unit),
+            "note": note, "picture": Markup(picture),
+        })  # fmt: skip
+    met = sum(row["met"] is True for row in table)
+    seen = words.many(_rows(life.certificate), "row")
+    intro = (
+        f"{met} of {words.many(len(table), 'goal')} met, judged on {seen} that no search saw."
+        if judged else "Nothing has been judged yet; these are the goals that the recipe sets."
+    )  # fmt: skip
+    return {"intro": intro, "rows": table}
+
+
+def misses(life: Life) -> View | None:
+    proof = life.certificate
+    if life.verdict != "infeasible":
+        return None
+    table = []
+    for miss in rows(proof, "nearest_misses"):
+        for name, goal in section(miss, "missed").items():
+            goal = goal if isinstance(goal, dict) else {}
+            bound, measured = str(goal.get("bound", "")), number(goal.get("measured"))
+            table.append({
+                "candidate": miss.get("candidate", ""), "goal": words.label(name),
+                "bound": words.bound_text(name, bound),
+                "measured": words.show(measured, words.goal_unit(name)),
+                "gap": words.gap_text(name, bound, measured),
+            })  # fmt: skip
+    binding = str(proof.get("binding_goal") or "")
+    return {"rows": table, "binding": words.label(binding) if binding else "",
+            "relax": proof.get("relax", "")}  # fmt: skip
+
+
+def predicted(life: Life) -> View | None:
+    table = []
+    for pair in life.pairs:
+        if pair.subject != "run" or pair.predicted is None:
+            continue
+        error, tone, text = pair.error, "", words.NONE
+        if error is not None:
+            tone = "good" if abs(error) <= 0.1 else "fair" if abs(error) <= 0.3 else "bad"
+            side = "too high" if error > 0 else "too low"
+            text = f"{abs(error):.1%} {side}" if abs(error) >= 0.0005 else "exact"
+        table.append({
+            "name": words.label(pair.name), "predicted": words.show(pair.predicted, pair.unit),
+            "measured": words.show(pair.measured, pair.unit),
+            "interval": _interval(pair.low, pair.high, pair.unit), "error": text, "tone": tone,
+            "how": pair.how, "width": min(abs(error or 0), 1) * 100,
+        })  # fmt: skip
+    errors = sorted(abs(p.error) for p in life.pairs if p.error is not None and p.subject == "run")
+    intro = "Nothing was predicted and measured both."
+    if errors:
+        middle = (errors[(len(errors) - 1) // 2] + errors[len(errors) // 2]) / 2
+        worst = f" at the median, {errors[-1]:.1%} at worst" if len(errors) > 1 else ""
+        intro = (
+            f"{words.many(len(errors), 'figure')} can be checked: the prediction was off by "
+            f"{middle:.1%}{worst}."
+        )
+    return {"intro": intro, "rows": table} if table else None
+
+
+def quality(life: Life) -> View | None:
+    proof = life.certificate
+    matrix = proof.get("confusion")
+    if not isinstance(matrix, list):
+        return None
+    labels = [str(text) for text in life.data.get("labels") or life.deploy.get("labels") or []]
+    named = labels + [str(i) for i in range(len(labels), len(matrix))]
+    total = sum(sum(row) for row in matrix)
+    wrong = sorted(
+        ((value, i, j) for i, row in enumerate(matrix) for j, value in enumerate(row)
+         if value and i != j), reverse=True,
+    )  # fmt: skip
+    pictures = []
+    for item in rows(proof, "mistakes"):
+        image = str(item.get("image", ""))
+        pictures.append({
+            "row": item.get("row", ""), "truth": item.get("truth", ""),
+            "answer": item.get("answer", ""), "sure": _percent(number(item.get("probability"))),
+            "image": image if PNG.fullmatch(image) else "",
+        })  # fmt: skip
+    missed = sum(value for value, *_ in wrong)
+    return {
+        "intro": f"{words.many(missed, 'wrong answer')} on {words.many(total, 'unseen row')}.",
+        "map": Markup(charts.heat_map("Confusion matrix", matrix, named)),
+        "confusions": [
+            {"truth": named[i], "answer": named[j] if j < len(named) else j, "count": value,
+             "share": _percent(value / sum(matrix[i]))} for value, i, j in wrong[:6]
+        ],
+        "mistakes": pictures,
+    }  # fmt: skip
+
+
+def latency(life: Life) -> View | None:
+    proof = section(life.certificate, "latency")
+    if not proof:
+        return None
+    hist = section(proof, "histogram")
+    found = {name: number(proof.get(f"{name}_ms")) for name in ("p50", "p95", "p99")}
+    ratio = number(proof.get("control_ratio"))
+    control = ""
+    if ratio is not None:
+        calm = abs(ratio - 1) <= 0.05
+        control = (
+            f"Control: the same model timed against itself gives a ratio of {ratio:.3f}. "
+            + ("The machine was calm enough to trust these figures." if calm else
+               "That is far from 1: the machine was busy, so read these figures with care.")
+        )  # fmt: skip
+    target = life.recipe.target if life.recipe else None
+    where = (f"{target.runtime} on {target.device}, {words.many(target.threads, 'thread')}, "
+             f"batch of {target.batch_size}") if target else "the target"  # fmt: skip
+    return {
+        "intro": f"{words.many(number(proof.get('calls')) or 0, 'call')} on {where}.",
+        "picture": Markup(charts.histogram(
+            "Latency of single calls", hist.get("edges_ms") or [], hist.get("counts") or [],
+            x_label="milliseconds a call",
+            marks=[(n, v) for n, v in found.items() if v is not None],
+        )),
+        "rows": [{"name": n, "value": words.show(v, "ms")} for n, v in found.items()],
+        "control": control,
+    }  # fmt: skip
+
+
+def parity(life: Life) -> View | None:
+    hops = []
+    for hop in rows(life.parity, "hops"):
+        error, limit = number(hop.get("max_error")), number(hop.get("tolerance"))
+        before, after = number(hop.get("metric_before")), number(hop.get("metric_after"))
+        equal, total = number(hop.get("decisions_equal")), number(hop.get("decisions_total"))
+        room, width = "", 0.0
+        if error is not None and limit:
+            width = 100.0 if error >= limit else _log_share(error, limit)
+            if not error:
+                room = "bit for bit equal"
+            elif error <= limit:
+                room = f"{limit / error:.2g} times below the tolerance"
+            else:
+                room = f"{error / limit:.2g} times the tolerance"
+        hops.append({
+            "name": hop.get("name", ""), "passed": hop.get("passed") is True,
+            "error": words.show(error, ""), "tolerance": words.show(limit, ""), "room": room,
+            "width": round(width, 1), "equal": words.show(equal, ""),
+            "total": words.show(total, ""), "rows": words.show(number(hop.get("rows")), ""),
+            "edges": ", ".join(map(str, hop.get("edge_inputs") or [])),
+            "before": words.show(before, "share"), "after": words.show(after, "share"),
+            "node": hop.get("first_differing_node") or "",
+        })  # fmt: skip
+    if not hops:
+        return None
+    failed = sum(not hop["passed"] for hop in hops)
+    intro = "At each hop both forms of the model answered the same inputs, and they agree."
+    if failed:
+        intro = f"{words.many(failed, 'hop')} failed, so nothing was shipped."
+    return {"intro": intro, "hops": hops}
+
+
+def _interval(low: float | None, high: float | None, unit: str) -> str:
+    if low is None or high is None:
+        return ""
+    first, last = words.show(low, unit), words.show(high, unit)
+    tail = last.lstrip("−-0123456789.,")
+    return f"{first.removesuffix(tail) if tail else first} to {last}"
+
+
+def _percent(value: float | None) -> str:
+    return words.NONE if value is None else f"{value:.0%}" if value < 0.995 else f"{value:.1%}"
+
+
+def _holds(op: str, bound: float, value: float) -> bool:
+    return value >= bound if op == ">=" else value <= bound
+
+
+def _rows(proof: View) -> float:
+    return number(proof.get("rows")) or 0
+
+
+def _log_share(error: float, limit: float) -> float:
+    """The error's place between a billionth of the limit and the limit, on a log scale, in %."""
+    return max(0.0, min(1.0, 1 + math.log10(max(error, limit * 1e-6) / limit) / 6)) * 100

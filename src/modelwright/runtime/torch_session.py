@@ -1,0 +1,51 @@
+"""Trained artifacts in PyTorch on the CPU: safetensors into a freshly built model."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from modelwright.core.artifact import Artifact
+from modelwright.core.errors import IntegrityError
+from modelwright.core.signature import Signature
+from modelwright.models.catalog import Model, ModelSpec, build
+
+
+class TorchSession:
+    """One model, in evaluation mode, float32."""
+
+    def __init__(self, model: torch.nn.Module, signature: Signature) -> None:
+        self.signature = signature
+        self._model = model.eval()
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with torch.inference_mode():
+            logits = self._model(torch.from_numpy(np.ascontiguousarray(batch["image"])))
+            return {"logits": logits.numpy(), "probabilities": logits.softmax(-1).numpy()}
+
+    def close(self) -> None:
+        del self._model
+
+
+def load_model(artifact: Artifact) -> Model:
+    """The trained model of an artifact of kind "trained", in evaluation mode.
+
+    Raises: IntegrityError if the weights do not fit the architecture that the manifest names.
+    """
+    spec = ModelSpec.from_json(artifact.manifest["model"])
+    model = build(spec)
+    weights = load_file(artifact.file(artifact.manifest["model_file"]))
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise IntegrityError(
+            f"{artifact.folder}: the weights do not fit {spec.name}: {error}"
+        ) from error
+    return model.eval()
+
+
+def open_session(artifact: Artifact, threads: int) -> TorchSession:
+    """PyTorch keeps its thread count per process; `threads` sets it."""
+    torch.set_num_threads(threads)
+    return TorchSession(load_model(artifact), artifact.signature)

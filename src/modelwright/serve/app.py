@@ -1,0 +1,326 @@
+"""All routes in one list: the Open Inference Protocol for programs, one page for people.
+
+server.py starts and stops what is built here; docs/reference/serving.md is the contract.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata, resources
+from typing import Any
+
+import numpy as np
+
+from modelwright.core.errors import DataError, MissingExtra
+from modelwright.core.signature import Signature
+
+try:
+    import orjson
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.middleware import Middleware
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from modelwright.serve import openinference
+except ImportError as error:
+    raise MissingExtra(error.name or "starlette", "serve", "serving a model") from error
+
+from modelwright.serve.batcher import Arrays, Batcher, Closed, DeadlinePassed, QueueFull
+from modelwright.serve.limits import Access, Intake, Limits, Refused, busy
+
+LOG = logging.getLogger("modelwright.serve")
+try:
+    VERSION = metadata.version("modelwright")
+except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+    VERSION = "0"
+PAGE_TYPES = {"index.html": "text/html", "app.js": "text/javascript", "style.css": "text/css"}
+PARSE_ASIDE_BYTES = 256 * 2**10  # a body above this is parsed on a thread, not on the event loop
+
+# The page runs its own files and shows pictures; it can be framed by nobody.
+SECURITY_HEADERS = [
+    (b"content-security-policy", b"default-src 'none'; script-src 'self'; style-src 'self'; "
+     b"img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+     b"frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+]  # fmt: skip
+
+
+@dataclass
+class Served:
+    """One model being served: what it is, what runs it, what it knew at the start."""
+
+    name: str
+    version: str
+    signature: Signature
+    batcher: Batcher
+    limits: Limits
+    intake: Intake
+    page: dict[str, Any]
+    labels: list[str]
+    decoding: asyncio.Semaphore  # pictures being unpacked: a small file can fill much memory
+    expected: Arrays | None = None  # the canary's answer at the start
+    canary: asyncio.Task[bool] | None = None
+
+    async def compute(self, request: Request, inputs: Arrays) -> Arrays:
+        """One answer through the queue; a client that hangs up takes its rows out of it.
+
+        Raises: Refused 500, 503 or 504; ClientDisconnect.
+        """
+        try:
+            answer = self.batcher.submit(inputs, deadline_s=self.limits.deadline_s)
+        except QueueFull:
+            raise busy("the queue is full: try again") from None
+        except Closed:
+            raise busy("the server is stopping") from None
+        watch = asyncio.ensure_future(request.receive())  # after the body: only a disconnect
+        watch.add_done_callback(lambda _: answer.cancel())
+        try:
+            return await answer
+        except DeadlinePassed:
+            raise Refused(504, "no answer within the deadline: try again later") from None
+        except Closed:
+            raise busy("the server is stopping") from None
+        except asyncio.CancelledError:
+            if watch.done() and not watch.cancelled():
+                raise ClientDisconnect from None
+            raise
+        except Exception:
+            LOG.exception("the model failed on a request")
+            raise Refused(500, "the model failed on this request") from None
+        finally:
+            answer.cancel()
+            watch.cancel()
+
+    async def ready(self) -> bool:
+        """Whether the model answers a canary as it did at the start; askers share one canary."""
+        if self.batcher.closed:
+            return False
+        if self.canary is None or self.canary.done():
+            self.canary = asyncio.create_task(self._sing())
+        return await asyncio.shield(self.canary)
+
+    async def _sing(self) -> bool:
+        inputs = {
+            spec.name: np.zeros([s if isinstance(s, int) else 1 for s in spec.shape], spec.dtype)
+            for spec in self.signature.inputs
+        }
+        try:
+            outputs = await self.batcher.submit(
+                inputs, deadline_s=self.limits.ready_s, beyond_limit=True
+            )
+        except Exception as error:
+            LOG.error("the canary failed: %s", type(error).__name__)
+            return False
+        if self.expected is None:
+            self.expected = outputs
+        return all(
+            np.allclose(value, outputs[name], rtol=1e-3, atol=1e-4)
+            for name, value in self.expected.items()
+        )
+
+
+def _served(request: Request) -> Served:
+    return request.app.state.served  # type: ignore[no-any-return]
+
+
+def _model(request: Request) -> Served:
+    served = _served(request)
+    if request.path_params["name"] != served.name:
+        raise Refused(404, f"unknown model; this server has {served.name!r}")
+    if request.path_params.get("version", served.version) != served.version:
+        raise Refused(404, f"unknown version; this server has {served.version!r}")
+    return served
+
+
+def _json(value: Any) -> Response:
+    return Response(orjson.dumps(value), media_type="application/json")
+
+
+async def server_metadata(request: Request) -> Response:
+    return _json({
+        "name": "modelwright", "version": VERSION,
+        "extensions": openinference.EXTENSIONS,
+    })  # fmt: skip
+
+
+async def server_live(request: Request) -> Response:
+    return _json({"live": True})
+
+
+async def server_ready(request: Request) -> Response:
+    if not await _served(request).ready():
+        raise busy("not ready")
+    # The protocol's text calls this field "live", its later editions "ready".
+    return _json({"live": True, "ready": True})
+
+
+async def model_metadata(request: Request) -> Response:
+    served = _model(request)
+    return _json(openinference.metadata(served.name, served.version, served.signature))
+
+
+async def model_ready(request: Request) -> Response:
+    served = _model(request)
+    if not await served.ready():
+        raise busy("not ready")
+    return _json({"name": served.name, "ready": True})
+
+
+async def infer(request: Request) -> Response:
+    served = _model(request)
+    json_length = request.headers.get(openinference.JSON_LENGTH)
+    wanted = "application/json" if json_length is None else "application/octet-stream"
+    kind = request.headers.get("content-type", wanted).partition(";")[0].strip().lower()
+    if kind != wanted:
+        raise Refused(415, f"the content type must be {wanted}")
+    async with served.intake.body(request) as body:
+        read = partial(openinference.read, body, json_length, served.signature, served.limits)
+        asked = await asyncio.to_thread(read) if len(body) > PARSE_ASIDE_BYTES else read()
+        outputs = await served.compute(request, asked.inputs)
+        content, headers = openinference.write(asked, outputs, served.name, served.version)
+    return Response(content, headers=headers)
+
+
+async def page_model(request: Request) -> Response:
+    return _json(_served(request).page)
+
+
+async def page_answer(request: Request) -> Response:
+    """The answer to one picture, as raw bytes, for the page."""
+    served = _served(request)
+    if not served.page["pictures"]:
+        raise Refused(404, "this model does not take pictures")
+    kind = request.headers.get("content-type", "").partition("/")[0].strip().lower()
+    if kind not in ("image", "application"):
+        raise Refused(415, "send the picture's bytes with content type image/…")
+    (spec,) = served.signature.inputs
+    async with served.intake.body(request) as body:
+        async with served.decoding:
+            image = await asyncio.to_thread(_decode, body, spec.shape[1:])
+        start = time.perf_counter()
+        outputs = await served.compute(request, {spec.name: image[np.newaxis]})
+        latency_ms = (time.perf_counter() - start) * 1000
+    shares = outputs["probabilities"][0].tolist()
+    ranked = sorted(zip(served.labels, shares, strict=True), key=lambda pair: -pair[1])
+    return _json({
+        "answer": ranked[0][0],
+        "probabilities": [{"label": label, "probability": share} for label, share in ranked],
+        "latency_ms": round(latency_ms, 3),
+    })  # fmt: skip
+
+
+def _decode(body: bytes, shape: tuple[int | str, ...]) -> np.ndarray:
+    """The picture as predict would see it.
+
+    Raises: Refused 400 for anything that is not a picture of a sane size.
+    """
+    from modelwright.data.image import MAX_PIXELS, decode  # Pillow loads with the first picture
+
+    channels, height, width = (int(size) for size in shape)
+    try:
+        return decode(body, channels, height, width)
+    except DataError:  # its text speaks of our insides
+        raise Refused(
+            400,
+            "this file cannot be read as a picture: send a whole PNG or JPEG of at most "
+            f"{MAX_PIXELS:,} pixels",
+        ) from None
+
+
+async def page_file(request: Request) -> Response:
+    name = request.path_params.get("file", "index.html")
+    if name not in PAGE_TYPES:
+        raise Refused(404, "there is nothing at this address")
+    content = resources.files("modelwright.serve").joinpath("page", name).read_bytes()
+    return Response(content, media_type=PAGE_TYPES[name])
+
+
+ROUTES = [
+    Route("/", page_file),
+    Route("/page/model.json", page_model),
+    Route("/page/answer", page_answer, methods=["POST"]),
+    Route("/page/{file}", page_file),
+    Route("/v2", server_metadata),
+    Route("/v2/health/live", server_live),
+    Route("/v2/health/ready", server_ready),
+    Route("/v2/models/{name}", model_metadata),
+    Route("/v2/models/{name}/ready", model_ready),
+    Route("/v2/models/{name}/infer", infer, methods=["POST"]),
+    Route("/v2/models/{name}/versions/{version}", model_metadata),
+    Route("/v2/models/{name}/versions/{version}/ready", model_ready),
+    Route("/v2/models/{name}/versions/{version}/infer", infer, methods=["POST"]),
+]
+
+
+class Gate:
+    """Outermost: checks who asks, adds the security headers, lets no error text out."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *SECURITY_HEADERS]
+            await send(message)
+
+        request = Request(scope)
+        try:
+            self._access.check(scope["path"], request.headers)
+        except Refused as refusal:
+            await _refuse(request, refusal)(scope, receive, guarded)
+            return
+        with contextlib.suppress(ClientDisconnect):
+            await self._app(scope, receive, guarded)
+
+
+def _refuse(request: Request, refusal: Exception) -> Response:
+    assert isinstance(refusal, Refused)
+    body = orjson.dumps({"error": refusal.message})
+    return Response(body, refusal.status, refusal.headers, media_type="application/json")
+
+
+def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    words = {404: "there is nothing at this address", 405: "this address takes another method"}
+    text = words.get(error.status_code, "this request cannot be answered")
+    return _refuse(request, Refused(error.status_code, text, error.headers))
+
+
+def _bug(request: Request, error: Exception) -> Response:
+    return _refuse(request, Refused(500, "the server failed on this request"))
+
+
+def build_app(served: Served, access: Access) -> Starlette:
+    """The ASGI application; its start runs the first canary."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        served.batcher.start()
+        if not await served.ready():
+            raise RuntimeError("the model does not answer a canary")
+        yield
+
+    app = Starlette(
+        routes=ROUTES,
+        lifespan=lifespan,
+        middleware=[Middleware(Gate, access=access)],
+        exception_handlers={Refused: _refuse, HTTPException: _no_route, Exception: _bug},
+    )
+    app.router.redirect_slashes = False
+    app.state.served = served
+    return app

@@ -1,0 +1,250 @@
+"""Start, drain, stop: one verified artifact behind one listening socket.
+
+`prepare` does everything that can fail before the first request; `serve` also runs it until a
+signal comes. Order at the end: not ready, no new connections, what is queued is finished within
+the grace, exit code 0.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from modelwright.core.artifact import Artifact, open_artifact
+from modelwright.core.errors import ConfigError, MissingExtra
+from modelwright.core.signature import Signature
+from modelwright.serve.batcher import Batcher
+from modelwright.serve.limits import Access, Intake, Limits
+
+try:
+    import uvicorn
+
+    from modelwright.serve.app import Served, build_app
+    from modelwright.serve.openinference import DATATYPES
+    from modelwright.serve.wire import GuardedProtocol
+except ImportError as error:
+    raise MissingExtra(error.name or "uvicorn", "serve", "serving a model") from error
+
+
+class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is untyped here
+    """uvicorn that drains the batcher first and ends with exit code 0 after a signal."""
+
+    def __init__(self, config: Any, served: Served, listener: socket.socket) -> None:
+        super().__init__(config)
+        self.served, self._listener = served, listener
+
+    @property
+    def url(self) -> str:
+        host, port = self._listener.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer until stopped."""
+        super().run(sockets=sockets or [self._listener])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.announce()
+
+    def announce(self) -> None:
+        """Called once the server answers; `prepare` puts the caller's function here."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        draining = asyncio.create_task(self.served.batcher.drain(self.served.limits.grace_s))
+        await super().shutdown(sockets=sockets)
+        draining.cancel()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn, but a handled signal is not raised again, so the process ends with 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handled = (signal.SIGINT, signal.SIGTERM)
+        before = {name: signal.signal(name, self.handle_exit) for name in handled}
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+
+def serve(
+    folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    threads: int | None = None,
+    api_key: str | None = None,
+    name: str | None = None,
+    limits: Limits | None = None,
+    announce: Callable[[str, str], None] | None = None,
+) -> None:
+    """Answer requests for the model in `folder` until SIGTERM or Ctrl-C; then drain and return.
+
+    Args:
+        port: 0 for any free one.
+        threads: of the runtime; as in the artifact's target when None.
+        api_key: needed for a host beyond loopback.
+        name: the model's name in addresses; family-size when None.
+        announce: called with the address and the model's name once the server answers.
+    Raises: IntegrityError before anything is loaded if a byte of the folder differs; ConfigError
+        for a wrong folder, host, port or key; MissingExtra.
+    """
+    server = prepare(
+        folder, host=host, port=port, threads=threads, api_key=api_key, name=name, limits=limits
+    )
+    if announce is not None:
+        tell = announce
+        server.announce = lambda: tell(server.url, server.served.name)  # type: ignore[method-assign]
+    server.run()
+
+
+def prepare(
+    folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    threads: int | None = None,
+    api_key: str | None = None,
+    name: str | None = None,
+    limits: Limits | None = None,
+) -> Server:
+    """A server that listens and has its model loaded, not yet running; arguments as in `serve`."""
+    limits = limits or Limits()
+    access = Access(host, api_key)
+    artifact = open_artifact(folder, kinds=("deploy", "onnx"))
+    served = _open(artifact, threads, name, limits)
+    listener = _listen(host, port)
+    config = uvicorn.Config(
+        build_app(served, access),
+        loop="asyncio",
+        http=lambda **keywords: GuardedProtocol(limits=limits, **keywords),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=limits.keep_alive_s,
+        timeout_graceful_shutdown=limits.grace_s + 1,  # the batcher gives up first, with a 503
+    )
+    return Server(config, served, listener)
+
+
+def _open(artifact: Artifact, threads: int | None, name: str | None, limits: Limits) -> Served:
+    from modelwright.runtime.catalog import open_session
+
+    model = artifact.manifest.get("model") or {}
+    if threads is None:
+        threads = int((artifact.manifest.get("target") or {}).get("threads", 1))
+    if threads < 1:
+        raise ConfigError(f"threads={threads}", expected="at least 1")
+    if name is None:
+        name = "-".join(str(model[key]) for key in ("family", "size") if key in model) or "model"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ConfigError(
+            f"the model name {name!r} does not fit into an address",
+            expected="letters, digits, '.', '_' and '-', at most 100",
+            repair="choose another with --name",
+        )
+    signature = artifact.signature
+    for spec in (*signature.inputs, *signature.outputs):
+        if spec.dtype not in DATATYPES:
+            raise ConfigError(
+                f"tensor {spec.name!r} has dtype {spec.dtype!r}, which the Open Inference "
+                "Protocol has no name for",
+                expected="one of: " + ", ".join(DATATYPES),
+            )
+    session = open_session(artifact, threads=threads)
+    return Served(
+        name=name,
+        version=artifact.digest[:12],
+        signature=signature,
+        batcher=Batcher(
+            session,
+            batch_rows=limits.batch_rows,
+            wait_s=limits.batch_wait_s,
+            queue_rows=limits.queue_rows,
+            joins=_joins(signature),
+        ),
+        limits=limits,
+        intake=Intake(limits),
+        page=_page(artifact, name),
+        labels=[str(label) for label in artifact.manifest.get("labels") or []],
+        decoding=asyncio.Semaphore(limits.decodes),
+    )
+
+
+def _joins(signature: Signature) -> bool:
+    """Whether the first axis of every tensor is the same free size, so that rows can be joined."""
+    first = {spec.shape[0] if spec.shape else 0 for spec in signature.inputs + signature.outputs}
+    return len(first) == 1 and isinstance(first.pop(), str)
+
+
+def _page(artifact: Artifact, name: str) -> dict[str, Any]:
+    """What the page shows about the model; everything from the verified folder."""
+    manifest = artifact.manifest
+    model = manifest.get("model") or {}
+    signature = artifact.signature
+    inputs = signature.inputs
+    pictures = (
+        len(inputs) == 1
+        and inputs[0].dtype == "uint8"
+        and len(inputs[0].shape) == 4
+        and inputs[0].shape[1] in (1, 3)
+        and all(isinstance(size, int) for size in inputs[0].shape[1:])
+        and any(spec.name == "probabilities" for spec in signature.outputs)
+        and bool(manifest.get("labels"))
+    )
+    certificate = _read(artifact, "certificate.json") or {}
+    return {
+        "name": name,
+        "version": artifact.digest[:12],
+        "task": manifest.get("task"),
+        "num_params": model.get("num_params"),
+        "model_bytes": artifact.model_bytes,
+        "classes": len(manifest.get("labels") or []),
+        "input_shape": list(inputs[0].shape[1:]),
+        "pictures": pictures,
+        "verdict": certificate.get("verdict"),
+        "certified_rows": certificate.get("rows"),
+        "goals": certificate.get("goals") or {},
+        "samples": _read(artifact, "samples.json") or [],
+    }
+
+
+def _read(artifact: Artifact, name: str) -> Any:
+    if name not in artifact.manifest["files"]:
+        return None
+    return json.loads(artifact.file(name).read_bytes())
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a taken port is an error of ours with a repair."""
+    host = host.strip("[]")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        # asyncio turns Nagle's wait (40 ms an answer) off only where the protocol is spelled out.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+        except BaseException:
+            listener.close()
+            raise
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"cannot listen on {host}, port {port}: {error}",
+            expected="an address of this machine and a port that nothing else uses",
+            repair="choose another with --port; 0 takes any free one",
+        ) from None
+    listener.setblocking(False)
+    return listener

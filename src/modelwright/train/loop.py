@@ -1,0 +1,408 @@
+"""One training step and the loop around it, readable top to bottom.
+
+Every step is a function of the weights, the seed and the step's number: batch, augmentation and
+dropout draw from counters, never from a stream. Resume is exact because nothing else is carried.
+The budget is a number of steps or of seconds; the schedule follows the share of it that is spent.
+"""
+
+import copy
+import json
+import resource
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from modelwright.core.errors import ConfigError
+from modelwright.core.files import storage
+from modelwright.core.progress import Beat, say, show
+from modelwright.core.recipe import Augment, Train
+from modelwright.core.units import format_bytes, format_seconds
+from modelwright.data.rows import Rows
+from modelwright.data.loader import Batch, Loader
+from modelwright.models.catalog import ModelSpec, build
+from modelwright.train import checkpoint
+from modelwright.train.guards import StopRequested, catch_signals, require_finite
+from modelwright.train.optimizers import learning_rate_factor, make_optimizer
+from modelwright.train.precision import Precision, autocast
+
+CURVE_ROWS = 2000  # valid rows looked at while training; the last evaluation takes all of them
+EVALUATIONS = 8  # over the whole budget
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The train section with every default filled in."""
+
+    seed: int
+    batch_size: int
+    micro_batch_size: int
+    optimizer: Literal["adamw", "sgd"]
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: int
+    decay: float
+    label_smoothing: float
+    ema: float
+    precision: Precision
+    augment: tuple[Augment, ...]
+    checkpoint_seconds: float
+    checkpoint_steps: int | None
+
+
+# family -> what suits it; the experiments behind these are in docs/experiments.md
+FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
+    "cnn": {"learning_rate": 4e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.7},
+    "rnn": {"learning_rate": 2e-3, "weight_decay": 0.01, "warmup_steps": 100, "decay": 0.5},
+    "transformer": {"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_steps": 200, "decay": 0.5},
+}
+SGD_LEARNING_RATE, SGD_WEIGHT_DECAY = 0.1, 5e-4  # for any family; AdamW's are far too small
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a training may spend: steps or seconds, exactly one of them."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.seconds is None):
+            raise ConfigError("a budget is either steps or seconds")
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """Share of the budget spent."""
+        return step / self.steps if self.steps is not None else elapsed / (self.seconds or 1.0)
+
+
+def fill_in(section: Train, family: str, precision: Precision, budget: Budget) -> Settings:
+    """The recipe's train section with the family's defaults where it says nothing."""
+    defaults = dict(FAMILY_DEFAULTS[family])
+    optimizer = section.optimizer or "adamw"
+    if optimizer == "sgd":
+        defaults |= {"learning_rate": SGD_LEARNING_RATE, "weight_decay": SGD_WEIGHT_DECAY}
+    if budget.steps is not None:
+        defaults["warmup_steps"] = min(defaults["warmup_steps"], budget.steps // 10)
+    chosen = {
+        name: default if (own := getattr(section, name)) is None else own
+        for name, default in defaults.items()
+    }
+    return Settings(
+        seed=section.seed,
+        batch_size=section.batch_size,
+        micro_batch_size=section.micro_batch_size or section.batch_size,
+        optimizer=optimizer,
+        label_smoothing=section.label_smoothing,
+        ema=section.ema,
+        precision=precision,
+        augment=section.augment,
+        checkpoint_seconds=60 * section.checkpoint_minutes,
+        checkpoint_steps=section.checkpoint_steps,
+        **chosen,
+    )
+
+
+class Trainer:
+    """A model in training: its state, one step, the loop, save and resume.
+
+    Args:
+        folder: of the checkpoints; the newest one there is resumed.
+        metrics: the file for the curves, or None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: ModuleType,
+        train: Rows,
+        valid: Rows,
+        num_classes: int,
+        settings: Settings,
+        budget: Budget,
+        folder: Path,
+        *,
+        metrics: Path | None = None,
+    ) -> None:
+        self.settings, self.budget, self.folder, self.metrics = settings, budget, folder, metrics
+        self.task, self.valid = task, valid
+        self.loader = Loader(
+            train,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            augment=settings.augment,
+            num_classes=num_classes,
+        )
+        self.model = model.to(memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(self.model) if settings.ema else self.model
+        self.averaged.eval()
+        self.optimizer = make_optimizer(
+            self.model,
+            settings.optimizer,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+        self.step, self.elapsed, self.evaluation_seconds = 0, 0.0, 0.0
+        self.loss = 0.0
+        self._saved_step, self._saved_at, self._evaluated_at = 0, 0.0, 0.0
+        self._average_pairs = _pairs(self.averaged, self.model) if settings.ema else None
+        self.resumed = self._resume()
+
+    # one step
+
+    def train_step(self) -> float:
+        """Forward, backward, update; gives the mean loss of the batch, in nats."""
+        settings = self.settings
+        progress = self.budget.progress(self.step, self.elapsed)
+        factor = learning_rate_factor(
+            self.step, progress, warmup_steps=settings.warmup_steps, decay=settings.decay
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * factor
+        torch.manual_seed(settings.seed * 1_000_003 + self.step)  # dropout's draw
+        batch = self.loader.batch(self.step)
+        self.model.train()
+        loss = 0.0
+        for micro in _split(batch, settings.micro_batch_size):
+            share = len(micro.targets) / len(batch.targets)
+            with autocast(settings.precision):
+                logits = self.model(micro.images)
+            value = share * self.task.loss(
+                logits,
+                micro.targets,
+                targets_mixed=micro.targets_mixed,
+                mix=micro.mix,
+                label_smoothing=settings.label_smoothing,
+            )
+            value.backward()
+            loss += value.item()
+        require_finite(loss, self.step, settings.learning_rate * factor)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self._average_pairs is not None:  # a young average forgets faster
+            decay = min(settings.ema, self.step / (self.step + 9))
+            torch._foreach_lerp_(*self._average_pairs, 1 - decay)
+        return loss
+
+    # the loop
+
+    def run(self, until: Budget | None = None, *, title: str = "train") -> None:
+        """Train until the budget is spent, or until the trainer has spent `until` in all.
+
+        Raises: StopRequested after a signal, the state saved; TrainingFailed on a NaN loss.
+        """
+        limit = until or self.budget
+        beat, started = Beat(), time.perf_counter() - self.elapsed
+        first_step, first_elapsed = self.step, self.elapsed
+        with catch_signals() as signals:
+            while not self._spent(limit, first_step, first_elapsed):
+                self.loss = self.train_step()
+                self.elapsed = time.perf_counter() - started
+                self._log_step(first_step, first_elapsed)
+                if beat.due():
+                    show(self._line(title, limit, first_step, first_elapsed))
+                progress = self.budget.progress(self.step, self.elapsed)
+                if until is None and progress - self._evaluated_at >= 1 / EVALUATIONS:
+                    self._evaluated_at = progress
+                    if progress < 1 - 0.5 / EVALUATIONS:
+                        self._log(self.evaluate(CURVE_ROWS))
+                if signals.received or self._save_due():
+                    self.save()
+                if signals.received:
+                    raise StopRequested(signals.received.name)
+                self.elapsed = time.perf_counter() - started
+
+    def evaluate(self, rows: int | None = None) -> dict[str, float]:
+        """Metrics of the averaged weights on (the first `rows` of) the valid part."""
+        started = time.perf_counter()
+        images = torch.from_numpy(self.valid.images[:rows])
+        targets = torch.from_numpy(self.valid.targets[:rows])
+        self.averaged.eval()
+        with torch.inference_mode(), autocast(self.settings.precision):
+            logits = torch.cat([self.averaged(part) for part in images.split(512)])
+        found = self.task.metrics(logits.float(), targets)
+        self.evaluation_seconds = (time.perf_counter() - started) * len(self.valid.targets) / len(
+            targets
+        )
+        return {f"valid_{name}": value for name, value in found.items()}
+
+    def race_accuracy(self, rows: int) -> float:
+        """Valid accuracy now; the time it takes is spent from the budget."""
+        started = time.perf_counter()
+        accuracy = self.evaluate(rows)["valid_accuracy"]
+        self.elapsed += time.perf_counter() - started
+        return accuracy
+
+    def finish(self) -> dict[str, float]:
+        """The last evaluation, on every valid row, and the last checkpoint."""
+        started = time.perf_counter()
+        found = self.evaluate()
+        self.elapsed += time.perf_counter() - started
+        self._log(found)
+        self.save()
+        return found
+
+    def _spent(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:
+        if limit.steps is not None:
+            return self.step >= limit.steps
+        # half a step is the smallest error one can make; the last evaluation needs its time
+        steps = self.step - first_step
+        half_step = (self.elapsed - first_elapsed) / steps / 2 if steps else 0.0
+        assert limit.seconds is not None
+        return self.elapsed + half_step + self.evaluation_seconds >= limit.seconds
+
+    # save and resume
+
+    def save(self) -> None:
+        """A checkpoint of this step, unless there is one."""
+        if self._saved_step != self.step:
+            checkpoint.save(
+                self.folder,
+                step=self.step,
+                model=self.model,
+                average=self._average_state(),
+                optimizer=self.optimizer,
+                position={
+                    "elapsed": self.elapsed,
+                    "evaluation_seconds": self.evaluation_seconds,
+                    "evaluated_at": self._evaluated_at,
+                    "settings": _plain(self.settings),
+                },
+            )
+        self._saved_step, self._saved_at = self.step, self.elapsed
+
+    def _resume(self) -> bool:
+        record = checkpoint.newest(self.folder)
+        if record is None:
+            return False
+        position = record["position"]
+        if position["settings"] != _plain(self.settings):
+            raise ConfigError(
+                f"{self.folder} holds a checkpoint of other settings than the recipe's",
+                expected="the settings that the training was started with",
+                repair="start a new run, or go back to the old recipe",
+            )
+        checkpoint.restore(
+            self.folder,
+            record,
+            model=self.model,
+            average=self._average_state(),
+            optimizer=self.optimizer,
+        )
+        self.step, self.elapsed = int(record["step"]), float(position["elapsed"])
+        self.evaluation_seconds = float(position["evaluation_seconds"])
+        self._evaluated_at = float(position["evaluated_at"])
+        self._saved_step, self._saved_at = self.step, self.elapsed
+        if self.metrics is not None and self.metrics.is_file():
+            _drop_lines_after(self.metrics, self.step)
+        return True
+
+    def _average_state(self) -> dict[str, Tensor]:
+        return dict(self.averaged.state_dict()) if self.settings.ema else {}
+
+    def _save_due(self) -> bool:
+        if self.settings.checkpoint_steps is not None:
+            return self.step - self._saved_step >= self.settings.checkpoint_steps
+        return self.elapsed - self._saved_at >= self.settings.checkpoint_seconds
+
+    # what people and the report see
+
+    def _log_step(self, first_step: int, first_elapsed: float) -> None:
+        rate = (self.step - first_step) / max(1e-9, self.elapsed - first_elapsed)
+        whole = self.budget.steps or rate * (self.budget.seconds or 0.0)
+        if self.step % max(1, int(whole / 400)) == 0:
+            self._log(
+                {
+                    "loss": self.loss,
+                    "learning_rate": self.optimizer.param_groups[0]["lr"],
+                    "examples_per_s": rate * self.settings.batch_size,
+                    "memory_bytes": peak_memory_bytes(),
+                }
+            )
+
+    def _log(self, values: dict[str, float]) -> None:
+        if self.metrics is None:
+            return
+        entry = {
+            "step": self.step,
+            "seconds": round(self.elapsed, 3),
+            "progress": round(self.budget.progress(self.step, self.elapsed), 5),
+            **values,
+        }
+        with storage(self.metrics), open(self.metrics, "a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def _line(self, title: str, limit: Budget, first_step: int, first_elapsed: float) -> str:
+        rate = (self.step - first_step) / max(1e-9, self.elapsed - first_elapsed)
+        if limit.steps is not None:
+            left = (limit.steps - self.step) / max(rate, 1e-9)
+        else:
+            left = (limit.seconds or 0.0) - self.elapsed
+        return (
+            f"{title}  step {self.step}  loss {self.loss:.3f}  "
+            f"{rate * self.settings.batch_size:,.0f} examples/s  "
+            f"{format_bytes(peak_memory_bytes())}  {format_seconds(max(0.0, left))} left"
+        )
+
+
+def fresh_model(spec: ModelSpec, seed: int) -> nn.Module:
+    """The model that a seed gives, whatever was drawn before."""
+    torch.manual_seed(seed)
+    return build(spec)
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident memory this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def announce(trainer: Trainer, title: str) -> None:
+    """Say whether training starts or continues."""
+    if trainer.resumed:
+        say(f"{title}: continues at step {trainer.step} ({format_seconds(trainer.elapsed)} spent)")
+
+
+def _split(batch: Batch, size: int) -> list[Batch]:
+    if size >= len(batch.targets):
+        return [batch]
+    mixed = batch.targets_mixed
+    others = [None] * len(batch.targets.split(size)) if mixed is None else mixed.split(size)
+    parts = zip(batch.images.split(size), batch.targets.split(size), others, strict=True)
+    return [Batch(images, targets, other, batch.mix) for images, targets, other in parts]
+
+
+def _pairs(averaged: nn.Module, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Averaged and current tensors, side by side; counters such as a norm's step are left out."""
+    current = model.state_dict()
+    floats = [
+        (value, current[name])
+        for name, value in averaged.state_dict().items()
+        if value.dtype.is_floating_point
+    ]
+    return [pair[0] for pair in floats], [pair[1] for pair in floats]
+
+
+def _plain(settings: Settings) -> Any:
+    value = asdict(settings)
+    value["augment"] = [step.model_dump(exclude_none=True) for step in settings.augment]
+    for name in ("checkpoint_seconds", "checkpoint_steps"):  # when to save changes no weight
+        value.pop(name)
+    return json.loads(json.dumps(value))
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:  # cut short by a kill
+            continue
+        if entry["step"] <= step:
+            kept.append(line + "\n")
+    path.write_text("".join(kept))
+
+

@@ -1,0 +1,77 @@
+"""Tiny exported models, and graphs to tamper with."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from modelwright.core.signature import Signature
+from modelwright.export.onnx import export_onnx
+from modelwright.models.catalog import ModelSpec, build
+from modelwright.runtime.onnx_session import OnnxSession
+from modelwright.runtime.torch_session import TorchSession
+
+SHAPE = (1, 8, 8)
+NUM_CLASSES = 10
+
+torch.set_num_threads(1)
+
+
+class Exported:
+    """A model, its graph on disk and the rows to judge by."""
+
+    def __init__(self, model: nn.Module, path: Path, signature: Signature) -> None:
+        self.model, self.path, self.signature = model, path, signature
+        rng = np.random.default_rng(1)
+        self.images = rng.integers(0, 256, (70, *SHAPE), np.uint8)
+        self.before = TorchSession(model, signature)
+
+    def after(self, path: Path | None = None) -> OnnxSession:
+        return OnnxSession(path or self.path, self.signature, 1)
+
+    def tampered(self, folder: Path, change: Callable[[Any], None]) -> Path:
+        """A copy of the graph file after `change` of its onnx.GraphProto."""
+        proto = onnx.load(self.path)
+        change(proto.graph)
+        path = folder / "tampered.onnx"
+        onnx.save(proto, path)
+        return path
+
+
+def make_model(family: str) -> nn.Module:
+    """A random tiny model whose batch norms are not the identity."""
+    torch.manual_seed(0)
+    model = build(ModelSpec(family, "tiny", SHAPE, NUM_CLASSES, (77.0,), (95.0,)))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """family -> Exported, each exported once a session."""
+    made: dict[str, Exported] = {}
+
+    def get(family: str) -> Exported:
+        if family not in made:
+            model = make_model(family)
+            path = tmp_path_factory.mktemp(family) / "model.onnx"
+            signature = export_onnx(model, path, input_shape=SHAPE, num_classes=NUM_CLASSES)
+            made[family] = Exported(model, path, signature)
+        return made[family]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def cnn(exports: Callable[[str], Exported]) -> Exported:
+    return exports("cnn")

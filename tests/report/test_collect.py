@@ -1,0 +1,129 @@
+"""Run folders as values: the verdict, the stages, predicted beside measured."""
+
+import pytest
+
+from modelwright.report.collect import Pair, collect, collect_runs
+
+
+def event(stage, event, clock=0, **fields):
+    return {"time": f"2026-03-01T10:00:{clock:02d}.000+00:00", "stage": stage, "event": event,
+            **fields}  # fmt: skip
+
+
+def pairs(life):
+    return {(pair.subject, pair.name): pair for pair in life.pairs}
+
+
+def test_certified_needs_every_goal_met(make_run, certified):
+    """A certificate that claims more than its goals show is not believed."""
+    certified["certify/certificate.json"]["goals"]["size_mb"]["met"] = False
+    life = collect(make_run(certified))
+
+    assert life.verdict == "refused"
+    assert any("not met: size_mb" in notice for notice in life.notices)
+
+
+def test_certified_needs_every_goal_of_the_recipe_judged(make_run, certified):
+    """A certificate that is silent about a goal of the recipe proves nothing."""
+    del certified["certify/certificate.json"]["goals"]["latency_p99_ms"]
+    life = collect(make_run(certified))
+
+    assert life.verdict == "refused"
+    assert any("not met: latency_p99_ms" in notice for notice in life.notices)
+
+
+def test_a_whole_run_has_no_notices(make_run, certified):
+    """What follows the contract is read without complaint."""
+    life = collect(make_run(certified))
+
+    assert (life.verdict, life.notices) == ("certified", ())
+    assert life.recipe is not None and life.recipe.name == "digits"
+    assert [stage.state for stage in life.stages] == ["done"] * 6
+    assert life.seconds == pytest.approx(0.4 + 41.2 + 171 + 38 + 6 + 9)
+
+
+def test_a_refusal_at_the_end_is_the_verdict(make_run, certified):
+    """The text of the refusal is what the report says."""
+    files = {k: v for k, v in certified.items() if k.split("/")[0] in ("recipe.yaml", "data")}
+    del files["data/done.json"]
+    files["run.jsonl"] = [event("run", "started"), event("gate", "stage_started", 1),
+                          event("gate", "refused", 2, text="3 broken files")]  # fmt: skip
+
+    life = collect(make_run(files))
+
+    assert (life.verdict, life.reason) == ("refused", "3 broken files")
+    assert life.stages[0].state == "stopped"
+
+
+def test_a_refused_candidate_is_not_a_refused_run(make_run, certified):
+    """A refusal that the run went on from is a note, not the verdict."""
+    certified["run.jsonl"].insert(3, event("plan", "refused", text="one candidate"))
+
+    assert collect(make_run(certified)).verdict == "certified"
+
+
+def test_a_crashed_and_resumed_stage_has_both_tries(make_run, certified):
+    """Time before the crash counts, up to the last thing that was recorded."""
+    files = {"recipe.yaml": certified["recipe.yaml"], "train/done.json": {"finished": 1}}
+    files["run.jsonl"] = [
+        event("run", "started"), event("train", "stage_started", 1),
+        event("train", "decision", 6, text="go"), event("run", "resumed", 20),
+        event("train", "stage_started", 21), event("train", "stage_finished", 31, seconds=10.0),
+    ]  # fmt: skip
+    train = collect(make_run(files)).stages[2]
+
+    assert (train.state, train.seconds) == ("done", 15.0)
+    assert train.spans == ((1.0, 5.0), (21.0, 10.0))
+
+
+def test_predictions_find_their_measurements(make_run, certified):
+    """The winner's plan meets figures from training, certificate and ledger."""
+    found = pairs(collect(make_run(certified)))
+
+    assert (
+        found["run", "num_params"].predicted, found["run", "num_params"].measured,
+    ) == (77850, 77850)  # fmt: skip
+    assert found["run", "memory_bytes"].measured == 143_000_000
+    assert found["run", "size_bytes"].measured == 318_000
+    assert found["run", "latency_ms"].measured == 0.104
+    assert found["run", "train_s"].error == pytest.approx(7 / 164)
+    assert found["run", "forward_flops"].error is None
+
+
+def test_the_ledger_overrides_the_plan(make_run, certified):
+    """A figure recorded about the winner, with its method, replaces the plan's."""
+    number = {"value": 2.5, "unit": "s", "kind": "measured", "how": "timed"}
+    number |= {"low": 2.4, "high": 2.6}
+    certified["run.jsonl"] += [
+        event("train", "figure", subject="cnn-small", name="epoch_s", number=number),
+        event("train", "figure", subject="cnn-tiny", name="epoch_s", number=number),
+        event("train", "figure", subject="run", name="odd", number={"value": None}),
+    ]
+    found = pairs(collect(make_run(certified)))
+
+    assert Pair("run", "epoch_s", "s", 1.9, 2.5, 2.4, 2.6, "timed") == found["run", "epoch_s"]
+    assert found["cnn-tiny", "epoch_s"].measured == 2.5
+    assert ("run", "odd") not in found
+
+
+@pytest.mark.parametrize(("predicted", "measured", "error"), [
+    (9, 10, -0.1), (12, 10, 0.2), (None, 10, None), (10, None, None), (10, 0, None),
+])  # fmt: skip
+def test_error_is_a_share_of_what_was_measured(predicted, measured, error):
+    """Too low is negative; without both, or against nothing, there is no error."""
+    assert error == Pair("run", "x", "s", predicted, measured).error
+
+
+def test_several_runs_make_one_table(make_run, certified, impossible, tmp_path):
+    """One row a run; a folder that is no run keeps its row and says so."""
+    folders = [make_run(certified).folder, make_run(impossible).folder, tmp_path / "else"]
+    rows = collect_runs(folders)
+
+    assert [row["verdict"] for row in rows] == ["certified", "infeasible", "no run"]
+    assert {key: rows[0][key] for key in ("accuracy", "size_mb", "latency_p99_ms")} == {
+        "accuracy": 0.9825,
+        "size_mb": 0.1,
+        "latency_p99_ms": 0.0582,
+    }
+    assert rows[0]["minutes"] == pytest.approx(265.6 / 60)
+    assert (rows[2]["accuracy"], rows[1]["run"]) == (None, "digits-002")

@@ -1,0 +1,273 @@
+"""The report as a file: what it says of whole, broken, infeasible and hostile runs."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from modelwright.core.errors import ConfigError
+from modelwright.core.run import Run
+from modelwright.report.page import write_report
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+CHAPTERS = ("goals", "predicted", "data", "candidates", "training", "compression", "quality",
+            "latency", "parity", "reproduce")  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced; gathers attributes, ids and text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open, self.tags, self.ids = [], [], []
+        self.links, self.styles, self.words = [], [], []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag, attrs):
+        self.note(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.note(tag, attrs)
+
+    def note(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            assert not name.startswith("on"), f"{tag} has {name}"
+            if name in ("src", "href", "srcset", "data", "action", "xlink:href", "poster"):
+                self.links.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        (self.styles if self.open[-1:] == ["style"] else self.words).append(data)
+
+
+@pytest.fixture
+def page(make_run):
+    """Files of a run to the parsed report."""
+    return lambda files: Page(write_report(make_run(files)).read_text())
+
+
+def test_report_lies_in_the_run_folder_and_replaces_the_old_one(make_run, certified):
+    """Writing twice gives the same bytes at report.html and leaves nothing else behind."""
+    run = make_run(certified)
+    first = write_report(run).read_bytes()
+    before = sorted(path.name for path in run.folder.iterdir())
+
+    assert first == write_report(run).read_bytes()
+    assert run.folder / "report.html" == write_report(run)
+    assert before == sorted(path.name for path in run.folder.iterdir())
+
+
+def test_a_certified_run_says_so_in_plain_words(page, certified):
+    """Verdict, task, data, date, duration and the main figures stand at the top."""
+    text = page(certified).text
+
+    for words in ("digits-001: certified", "All 4 goals hold on 399 rows", "image classification",
+                  "2026-03-01 10:00", "4:25 min", "98.25%", "3.2× smaller than uncompressed",
+                  "median 2.3× as fast"):  # fmt: skip
+        assert words in text
+
+
+def test_every_goal_has_bound_measured_interval_and_verdict(page, certified):
+    """A goal whose interval reaches past its bound is met, with a warning."""
+    text = page(certified).text
+
+    assert "accuracy ✓ met Met, but the interval reaches past the bound" in text
+    assert "98.25% ≥ 97% 96.42 to 99.15%" in text
+    assert "latency, p99 ✓ met 0.0582 ms ≤ 0.1 ms 0.0571 to 0.0603 ms" in text
+    assert "size ✓ met 0.1 MB ≤ 0.15 MB –" in text
+
+
+def test_predictions_stand_beside_measurements_with_their_error(page, certified):
+    """The table shows both figures and how far the prediction was off."""
+    text = page(certified).text
+
+    assert "parameters 77,850 77,850 exact" in text
+    assert "time per epoch 1.9 s 2.03 s 6.5% too low timed while racing" in text
+    assert "train time 2:51 min 2:44 min 4.3% too high wall clock" in text
+
+
+def test_findings_candidates_and_compression_are_explained(page, certified):
+    """Each finding has its rows, each loser its reason, each candidate its ratios."""
+    text = page(certified).text
+
+    for words in ("train 12 = test 3", "waived duplicates across splits", "1,797 rows, 10 classes",
+                  "dropped predicted size 4.93 MB", "raced 1.4 points behind after round 3",
+                  "Chosen: int8-entropy, 3.2× smaller and 2.3× as fast",
+                  "refused one scale is zero", "prune (ratio 0.25), then quantize"):  # fmt: skip
+        assert words in text
+
+
+def test_quality_latency_parity_and_reproduction_are_there(page, certified):
+    """The last chapters name mistakes, percentiles, hops, commands, digests and fallbacks."""
+    found = page(certified)
+
+    for words in ("7 wrong answers", "true 8 said 1 91%", "2,478 calls on onnxruntime on cpu",
+                  "gives a ratio of 1.010", "50 times below the tolerance", "1,398 of 1,398",
+                  "modelwright run runs/digits-001/recipe.yaml",
+                  "modelwright serve runs/digits-001/deploy", "ef" * 32, "AMD EPYC 7B13",
+                  "done differently train no compiler found"):  # fmt: skip
+        assert words in found.text
+    assert found.tags.count("img") == 7
+
+
+def test_all_chapters_have_anchors_and_tables_have_scopes(page, certified, make_run):
+    """Every link of the contents leads somewhere, and every header cell has a scope."""
+    found = page(certified)
+    source = write_report(make_run(certified)).read_text()
+
+    assert set(CHAPTERS) <= set(found.ids)
+    assert {f"#{name}" for name in CHAPTERS} == {x for x in found.links if x.startswith("#")}
+    assert len(found.ids) == len(set(found.ids))
+    assert re.findall(r"<th(?![a-z])(?![^>]*scope=)[^>]*>", source) == []
+
+
+def test_nothing_is_loaded_from_anywhere(page, certified):
+    """No script, no link, no import: images are data, the policy forbids the rest."""
+    found = page(certified)
+
+    assert not {"script", "link", "iframe", "object", "form", "base"} & set(found.tags)
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in found.links)
+    assert not re.search(r"url\(|@import|https?:", "".join(found.styles))
+
+
+def test_an_infeasible_run_names_the_binding_goal_and_the_way_out(page, impossible):
+    """The misses are told with their distance, before anything else about the making."""
+    found = page(impossible)
+
+    for words in ("not feasible as asked", "size ✗ missed 20 times the bound",
+                  "The goal that binds is size", "prune25-int8 size ≤ 0.005 MB 0.072 MB",
+                  "14.4 times the bound", "Allow 0.08 MB"):  # fmt: skip
+        assert words in found.text
+    assert "misses" in found.ids
+    assert "modelwright serve" not in found.text
+
+
+def test_a_failed_hop_names_the_first_differing_node(page, certified):
+    """Parity that failed makes the run refused, whatever the certificate says."""
+    hop = certified["export/parity.json"]["hops"][1]
+    hop |= {"passed": False, "max_error": 0.3, "first_differing_node": "/body/Conv_3"}
+    certified["export/parity.json"]["passed"] = False
+    text = page(certified).text
+
+    assert "digits-001: refused" in text
+    assert "The first node that differs: /body/Conv_3" in text
+    assert "3e+03 times the tolerance" in text or "3,000 times the tolerance" in text
+
+
+STAGE_FOLDERS = ("data", "plan", "train", "compress", "export", "certify", "deploy")
+
+
+@pytest.mark.parametrize("count", range(len(STAGE_FOLDERS)))
+def test_a_run_that_stopped_is_reported_as_far_as_it_came(count, page, certified):
+    """Any beginning of a run gives a whole page that says what is missing."""
+    kept = ("recipe.yaml", "run.jsonl", *STAGE_FOLDERS[:count])
+    files = {name: v for name, v in certified.items() if name.split("/")[0] in kept}
+    files["run.jsonl"] = files["run.jsonl"][:1]
+    found = page(files)
+
+    if count < 6:
+        assert "not finished" in found.text
+        assert "This run is not whole" in found.text
+        assert "98.25%" not in found.text
+    assert set(CHAPTERS) <= set(found.ids)
+
+
+@pytest.mark.parametrize("lost", ["recipe.yaml", "run.jsonl", "data/data.json", "plan/plan.json",
+                                  "train/manifest.json", "train/metrics.jsonl",
+                                  "compress/compress.json", "export/parity.json"])  # fmt: skip
+def test_any_single_file_may_be_missing(lost, page, certified):
+    """A report without one of its sources still stands."""
+    del certified[lost]
+
+    assert set(CHAPTERS) <= set(page(certified).ids)
+
+
+@pytest.mark.parametrize("emptied", ["data/data.json", "plan/plan.json", "compress/compress.json",
+                                     "export/parity.json", "certify/certificate.json"])  # fmt: skip
+@pytest.mark.parametrize("content", [
+    "{}", "[]", "{",
+    '{"candidates": [{}], "hops": [{}], "goals": {"x": 1}, "verdict": "certified"}',
+    '{"latency": {"p50_ms": null}, "confusion": []}',
+])  # fmt: skip
+def test_hollow_files_do_not_break_the_page(emptied, content, page, certified):
+    """Files without their keys, or cut in half, give dashes and notices, never a crash."""
+    certified[emptied] = content
+    found = page(certified)
+
+    assert set(CHAPTERS) <= set(found.ids)
+    if content in ("{", "[]"):
+        assert emptied.split("/")[1] in found.text
+
+
+def test_hostile_strings_stay_text_everywhere(page, certified):
+    """Markup and quotes in any string of any file add no element and leave no attribute."""
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&{{ 7*7 }}"
+
+    def poison(value, key=""):
+        if isinstance(value, dict):
+            return {k: poison(v, k) for k, v in value.items()}
+        if isinstance(value, list):
+            return [poison(v, key) for v in value]
+        keep = ("time", "event", "stage", "status", "kind", "verdict", "bound", "unit", "winner",
+                "chosen", "finished")  # fmt: skip
+        return f"{value}{hostile}" if isinstance(value, str) and key not in keep else value
+
+    calm = page(certified)
+    files = {name: value if isinstance(value, str) else poison(value)
+             for name, value in certified.items()}  # fmt: skip
+    files["recipe.yaml"] += f"# {hostile}\n"
+    found = page(files)
+
+    assert "script" not in found.tags
+    assert calm.tags.count("img") - 7 == found.tags.count("img")  # pictures that are no PNG go
+    assert "49" not in re.findall(r"&(\d+)", found.text)
+    assert hostile in found.text
+
+
+def test_a_picture_that_is_no_png_is_not_shown(page, certified):
+    """Only inline PNG is drawn; any other address is left out and said so."""
+    for n, address in enumerate(("http://x/y.png", "data:text/html;base64,AA==", "javascript:1",
+                                 'data:image/png;base64,AA" onload="x')):  # fmt: skip
+        certified["certify/certificate.json"]["mistakes"][n]["image"] = address
+    found = page(certified)
+
+    assert found.tags.count("img") == 3
+    assert found.text.count("no picture") == 4
+
+
+def test_a_loss_that_is_no_number_is_said(page, certified):
+    """NaN in the log is counted in words and never drawn."""
+    certified["train/metrics.jsonl"][7]["loss"] = float("nan")
+    found = page(certified)
+
+    assert "1 steps have a loss that is not a number" in found.text
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
+    """An empty folder gets no report, and the error says what was expected."""
+    with pytest.raises(ConfigError, match="is not a run folder") as caught:
+        write_report(Run(tmp_path))
+
+    assert "recipe.yaml and run.jsonl" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ledger_cut_by_a_crash_is_read_up_to_the_cut(make_run, certified):
+    """Half a line at the ledger's end becomes a notice."""
+    run = make_run(certified)
+    with open(run.ledger, "a") as file:
+        file.write(json.dumps({"time": "x"})[:5])
+
+    assert "run.jsonl: 1 line cannot be read" in write_report(run).read_text()
