@@ -6,7 +6,6 @@ dropped when the run is opened again. docs/reference/ledger.md lists the events.
 
 import datetime
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -75,7 +74,7 @@ class Run:
         write_json(self.stage_folder(stage) / "done.json", {"finished": time.time(), **summary})
 
 
-def create(root: Path, name: str, recipe_text: str, digest: str) -> Run:
+def create(root: Path, name: str, recipe_text: str, digest: str, *, version: str) -> Run:
     """A new run folder `root/name-001` (or the next free number) with the resolved recipe."""
     with storage(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -88,7 +87,7 @@ def create(root: Path, name: str, recipe_text: str, digest: str) -> Run:
             break
         (folder / "recipe.yaml").write_text(recipe_text)
         run = Run(folder)
-        run.write("run", "started", recipe_digest=digest, process=os.getpid())
+        run.write("run", "started", recipe_digest=digest, version=version)
         return run
     raise AssertionError("unreachable")
 

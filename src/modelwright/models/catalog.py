@@ -60,11 +60,16 @@ def _patch_side(shape: Shape) -> int:
 
 
 def _rnn(
-    shape: Shape, normalize: Normalize, num_classes: int, hidden_dim: int, num_layers: int
+    shape: Shape,
+    normalize: Normalize,
+    num_classes: int,
+    embed_dim: int,
+    hidden_dim: int,
+    num_layers: int,
 ) -> Model:
     channels, _, width = shape
-    rows = Patches(channels, (1, width), 2 * hidden_dim)  # one step of time per row of pixels
-    body = RecurrentBody(2 * hidden_dim, hidden_dim=hidden_dim, num_layers=num_layers)
+    rows = Patches(channels, (1, width), embed_dim)  # one step of time per row of pixels
+    body = RecurrentBody(embed_dim, hidden_dim=hidden_dim, num_layers=num_layers)
     return Model(nn.Sequential(normalize, rows), body, ClassHead(body.out_dim, num_classes))
 
 
@@ -103,10 +108,10 @@ MODELS: dict[str, tuple[Callable[..., Model], dict[str, dict[str, Any]]]] = {
     "rnn": (
         _rnn,
         {
-            "tiny": {"hidden_dim": 16, "num_layers": 1},
-            "small": {"hidden_dim": 48, "num_layers": 1},
-            "base": {"hidden_dim": 96, "num_layers": 2},
-            "large": {"hidden_dim": 192, "num_layers": 2},
+            "tiny": {"embed_dim": 32, "hidden_dim": 16, "num_layers": 1},
+            "small": {"embed_dim": 96, "hidden_dim": 48, "num_layers": 1},
+            "base": {"embed_dim": 192, "hidden_dim": 96, "num_layers": 2},
+            "large": {"embed_dim": 384, "hidden_dim": 192, "num_layers": 2},
         },
     ),
     "transformer": (

@@ -22,12 +22,13 @@ from modelwright.core.units import format_bytes, format_seconds
 from modelwright.data.rows import Rows
 from modelwright.models.catalog import MODELS, ModelSpec
 from modelwright.plan import count, memory, time
+from modelwright.plan.memory import resident_bytes
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.loop import CURVE_ROWS, Budget, Trainer, fill_in, fresh_model
 from modelwright.train.precision import Precision
 
 MIN_EPOCHS = 5.0  # seeing the data less often than this, a larger model loses to a smaller one
-RACE_SLICE = 0.03  # of the budget, for each candidate in each round
+RACE_SLICE = 0.04  # of the budget, for each candidate in each round
 BF16_MARGIN = 1.05  # bf16 has to be this much faster to be worth its rounding
 # The best that compression could do, so that no candidate is dropped which it could save.
 INT8_SPEEDUP, PRUNED_SHARE, SIZE_MARGIN = 4.0, 0.5, 0.95
@@ -43,10 +44,18 @@ class Candidate:
     forward_flops: int
     backward_flops: int
     precision: Precision = "32-true"
+    precision_reason: str = ""
     predicted: dict[str, float] = field(default_factory=dict)
     status: str = "dropped"
     reason: str = ""
     rounds: list[dict[str, Any]] = field(default_factory=list)
+
+    def best_values(self) -> dict[str, float]:
+        """Per goal, the best that compression could make of the candidate."""
+        best = {"size_mb": self.predicted["smallest_bytes"] / 1e6}
+        return best | {
+            f"latency_{p}_ms": self.predicted["fastest_ms"] for p in ("p50", "p95", "p99")
+        }
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -66,56 +75,75 @@ def training_budget(recipe: Recipe) -> Budget:
     )
 
 
-def predict(
-    recipe: Recipe, data: Mapping[str, Any], *, process_bytes: int
-) -> list[Candidate]:
-    """Every candidate with its predictions; the fit ones have the status "fits".
+def predict(recipe: Recipe, data: Mapping[str, Any]) -> list[Candidate]:
+    """Every candidate with its predictions; those to race have the status "fits".
 
     Args:
         data: the gate's data.json.
-        process_bytes: memory of this process before any model, for the memory plan.
     """
     candidates: list[Candidate] = []
     for family, (_, sizes) in MODELS.items():
-        if recipe.model.family not in ("auto", family):
+        if recipe.model.family in ("auto", family):
+            wanted = list(sizes) if recipe.model.size == "auto" else [recipe.model.size]
+            candidates += [_calibrate(recipe, data, family, size) for size in wanted]
+    process_bytes = resident_bytes()  # after calibration: libraries are loaded now
+    for candidate in candidates:
+        _judge(recipe, data, candidate, process_bytes)
+    for family in MODELS:
+        fits = [one for one in candidates if one.spec.family == family and one.status == "fits"]
+        if not fits:
             continue
-        wanted = list(sizes) if recipe.model.size == "auto" else [recipe.model.size]
-        found = [_predict_one(recipe, data, family, size, process_bytes) for size in wanted]
-        candidates += found
-        fits = [candidate for candidate in found if candidate.status == "fits"]
-        for smaller in fits[:-1]:
-            smaller.status = "dropped"
-            smaller.reason = f"{fits[-1].spec.name} is larger and fits too"
+        # one that also has to be pruned is worth training only where int8 alone saves none
+        kept = next((one for one in reversed(fits) if _small_in_int8(recipe, one)), fits[0])
+        for other in fits:
+            if other is not kept:
+                other.status = "dropped"
+                larger = other.num_params < kept.num_params
+                other.reason = f"{kept.spec.name} " + (
+                    "is larger and fits too" if larger else "meets the size goal without pruning"
+                )
     return candidates
 
 
-def _predict_one(
-    recipe: Recipe, data: Mapping[str, Any], family: str, size: str, process_bytes: int
-) -> Candidate:
+def _calibrate(recipe: Recipe, data: Mapping[str, Any], family: str, size: str) -> Candidate:
+    """Count one candidate, time a few of its steps, export it once."""
     spec = ModelSpec(
         family, size, tuple(data["shape"]), len(data["labels"]),
         tuple(data["mean"]), tuple(data["std"]),
     )  # fmt: skip
     counted = count.count(spec)
-    candidate = Candidate(
-        spec, counted.num_params, counted.forward_flops, counted.backward_flops
-    )
-    show(f"plan: predicting {spec.name}")
-    budget = training_budget(recipe)
-    settings = fill_in(recipe.train, family, "32-true", budget)
-    steps_per_epoch = math.ceil(data["rows"]["train"] / settings.batch_size)
-
-    seconds: dict[Precision, float] = {}
-    wanted: list[Precision] = (
-        ["32-true", "bf16-mixed"] if recipe.train.precision == "auto" else [recipe.train.precision]
-    )
+    candidate = Candidate(spec, counted.num_params, counted.forward_flops, counted.backward_flops)
+    show(f"plan: calibrating {spec.name}")
+    auto = recipe.train.precision == "auto"
+    wanted: list[Precision] = ["32-true", "bf16-mixed"] if auto else [recipe.train.precision]  # type: ignore[list-item]
+    budget, seconds = training_budget(recipe), {}
     for precision in wanted:
-        variant = fill_in(recipe.train, family, precision, budget)
-        seconds[precision] = time.step_seconds(spec, recipe.task, variant)
-    candidate.precision = _faster(seconds)
+        settings = fill_in(recipe.train, family, precision, budget)
+        seconds[precision] = time.step_seconds(spec, recipe.task, settings)
+    candidate.precision, candidate.precision_reason = _faster(seconds)
     step_s = seconds[candidate.precision]
+    target = time.deployed(spec, recipe.target)
+    steps_per_epoch = math.ceil(data["rows"]["train"] / recipe.train.batch_size)
+    candidate.predicted = {
+        "step_s": step_s,
+        "epoch_s": step_s * steps_per_epoch,
+        "size_bytes": target.size_bytes,
+        "int8_bytes": _compressed_bytes(recipe, counted, target.size_bytes, 1.0),
+        "smallest_bytes": _compressed_bytes(recipe, counted, target.size_bytes, PRUNED_SHARE),
+        "latency_ms": target.latency_ms,
+        "fastest_ms": _fastest_ms(recipe, family, target.latency_ms),
+    }
+    return candidate
+
+
+def _judge(
+    recipe: Recipe, data: Mapping[str, Any], candidate: Candidate, process_bytes: int
+) -> None:
+    """Predict memory, then say whether the candidate fits or why not."""
+    budget = training_budget(recipe)
+    settings = fill_in(recipe.train, candidate.spec.family, candidate.precision, budget)
     planned = memory.predict(
-        spec,
+        candidate.spec,
         micro_batch_size=settings.micro_batch_size,
         precision=candidate.precision,
         optimizer=settings.optimizer,
@@ -123,36 +151,36 @@ def _predict_one(
         data_bytes=math.prod(data["shape"]) * (data["rows"]["train"] + data["rows"]["valid"]),
         process_bytes=process_bytes,
     )
-    target = time.deployed(spec, recipe.target)
-    candidate.predicted = {
-        "step_s": step_s,
-        "epoch_s": step_s * steps_per_epoch,
-        "memory_bytes": planned.total,
-        "size_bytes": target.size_bytes,
-        "smallest_bytes": _smallest_bytes(recipe, counted, target.size_bytes),
-        "latency_ms": target.latency_ms,
-        "fastest_ms": _fastest_ms(recipe, family, target.latency_ms),
-    }
+    candidate.predicted["memory_bytes"] = planned.total
+    steps_per_epoch = math.ceil(data["rows"]["train"] / settings.batch_size)
     candidate.reason = _why_not(recipe, candidate, budget, steps_per_epoch)
     candidate.status = "dropped" if candidate.reason else "fits"
-    return candidate
 
 
-def _faster(seconds: Mapping[Precision, float]) -> Precision:
+def _faster(seconds: Mapping[Precision, float]) -> tuple[Precision, str]:
     if len(seconds) == 1:
-        return next(iter(seconds))
+        return next(iter(seconds)), "as the recipe says"
     gain = seconds["32-true"] / seconds["bf16-mixed"]
-    return "bf16-mixed" if gain >= BF16_MARGIN else "32-true"
+    if gain >= BF16_MARGIN:
+        return "bf16-mixed", f"{gain:.2f} times as fast as float32 here"
+    return "32-true", f"bf16 would be {gain:.2f} times as fast here"
 
 
-def _smallest_bytes(recipe: Recipe, counted: count.Count, size_bytes: float) -> float:
-    """The least that the recipe's compression could make of a graph, in bytes."""
+def _small_in_int8(recipe: Recipe, candidate: Candidate) -> bool:
+    bound = next((goal for goal in recipe.bounds if goal.name == "size_mb"), None)
+    return bound is None or bound.met_by(candidate.predicted["int8_bytes"] / 1e6)
+
+
+def _compressed_bytes(
+    recipe: Recipe, counted: count.Count, size_bytes: float, share: float
+) -> float:
+    """Bytes of a graph with int8 weights of which pruning leaves `share`, where allowed."""
     if recipe.compress.mode == "none":
         return size_bytes
     layers = [layer for layer in counted.layers if layer.kind in ("Conv2d", "Linear")]
     weights = sum(layer.num_params for layer in layers)
     rest = size_bytes - 4 * weights
-    return rest + PRUNED_SHARE * weights + GRAPH_BYTES_PER_LAYER * len(layers)
+    return rest + share * weights + GRAPH_BYTES_PER_LAYER * len(layers)
 
 
 def _fastest_ms(recipe: Recipe, family: str, latency_ms: float) -> float:

@@ -5,8 +5,12 @@ whatever autograd keeps is counted once per storage. The rest follows from the p
 Source of the breakdown: Korthikanti et al. 2022, arXiv:2205.05198, section 4.
 """
 
+import contextlib
+import ctypes
+import gc
 from dataclasses import dataclass
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -71,6 +75,14 @@ def predict(
         # backward holds the gradient that comes in and the one that goes out
         workspace=2 * largest + round(ALLOCATOR_SHARE * (activations + 2 * largest)),
     )
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now, after giving back what the allocator can spare."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
+    return int(psutil.Process().memory_info().rss)
 
 
 def _activations(

@@ -39,7 +39,7 @@ class Limits:
     queue_rows: int = 4096  # rows waiting for the model
     batch_rows: int = 64  # rows that the model sees at once
     batch_wait_s: float = 0.001  # how long a row waits for company, under load only
-    connections: int = 1024  # open at once
+    connections: int = 512  # open at once; below the usual limit on open files
     header_s: float = 10.0  # from the first byte (or the connection) to the end of the headers
     body_s: float = 20.0  # from the headers to the end of the body
     deadline_s: float = 10.0  # from the whole request to its answer

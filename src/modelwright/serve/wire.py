@@ -14,6 +14,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from modelwright.serve.limits import Limits
 
+LINGER_S = 0.5  # how long a refused client may go on sending before it is cut off
+
 
 class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is untyped here
     """One connection with a limit on open connections, header bytes, header time, write time."""
@@ -22,9 +24,11 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is un
         super().__init__(*args, **keywords)
         self._limits = limits
         self._in_headers = False
-        self._header_bytes = 0
+        self._header_bytes = 0  # in whole headers
+        self._arrived_bytes = 0  # in pieces that hold nothing but headers, whole or not
         self._header_timer: asyncio.TimerHandle | None = None
         self._responses = 0
+        self._refused = False
         self._refusal = (400, "the request is not valid HTTP")
 
     def connection_made(self, transport: asyncio.Transport) -> None:
@@ -39,23 +43,25 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is un
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
-        if self._in_headers:  # all of `data` so far belongs to them, or this flag drops within
-            self._header_bytes += len(data)
+        before = self.cycle
+        only_headers = self._in_headers or before is None or before.response_complete
         super().data_received(data)
-        if self._in_headers and self._header_bytes > self._limits.header_bytes:
-            self._refuse(431, "the headers are too large")
+        if self._in_headers and only_headers and self.cycle is before:
+            self._arrived_bytes += len(data)
+            if self._arrived_bytes > self._limits.header_bytes:
+                self._refuse(431, "the headers are too large")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_headers, self._header_bytes = True, 0
+        self._in_headers, self._header_bytes, self._arrived_bytes = True, 0, 0
         if self._header_timer is None:
             self._await_headers()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value)
-        if self._header_bytes > 2 * self._limits.header_bytes:  # counted here and on arrival
+        if self._header_bytes > self._limits.header_bytes:
             self._refusal = (431, "the headers are too large")
             raise httptools.HttpParserError
         super().on_header(name, value)
@@ -95,11 +101,17 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is un
 
     def _refuse(self, status: int, message: str, header: bytes = b"") -> None:
         """Answer outside the application, and hang up."""
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.close()  # an earlier request is still open: this answer is not its own
             return
         body = orjson.dumps({"error": message})
         self.transport.write(
             b"HTTP/1.1 %d \r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
             b"connection: close\r\n%s\r\n%s" % (status, len(body), header, body)
         )
-        self.transport.close()
+        # Closing on a client that still sends would reset the connection and lose the answer.
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)

@@ -1,0 +1,236 @@
+"""Judge the chosen model on the test part and the target: a certificate, or the nearest misses.
+
+This is the only place that opens the test part, and it does so once per run.
+"""
+
+import base64
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from modelwright.core.artifact import Artifact
+from modelwright.core.hardware import this_machine
+from modelwright.core.recipe import METRICS, Goal, Recipe
+from modelwright.data.image import encode_png
+from modelwright.data.rows import Rows
+from modelwright.measure.compare import Difference, compare
+from modelwright.measure.quality import Quality, evaluate
+from modelwright.measure.timing import Latency, measure_pair
+from modelwright.runtime.catalog import open_session
+
+MISTAKES = 24
+SAMPLES = 24
+
+
+def certify(
+    recipe: Recipe,
+    chosen: Artifact,
+    baseline: Artifact,
+    trained: Artifact,
+    test: Rows,
+    digests: Mapping[str, str],
+) -> dict[str, Any]:
+    """Measure and judge; gives certificate.json (docs/reference/run-folder.md).
+
+    Args:
+        baseline: the uncompressed graph, timed in turns with the chosen one.
+        trained: the model that was trained, for the drop in accuracy.
+    """
+    classes = len(trained.labels)
+    target = recipe.target
+    session = open_session(chosen, threads=target.threads)
+    plain = open_session(baseline, threads=target.threads)
+    parent = open_session(trained, threads=this_machine().cores)
+    try:
+        quality = evaluate(session, test.images, test.targets, classes)
+        before = evaluate(parent, test.images, test.targets, classes)
+        difference = compare(before, quality)
+        rows = np.arange(target.batch_size) % len(test)
+        pair = measure_pair(session, plain, {"image": test.images[rows]}, max_seconds=6.0)
+    finally:
+        for one in (session, plain, parent):
+            one.close()
+    size_mb = chosen.model_bytes / 1e6
+    goals = {
+        goal.name: _judge(goal, quality, difference, pair.first, size_mb)
+        for goal in recipe.bounds
+    }
+    missed = [name for name, goal in goals.items() if not goal["met"]]
+    machine = this_machine()
+    return {
+        "verdict": "infeasible" if missed else "certified",
+        "text": _text(goals, missed, quality),
+        "goals": goals,
+        "rows": quality.rows,
+        "accuracy": quality.accuracy,
+        "accuracy_low": quality.low,
+        "accuracy_high": quality.high,
+        "parent_accuracy": before.accuracy,
+        "drop": {"value": difference.drop, "low": difference.low, "high": difference.high,
+                 "flipped": difference.flipped},
+        "latency": pair.first.to_json(),
+        "speedup": {"value": pair.ratio and 1 / pair.ratio,
+                    "low": pair.ratio_high and 1 / pair.ratio_high,
+                    "high": pair.ratio_low and 1 / pair.ratio_low},
+        "baseline": {
+            "size_mb": baseline.model_bytes / 1e6,
+            "latency_p50_ms": pair.second.p50_ms,
+            "latency_p99_ms": pair.second.p99_ms,
+            "accuracy": before.accuracy,
+        },
+        "size_mb": size_mb,
+        "confusion": quality.confusion.tolist(),
+        "mistakes": worst_mistakes(quality, test, trained.labels),
+        "machine": machine.to_json(),
+        "versions": {
+            "python": platform.python_version(), "torch": torch.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+        "digests": dict(digests),
+    }  # fmt: skip
+
+
+def infeasible(
+    candidates: Sequence[Mapping[str, Any]], bounds: Sequence[Goal], where: str
+) -> dict[str, Any]:
+    """The certificate's part for a refusal: nearest misses, binding goal, what would give.
+
+    Args:
+        candidates: each with "name" and "measured" or "predicted" values by goal name.
+        where: on which rows or how the values were found, for the text.
+    """
+    misses = []
+    for candidate in candidates:
+        values = candidate["values"]
+        missed = {
+            goal.name: {"bound": goal.text, "measured": values[goal.name]}
+            for goal in bounds
+            if goal.name in values and not goal.met_by(values[goal.name])
+        }
+        if missed:
+            misses.append({"candidate": candidate["name"], "missed": missed})
+    misses.sort(key=lambda miss: (len(miss["missed"]), _distance(miss["missed"], bounds)))
+    if not misses:
+        return {"nearest_misses": [], "binding_goal": None, "relax": ""}
+    counts = {
+        goal.name: sum(goal.name in miss["missed"] for miss in misses) for goal in bounds
+    }
+    worst = max(
+        (goal for goal in bounds if counts[goal.name]),
+        key=lambda goal: (counts[goal.name], _nearest_gap(goal, misses)),
+    )
+    values = [miss["missed"][worst.name]["measured"] for miss in misses
+              if worst.name in miss["missed"]]  # fmt: skip
+    best = max(values) if worst.op == ">=" else min(values)
+    return {
+        "nearest_misses": misses[:5],
+        "binding_goal": worst.name,
+        "relax": f"{worst.name} binds: asked {worst.text}, the nearest was {best:.4g} {where}. "
+        f"Relax goals.{worst.name.replace('_drop', '')} to {worst.op} {best:.4g}, "
+        "or spend more on training, a larger budget or other data.",
+    }
+
+
+def samples(test: Rows, labels: Sequence[str]) -> list[dict[str, str]]:
+    """Some test rows as pictures with their labels, a few of each class, for the server's page."""
+    order = np.argsort(_turn(test.targets), kind="stable")[:SAMPLES]
+    return [
+        {"image": _data_url(test.images[row]), "label": labels[int(test.targets[row])]}
+        for row in order
+    ]
+
+
+def worst_mistakes(quality: Quality, rows: Rows, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The wrong answers that the model was surest of, as pictures."""
+    wrong = np.flatnonzero(~quality.correct)
+    sureness = quality.probabilities[wrong, quality.answers[wrong]]
+    return [
+        {
+            "row": int(row),
+            "truth": labels[int(quality.targets[row])],
+            "answer": labels[int(quality.answers[row])],
+            "probability": float(quality.probabilities[row, quality.answers[row]]),
+            "image": _data_url(rows.images[row]),
+        }
+        for row in wrong[np.argsort(-sureness, kind="stable")][:MISTAKES]
+    ]
+
+
+def _judge(
+    goal: Goal, quality: Quality, difference: Difference, latency: Latency, size_mb: float
+) -> dict[str, Any]:
+    low: float | None
+    high: float | None
+    if goal.name == "accuracy":
+        value, low, high = quality.accuracy, quality.low, quality.high
+    elif goal.name == "accuracy_drop":
+        value, low, high = difference.drop, difference.low, difference.high
+    elif goal.name == "size_mb":
+        value = low = high = size_mb
+    else:
+        percentile = goal.name.removeprefix("latency_")
+        value = getattr(latency, percentile)
+        low = getattr(latency, percentile.replace("_ms", "_low_ms"))
+        high = getattr(latency, percentile.replace("_ms", "_high_ms"))
+    unit = "share" if goal.name == "accuracy_drop" else METRICS[goal.name].unit
+    return {
+        "bound": goal.text, "measured": value, "low": low, "high": high,
+        "met": bool(goal.met_by(value)), "unit": unit, "confidence": 0.95,
+    }  # fmt: skip
+
+
+def _text(goals: Mapping[str, Any], missed: Sequence[str], quality: Quality) -> str:
+    if missed:
+        return f"Missed on {quality.rows} test rows: {', '.join(missed)}."
+    unsure = [
+        name for name, goal in goals.items()
+        if not _clears(goal["bound"], goal["low"], goal["high"])
+    ]  # fmt: skip
+    text = f"All {len(goals)} goals hold on {quality.rows} test rows and the target runtime."
+    if unsure:
+        text += f" The 95 % interval does not rule out a miss of: {', '.join(unsure)}."
+    return text
+
+
+def _clears(bound: str, low: float | None, high: float | None) -> bool:
+    op, number = bound.split()
+    end = low if op == ">=" else high
+    return end is not None and (end >= float(number) if op == ">=" else end <= float(number))
+
+
+def _distance(missed: Mapping[str, Any], bounds: Sequence[Goal]) -> float:
+    """How far a candidate is from its goals: the sum of relative gaps."""
+    goals = {goal.name: goal for goal in bounds}
+    return sum(_gap(goals[name], entry["measured"]) for name, entry in missed.items())
+
+
+def _gap(goal: Goal, value: float) -> float:
+    """Relative distance to the bound; for shares near one, relative to the errors allowed."""
+    if goal.name == "accuracy":
+        return (goal.bound - value) / max(1 - goal.bound, 1e-3)
+    return (value - goal.bound) / max(abs(goal.bound), 1e-3)
+
+
+def _nearest_gap(goal: Goal, misses: Sequence[Mapping[str, Any]]) -> float:
+    gaps = [_gap(goal, miss["missed"][goal.name]["measured"]) for miss in misses
+            if goal.name in miss["missed"]]  # fmt: skip
+    return min(gaps)
+
+
+def _turn(targets: np.ndarray) -> np.ndarray:
+    """For each row, how many rows of its class came before it."""
+    seen: dict[int, int] = {}
+    turns = np.empty(len(targets), np.int64)
+    for index, target in enumerate(targets.tolist()):
+        turns[index] = seen.get(target, 0)
+        seen[target] = turns[index] + 1
+    return turns
+
+
+def _data_url(image: np.ndarray) -> str:
+    return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode()
+

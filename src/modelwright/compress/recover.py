@@ -1,0 +1,46 @@
+"""A short training after a change, so that what is left can make up for what was removed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from modelwright.core.recipe import Recipe
+from modelwright.data.rows import Rows
+from modelwright.models.catalog import Model, ModelSpec
+from modelwright.plan.choose import training_budget
+from modelwright.tasks.catalog import TASKS
+from modelwright.train.loop import Budget, Trainer, fill_in
+from modelwright.train.precision import Precision
+
+LEARNING_RATE_SHARE = 0.3  # of the first training's: the model starts near a good place
+
+
+def recover(
+    model: Model,
+    spec: ModelSpec,
+    recipe: Recipe,
+    share: float,
+    train: Rows,
+    valid: Rows,
+    folder: Path,
+    *,
+    precision: Precision,
+    title: str,
+) -> Model:
+    """Train the changed model for `share` of the recipe's budget; resumes from `folder`."""
+    whole = training_budget(recipe)
+    if whole.steps is not None:
+        budget = Budget(steps=max(1, round(share * whole.steps)))
+    else:
+        budget = Budget(seconds=share * (whole.seconds or 0.0))
+    settings = fill_in(recipe.train, spec.family, precision, budget)
+    settings = replace(
+        settings, learning_rate=LEARNING_RATE_SHARE * settings.learning_rate, decay=1.0
+    )
+    trainer = Trainer(
+        model, TASKS[recipe.task], train, valid, spec.num_classes, settings, budget, folder
+    )
+    trainer.run(title=title)
+    trainer.save()
+    averaged = trainer.averaged
+    assert isinstance(averaged, Model)
+    return averaged.eval()

@@ -1,0 +1,288 @@
+"""Combine methods under the goals: make candidates, measure each on the target, choose.
+
+Every candidate is exported and measured on the valid part and the target runtime; the test part
+is never opened here. "auto" tries int8 first and prunes only if a goal is still missed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from modelwright.compress.calibrate import CALIBRATIONS, observe
+from modelwright.compress.prune import prune
+from modelwright.compress.quantize import quantize_graph
+from modelwright.compress.recover import recover
+from modelwright.core.artifact import Artifact, write
+from modelwright.core.errors import NothingChanged, Unsupported
+from modelwright.core.hardware import this_machine
+from modelwright.core.progress import say, show
+from modelwright.core.recipe import Goal, Prune, Quantize, Recipe
+from modelwright.core.run import Run
+from modelwright.data.rows import Rows
+from modelwright.export.catalog import KEPT_FIELDS, export
+from modelwright.measure.compare import compare, pareto
+from modelwright.measure.quality import Quality, evaluate
+from modelwright.measure.timing import measure_latency
+from modelwright.models.catalog import Model, ModelSpec, count_params
+from modelwright.runtime.catalog import open_session
+from modelwright.runtime.torch_session import load_model
+from modelwright.train.precision import Precision
+from modelwright.train.save import write_trained
+
+AUTO_RATIOS = (0.25, 0.5)  # pruned one after the other while a goal is missed
+AUTO_RECOVER = 0.1  # of the budget, after each
+SAFE_DROP = 0.005  # accuracy that "best" may give away for size and speed where no goal says
+
+
+@dataclass
+class Candidate:
+    """One compressed form of the trained model; the rows of compress.json."""
+
+    name: str
+    steps: list[dict[str, Any]]
+    artifact: Artifact
+    spec: ModelSpec
+    num_params: int
+    base: str = ""  # the float32 candidate it was made from; its own name where it is one
+    model: str = ""  # of a float32 candidate: the trained artifact's folder, from the run's folder
+    measured: dict[str, float] = field(default_factory=dict)
+    meets: dict[str, bool] = field(default_factory=dict)
+    status: str = ""
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name, "steps": self.steps, "status": self.status, "reason": self.reason,
+            "folder": f"candidates/{self.name}", "base": self.base, "model": self.model,
+            "num_params": self.num_params,
+            "measured": self.measured, "meets": self.meets,
+        }  # fmt: skip
+
+
+@dataclass
+class Search:
+    """What every step needs: the recipe, the trained model, the rows, where to write."""
+
+    run: Run
+    recipe: Recipe
+    trained: Artifact
+    train: Rows
+    valid: Rows
+    precision: Precision
+    folder: Path
+    candidates: list[Candidate] = field(default_factory=list)
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    baseline: Quality | None = None
+
+    def go(self) -> tuple[Candidate | None, list[dict[str, Any]]]:
+        """Make and measure candidates; gives the chosen one (None if none meets the goals)
+        and the rows of compress.json."""
+        model = load_model(self.trained)
+        spec = ModelSpec.from_json(self.trained.manifest["model"])
+        self._add("fp32", [], model, spec, self.trained)
+        if self.recipe.compress.mode == "auto":
+            self._auto(model, spec)
+        elif self.recipe.compress.mode == "list":
+            self._listed(model, spec)
+        chosen = choose(self.candidates, self.recipe.bounds, self.recipe.compress.mode)
+        return chosen, [candidate.to_json() for candidate in self.candidates] + self.refused
+
+    def _auto(self, model: Model, spec: ModelSpec) -> None:
+        if not this_machine().has_int8:
+            self.run.write(
+                "compress", "decision",
+                text="this processor has no 8-bit dot products: int8 saves bytes here, not time",
+            )  # fmt: skip
+        self._quantized("", model, spec, Quantize())
+        for ratio in AUTO_RATIOS:
+            if any(_small_and_fast(candidate) for candidate in self.candidates):
+                return  # what accuracy is missing, pruning will not bring
+            self.run.write(
+                "compress", "decision",
+                text=f"no candidate is small and fast enough yet: pruning {ratio:.0%} of the channels, "
+                f"with {AUTO_RECOVER:.0%} of the training budget on top for recovery",
+            )  # fmt: skip
+            pruned = self._pruned(model, spec, Prune(ratio=ratio, recover=AUTO_RECOVER))
+            if pruned is not None:
+                self._quantized(f"{pruned[0]}+", pruned[1], pruned[2], Quantize())
+
+    def _listed(self, model: Model, spec: ModelSpec) -> None:
+        prefix = ""
+        for step in self.recipe.compress.steps:
+            if step.prune is not None:
+                name, model, spec = self._prune(prefix, model, spec, step.prune)
+                prefix = f"{name}+"
+        for step in self.recipe.compress.steps:
+            if step.quantize is not None:
+                self._quantize(prefix, model, spec, step.quantize)
+
+    def _pruned(
+        self, model: Model, spec: ModelSpec, section: Prune
+    ) -> tuple[str, Model, ModelSpec] | None:
+        try:
+            return self._prune("", model, spec, section)
+        except NothingChanged as error:
+            self._refuse(f"prune-{section.ratio:g}", error.what)
+            return None
+
+    def _prune(
+        self, prefix: str, model: Model, spec: ModelSpec, section: Prune
+    ) -> tuple[str, Model, ModelSpec]:
+        name = f"{prefix}prune-{section.ratio:g}"
+        smaller, smaller_spec = prune(model, spec, section.ratio)
+        recovered = recover(
+            smaller, smaller_spec, self.recipe, section.recover, self.train, self.valid,
+            self.folder / "recovery" / name, precision=self.precision, title=f"recover {name}",
+        )  # fmt: skip
+        trained = write_trained(
+            self.folder / "models" / name, recovered, smaller_spec, self.trained.manifest
+        )
+        steps = [*self.candidates[0 if not prefix else -1].steps, {"prune": section.model_dump()}]
+        self._add(name, steps, recovered, smaller_spec, trained)
+        return name, recovered, smaller_spec
+
+    def _quantized(self, prefix: str, model: Model, spec: ModelSpec, section: Quantize) -> None:
+        try:
+            self._quantize(prefix, model, spec, section)
+        except (Unsupported, NothingChanged) as error:
+            self._refuse(f"{prefix}int8", error.what)
+
+    def _quantize(self, prefix: str, model: Model, spec: ModelSpec, section: Quantize) -> None:
+        """One candidate for each calibration; the others give way to the most accurate."""
+        parent = self.candidates[-1] if prefix else self.candidates[0]
+        show(f"compress: calibrating {prefix}int8")
+        graph = onnx.load(parent.artifact.file("model.onnx"))
+        rows = np.linspace(0, len(self.train) - 1, min(section.calibration_rows, len(self.train)))
+        histograms = observe(graph, self.train.images[rows.astype(np.int64)])
+        names = list(CALIBRATIONS) if section.calibration == "auto" else [section.calibration]
+        made = []
+        for calibration in names:
+            name = f"{prefix}int8-{calibration}"
+
+            def fill(partial: Path, calibration: str = calibration) -> None:
+                quantize_graph(graph, histograms, calibration, partial / "model.onnx")
+
+            manifest = parent.artifact.manifest
+            artifact = write(
+                self.folder / "candidates" / name, "onnx", model_file="model.onnx", fill=fill,
+                signature=parent.artifact.signature, parent=parent.artifact.digest, measured={},
+                **{key: manifest[key] for key in KEPT_FIELDS},
+            )  # fmt: skip
+            step = {"quantize": {**section.model_dump(), "calibration": calibration}}
+            candidate = Candidate(
+                name, [*parent.steps, step], artifact, spec, parent.num_params, parent.name
+            )
+            self._measure(candidate)
+            made.append(candidate)
+        best = max(made, key=lambda candidate: candidate.measured["accuracy"])
+        for candidate in made:
+            if candidate is not best:
+                candidate.status = "dominated"
+                candidate.reason = f"{best.name} keeps more accuracy in the same graph"
+        self.candidates += made
+
+    def _add(
+        self, name: str, steps: list[dict[str, Any]], model: Model, spec: ModelSpec,
+        trained: Artifact,
+    ) -> None:  # fmt: skip
+        show(f"compress: exporting {name}")
+        artifact = export(model, trained.manifest, self.folder / "candidates" / name)
+        source = str(trained.folder.relative_to(self.run.folder))
+        candidate = Candidate(name, steps, artifact, spec, count_params(model), name, source)
+        self._measure(candidate)
+        self.candidates.append(candidate)
+
+    def _measure(self, candidate: Candidate) -> None:
+        """Accuracy on valid, latency and size on the target."""
+        target = self.recipe.target
+        session = open_session(candidate.artifact, threads=target.threads)
+        try:
+            quality = evaluate(
+                session, self.valid.images, self.valid.targets, candidate.spec.num_classes
+            )
+            if self.baseline is None:
+                self.baseline = quality
+            drop = compare(self.baseline, quality)
+            rows = np.arange(target.batch_size) % len(self.valid)
+            latency = measure_latency(
+                session, {"image": self.valid.images[rows]}, max_seconds=1.0
+            )
+        finally:
+            session.close()
+        candidate.measured = {
+            "accuracy": quality.accuracy,
+            "accuracy_low": quality.low,
+            "accuracy_high": quality.high,
+            "accuracy_drop": drop.drop,
+            "latency_p50_ms": latency.p50_ms,
+            "latency_p95_ms": latency.p95_ms,
+            "latency_p99_ms": latency.p99_ms,
+            "size_mb": candidate.artifact.model_bytes / 1e6,
+        }
+        candidate.meets = {
+            goal.name: goal.met_by(candidate.measured[goal.name]) for goal in self.recipe.bounds
+        }
+        say(
+            f"compress: {candidate.name:24} accuracy {quality.accuracy:.4f}  "
+            f"p50 {latency.p50_ms:.3f} ms  {candidate.measured['size_mb']:.3f} MB"
+        )
+
+    def _refuse(self, name: str, why: str) -> None:
+        self.run.write("compress", "refused", text=why)
+        self.refused.append(
+            {"name": name, "steps": [], "status": "refused", "reason": why, "folder": None,
+             "num_params": None, "measured": {}, "meets": {}}
+        )  # fmt: skip
+        say(f"compress: {name}: {why}")
+
+
+def _small_and_fast(candidate: Candidate) -> bool:
+    return all(met for name, met in candidate.meets.items() if not name.startswith("accuracy"))
+
+
+def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Candidate | None:
+    """Mark the Pareto set and the best candidate that meets every goal; None if none does.
+
+    Best is the least product of size and latency among those that lose no more accuracy than
+    the goal on accuracy_drop allows (SAFE_DROP where there is none). Where none reaches the goal
+    on accuracy, those stay eligible whose interval does not rule it out: the test part decides.
+    A list in the recipe is shipped as written: its last candidate is the only one to choose.
+    """
+    left = [candidate for candidate in candidates if not candidate.status]
+    points = [candidate.measured for candidate in left]
+    front = pareto(points, higher=("accuracy",), lower=("latency_p50_ms", "size_mb"))
+    for index, candidate in enumerate(left):
+        candidate.status = "pareto" if index in front else "dominated"
+        missed = [name for name, met in candidate.meets.items() if not met]
+        candidate.reason = f"misses {', '.join(missed)}" if missed else ""
+    if mode == "list":
+        left = left[-1:]
+    sure = [candidate for candidate in left if all(candidate.meets.values())]
+    eligible = sure or [candidate for candidate in left if _may_meet(candidate, bounds)]
+    if not eligible:
+        return None
+    drop = next((goal.bound for goal in bounds if goal.name == "accuracy_drop"), SAFE_DROP)
+    safe = [candidate for candidate in eligible if candidate.measured["accuracy_drop"] <= drop]
+    chosen = min(
+        safe or eligible,
+        key=lambda one: one.measured["size_mb"] * one.measured["latency_p50_ms"],
+    )
+    chosen.status = "chosen"
+    chosen.reason = (
+        "least size × latency of those that meet every goal" if mode == "auto" else "as listed"
+    )
+    if not sure:
+        chosen.reason += "; on valid its accuracy misses the goal by less than chance explains"
+    return chosen
+
+
+def _may_meet(candidate: Candidate, bounds: Sequence[Goal]) -> bool:
+    for goal in bounds:
+        best = candidate.measured["accuracy_high" if goal.name == "accuracy" else goal.name]
+        if not goal.met_by(best):
+            return False
+    return True

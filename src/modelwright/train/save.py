@@ -1,0 +1,39 @@
+"""A trained model as an artifact folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from modelwright.core.artifact import Artifact, write
+from modelwright.core.signature import Signature, TensorSpec
+from modelwright.models.catalog import ModelSpec, count_params
+
+
+def write_trained(
+    folder: Path, model: nn.Module, spec: ModelSpec, manifest: Mapping[str, Any]
+) -> Artifact:
+    """Write model.safetensors and its manifest.
+
+    Args:
+        manifest: where task, labels, preprocess and target are taken from; its digest, if it has
+            one, becomes the parent.
+    """
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    classes = ("batch", spec.num_classes)
+    return write(
+        folder,
+        "trained",
+        model_file="model.safetensors",
+        fill=lambda partial: save_file(tensors, partial / "model.safetensors"),
+        signature=Signature(
+            (TensorSpec("image", "uint8", ("batch", *spec.input_shape)),),
+            (TensorSpec("logits", "float32", classes), TensorSpec("probabilities", "float32", classes)),
+        ),
+        model={**spec.to_json(), "num_params": count_params(model)},
+        parent=manifest.get("digest"),
+        measured={},
+        **{name: manifest[name] for name in ("task", "labels", "preprocess", "target")},
+    )

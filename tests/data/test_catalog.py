@@ -1,0 +1,316 @@
+"""Sources, the cut into parts and the files that the gate leaves."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelwright.core.errors import ConfigError, DataError, IntegrityError
+from modelwright.data import catalog
+from modelwright.data.catalog import load
+
+from .conftest import noise, of, rows, section, sound
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def write_idx(path: Path, array: np.ndarray, magic: int | None = None) -> None:
+    head = struct.pack(">I", magic or 0x800 + array.ndim)
+    content = head + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.fixture
+def idx(tmp_path: Path) -> Path:
+    """A folder in MNIST's format, one half of it compressed."""
+    write_idx(tmp_path / "train-images-idx3-ubyte.gz", noise(20, (5, 4)))
+    write_idx(tmp_path / "train-labels-idx1-ubyte", np.arange(20, dtype=np.uint8) % 2)
+    write_idx(tmp_path / "t10k-images-idx3-ubyte", noise(6, (5, 4), seed=1))
+    write_idx(tmp_path / "t10k-labels-idx1-ubyte.gz", np.arange(6, dtype=np.uint8) % 2)
+    return tmp_path
+
+
+def npz(path: Path, **arrays: np.ndarray) -> Path:
+    file = path / "data.npz"
+    np.savez(file, **arrays)
+    return file
+
+
+def test_digits_are_scaled_to_the_whole_range():
+    """The digits' values 0..16 become 0..255, in the three parts that the recipe asks for."""
+    data = load(section("digits"))
+
+    assert (1, 8, 8) == data.shape
+    assert 255 == max(part.images.max() for part in data.parts.values())
+    assert 1797 == sum(len(part) for part in data.parts.values())
+    assert [str(digit) for digit in range(10)] == data.labels
+
+
+def test_every_class_gives_its_share():
+    """Each part holds each digit in the share asked for, to one row and a half."""
+    data = load(section("digits"))
+    counts = {p: np.bincount(r.targets, minlength=10) for p, r in data.parts.items()}
+    whole = sum(counts.values())
+
+    assert np.abs(counts["test"] - 0.2 * whole).max() <= 1.5
+    assert np.abs(counts["valid"] - 0.1 * (whole - counts["test"])).max() <= 1.5
+
+
+def test_same_seed_same_rows():
+    """The digest depends on the split seed and on nothing else."""
+    digests = [load(section("digits", split_seed=seed)).digest for seed in (0, 0, 1)]
+
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+
+
+def test_statistics_come_from_train_alone():
+    """Mean and standard deviation are those of the train pixels, whatever the test part holds."""
+    parts = sound()
+    before = of(parts)
+    parts["test"].images[:] = 255
+    after = of(parts)
+
+    assert (before.mean, before.std) == (after.mean, after.std)
+    assert parts["train"].images.mean() == pytest.approx(after.mean[0])
+    assert parts["train"].images.std() == pytest.approx(after.std[0])
+    assert before.digest != after.digest
+
+
+def test_a_flat_channel_has_a_usable_std():
+    """A channel of one value has a standard deviation of 1, never of 0."""
+    parts = sound()
+    parts["train"].images[:] = 7
+
+    assert ((7.0,), (1.0,)) == (of(parts).mean, of(parts).std)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    targets=st.lists(st.integers(0, 3), min_size=1, max_size=60),
+    copies=st.integers(1, 4),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 9),
+)
+def test_a_cut_loses_nothing_and_leaks_nothing(targets, copies, share, seed):
+    """Every row lands on one side, equal images on the same one, and no class is taken whole."""
+    single = rows(len(targets), seed=seed)
+    whole = catalog.Rows(
+        np.repeat(single.images, copies, axis=0),
+        np.repeat(np.array(targets, np.int64), copies),
+        [str(index) for index in range(len(targets) * copies)],
+    )
+    stay, off = catalog.cut(whole, share, seed)
+
+    assert sorted(whole.origins) == sorted(stay.origins + off.origins)
+    assert not {i.tobytes() for i in stay.images} & {i.tobytes() for i in off.images}
+    if 0 < share < 1:
+        assert set(targets) == set(stay.targets.tolist())
+
+
+def test_idx_parts_are_taken_as_they_are(idx):
+    """MNIST-named files give train and test; valid is cut from train."""
+    data = load(section(idx))
+
+    assert {"train": 18, "valid": 2, "test": 6} == {p: len(r) for p, r in data.parts.items()}
+    assert (1, 5, 4) == data.shape
+    assert np.array_equal(noise(6, (5, 4), seed=1)[:, None], data.parts["test"].images)
+
+
+def test_idx_without_test_files_is_cut(idx):
+    """Without t10k files a test part is cut off."""
+    for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte.gz"):
+        (idx / name).unlink()
+
+    assert 4 == len(load(section(idx)).parts["test"])
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte"])
+def test_truncated_idx_file_is_named(idx, name):
+    """A file that ends early stops the load, and the error names it."""
+    path = idx / name
+    path.write_bytes(path.read_bytes()[:-5])
+
+    with pytest.raises(DataError, match=name):
+        load(section(idx))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\0\0\x08\x03" + b"\0\0\0\x01" * 3 + b"abc", "too long"),
+        (b"\0\0\x0d\x03" + b"\0\0\0\x01" * 3 + b"a", "00 00 0d 03"),
+        (b"\0\0\x08\x03\0", "cannot be read|cut short"),
+        (b"", "nothing"),
+    ],
+)
+def test_wrong_idx_file_is_refused(idx, content, words):
+    """A wrong magic number, a short header and spare bytes are each told."""
+    (idx / "t10k-images-idx3-ubyte").write_bytes(content)
+
+    with pytest.raises(DataError, match=words):
+        load(section(idx))
+
+
+def test_idx_counts_have_to_agree(idx):
+    """Labels for another number of images are refused."""
+    write_idx(idx / "train-labels-idx1-ubyte", np.zeros(19, np.uint8))
+
+    with pytest.raises(DataError, match="19 labels for 20 images"):
+        load(section(idx))
+
+
+def test_missing_idx_companion_is_named(idx):
+    """A test image file without its labels is an error, not an undivided source."""
+    (idx / "t10k-labels-idx1-ubyte.gz").unlink()
+
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte is missing"):
+        load(section(idx))
+
+
+@pytest.mark.parametrize("shape", [(20, 6, 5), (20, 6, 5, 1), (20, 1, 6, 5), (20, 6, 5, 3)])
+def test_npz_layouts_become_channels_first(tmp_path, shape):
+    """Every layout of an array ends as (rows, channels, height, width) with the same pixels."""
+    x = noise(20, shape[1:])
+    data = load(section(npz(tmp_path, x=x, y=np.arange(20) % 2), test=0, valid=0))
+    channels = 3 if shape[-1] == 3 else 1
+
+    assert (channels, 6, 5) == data.shape
+    expected = x.reshape(20, 6, 5, channels).transpose(0, 3, 1, 2)
+    assert np.array_equal(expected, data.parts["train"].images)
+
+
+def test_npz_floats_are_scaled(tmp_path):
+    """Floats in [0, 1] become 0..255 by rounding."""
+    x = noise(20, (4, 4))
+    file = npz(tmp_path, x=(x / 255).astype(np.float32), y=np.arange(20) % 2)
+
+    assert np.array_equal(x[:, None], load(section(file, test=0, valid=0)).parts["train"].images)
+
+
+def test_npz_parts_and_labels(tmp_path):
+    """Named parts are kept and the classes carry the names given."""
+    y = np.arange(20) % 2
+    file = npz(
+        tmp_path, x_train=noise(20), y_train=y, x_valid=noise(4, seed=1), y_valid=y[:4],
+        x_test=noise(6, seed=2), y_test=y[:6], labels=np.array(["cat", "dog"]),
+    )  # fmt: skip
+    data = load(section(file))
+
+    assert {"train": 20, "valid": 4, "test": 6} == {p: len(r) for p, r in data.parts.items()}
+    assert ["cat", "dog"] == data.labels
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"x": noise(4) * 1.0, "y": np.arange(4)}, "has floats from"),
+        ({"x": noise(4).astype(np.int32), "y": np.arange(4)}, "x is int32"),
+        ({"x": noise(4), "y": np.arange(3)}, "x has 4 rows and y has 3"),
+        ({"x": noise(4), "y": np.arange(4) / 2}, "y is float64"),
+        ({"x": noise(4, (2, 6, 6)), "y": np.arange(4)}, "has the shape"),
+        ({"x": noise(4, (3, 6, 3)), "y": np.arange(4)}, "has the shape"),
+        ({"x": noise(4)}, "no array 'y'"),
+        ({"z": noise(4)}, "holds z"),
+        ({"x_train": noise(4), "y_train": np.arange(4), "x_tets": noise(1)}, "mean 'x_test'"),
+        (
+            {"x_train": noise(4), "y_train": np.arange(4), "x_test": noise(1, (1, 5, 5)),
+             "y_test": np.arange(1)},
+            "differ in shape",
+        ),
+        ({"x": np.array([{}, {}]), "y": np.arange(2)}, "cannot be read as NPZ"),
+    ],
+)  # fmt: skip
+def test_wrong_npz_is_refused(tmp_path, arrays, words):
+    """Each wrong array is told by name; objects, which would need pickle, are never read."""
+    with pytest.raises(DataError, match=words):
+        load(section(npz(tmp_path, **arrays)))
+
+
+def test_broken_npz_is_refused(tmp_path):
+    """A file that is no archive, or ends early, is a data error."""
+    file = npz(tmp_path, x=noise(4), y=np.arange(4))
+    for content in (b"", b"PK not really", file.read_bytes()[:100]):
+        file.write_bytes(content)
+
+        with pytest.raises(DataError, match="cannot be read as NPZ"):
+            load(section(file))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"source": "nowhere"}, "'nowhere' is not there"),
+        ({"source": "x", "format": "digits"}, "data.format is digits"),
+    ],
+)
+def test_unknown_sources_say_what_is_known(keys, words):
+    """A wrong source is an error that lists every format."""
+    with pytest.raises(ConfigError, match=words) as caught:
+        load(section(**keys))
+
+    assert all(source.looks_like in str(caught.value) for source in catalog.SOURCES.values())
+
+
+def test_a_file_of_no_known_kind_is_refused(tmp_path):
+    """A CSV file is no source of images."""
+    (tmp_path / "a.csv").write_text("1,2")
+
+    with pytest.raises(ConfigError, match="of no kind that is known"):
+        load(section(tmp_path / "a.csv"))
+
+
+def test_saved_parts_come_back(tmp_path):
+    """What is saved is what is loaded, file names of rows included, empty parts too."""
+    parts = sound()
+    parts["valid"] = parts["valid"].take(np.array([], np.int64))
+    parts["test"] = catalog.Rows(
+        parts["test"].images, parts["test"].targets, [f"ä/{n}.png" for n in range(6)]
+    )
+    catalog.save(of(parts), tmp_path)
+
+    for name, part in parts.items():
+        back = catalog.load_part(tmp_path, name)
+        assert np.array_equal(part.images, back.images)
+        assert np.array_equal(part.targets, back.targets)
+        assert part.origins == back.origins
+    assert "test 2 (ä/2.png)" == back.name("test", 2)
+
+
+def test_reading_one_part_opens_no_other(tmp_path):
+    """Train can be read where the test file is not."""
+    catalog.save(of(sound()), tmp_path)
+    (tmp_path / "test.safetensors").unlink()
+
+    assert 12 == len(catalog.load_part(tmp_path, "train"))
+    with pytest.raises(DataError, match=r"test\.safetensors is missing"):
+        catalog.load_part(tmp_path, "test")
+
+
+def test_damaged_part_is_refused(tmp_path):
+    """A part cut short, or an unknown one, is a typed error."""
+    catalog.save(of(sound()), tmp_path)
+    path = tmp_path / "train.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+    with pytest.raises(IntegrityError, match=r"train\.safetensors"):
+        catalog.load_part(tmp_path, "train")
+    with pytest.raises(ConfigError, match="did you mean 'train'"):
+        catalog.load_part(tmp_path, "trian")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")
+def test_fashion_mnist_loads():
+    """The published files give the published counts, balanced by class."""
+    data = load(section(SHARED / "fashion_mnist"))
+
+    assert {
+        "train": 54000,
+        "valid": 6000,
+        "test": 10000,
+    } == {part: len(rows_) for part, rows_ in data.parts.items()}
+    assert [600] * 10 == np.bincount(data.parts["valid"].targets).tolist()

@@ -1,0 +1,175 @@
+"""Image files to pixels, and folders of them."""
+
+import struct
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modelwright.core.errors import DataError, MissingExtra
+from modelwright.data import image
+from modelwright.data.catalog import load
+
+from .conftest import file_of, noise, section, write_folder
+
+
+def test_png_round_trip():
+    """A PNG gives back the very pixels that were written, grey and coloured."""
+    for channels in (1, 3):
+        pixels = noise(1, (channels, 5, 7))[0]
+
+        assert np.array_equal(pixels, image.decode(image.encode_png(pixels), channels, 5, 7))
+
+
+def test_the_whole_image_is_resized():
+    """A larger image is shrunk as a whole: left half black, right half white."""
+    pixels = np.zeros((40, 20), np.uint8)
+    pixels[:, 10:] = 255
+    out = image.decode(file_of(pixels), 1, 8, 8)
+
+    assert (1, 8, 8) == out.shape
+    assert 0 == out[0, :, :3].max() and 255 == out[0, :, 5:].min()
+
+
+def test_camera_orientation_is_applied():
+    """A photo stored on its side comes out upright, and so does its size."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    pixels = noise(1, (4, 6))[0]
+    content = file_of(pixels, exif=exif)
+
+    assert (6, 4) == image.size(content)
+    assert np.array_equal(np.rot90(pixels, -1), image.decode(content, 1, 6, 4)[0])
+
+
+def test_wide_grey_is_scaled_not_cut():
+    """16 bits of grey keep their range: the half is 128."""
+    pixels = np.array([[0, 32896], [65535, 257]], np.uint16)
+
+    assert [[[0, 128], [255, 1]]] == image.decode(file_of(pixels), 1, 2, 2).tolist()
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    header = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    return b"\x89PNG\r\n\x1a\n" + header + b"\0\0\0\0IEND\xaeB`\x82"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not an image",
+        file_of(noise(1, (9, 9))[0])[:60],
+        file_of(noise(1, (90, 90))[0], "JPEG")[:900],
+        file_of(noise(1, (9, 9))[0], "BMP"),
+        file_of(noise(1, (9, 9))[0]).replace(b"IDAT", b"IDAX"),
+        png_of_size(8000, 8000),
+        png_of_size(60000, 60000),
+    ],
+)
+def test_what_cannot_be_decoded_is_a_data_error(content):
+    """Empty, cut, foreign, damaged and oversized files are each one typed error."""
+    with pytest.raises(DataError):
+        image.decode(content, 3, 8, 8)
+
+
+def test_missing_pillow_names_the_extra(images, monkeypatch):
+    """Without Pillow, images and folders of them say what to install."""
+    monkeypatch.setitem(sys.modules, "PIL", None)
+
+    with pytest.raises(MissingExtra, match=r"modelwright\[vision\]"):
+        image.decode(b"", 1, 8, 8)
+    with pytest.raises(MissingExtra, match="pillow"):
+        load(section(images))
+
+
+def test_folder_gives_classes_by_name(images):
+    """Folder names in order are the labels; each row knows its file; grey stays one channel."""
+    data = load(section(images, test=0, valid=0))
+    train = data.parts["train"]
+
+    assert ["cats", "dogs"] == data.labels
+    assert (1, 6, 6) == data.shape
+    assert [f"cats/{n:02}.png" for n in range(10)] == train.origins[:10]
+    assert [0] * 10 + [1] * 10 == train.targets.tolist()
+    assert np.array_equal(noise(1, (6, 6), 13)[0], train.images[13, 0])
+
+
+def test_folder_pixels_are_those_of_decode(images):
+    """The folder source and decode, which serves requests, give equal pixels."""
+    colour = noise(1, (9, 7, 3))[0]
+    (images / "dogs" / "photo.JPG").write_bytes(file_of(colour, "JPEG"))
+    data = load(section(images, test=0, valid=0, image_size=8))
+    train = data.parts["train"]
+
+    assert (3, 8, 8) == data.shape
+    for row, origin in enumerate(train.origins):
+        content = (images / origin).read_bytes()
+        assert np.array_equal(image.decode(content, 3, 8, 8), train.images[row])
+
+
+def test_coloured_files_without_colour_are_grey(images):
+    """An RGB file whose channels are equal needs no three channels."""
+    pixels = np.repeat(noise(1, (6, 6, 1)), 3, axis=3)[0]
+    (images / "cats" / "z.jpeg").write_bytes(file_of(pixels))
+
+    assert (1, 6, 6) == load(section(images)).shape
+
+
+def test_equal_sizes_are_kept_and_others_get_the_median(images, tmp_path):
+    """Images of one size keep it, square or not; else the median side, in fours, at most 64."""
+    write_folder(tmp_path / "wide", ["a/1.png", "b/1.png"], size=(5, 9))
+    write_folder(tmp_path / "mixed", ["a/1.png", "b/1.png"], size=(21, 21))
+    write_folder(tmp_path / "mixed", ["a/2.png"], size=(30, 30))
+    write_folder(tmp_path / "large", ["a/1.png", "b/1.png"], size=(300, 100))
+    write_folder(tmp_path / "large", ["a/2.png"], size=(200, 200))
+
+    sizes = {name: load(section(tmp_path / name)).shape for name in ("wide", "mixed", "large")}
+    assert {"wide": (1, 5, 9), "mixed": (1, 20, 20), "large": (1, 64, 64)} == sizes
+
+
+def test_folder_parts_are_taken_as_they_are(tmp_path):
+    """train, val and test folders become the parts."""
+    names = [f"{p}/{c}/{n}.png" for p in ("train", "val", "test") for c in "ab" for n in range(3)]
+    write_folder(tmp_path, names)
+    data = load(section(tmp_path))
+
+    assert {"train": 6, "valid": 6, "test": 6} == {p: len(r) for p, r in data.parts.items()}
+    assert "val/a/0.png" == data.parts["valid"].origins[0]
+
+
+def test_parts_beside_classes_are_refused(images):
+    """A test folder among class folders is a question, not a class."""
+    write_folder(images, ["test/cats/1.png"])
+
+    with pytest.raises(DataError, match="cats, dogs, test"):
+        load(section(images))
+
+
+def test_links_out_of_the_folder_are_refused(images, tmp_path):
+    """A link out of the folder, or to a folder (it may be a circle), is refused by name."""
+    write_folder(tmp_path / "other", ["secret/a.png"])
+    secret = tmp_path / "other" / "secret"
+    for link, target in (
+        ("cats/x.png", secret / "a.png"),
+        ("birds", secret),
+        ("cats/again", images / "cats"),
+    ):
+        (images / link).symlink_to(target)
+
+        with pytest.raises(DataError, match=f"{link} is a link"):
+            load(section(images))
+        (images / link).unlink()
+
+
+@pytest.mark.parametrize("names", [[], ["a.png"]])
+def test_folder_without_classes_says_what_was_expected(tmp_path, names):
+    """An empty folder and one of loose files are told how a source looks."""
+    write_folder(tmp_path, names)
+
+    with pytest.raises(DataError, match="no class folders") as caught:
+        load(section(tmp_path))
+    assert "one folder for each class" in str(caught.value)

@@ -1,0 +1,89 @@
+"""Batches: the same for the same step, every row once an epoch."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelwright.core.errors import ConfigError, DataError
+from modelwright.core.recipe import Augment
+from modelwright.data.loader import Loader
+
+from .conftest import rows
+
+STEPS = (Augment(flip="both"), Augment(crop=1), Augment(rotate=10), Augment(cutmix=1.0))
+
+
+def loader(number: int = 20, batch_size: int = 6, seed: int = 0, augment=()) -> Loader:
+    return Loader(rows(number), batch_size=batch_size, seed=seed, augment=augment, num_classes=2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(number=st.integers(1, 50), batch_size=st.integers(1, 70), epochs=st.integers(1, 3))
+def test_every_row_once_an_epoch(number, batch_size, epochs):
+    """The stream of all batches is a row of whole permutations, whatever the batch size."""
+    source = loader(number, batch_size)
+    steps = -(-number * epochs // batch_size)
+    stream = torch.cat([source.indices(step) for step in range(steps)])
+
+    assert batch_size * steps == len(stream)
+    for epoch in range(epochs):
+        seen = stream[epoch * number : (epoch + 1) * number]
+        assert list(range(number)) == sorted(seen.tolist())
+
+
+def test_a_batch_depends_on_its_step_alone():
+    """A new loader asked for step 9 first gives what an old one gave after eight others."""
+    old, new = loader(augment=STEPS), loader(augment=STEPS)
+    batches = [old.batch(step) for step in range(10)]
+
+    for step in (9, 0, 4):
+        again = new.batch(step)
+        assert torch.equal(batches[step].images, again.images)
+        assert torch.equal(batches[step].targets, again.targets)
+        assert torch.equal(batches[step].targets_mixed, again.targets_mixed)
+        assert batches[step].mix == again.mix
+
+
+def test_seed_and_epoch_change_the_order():
+    """Another seed and another epoch bring another order."""
+    first = loader(batch_size=20)
+
+    assert not torch.equal(first.indices(0), first.indices(1))
+    assert not torch.equal(first.indices(0), loader(batch_size=20, seed=1).indices(0))
+
+
+def test_global_random_numbers_are_left_alone():
+    """Drawing a batch neither uses nor moves PyTorch's own generator."""
+    before = torch.get_rng_state()
+    loader(augment=STEPS).batch(3)
+
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_rows_keep_their_targets():
+    """Without steps a batch is the rows as they are, still uint8."""
+    source = rows(20)
+    batch = loader().batch(2)
+    chosen = loader().indices(2).numpy()
+
+    assert torch.uint8 == batch.images.dtype
+    assert np.array_equal(source.images[chosen], batch.images.numpy())
+    assert np.array_equal(source.targets[chosen], batch.targets.numpy())
+    assert (None, 1.0) == (batch.targets_mixed, batch.mix)
+
+
+def test_steps_per_epoch_counts_the_last_short_one():
+    """20 rows in batches of 6 take 4 steps; a batch larger than the data takes one."""
+    assert (4, 1) == (loader().steps_per_epoch, loader(batch_size=64).steps_per_epoch)
+
+
+def test_what_cannot_be_loaded_is_refused():
+    """No rows, an unknown class and a step without effect are typed errors."""
+    with pytest.raises(DataError, match="no rows"):
+        loader(0)
+    with pytest.raises(DataError, match="targets go from 0 to 1"):
+        Loader(rows(4), batch_size=2, seed=0, num_classes=1)
+    with pytest.raises(ConfigError, match=r"shift: 0\.0 changes nothing"):
+        loader(augment=(Augment(shift=0),))
