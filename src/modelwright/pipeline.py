@@ -144,7 +144,12 @@ def train(run: Run, recipe: Recipe) -> dict[str, Any]:
         f"train: {trainer.step} steps in {format_seconds(trainer.elapsed)}, "
         f"accuracy {found['valid_accuracy']:.4f} on valid"
     )
-    return {"steps": trainer.step, "training_seconds": trainer.elapsed, "digest": artifact.digest, **found}
+    return {
+        "steps": trainer.step,
+        "training_seconds": trainer.elapsed,
+        "digest": artifact.digest,
+        **found,
+    }
 
 
 def compress(run: Run, recipe: Recipe) -> dict[str, Any]:
@@ -452,9 +457,7 @@ def _record_predictions(run: Run, candidates: list[choose.Candidate]) -> None:
                 run.figure("plan", candidate.spec.name, name, number)
 
 
-def _record_training(
-    run: Run, name: str, trainer: Trainer, steps: int, seconds: float
-) -> None:
+def _record_training(run: Run, name: str, trainer: Trainer, steps: int, seconds: float) -> None:
     machine = this_machine().name
     if steps:
         epoch_s = seconds / steps * trainer.loader.steps_per_epoch

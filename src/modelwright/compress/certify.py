@@ -56,8 +56,7 @@ def certify(
             one.close()
     size_mb = chosen.model_bytes / 1e6
     goals = {
-        goal.name: _judge(goal, quality, difference, pair.first, size_mb)
-        for goal in recipe.bounds
+        goal.name: _judge(goal, quality, difference, pair.first, size_mb) for goal in recipe.bounds
     }
     missed = [name for name, goal in goals.items() if not goal["met"]]
     machine = this_machine()
@@ -116,9 +115,7 @@ def infeasible(
     misses.sort(key=lambda miss: (len(miss["missed"]), _distance(miss["missed"], bounds)))
     if not misses:
         return {"nearest_misses": [], "binding_goal": None, "relax": ""}
-    counts = {
-        goal.name: sum(goal.name in miss["missed"] for miss in misses) for goal in bounds
-    }
+    counts = {goal.name: sum(goal.name in miss["missed"] for miss in misses) for goal in bounds}
     worst = max(
         (goal for goal in bounds if counts[goal.name]),
         key=lambda goal: (counts[goal.name], _nearest_gap(goal, misses)),
@@ -233,4 +230,3 @@ def _turn(targets: np.ndarray) -> np.ndarray:
 
 def _data_url(image: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode()
-

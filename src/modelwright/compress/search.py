@@ -208,9 +208,7 @@ class Search:
                 self.baseline = quality
             drop = compare(self.baseline, quality)
             rows = np.arange(target.batch_size) % len(self.valid)
-            latency = measure_latency(
-                session, {"image": self.valid.images[rows]}, max_seconds=1.0
-            )
+            latency = measure_latency(session, {"image": self.valid.images[rows]}, max_seconds=1.0)
         finally:
             session.close()
         candidate.measured = {

@@ -30,6 +30,9 @@ INSTRUCTION_SETS = {
 }
 
 
+BUSY_SPREAD = 1.5  # median over minimum; on a quiet machine it is below 1.2
+
+
 @dataclass(frozen=True)
 class Machine:
     """One computer, as far as models are concerned."""
@@ -65,7 +68,9 @@ def this_machine() -> Machine:
                 cpu = value.strip()
             elif key.strip() in ("flags", "Features"):
                 flags |= set(value.split())
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    usable = (
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
     return Machine(
         cpu=cpu,
         cores=len(usable),
@@ -82,11 +87,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelwright"
 
 
-def measured_once(what: dict[str, Any], measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+def measured_once(
+    what: dict[str, Any], measure: Callable[[], dict[str, float]]
+) -> dict[str, float]:
     """A measurement of this machine, taken now or read from the cache.
 
     Args:
         what: everything that the result depends on, besides the machine.
+        measure: gives the figures; one named "spread" above BUSY_SPREAD says that other work
+            disturbed it, and that it is not to be kept.
     """
     machine = this_machine()
     key = json.dumps({"machine": machine.to_json(), "what": what}, sort_keys=True)
@@ -98,5 +107,7 @@ def measured_once(what: dict[str, Any], measure: Callable[[], dict[str, float]])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # nothing there yet, or not readable: measure
     result = measure()
+    if result.get("spread", 1.0) > BUSY_SPREAD:
+        return result
     write_json(path, {"key": key, "result": result})
     return result

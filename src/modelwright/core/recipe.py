@@ -205,7 +205,7 @@ class Step(Section):
 
 
 class Compress(Section):
-    """"auto" searches; "none" ships the trained model as it is; a list is done as written."""
+    """ "auto" searches; "none" ships the trained model as it is; a list is done as written."""
 
     mode: Literal["auto", "none", "list"] = "auto"
     steps: tuple[Step, ...] = ()
@@ -329,15 +329,13 @@ class Recipe(Section):
         default_factory=dict, description=f"bounds on: {', '.join(METRICS)}"
     )
     target: Target = Target()
-    model: Annotated[
-        Model, BeforeValidator(lambda value: {} if value == "auto" else value)
-    ] = Model()
+    model: Annotated[Model, BeforeValidator(lambda value: {} if value == "auto" else value)] = (
+        Model()
+    )
     train: Train = Train()
     compress: Compress = Compress()
 
     @property
     def bounds(self) -> tuple[Goal, ...]:
         """The goals, parsed, in the order written."""
-        return tuple(
-            parse_goal(name, text) for name, texts in self.goals.items() for text in texts
-        )
+        return tuple(parse_goal(name, text) for name, texts in self.goals.items() for text in texts)

@@ -41,7 +41,9 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
             expected="keys and values, as in the recipes that `modelwright init` writes",
         ) from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}", expected="plain UTF-8 text") from error
+        raise ConfigError(
+            f"{path}: not valid YAML: {error}", expected="plain UTF-8 text"
+        ) from error
     lines: dict[Place, int] = {}
     value = _plain(node, (), lines, path) if node is not None else None
     if not isinstance(value, dict):

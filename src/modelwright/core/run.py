@@ -59,7 +59,9 @@ class Run:
         """Record one figure about `subject` ("run", or a candidate's name)."""
         self.write(stage, "figure", subject=subject, name=name, number=number.to_json())
 
-    def events(self, stage: str | None = None, event: str | None = None) -> Iterator[dict[str, Any]]:
+    def events(
+        self, stage: str | None = None, event: str | None = None
+    ) -> Iterator[dict[str, Any]]:
         """The ledger's events in order, of one stage or kind if asked."""
         for line in self.ledger.read_bytes().splitlines():
             entry = json.loads(line)

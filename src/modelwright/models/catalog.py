@@ -55,7 +55,9 @@ def _cnn(
 def _patch_side(shape: Shape) -> int:
     """The divisor of both sides that gives nearest to 7 x 7 patches."""
     height, width = shape[1:]
-    fits = [side for side in range(1, min(height, width) + 1) if not (height % side or width % side)]
+    fits = [
+        side for side in range(1, min(height, width) + 1) if not (height % side or width % side)
+    ]
     return min(fits, key=lambda side: abs((height // side) * (width // side) - 49))
 
 
@@ -170,9 +172,7 @@ def build(spec: ModelSpec) -> Model:
     Raises: ConfigError for an unknown family or size.
     """
     if spec.family not in MODELS:
-        raise ConfigError(
-            f"no family {spec.family!r}", expected=did_you_mean(spec.family, MODELS)
-        )
+        raise ConfigError(f"no family {spec.family!r}", expected=did_you_mean(spec.family, MODELS))
     make, sizes = MODELS[spec.family]
     if spec.size not in sizes:
         raise ConfigError(

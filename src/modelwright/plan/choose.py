@@ -190,9 +190,7 @@ def _fastest_ms(recipe: Recipe, family: str, latency_ms: float) -> float:
     return latency_ms / INT8_SPEEDUP
 
 
-def _why_not(
-    recipe: Recipe, candidate: Candidate, budget: Budget, steps_per_epoch: int
-) -> str:
+def _why_not(recipe: Recipe, candidate: Candidate, budget: Budget, steps_per_epoch: int) -> str:
     """The first budget or goal that the candidate cannot meet, or ""."""
     predicted, limit = candidate.predicted, recipe.budget.memory_gb
     if limit is not None and predicted["memory_bytes"] > limit * 1e9:
@@ -303,4 +301,3 @@ def _slice(
 
 def _read_record(path: Path) -> dict[str, list[dict[str, Any]]]:
     return dict(json.loads(path.read_bytes())) if path.is_file() else {}
-

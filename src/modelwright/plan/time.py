@@ -55,7 +55,9 @@ def step_seconds(spec: ModelSpec, task: str, settings: Settings) -> float:
                 started = time.perf_counter()
                 trainer.train_step()
                 times.append(time.perf_counter() - started)
-        return {"step_s": statistics.median(times[WARM_STEPS:])}
+        timed = times[WARM_STEPS:]
+        median = statistics.median(timed)
+        return {"step_s": median, "spread": median / min(timed)}
 
     knobs = replace(settings, seed=0, learning_rate=0.0, checkpoint_seconds=0.0)
     return measured_once(
@@ -77,11 +79,16 @@ def deployed(spec: ModelSpec, target: Target) -> Deployed:
             shape = (target.batch_size, *spec.input_shape)
             batch = {"image": np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)}
             latency = measure_latency(session, batch, max_seconds=0.5)
-            return {"size_bytes": float(path.stat().st_size), "latency_ms": latency.p50_ms}
+            spread = max(latency.control_ratio, 1 / latency.control_ratio)
+            return {
+                "size_bytes": float(path.stat().st_size), "latency_ms": latency.p50_ms,
+                "spread": spread,
+            }  # fmt: skip
 
     runtime = f"onnxruntime {onnxruntime.__version__}"
     what = _what("deployed", spec, target=target.model_dump(), runtime=runtime)
-    return Deployed(**measured_once(what, measure))
+    found = measured_once(what, measure)
+    return Deployed(found["size_bytes"], found["latency_ms"])
 
 
 def _what(kind: str, spec: ModelSpec, **more: Any) -> dict[str, Any]:

@@ -49,6 +49,4 @@ def inference_session(graph: Path | bytes, threads: int) -> onnxruntime.Inferenc
 
 
 def open_session(artifact: Artifact, threads: int) -> OnnxSession:
-    return OnnxSession(
-        artifact.file(artifact.manifest["model_file"]), artifact.signature, threads
-    )
+    return OnnxSession(artifact.file(artifact.manifest["model_file"]), artifact.signature, threads)

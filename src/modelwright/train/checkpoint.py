@@ -42,8 +42,9 @@ def save(
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.items()}
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()
-        if value is not None}
+        tensors |= {
+            f"optimizer.{index}.{name}": value for name, value in state.items() if value is not None
+        }
     content = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()})
     weights = folder / f"step-{step:08d}.safetensors"
     write_bytes(weights, content)

@@ -58,8 +58,8 @@ class Settings:
 # family -> what suits it; the experiments behind these are in docs/experiments.md
 FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
     "cnn": {"learning_rate": 4e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.7},
-    "rnn": {"learning_rate": 2e-3, "weight_decay": 0.01, "warmup_steps": 100, "decay": 0.5},
-    "transformer": {"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_steps": 200, "decay": 0.5},
+    "rnn": {"learning_rate": 2e-3, "weight_decay": 0.01, "warmup_steps": 50, "decay": 0.5},
+    "transformer": {"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_steps": 60, "decay": 0.5},
 }
 SGD_LEARNING_RATE, SGD_WEIGHT_DECAY = 0.1, 5e-4  # for any family; AdamW's are far too small
 
@@ -226,8 +226,8 @@ class Trainer:
         with torch.inference_mode(), autocast(self.settings.precision):
             logits = torch.cat([self.averaged(part) for part in images.split(512)])
         found = self.task.metrics(logits.float(), targets)
-        self.evaluation_seconds = (time.perf_counter() - started) * len(self.valid.targets) / len(
-            targets
+        self.evaluation_seconds = (
+            (time.perf_counter() - started) * len(self.valid.targets) / len(targets)
         )
         return {f"valid_{name}": value for name, value in found.items()}
 
@@ -416,5 +416,3 @@ def _drop_lines_after(path: Path, step: int) -> None:
         if entry["step"] <= step:
             kept.append(line + "\n")
     path.write_text("".join(kept))
-
-

@@ -30,7 +30,10 @@ def write_trained(
         fill=lambda partial: save_file(tensors, partial / "model.safetensors"),
         signature=Signature(
             (TensorSpec("image", "uint8", ("batch", *spec.input_shape)),),
-            (TensorSpec("logits", "float32", classes), TensorSpec("probabilities", "float32", classes)),
+            (
+                TensorSpec("logits", "float32", classes),
+                TensorSpec("probabilities", "float32", classes),
+            ),
         ),
         model={**spec.to_json(), "num_params": count_params(model)},
         parent=manifest.get("digest"),

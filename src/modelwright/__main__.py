@@ -1,0 +1,3 @@
+from modelwright.cli import main
+
+main()

@@ -1,0 +1,250 @@
+"""One function per command, one table of commands; a stage loads only when its command runs.
+
+Every command takes --json: one JSON object on stdout at the end, progress on stderr. Exit codes:
+0 done and goals hold, 1 a bug of ours, 2 bad recipe or input, 3 goals infeasible or missed,
+4 parity or integrity refused (docs/reference/commands.md).
+"""
+
+import json as json_module
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from modelwright import __version__
+from modelwright.core.errors import ConfigError, Exit, ModelwrightError
+
+app = App(
+    name="modelwright",
+    help="From a dataset and goals to a small, fast, proven model.",
+    version=__version__,
+    version_flags=["--version"],
+    help_format="plaintext",
+)
+
+Overrides = Annotated[
+    str, Parameter(help="key.sub=value, on top of the recipe; the last one wins", name="override")
+]
+Json = Annotated[bool, Parameter(negative="", help="print one JSON object at the end")]
+DryRun = Annotated[bool, Parameter(negative="", help="say what it would do and spend; do nothing")]
+New = Annotated[bool, Parameter(negative="", help="start over, do not continue an unfinished run")]
+Out = Annotated[Path, Parameter(help="where run folders are made")]
+
+
+def run(
+    recipe: Path, *overrides: Overrides, out: Out = Path("runs"), new: New = False,
+    dry_run: DryRun = False, json: Json = False,
+) -> int:  # fmt: skip
+    """Do the whole road: gate, plan, train, compress, export, certify, report.
+
+    RECIPE is a recipe file, or the folder of a run to continue.
+    """
+    return _road("certify", recipe, overrides, out, new, dry_run, json)
+
+
+def train(
+    recipe: Path, *overrides: Overrides, out: Out = Path("runs"), new: New = False,
+    dry_run: DryRun = False, json: Json = False,
+) -> int:  # fmt: skip
+    """Do the road up to the trained model."""
+    return _road("train", recipe, overrides, out, new, dry_run, json)
+
+
+def compress(
+    recipe: Path, *overrides: Overrides, out: Out = Path("runs"), new: New = False,
+    dry_run: DryRun = False, json: Json = False,
+) -> int:  # fmt: skip
+    """Do the road up to the compressed model that meets the goals on the valid part."""
+    return _road("compress", recipe, overrides, out, new, dry_run, json)
+
+
+def export(
+    recipe: Path, *overrides: Overrides, out: Out = Path("runs"), new: New = False,
+    dry_run: DryRun = False, json: Json = False,
+) -> int:  # fmt: skip
+    """Do the road up to the exported model, proven equal to the trained one."""
+    return _road("export", recipe, overrides, out, new, dry_run, json)
+
+
+def plan(recipe: Path, *overrides: Overrides, json: Json = False) -> int:
+    """Predict parameters, FLOPs, memory, time, size and latency of each candidate; train nothing."""
+    from modelwright import show, verbs
+
+    found = verbs.plan(recipe, _read(overrides))
+    _print(found, json, show.plan)
+    return Exit.OK if found["fits"] else Exit.INFEASIBLE
+
+
+def init(source: str, *, to: Path | None = None, json: Json = False) -> int:
+    """Look at a dataset and write a commented starter recipe.
+
+    SOURCE is "digits", an image folder (one folder per class), a folder of IDX files or an NPZ.
+    """
+    from modelwright import show, verbs
+
+    _print(verbs.init(source, to), json, show.init)
+    return Exit.OK
+
+
+def evaluate(model: Path, *, part: Literal["valid", "test"] = "valid", json: Json = False) -> int:
+    """Accuracy of a model folder on a part of its run's data, with its 95 % interval."""
+    from modelwright import show, verbs
+
+    _print(verbs.evaluate(model, part=part), json, show.evaluate)
+    return Exit.OK
+
+
+def predict(model: Path, *files: Path, json: Json = False) -> int:
+    """Answers for image files, or for every image of a folder."""
+    from modelwright import show, verbs
+
+    if not files:
+        raise ConfigError("predict: no file given", expected="one or more images, or a folder")
+    _print(verbs.predict(model, files), json, show.predict)
+    return Exit.OK
+
+
+def serve(
+    model: Path, *, host: str = "127.0.0.1", port: int = 8000, threads: int | None = None,
+    name: str | None = None, deadline_s: float = 10.0, batch_rows: int = 64,
+    queue_rows: int = 4096, body_mb: float = 16.0, grace_s: float = 10.0,
+) -> int:  # fmt: skip
+    """Answer requests for a deployed model: Open Inference Protocol v2, and a page to try it.
+
+    Beyond loopback, a key is needed: set MODELWRIGHT_API_KEY.
+    """
+    from modelwright import verbs
+    from modelwright.core.progress import say
+
+    try:
+        from modelwright.serve.limits import Limits
+    except ImportError as error:
+        from modelwright.core.errors import MissingExtra
+
+        raise MissingExtra(error.name or "starlette", "serve", "serving") from error
+    limits = Limits(
+        deadline_s=deadline_s, batch_rows=batch_rows, queue_rows=queue_rows,
+        body_bytes=round(body_mb * 1e6), grace_s=grace_s,
+    )  # fmt: skip
+    verbs.serve(
+        model, host=host, port=port, threads=threads, name=name, limits=limits,
+        api_key=os.environ.get("MODELWRIGHT_API_KEY"),
+        announce=lambda url, served: say(
+            f"serving {served} at {url}  (page: {url}/  protocol: {url}/v2/models/{served})\n"
+            "Ctrl-C stops"
+        ),
+    )  # fmt: skip
+    return Exit.OK
+
+
+def verify(run: Path, *, json: Json = False) -> int:
+    """Prove again that a run's deploy folder is what was trained: hashes, then parity."""
+    from modelwright import show, verbs
+
+    _print(verbs.verify(run), json, show.verify)
+    return Exit.OK
+
+
+def report(*runs: Path, json: Json = False) -> int:
+    """Write a run's report; of several runs also print a table."""
+    from modelwright import show, verbs
+
+    if not runs:
+        raise ConfigError("report: no run given", expected="a run folder such as runs/digits-001")
+    _print(verbs.report(runs), json, show.report)
+    return Exit.OK
+
+
+def doctor(*, json: Json = False) -> int:
+    """What this machine can do, and what Modelwright will therefore use."""
+    from modelwright import show, verbs
+
+    _print(verbs.doctor(), json, show.doctor)
+    return Exit.OK
+
+
+def recipe_schema() -> int:
+    """Print the JSON schema of a recipe, for editors."""
+    from modelwright import verbs
+
+    print(json_module.dumps(verbs.recipe_schema(), indent=1))
+    return Exit.OK
+
+
+recipe_app = App(name="recipe", help="About recipes: `recipe schema` prints their JSON schema.")
+recipe_app.command(recipe_schema, name="schema")
+
+COMMANDS = (
+    init, plan, train, evaluate, predict, compress, export, verify, serve, report, doctor, run,
+)  # fmt: skip
+for command in COMMANDS:
+    app.command(command)
+app.command(recipe_app)
+
+
+def main() -> None:
+    """Entry point of `modelwright` and `mw`."""
+    sys.exit(call(sys.argv[1:]))
+
+
+def call(words: list[str]) -> int:
+    """Run one command line; gives the exit code. Errors become words on stderr."""
+    as_json = "--json" in words
+    try:
+        return int(
+            app(words, exit_on_error=False, print_error=True, result_action="return_value") or 0
+        )
+    except CycloptsError:
+        return Exit.BAD_INPUT
+    except ModelwrightError as error:
+        _complain(str(error))
+        if as_json:
+            print(json_module.dumps({"verdict": "refused", "error": str(error)}))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("stopped; what was finished is kept, and the same command continues")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+
+
+def _road(
+    until: str, recipe: Path, overrides: tuple[str, ...], out: Path, new: bool, dry_run: bool,
+    json: bool,
+) -> int:  # fmt: skip
+    from modelwright import show, verbs
+    from modelwright.train.guards import StopRequested
+
+    if dry_run:
+        _print(verbs.stages(recipe, _read(overrides)), json, show.stages)
+        return Exit.OK
+    try:
+        found = verbs.run(recipe, _read(overrides), out=out, new=new, until=until)
+    except StopRequested as stop:
+        _complain(f"stopped by {stop}; training is saved, and the same command continues it")
+        return 128 + signal.Signals[str(stop)]
+    _print(found, json, show.result)
+    return Exit.INFEASIBLE if found["verdict"] == "infeasible" else Exit.OK
+
+
+def _read(overrides: tuple[str, ...]) -> dict[str, Any]:
+    from modelwright.core.recipe_file import parse_overrides
+
+    return parse_overrides(overrides)
+
+
+def _print(found: dict[str, Any], json: bool, show: Any) -> None:
+    if json:
+        print(json_module.dumps(found))
+    else:
+        show(found)
+
+
+def _complain(text: str) -> None:
+    from modelwright.core.progress import say
+
+    say(text)

@@ -1,0 +1,161 @@
+"""What commands found, as tables and sentences for a person at a terminal."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from modelwright.core.units import format_bytes, format_count, format_seconds
+
+Found = dict[str, Any]
+console = Console(highlight=False)
+
+
+def result(found: Found) -> None:
+    """The end of a run: goals, verdict, where things are."""
+    goals = found["goals"]
+    if goals:
+        table = _table("goal", "asked", "measured", "95 % interval", "")
+        for name, goal in goals.items():
+            table.add_row(
+                name, goal["bound"], _value(goal["measured"]),
+                _interval(goal.get("low"), goal.get("high")),
+                "[green]met[/]" if goal["met"] else "[red]missed[/]",
+            )  # fmt: skip
+        console.print(table)
+    for miss in found.get("nearest_misses", []):
+        parts = ", ".join(
+            f"{name} {_value(one['measured'])} (asked {one['bound']})"
+            for name, one in miss["missed"].items()
+        )
+        console.print(f"  near: {miss['candidate']}: {parts}")
+    if found.get("relax"):
+        console.print(found["relax"])
+    console.print(f"[bold]{found['verdict']}[/]  {found['run']}")
+    if found["artifact"]:
+        console.print(f"model:  {found['artifact']}   (modelwright serve {found['artifact']})")
+    if found["report"]:
+        console.print(f"report: {found['report']}")
+
+
+def plan(found: Found) -> None:
+    """Candidates and their predictions."""
+    table = _table(
+        "candidate", "params", "FLOPs", "memory", "epoch", "size", "latency", "", title="plan"
+    )
+    for one in found["candidates"]:
+        predicted = one["predicted"]
+        table.add_row(
+            one["name"], format_count(one["num_params"]), format_count(one["forward_flops"]),
+            format_bytes(predicted["memory_bytes"]), format_seconds(predicted["epoch_s"]),
+            format_bytes(predicted["size_bytes"]), format_seconds(predicted["latency_ms"] / 1e3),
+            one["reason"] or "[green]fits[/]",
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        "FLOPs are of one forward pass of one example; size and latency are of the uncompressed "
+        "graph on the target."
+    )
+    if not found["fits"]:
+        console.print("[red]no candidate fits[/]: relax a goal or the budget")
+
+
+def stages(found: Found) -> None:
+    """What a run would do."""
+    if "candidates" in found:
+        plan(found)
+        return
+    console.print(f"{found['run']}: done {', '.join(found['done']) or 'nothing'}")
+    console.print(f"to do: {', '.join(found['to_do']) or 'nothing'}")
+
+
+def init(found: Found) -> None:
+    rows = ", ".join(f"{part} {count:,}" for part, count in found["rows"].items())
+    console.print(f"{found['recipe']} written: {len(found['labels'])} classes; rows: {rows}")
+    for finding in found["findings"]:
+        blocks = "stops a run unless waived" if finding["blocking"] else "noted"
+        console.print(f"  {finding['check']}: {finding['text']} ({blocks})")
+    console.print(f"next: modelwright plan {found['recipe']}")
+
+
+def evaluate(found: Found) -> None:
+    console.print(
+        f"accuracy {found['accuracy']:.4f}  (95 % interval {found['low']:.4f} to "
+        f"{found['high']:.4f})  on {found['rows']:,} {found['part']} rows"
+    )
+
+
+def predict(found: Found) -> None:
+    table = _table("file", "answer", "probability", "next")
+    for one in found["answers"]:
+        best, *rest = one["probabilities"]
+        others = ", ".join(f"{two['label']} {two['probability']:.1%}" for two in rest[:2])
+        table.add_row(one["file"], one["answer"], f"{best['probability']:.1%}", others)
+    console.print(table)
+
+
+def verify(found: Found) -> None:
+    table = _table("hop", "rows", "largest error", "same answers", "")
+    for hop in found["hops"]:
+        error = "" if hop["max_error"] is None else f"{hop['max_error']:.2g}"
+        table.add_row(
+            hop["name"], f"{hop['rows']:,}", error,
+            f"{hop['decisions_equal']:,} of {hop['decisions_total']:,}", "[green]passed[/]",
+        )  # fmt: skip
+    console.print(table)
+
+
+def report(found: Found) -> None:
+    if len(found["runs"]) > 1:
+        table = _table("run", "verdict", "accuracy", "size MB", "p99 ms", "minutes")
+        for one in found["runs"]:
+            table.add_row(
+                one["run"], one["verdict"],
+                *(_value(one[key]) for key in ("accuracy", "size_mb", "latency_p99_ms", "minutes")),
+            )  # fmt: skip
+        console.print(table)
+    for page in found["reports"]:
+        console.print(page)
+
+
+def doctor(found: Found) -> None:
+    machine = found["machine"]
+    table = Table(box=None, show_header=False)
+    rows = {
+        "processor": f"{machine['cpu']}, {machine['cores']} cores",
+        "instruction sets": ", ".join(machine["instruction_sets"]) or "unknown",
+        "memory": format_bytes(machine["memory_bytes"]),
+        "GPU": found["gpu"] or "none",
+        "matrix products": f"{found['matmul_float32_flops_per_s'] / 1e9:,.0f} GFLOP/s float32, "
+        f"{found['matmul_bfloat16_flops_per_s'] / 1e9:,.0f} GFLOP/s bf16",
+        "memory bandwidth": f"{found['memory_bytes_per_s'] / 1e9:,.0f} GB/s",
+        "libraries": ", ".join(f"{k} {v}" for k, v in found["libraries"].items() if v),
+        "extras": ", ".join(
+            f"{name} {'installed' if there else 'missing'}"
+            for name, there in found["extras"].items()
+        ),
+    }
+    for name, value in rows.items():
+        table.add_row(f"[bold]{name}[/]", value)
+    console.print(table)
+    for line in found["conclusions"]:
+        console.print(f"• {line}")
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, box=None, header_style="bold", title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _value(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    if low is None and high is None:
+        return ""
+    if low == high:
+        return "exact"
+    return f"{_value(low) or '…'} to {_value(high) or '…'}"

@@ -1,0 +1,327 @@
+"""What a person can ask for, as functions: the command line and `import modelwright` share them.
+
+Each gives a plain dict, the same that `--json` prints (docs/reference/commands.md).
+"""
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modelwright import pipeline
+from modelwright.core import recipe_file
+from modelwright.core.artifact import Artifact, open_artifact
+from modelwright.core.errors import ConfigError, DataError, Infeasible
+from modelwright.core.files import write_bytes
+from modelwright.core.hardware import this_machine
+from modelwright.core.progress import say
+from modelwright.core.recipe import Data, Recipe
+from modelwright.core.run import STAGES, Run
+from modelwright.data import catalog as data_catalog
+from modelwright.data import checks
+from modelwright.data.rows import load_part
+from modelwright.plan import choose
+
+RUNS = Path("runs")
+Overrides = Mapping[str, Any]
+
+
+def run(
+    source: str | Path,
+    overrides: Overrides | None = None,
+    *,
+    out: str | Path = RUNS,
+    new: bool = False,
+    until: str = "certify",
+) -> dict[str, Any]:
+    """Do the whole road of a recipe, or go on with a run's folder.
+
+    Args:
+        source: a recipe's file, or a run folder (then without overrides).
+        out: where run folders are made.
+        new: start over even if an unfinished run of the same recipe is there.
+        until: the last stage to do.
+    Returns: verdict, artifact, report, goals, predicted, measured. An infeasible recipe is a
+        result, not an error.
+    Raises: ConfigError, DataError (bad input), ParityError, IntegrityError (refused).
+    """
+    one = _run_for(Path(source), overrides, Path(out), new)
+    try:
+        return pipeline.go(one, until=until)
+    except Infeasible as error:
+        say(str(error))
+        return pipeline.result(one)
+
+
+def train(
+    source: str | Path, overrides: Overrides | None = None, *, out: str | Path = RUNS,
+    new: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """The road up to the trained model."""
+    return run(source, overrides, out=out, new=new, until="train")
+
+
+def compress(
+    source: str | Path, overrides: Overrides | None = None, *, out: str | Path = RUNS,
+    new: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """The road up to the chosen compressed model."""
+    return run(source, overrides, out=out, new=new, until="compress")
+
+
+def export(
+    source: str | Path, overrides: Overrides | None = None, *, out: str | Path = RUNS,
+    new: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """The road up to the exported model and the proof that it is the trained one."""
+    return run(source, overrides, out=out, new=new, until="export")
+
+
+def plan(source: str | Path, overrides: Overrides | None = None) -> dict[str, Any]:
+    """Predict parameters, FLOPs, memory, time, size and latency of every candidate; train nothing.
+
+    Returns: "fits" and "candidates", rows as in plan.json.
+    """
+    recipe = _recipe(Path(source), overrides)
+    data, report = checks.check(data_catalog.load(recipe.data), recipe.data)
+    checks.refuse(report)
+    del data
+    candidates = choose.predict(recipe, report)
+    return {
+        "fits": any(one.status == "fits" for one in candidates),
+        "candidates": [one.to_json() for one in candidates],
+    }
+
+
+def stages(source: str | Path, overrides: Overrides | None = None) -> dict[str, Any]:
+    """What a run would do, without doing it: stages done and to do, or the plan of a recipe."""
+    path = Path(source)
+    if path.is_dir():
+        one = pipeline.run_of(path)
+        return {
+            "run": str(one.folder),
+            "done": [stage for stage in STAGES if one.done(stage)],
+            "to_do": [stage for stage in pipeline.STEPS if not one.done(stage)],
+        }
+    return plan(source, overrides)
+
+
+def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
+    """Accuracy of a model folder, with its 95 % interval, on a part of its run's data.
+
+    Args:
+        part: "valid" or "test"; looking at test again and again makes it a part one chose by.
+    """
+    from modelwright.measure.quality import evaluate as judge
+    from modelwright.runtime.catalog import open_session
+
+    artifact = _artifact(Path(folder))
+    rows = load_part(pipeline.run_of(artifact.folder).stage_folder("gate"), part)
+    session = open_session(artifact, threads=this_machine().cores)
+    quality = judge(session, rows.images, rows.targets, len(artifact.labels))
+    return {
+        "artifact": str(artifact.folder), "part": part, "rows": quality.rows,
+        "accuracy": quality.accuracy, "low": quality.low, "high": quality.high,
+        "confusion": quality.confusion.tolist(),
+    }  # fmt: skip
+
+
+def predict(folder: str | Path, inputs: Sequence[str | Path]) -> dict[str, Any]:
+    """Answers of a model folder for image files, or for every image in a folder.
+
+    Returns: "answers", each with file, answer and probabilities, most likely first.
+    Raises: DataError for a file that is no image, naming it.
+    """
+    from modelwright.data.image import decode
+    from modelwright.runtime.catalog import open_session
+    from modelwright.tasks.catalog import TASKS
+
+    artifact = _artifact(Path(folder))
+    shape = artifact.manifest["preprocess"]
+    session = open_session(artifact)
+    answers = []
+    for file in _image_files(inputs):
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read {file}: {error.strerror}") from error
+        try:
+            image = decode(content, shape["channels"], shape["height"], shape["width"])
+        except DataError as error:
+            raise DataError(f"{file}: {error.what}", expected=error.expected) from error
+        probabilities = session({"image": image[None]})["probabilities"][0]
+        answer = TASKS[artifact.manifest["task"]].answer(probabilities, artifact.labels)
+        answers.append({"file": str(file), **answer})
+    return {"artifact": str(artifact.folder), "answers": answers}
+
+
+def serve(folder: str | Path, **options: Any) -> None:
+    """Answer requests until told to stop; options as in serve.server.serve."""
+    from modelwright.serve.server import serve as start
+
+    path = Path(folder)
+    start(path / "deploy" if (path / "deploy").is_dir() else path, **options)
+
+
+def verify(folder: str | Path) -> dict[str, Any]:
+    """Prove again that a run's deploy folder is what was trained.
+
+    Raises: IntegrityError for a changed byte, ParityError for a changed model.
+    """
+    one = pipeline.run_of(Path(folder))
+    return {"run": str(one.folder), **pipeline.verify(one)}
+
+
+def report(folders: Sequence[str | Path]) -> dict[str, Any]:
+    """Write a run's report; of several runs also give a table."""
+    from modelwright.report.collect import collect_runs
+    from modelwright.report.page import write_report
+
+    runs = [pipeline.run_of(Path(folder)) for folder in folders]
+    pages = [str(write_report(one)) for one in runs]
+    return {"reports": pages, "runs": collect_runs([one.folder for one in runs])}
+
+
+def doctor() -> dict[str, Any]:
+    """What this machine can do, and what the product will therefore use."""
+    import torch
+
+    from modelwright.plan import rates
+
+    machine = this_machine()
+    fp32 = rates.matmul_flops_per_s(torch.float32)
+    bf16 = rates.matmul_flops_per_s(torch.bfloat16)
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    conclusions = [
+        f"training uses {torch.get_num_threads()} threads on the CPU"
+        + (f"; the GPU ({gpu}) is not used by this version" if gpu else ""),
+        f"bf16-mixed is tried against 32-true for each model: products run "
+        f"{bf16 / fp32:.1f} times as fast in bf16 here",
+        "int8 is expected to be faster, not only smaller"
+        if machine.has_int8
+        else "no 8-bit dot products: int8 makes models smaller here, hardly faster",
+    ]
+    return {
+        "machine": machine.to_json(),
+        "gpu": gpu,
+        "matmul_float32_flops_per_s": fp32,
+        "matmul_bfloat16_flops_per_s": bf16,
+        "memory_bytes_per_s": rates.memory_bytes_per_s(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "extras": {name: _has(modules) for name, modules in EXTRAS.items()},
+        "conclusions": conclusions,
+    }
+
+
+LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors")
+EXTRAS = {
+    "vision": ("PIL", "sklearn"),
+    "serve": ("starlette", "uvicorn", "httptools", "orjson", "PIL"),
+}
+
+
+def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
+    """Look at a dataset and write a commented starter recipe for it.
+
+    Raises: ConfigError if the file is there already.
+    """
+    section = Data(source=source)
+    data, report = checks.check(data_catalog.load(section), section)
+    shape, rows = report["shape"], report["rows"]
+    stem = "".join(c if c.isalnum() else "-" for c in Path(source).name).strip("-") or "recipe"
+    path = Path(to) if to is not None else Path(f"{stem.lower()}.yaml")
+    if path.exists():
+        raise ConfigError(
+            f"{path} is there already", expected="a new file", repair="name another with --to"
+        )
+    text = STARTER.format(
+        source=source,
+        rows=sum(rows.values()),
+        classes=len(data.labels),
+        shape=" x ".join(str(size) for size in shape),
+        minutes=1 if rows["train"] < 5000 else 5,
+        file=path,
+    )
+    write_bytes(path, text.encode())
+    recipe_file.read(path)
+    return {"recipe": str(path), "rows": rows, "labels": data.labels, "shape": shape,
+            "findings": report["findings"]}  # fmt: skip
+
+
+STARTER = """\
+# Written by: modelwright init {source}
+# Check it with: modelwright plan {file}      then: modelwright run {file}
+task: image-classification
+data:
+  source: {source}            # {rows:,} images of {shape} (channels x height x width), {classes} classes
+  # valid: 0.1                # share of train held out to choose by
+  # test: 0.2                 # share held out to judge by, where the data brings no test part
+budget:
+  train_minutes: {minutes}
+  # memory_gb: 4
+goals:                        # judged on the test part and the target runtime
+  accuracy: ">= 0.9"          # edit: what you need; or "drop <= 0.5 pt" against the uncompressed
+  latency_p99_ms: "<= 5"
+  size_mb: "<= 5"
+target: {{runtime: onnxruntime, device: cpu, threads: 1, batch_size: 1}}
+model: auto                   # or {{family: cnn, size: base}}; families: cnn, rnn, transformer
+train:
+  seed: 0
+  # augment: [{{flip: horizontal}}, {{crop: 2}}]   # only what leaves the label true
+compress: auto                # or none, or a list such as [{{prune: {{ratio: 0.25}}}}, quantize]
+"""
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe, for editors."""
+    return recipe_file.schema()
+
+
+def _recipe(path: Path, overrides: Overrides | None) -> Recipe:
+    if path.is_dir():
+        path = pipeline.run_of(path).folder / "recipe.yaml"
+    return recipe_file.read(path, overrides)
+
+
+def _run_for(path: Path, overrides: Overrides | None, out: Path, new: bool) -> Run:
+    if path.is_dir():
+        if overrides:
+            raise ConfigError(
+                f"{path} is a run, whose recipe is fixed; overrides have no effect on it",
+                repair="give the recipe's file with the overrides: that starts a new run",
+            )
+        return pipeline.run_of(path)
+    return pipeline.start(recipe_file.read(path, overrides), out, resume=not new)
+
+
+def _artifact(folder: Path) -> Artifact:
+    """A model folder, or the deploy folder of a run."""
+    if (folder / "run.jsonl").is_file() and (folder / "deploy").is_dir():
+        folder = folder / "deploy"
+    return open_artifact(folder)
+
+
+def _image_files(inputs: Sequence[str | Path]) -> list[Path]:
+    files: list[Path] = []
+    for one in map(Path, inputs):
+        if one.is_dir():
+            found = [path for path in sorted(one.rglob("*"))
+                     if path.suffix.lower() in (".png", ".jpg", ".jpeg")]  # fmt: skip
+            if not found:
+                raise DataError(f"no PNG or JPEG file in {one}")
+            files += found
+        else:
+            files.append(one)
+    return files
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _has(modules: Sequence[str]) -> bool:
+    return all(importlib.util.find_spec(module) is not None for module in modules)
