@@ -70,7 +70,7 @@ def export(
 
 
 def plan(recipe: Path, *overrides: Overrides, json: Json = False) -> int:
-    """Predict parameters, FLOPs, memory, time, size and latency of each candidate; train nothing."""
+    """Predict memory, time, size and latency of each candidate; train nothing."""
     from modelwright import show, verbs
 
     found = verbs.plan(recipe, _read(overrides))

@@ -1,253 +1,22 @@
-"""The order of the stages: skip what is done, resume what broke, stop at the first refusal.
-
-Each stage reads what the one before left in the run's folder and leaves its own; no live object
-passes between them (docs/reference/run-folder.md).
-"""
+"""The order of the stages: skip what is done, resume what broke, stop at the first refusal."""
 
 import contextlib
 import fcntl
-import json
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from modelwright import __version__
-from modelwright.compress import certify as certifying
-from modelwright.compress.search import Search
 from modelwright.core import recipe_file
-from modelwright.core.artifact import Artifact, open_artifact, write
+from modelwright.core.artifact import open_artifact
 from modelwright.core.errors import ConfigError, Infeasible, ModelwrightError
-from modelwright.core.files import write_json
-from modelwright.core.hardware import this_machine
 from modelwright.core.progress import say
 from modelwright.core.recipe import Recipe
-from modelwright.core.run import STAGES, Number, Run, create, find_unfinished, reopen
-from modelwright.core.units import format_seconds
-from modelwright.data import catalog as data_catalog
-from modelwright.data import checks
-from modelwright.data.rows import load_part, save
-from modelwright.export import locate, parity
-from modelwright.models.catalog import ModelSpec
-from modelwright.plan import choose
+from modelwright.core.run import STAGES, Run, create, find_unfinished, reopen
+from modelwright.export import parity
 from modelwright.report.page import write_report
-from modelwright.runtime.catalog import open_session
-from modelwright.runtime.torch_session import load_model
-from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import (
-    Budget,
-    Trainer,
-    announce,
-    fill_in,
-    fresh_model,
-    peak_memory_bytes,
-    reset_peak_memory,
-)
-from modelwright.train.save import write_trained
-
-PARITY_ROWS = 2000  # real rows from valid and train; all there are where there are fewer
-INT8_FLIPS = 0.05  # share of rows whose answer int8 may change; the metric has its own bound
-INT8_DROP = 0.01  # accuracy that int8 may lose in the export stage where no goal says
-
-
-def gate(run: Run, recipe: Recipe) -> dict[str, Any]:
-    """Load the data, examine it, stop on what blocks."""
-    folder = run.stage_folder("gate")
-    folder.mkdir(exist_ok=True)
-    data, report = checks.check(data_catalog.load(recipe.data), recipe.data)
-    write_json(folder / "data.json", report)
-    for finding in report["findings"]:
-        say(f"gate: {finding['text']}" + (" (waived)" if finding["waived"] else ""))
-    checks.refuse(report)
-    save(data, folder)
-    return {"rows": report["rows"], "findings": len(report["findings"])}
-
-
-def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
-    """Predict every candidate, race those that fit, name the winner and its budget."""
-    folder = run.stage_folder("plan")
-    folder.mkdir(exist_ok=True)
-    data = _read(run.stage_folder("gate") / "data.json")
-    started = time.perf_counter()
-    candidates = choose.predict(recipe, data)
-    _record_predictions(run, candidates)
-    result: dict[str, Any] = {"winner": None, "prediction_seconds": time.perf_counter() - started}
-    try:
-        train, valid = (load_part(run.stage_folder("gate"), part) for part in ("train", "valid"))
-        started = time.perf_counter()
-        winner, budget = choose.race(recipe, candidates, train, valid, folder)
-        result |= {
-            "winner": winner.spec.name,
-            "precision": winner.precision,
-            "precision_reason": winner.precision_reason,
-            "race_seconds": time.perf_counter() - started,
-            "train_budget": {"steps": budget.steps, "seconds": budget.seconds},
-            "spec": winner.spec.to_json(),
-        }
-    except Infeasible:
-        _write_infeasible(
-            run,
-            recipe,
-            [{"name": one.spec.name, "values": one.best_values()} for one in candidates],
-            "by prediction, with compression at its best",
-        )
-        raise
-    finally:
-        result["candidates"] = [candidate.to_json() for candidate in candidates]
-        write_json(folder / "plan.json", result)
-    run.write("plan", "decision", text=f"{winner.spec.name}: {winner.reason}")
-    run.write("plan", "decision", text=f"{winner.precision}: {winner.precision_reason}")
-    say(f"plan: {winner.spec.name} in {winner.precision} – {winner.reason}")
-    return {"winner": winner.spec.name}
-
-
-def train(run: Run, recipe: Recipe) -> dict[str, Any]:
-    """Train the winner with what the race left of the budget."""
-    folder = run.stage_folder("train")
-    chosen = _read(run.stage_folder("plan") / "plan.json")
-    spec = ModelSpec.from_json(chosen["spec"])
-    parts = run.stage_folder("gate")
-    train_rows, valid_rows = load_part(parts, "train"), load_part(parts, "valid")
-    checkpoints = folder / "checkpoints"
-    raced = run.stage_folder("plan") / "race" / spec.name
-    if raced.is_dir() and not checkpoints.is_dir():  # training goes on where the race ended
-        folder.mkdir(exist_ok=True)
-        partial = folder / ".checkpoints.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(raced, partial)
-        partial.rename(checkpoints)
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    budget = Budget(**chosen["train_budget"])
-    settings = fill_in(
-        recipe.train, spec.family, chosen["precision"], choose.training_budget(recipe)
-    )
-    reset_peak_memory()
-    trainer = Trainer(
-        fresh_model(spec, settings.seed), TASKS[recipe.task], train_rows, valid_rows,
-        spec.num_classes, settings, budget, checkpoints, metrics=folder / "metrics.jsonl",
-    )  # fmt: skip
-    announce(trainer, "train")
-    before_step, before = trainer.step, trainer.elapsed
-    trainer.run()
-    loop_seconds = trainer.elapsed - before
-    found = trainer.finish()
-    _record_training(run, spec.name, trainer, trainer.step - before_step, loop_seconds)
-    data = _read(parts / "data.json")
-    model_folder = folder / "model"
-    artifact = write_trained(
-        model_folder, trainer.averaged, spec, _manifest_fields(recipe, data, spec)
-    )
-    say(
-        f"train: {trainer.step} steps in {format_seconds(trainer.elapsed)}, "
-        f"accuracy {found['valid_accuracy']:.4f} on valid"
-    )
-    return {
-        "steps": trainer.step,
-        "training_seconds": trainer.elapsed,
-        "digest": artifact.digest,
-        **found,
-    }
-
-
-def compress(run: Run, recipe: Recipe) -> dict[str, Any]:
-    """Make the trained model smaller until the goals hold on valid and the target."""
-    folder = run.stage_folder("compress")
-    folder.mkdir(exist_ok=True)
-    parts = run.stage_folder("gate")
-    search = Search(
-        run, recipe, open_artifact(run.stage_folder("train") / "model", kinds=("trained",)),
-        load_part(parts, "train"), load_part(parts, "valid"),
-        _read(run.stage_folder("plan") / "plan.json")["precision"], folder,
-    )  # fmt: skip
-    chosen, rows = search.go()
-    reason = chosen.reason if chosen else "no candidate meets every goal on valid"
-    result = {"chosen": chosen and chosen.name, "reason": reason, "candidates": rows}
-    write_json(folder / "compress.json", result)
-    if chosen is None:
-        _write_infeasible(
-            run,
-            recipe,
-            [{"name": row["name"], "values": row["measured"]} for row in rows if row["measured"]],
-            "on the valid part",
-        )
-        raise Infeasible(
-            "no compressed form of the trained model meets every goal",
-            expected=", ".join(f"{goal.name} {goal.text}" for goal in recipe.bounds),
-            repair=_read(run.stage_folder("certify") / "certificate.json")["relax"],
-        )
-    run.write("compress", "decision", text=f"{chosen.name}: {chosen.reason}")
-    say(f"compress: {chosen.name} – {chosen.reason}")
-    return {"chosen": chosen.name}
-
-
-def export(run: Run, recipe: Recipe) -> dict[str, Any]:
-    """Prove that what ships is what was trained, hop by hop; only then write it."""
-    folder = run.stage_folder("export")
-    chosen, base, trained = _chain(run)
-    images, targets = _parity_rows(run)
-    hops = prove(trained, base, chosen, images, targets, recipe)
-    report = parity.parity_report(hops)
-    folder.mkdir(exist_ok=True)
-    write_json(folder / "parity.json", report)
-    for hop in hops:
-        say(f"export: {hop['name']}: {'equal' if hop['passed'] else 'NOT equal'}")
-    parity.require(report)
-    return {"passed": True, "rows": len(images)}
-
-
-def certify(run: Run, recipe: Recipe) -> dict[str, Any]:
-    """Judge on the test part and the target; write deploy/ if every goal holds."""
-    folder = run.stage_folder("certify")
-    folder.mkdir(exist_ok=True)
-    chosen, base, trained = _chain(run)
-    test = load_part(run.stage_folder("gate"), "test")
-    fp32 = open_artifact(run.folder / "compress" / "candidates" / "fp32")
-    digests = {
-        "data": _read(run.stage_folder("gate") / "data.json")["digest"],
-        "trained": trained.digest,
-        "model": chosen.manifest["files"]["model.onnx"]["sha256"],
-    }
-    certificate = certifying.certify(recipe, chosen, fp32, trained, test, digests)
-    if certificate["verdict"] == "infeasible":
-        values = {name: goal["measured"] for name, goal in certificate["goals"].items()}
-        certificate |= certifying.infeasible(
-            [{"name": chosen.folder.name, "values": values}], recipe.bounds, "on the test part"
-        )
-    write_json(folder / "certificate.json", certificate)
-    _record_certificate(run, certificate)
-    if certificate["verdict"] == "infeasible":
-        raise Infeasible(
-            certificate["text"],
-            expected=", ".join(f"{goal.name} {goal.text}" for goal in recipe.bounds),
-            repair=certificate["relax"],
-        )
-
-    def fill(partial: Path) -> None:
-        shutil.copy(chosen.file("model.onnx"), partial / "model.onnx")
-        write_json(partial / "certificate.json", certificate)
-        write_json(partial / "samples.json", certifying.samples(test, trained.labels))
-
-    kept = ("task", "labels", "preprocess", "model", "target")
-    write(
-        run.folder / "deploy", "deploy", model_file="model.onnx", fill=fill,
-        signature=chosen.signature, parent=chosen.digest, run=run.folder.name,
-        measured={"size_mb": certificate["size_mb"], "accuracy": certificate["accuracy"]},
-        **{name: chosen.manifest[name] for name in kept},
-    )  # fmt: skip
-    return {"verdict": certificate["verdict"]}
-
-
-STEPS: dict[str, Callable[[Run, Recipe], dict[str, Any]]] = {
-    "gate": gate,
-    "plan": plan,
-    "train": train,
-    "compress": compress,
-    "export": export,
-    "certify": certify,
-}
+from modelwright.stages import STEPS, chain, parity_rows, prove, read_if
 
 
 def start(recipe: Recipe, root: Path, *, resume: bool = True) -> Run:
@@ -288,9 +57,9 @@ def go(run: Run, *, until: str = "certify") -> dict[str, Any]:
 
 def result(run: Run) -> dict[str, Any]:
     """What a run came to: verdict, artifact, report, goals, predicted and measured."""
-    certificate = _read_if(run.stage_folder("certify") / "certificate.json")
-    chosen = _read_if(run.stage_folder("plan") / "plan.json")
-    predicted = next(
+    certificate = read_if(run.stage_folder("certify") / "certificate.json")
+    chosen = read_if(run.stage_folder("plan") / "plan.json")
+    predicted: dict[str, float] = next(
         (one["predicted"] for one in chosen.get("candidates", []) if one["status"] == "winner"), {}
     )
     measured = {
@@ -314,45 +83,12 @@ def result(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def prove(
-    trained: Artifact,
-    base: Artifact,
-    chosen: Artifact,
-    images: np.ndarray,
-    targets: np.ndarray,
-    recipe: Recipe,
-) -> list[dict[str, Any]]:
-    """Every hop from the trained model to the graph that ships, judged on real rows."""
-    threads = recipe.target.threads
-    float_graph = base.file("model.onnx")
-    hops = [
-        parity.check_hop(
-            "trained → onnx", open_session(trained, threads=this_machine().cores),
-            open_session(base, threads=threads), images, targets=targets,
-            locate=locate.against_model(load_model(trained), float_graph),
-        )
-    ]  # fmt: skip
-    if chosen.digest != base.digest:
-        drop = next((g.bound for g in recipe.bounds if g.name == "accuracy_drop"), INT8_DROP)
-        graph = chosen.file("model.onnx")
-        hops += [
-            parity.check_hop(
-                "onnx → int8", open_session(base, threads=threads),
-                open_session(chosen, threads=threads), images, targets=targets, tolerance=None,
-                decision_tolerance=INT8_FLIPS, metric_tolerance=drop,
-                locate=locate.against_graph(float_graph, graph),
-            ),
-            parity.check_kernels(graph, images, targets=targets, threads=threads),
-        ]  # fmt: skip
-    return hops
-
-
 def verify(run: Run) -> dict[str, Any]:
     """Prove again that a run's deploy/ is what was trained: hashes, then every hop."""
     recipe = recipe_file.read(run.folder / "recipe.yaml")
     deploy = open_artifact(run.folder / "deploy", kinds=("deploy",))
-    _, base, trained = _chain(run)
-    images, targets = _parity_rows(run)
+    _, base, trained = chain(run)
+    images, targets = parity_rows(run)
     report = parity.parity_report(prove(trained, base, deploy, images, targets, recipe))
     parity.require(report)
     return report
@@ -392,106 +128,3 @@ def _locked(run: Run) -> Iterator[None]:
                 repair="wait for it, or start a new run with --new",
             ) from error
         yield
-
-
-def _chain(run: Run) -> tuple[Artifact, Artifact, Artifact]:
-    """The chosen graph, the float32 graph it was made from, and that one's trained model."""
-    table = _read(run.stage_folder("compress") / "compress.json")
-    rows = {row["name"]: row for row in table["candidates"]}
-    row = rows[table["chosen"]]
-    folder = run.stage_folder("compress") / "candidates"
-    chosen = open_artifact(folder / row["name"], kinds=("onnx",))
-    base = open_artifact(folder / row["base"], kinds=("onnx",))
-    trained = open_artifact(run.folder / rows[row["base"]]["model"], kinds=("trained",))
-    return chosen, base, trained
-
-
-def _parity_rows(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Real rows that are not test rows: valid first, then train."""
-    parts = [load_part(run.stage_folder("gate"), part) for part in ("valid", "train")]
-    images = np.concatenate([part.images[:PARITY_ROWS] for part in parts])[:PARITY_ROWS]
-    targets = np.concatenate([part.targets[:PARITY_ROWS] for part in parts])[:PARITY_ROWS]
-    return images, targets
-
-
-def _manifest_fields(recipe: Recipe, data: dict[str, Any], spec: ModelSpec) -> dict[str, Any]:
-    channels, height, width = spec.input_shape
-    return {
-        "task": recipe.task,
-        "labels": data["labels"],
-        "preprocess": {
-            "channels": channels, "height": height, "width": width, "resize": "bilinear",
-            "in_graph": "subtract mean, divide by std, per channel, on the 0–255 scale",
-        },
-        "target": recipe.target.model_dump(),
-    }  # fmt: skip
-
-
-def _write_infeasible(
-    run: Run, recipe: Recipe, candidates: list[dict[str, Any]], where: str
-) -> None:
-    found = certifying.infeasible(candidates, recipe.bounds, where)
-    names = {name for miss in found["nearest_misses"] for name in miss["missed"]}
-    nearest = found["nearest_misses"][0]["missed"] if found["nearest_misses"] else {}
-    goals = {
-        goal.name: {"bound": goal.text, "measured": nearest.get(goal.name, {}).get("measured"),
-                    "low": None, "high": None, "met": goal.name not in names}
-        for goal in recipe.bounds
-        if goal.name in names
-    }  # fmt: skip
-    write_json(
-        run.stage_folder("certify") / "certificate.json",
-        {"verdict": "infeasible", "text": found["relax"], "goals": goals, **found},
-    )
-
-
-def _record_predictions(run: Run, candidates: list[choose.Candidate]) -> None:
-    machine = this_machine().name
-    units = {"memory_bytes": "B", "epoch_s": "s", "size_bytes": "B", "latency_ms": "ms"}
-    for candidate in candidates:
-        for name, unit in units.items():
-            if name in candidate.predicted:
-                number = Number(
-                    candidate.predicted[name], unit, "predicted", "plan calibration", machine
-                )
-                run.figure("plan", candidate.spec.name, name, number)
-
-
-def _record_training(run: Run, name: str, trainer: Trainer, steps: int, seconds: float) -> None:
-    machine = this_machine().name
-    if steps:
-        epoch_s = seconds / steps * trainer.loader.steps_per_epoch
-        run.figure(
-            "train", name, "epoch_s", Number(epoch_s, "s", "measured", "training loop", machine)
-        )
-    number = Number(peak_memory_bytes(), "B", "measured", "peak resident memory", machine)
-    run.figure("train", name, "memory_bytes", number)
-    number = Number(trainer.elapsed, "s", "measured", "race slices and training", machine)
-    run.figure("train", "run", "training_s", number)
-
-
-def _record_certificate(run: Run, certificate: dict[str, Any]) -> None:
-    machine = this_machine().name
-    rows = f"{certificate['rows']} test rows"
-    for name, goal in certificate["goals"].items():
-        how = rows if name.startswith("accuracy") else "target runtime"
-        number = Number(
-            goal["measured"], goal["unit"], "measured", how, machine, goal["low"], goal["high"]
-        )
-        run.figure("certify", "run", name, number)
-    winner = _read(run.stage_folder("plan") / "plan.json")["winner"]
-    baseline = certificate["baseline"]
-    for name, value, unit in (
-        ("size_bytes", baseline["size_mb"] * 1e6, "B"),
-        ("latency_ms", baseline["latency_p50_ms"], "ms"),
-    ):
-        number = Number(value, unit, "measured", "uncompressed graph on the target", machine)
-        run.figure("certify", winner, name, number)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_bytes()))
-
-
-def _read_if(path: Path) -> dict[str, Any]:
-    return _read(path) if path.is_file() else {}

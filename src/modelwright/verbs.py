@@ -254,7 +254,8 @@ STARTER = """\
 # Check it with: modelwright plan {file}      then: modelwright run {file}
 task: image-classification
 data:
-  source: {source}            # {rows:,} images of {shape} (channels x height x width), {classes} classes
+  # {rows:,} images of {shape} (channels x height x width) in {classes} classes
+  source: {source}
   # valid: 0.1                # share of train held out to choose by
   # test: 0.2                 # share held out to judge by, where the data brings no test part
 budget:

@@ -49,8 +49,8 @@ def observe(graph: onnx.ModelProto, images: np.ndarray) -> dict[str, Histogram]:
             batch = {"image": images[start : start + BATCH_ROWS]}
             yield from zip(names, session.run(names, batch), strict=True)
 
-    low = {name: np.inf for name in names}
-    high = {name: -np.inf for name in names}
+    low = dict.fromkeys(names, np.inf)
+    high = dict.fromkeys(names, -np.inf)
     for name, value in values():
         low[name] = min(low[name], float(value.min()))
         high[name] = max(high[name], float(value.max()))

@@ -103,8 +103,8 @@ class Search:
                 return  # what accuracy is missing, pruning will not bring
             self.run.write(
                 "compress", "decision",
-                text=f"no candidate is small and fast enough yet: pruning {ratio:.0%} of the channels, "
-                f"with {AUTO_RECOVER:.0%} of the training budget on top for recovery",
+                text=f"no candidate is small and fast enough yet: pruning {ratio:.0%} of the "
+                f"channels, with {AUTO_RECOVER:.0%} of the training budget on top for recovery",
             )  # fmt: skip
             pruned = self._pruned(model, spec, Prune(ratio=ratio, recover=AUTO_RECOVER))
             if pruned is not None:

@@ -1,4 +1,4 @@
-"""Lines for people, on stderr: one that moves where there is a terminal, few where there is none."""
+"""Lines for people, on stderr: one that moves where there is a terminal, few elsewhere."""
 
 import sys
 import time

@@ -1,7 +1,6 @@
 """Read a recipe: YAML in, overrides on top, a Recipe or an error with file, line and key out."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,8 +77,6 @@ def parse_overrides(words: tuple[str, ...] | list[str]) -> dict[str, Any]:
             result[key] = yaml.safe_load(text) if text else ""
         except yaml.YAMLError:
             result[key] = text  # "goals.size_mb=>= 1": not YAML, but what the user means
-        if isinstance(result[key], str):
-            result[key] = os.path.expanduser(result[key])
     return result
 
 
@@ -141,7 +138,7 @@ def _plain(node: yaml.Node, place: Place, lines: dict[Place, int], path: Path) -
             items.append(_plain(item, (*place, index), lines, path))
         return items
     loader = yaml.SafeLoader("")
-    return loader.construct_object(node)  # type: ignore[no-untyped-call]
+    return loader.construct_object(node)
 
 
 def _set(value: dict[str, Any], place: tuple[str, ...], item: Any, key: str) -> None:

@@ -34,7 +34,7 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.relu(self.body(features) + self.skip(features))
+        return torch.as_tensor(self.relu(self.body(features) + self.skip(features)))
 
 
 class Bottleneck(nn.Module):
@@ -56,7 +56,7 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.relu(self.body(features) + self.skip(features))
+        return torch.as_tensor(self.relu(self.body(features) + self.skip(features)))
 
 
 def _skip(in_channels: int, out_channels: int, stride: int) -> nn.Module:

@@ -28,7 +28,7 @@ class EncoderBlock(nn.Module):
 
     def forward(self, sequence: Tensor) -> Tensor:
         sequence = sequence + self.dropout(self.attention(self.attention_norm(sequence)))
-        return sequence + self.dropout(self.mlp(self.mlp_norm(sequence)))
+        return torch.as_tensor(sequence + self.dropout(self.mlp(self.mlp_norm(sequence))))
 
 
 class EncoderBody(nn.Module):

@@ -18,7 +18,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.train.precision import Precision, autocast
 
-
 # Share of activations and workspace that the C allocator holds on top, in fragments and in the
 # libraries' own buffers; fitted once over the families by benchmarks/plan_accuracy.py.
 ALLOCATOR_SHARE = 0.5

@@ -22,15 +22,15 @@ class BatcherError(Exception):
     """Base of what `submit` and its future raise on the batcher's own account."""
 
 
-class QueueFull(BatcherError):  # noqa: N818 - a state that the client can wait out
+class QueueFull(BatcherError):
     """No room for these rows now."""
 
 
-class Closed(BatcherError):  # noqa: N818
+class Closed(BatcherError):
     """The batcher is draining, or gave up on this row when its grace ended."""
 
 
-class DeadlinePassed(BatcherError):  # noqa: N818
+class DeadlinePassed(BatcherError):
     """The answer did not come in time."""
 
 

@@ -55,7 +55,7 @@ class Limits:
                 raise ConfigError(f"limit {name}={value}", expected=f"at least {least}")
 
 
-class Refused(Exception):  # noqa: N818 - an answer to a client, not a fault of ours
+class Refused(Exception):
     """A request that gets an error object instead of an answer."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None):

@@ -23,8 +23,8 @@ from modelwright.core.files import storage
 from modelwright.core.progress import Beat, say, show
 from modelwright.core.recipe import Augment, Train
 from modelwright.core.units import format_bytes, format_seconds
-from modelwright.data.rows import Rows
 from modelwright.data.loader import Batch, Loader
+from modelwright.data.rows import Rows
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.train import checkpoint
 from modelwright.train.guards import StopRequested, catch_signals, require_finite
@@ -137,7 +137,7 @@ class Trainer:
             augment=settings.augment,
             num_classes=num_classes,
         )
-        self.model = model.to(memory_format=torch.channels_last)
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model) if settings.ema else self.model
         self.averaged.eval()
         self.optimizer = make_optimizer(
@@ -224,7 +224,7 @@ class Trainer:
         targets = torch.from_numpy(self.valid.targets[:rows])
         self.averaged.eval()
         with torch.inference_mode(), autocast(self.settings.precision):
-            logits = torch.cat([self.averaged(part) for part in images.split(512)])
+            logits = torch.cat([self.averaged(part) for part in torch.split(images, 512)])
         found = self.task.metrics(logits.float(), targets)
         self.evaluation_seconds = (
             (time.perf_counter() - started) * len(self.valid.targets) / len(targets)
@@ -381,9 +381,10 @@ def announce(trainer: Trainer, title: str) -> None:
 def _split(batch: Batch, size: int) -> list[Batch]:
     if size >= len(batch.targets):
         return [batch]
+    images, targets = torch.split(batch.images, size), torch.split(batch.targets, size)
     mixed = batch.targets_mixed
-    others = [None] * len(batch.targets.split(size)) if mixed is None else mixed.split(size)
-    parts = zip(batch.images.split(size), batch.targets.split(size), others, strict=True)
+    others = [None] * len(targets) if mixed is None else torch.split(mixed, size)
+    parts = zip(images, targets, others, strict=True)
     return [Batch(images, targets, other, batch.mix) for images, targets, other in parts]
 
 
