@@ -22,6 +22,7 @@ from modelwright.data import catalog as data_catalog
 from modelwright.data import checks
 from modelwright.data.rows import load_part
 from modelwright.plan import choose
+from modelwright.stages import STEPS
 
 RUNS = Path("runs")
 Overrides = Mapping[str, Any]
@@ -102,7 +103,7 @@ def stages(source: str | Path, overrides: Overrides | None = None) -> dict[str, 
         return {
             "run": str(one.folder),
             "done": [stage for stage in STAGES if one.done(stage)],
-            "to_do": [stage for stage in pipeline.STEPS if not one.done(stage)],
+            "to_do": [stage for stage in STEPS if not one.done(stage)],
         }
     return plan(source, overrides)
 

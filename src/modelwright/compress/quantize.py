@@ -19,7 +19,7 @@ from modelwright.core.errors import NothingChanged, Unsupported
 from modelwright.core.files import write_bytes
 
 # Operators with fast int8 kernels, and what lies between them, so that values stay in int8.
-OPERATORS = ("Conv", "Gemm", "MatMul", "Add", "GlobalAveragePool", "ReduceMean", "MaxPool")
+OPERATORS = ("Conv", "Gemm", "MatMul", "Add", "Relu", "GlobalAveragePool", "ReduceMean", "MaxPool")
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 RECURRENT = ("LSTM", "GRU")
 
@@ -69,7 +69,11 @@ def quantize_graph(
             nodes_to_quantize=[],
             nodes_to_exclude=kept,
             op_types_to_quantize=operators,
-            extra_options={"ForceQuantizeNoInputCheck": True},
+            extra_options={
+                "ForceQuantizeNoInputCheck": True,
+                # logits and what goes into norms stay float32: finer, and no conversion back
+                "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
+            },
         )
         quantizer.quantize_model()
         result: onnx.ModelProto = quantizer.model.model

@@ -41,13 +41,22 @@ def _cnn(
     widths: Sequence[int],
     inner: Sequence[int] | None = None,
 ) -> Model:
-    # Halve the grid while at least 4 pixels a side remain; the first stage keeps full detail.
-    side, strides = min(shape[1:]), [1]
+    # Wide layers on a small grid: they train and run at a higher rate than thin ones on a large
+    # grid. The grid is halved while at least 4 pixels a side remain.
+    side = min(shape[1:])
+    stem_stride = 2 if side >= 16 else 1
+    side //= stem_stride
+    strides = [1]
     for _ in widths[1:]:
-        strides.append(2 if side // 2 >= 4 else 1)
+        strides.append(2 if side >= 8 else 1)
         side //= strides[-1]
     body = ResidualBody(
-        shape[0], widths=widths, depths=[1] * len(widths), strides=strides, inner=inner
+        shape[0],
+        widths=widths,
+        depths=[1] * len(widths),
+        strides=strides,
+        stem_stride=stem_stride,
+        inner=inner,
     )
     return Model(normalize, body, ClassHead(body.out_dim, num_classes))
 
@@ -103,8 +112,8 @@ MODELS: dict[str, tuple[Callable[..., Model], dict[str, dict[str, Any]]]] = {
         {
             "tiny": {"widths": (8, 16)},
             "small": {"widths": (16, 32, 64)},
-            "base": {"widths": (32, 64, 128)},
-            "large": {"widths": (64, 128, 256)},
+            "base": {"widths": (64, 128, 256)},
+            "large": {"widths": (128, 256, 512)},
         },
     ),
     "rnn": (

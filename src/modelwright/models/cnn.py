@@ -76,6 +76,7 @@ class ResidualBody(nn.Module):
         strides: how much each stage shrinks the grid.
         inner: channels inside each block, in order, where they differ from its stage's width.
         stem: "small" is one 3x3 convolution; "imagenet" is 7x7 stride 2 and a max-pool.
+        stem_stride: of the small stem.
     """
 
     def __init__(
@@ -87,12 +88,13 @@ class ResidualBody(nn.Module):
         strides: Sequence[int],
         block: Literal["basic", "bottleneck"] = "basic",
         stem: Literal["small", "imagenet"] = "small",
+        stem_stride: int = 1,
         inner: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         block_class = BasicBlock if block == "basic" else Bottleneck
         if stem == "small":
-            self.stem = nn.Sequential(ConvNorm(in_channels, widths[0], 3), nn.ReLU())
+            self.stem = nn.Sequential(ConvNorm(in_channels, widths[0], 3, stem_stride), nn.ReLU())
         else:
             self.stem = nn.Sequential(
                 ConvNorm(in_channels, widths[0], 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)

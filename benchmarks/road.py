@@ -1,0 +1,107 @@
+"""The whole road: digits, an infeasible recipe, and Fashion-MNIST where its files are.
+
+Bounds are those that the recipes promise. The test part is judged once per run.
+
+    python benchmarks/road.py [--fashion PATH-TO-IDX-FILES] [--quick] [--json]
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench import Row, arguments, at_least, at_most, exactly, finish
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+def road(out: str, recipe: str, *overrides: str) -> tuple[int, dict[str, Any], float]:
+    """Exit code, the JSON object, seconds of `modelwright run`."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "modelwright", "run", str(RECIPES / recipe),
+         *overrides, "--out", out, "--json"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    return done.returncode, json.loads(done.stdout), time.perf_counter() - started
+
+
+def certificate(found: dict[str, Any]) -> dict[str, Any]:
+    return dict(json.loads((Path(found["run"]) / "certify" / "certificate.json").read_bytes()))
+
+
+def digits(out: str) -> list[Row]:
+    code, found, seconds = road(out, "digits.yaml")
+    judged = certificate(found)
+    return [
+        exactly("digits: exit code", code, 0),
+        at_least("digits: test accuracy", judged["accuracy"], 0.97),
+        at_most("digits: size, MB", judged["size_mb"], 0.25),
+        at_most("digits: p99 latency, ms", judged["latency"]["p99_ms"], 1.0),
+        at_most("digits: whole road, s", seconds, 180),
+    ]
+
+
+def infeasible(out: str) -> list[Row]:
+    goals = ["goals.accuracy=>= 0.999", "goals.size_mb=<= 0.005"]
+    code, found, seconds = road(out, "digits.yaml", *goals)
+    return [
+        exactly("infeasible: exit code", code, 3),
+        exactly("infeasible: verdict", found["verdict"], "infeasible"),
+        exactly("infeasible: artifact", found["artifact"], None),
+        at_least("infeasible: near misses named", len(found["nearest_misses"]), 1),
+        Row("infeasible: binding goal", found["binding_goal"]),
+        Row("infeasible: seconds", round(seconds, 1)),
+    ]
+
+
+def fashion(out: str, path: str, minutes: float) -> list[Row]:
+    code, found, seconds = road(
+        out, "fashion_mnist.yaml", f"data.source={path}", f"budget.train_minutes={minutes}"
+    )
+    judged = certificate(found)
+    trained_s = found["measured"]["training_s"]
+    raced = json.loads((Path(found["run"]) / "plan" / "plan.json").read_bytes())
+    lost = sum(
+        one["rounds"][-1]["seconds"] for one in raced["candidates"]
+        if one["rounds"] and one["status"] != "winner"
+    )  # fmt: skip
+    share = (trained_s + lost) / (60 * minutes)
+    return [
+        exactly("fashion: exit code", code, 0),
+        exactly("fashion: test rows", judged["rows"], 10_000),
+        at_least("fashion: test accuracy", judged["accuracy"], 0.935),
+        at_most("fashion: accuracy lost to its float32 parent", judged["drop"]["value"], 0.005),
+        at_least("fashion: times faster than float32", judged["speedup"]["value"], 2.5),
+        at_least("fashion: times smaller than float32",
+                 judged["baseline"]["size_mb"] / judged["size_mb"], 3.5),
+        at_most("fashion: training over budget, either way", abs(share - 1), 0.05),
+        Row("fashion: winner", raced["winner"]),
+        Row("fashion: size, MB", round(judged["size_mb"], 4)),
+        Row("fashion: p50 latency, ms", round(judged["latency"]["p50_ms"], 4)),
+        Row("fashion: p99 latency, ms", round(judged["latency"]["p99_ms"], 4)),
+        Row("fashion: whole road, s", round(seconds, 1)),
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--fashion", help="folder with the four Fashion-MNIST files")
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--out", help="keep the runs here")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        out = options.out or folder
+        rows = digits(out)
+        if not options.quick:
+            rows += infeasible(out)
+            if options.fashion:
+                rows += fashion(out, options.fashion, options.minutes)
+    finish(rows, as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()

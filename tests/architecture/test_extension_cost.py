@@ -1,0 +1,218 @@
+"""What one more family, format, runtime, task, source or method costs, counted in the source.
+
+A row in one visible table and the file that it names: the first half of these tests adds such a
+row and uses it; the second half counts the files that know a row by name.
+"""
+
+import ast
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import get_args
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from torch import nn
+
+from modelwright.compress.calibrate import CALIBRATIONS
+from modelwright.compress.catalog import METHODS
+from modelwright.core import artifact, recipe
+from modelwright.core.signature import Signature, TensorSpec
+from modelwright.data import catalog as data_catalog
+from modelwright.data.catalog import SOURCES
+from modelwright.data.rows import PARTS, Rows
+from modelwright.export import catalog as export_catalog
+from modelwright.export.catalog import FORMATS
+from modelwright.models import catalog as models_catalog
+from modelwright.models.catalog import MODELS, Model, ModelSpec, build
+from modelwright.models.heads import ClassHead
+from modelwright.plan.count import count
+from modelwright.runtime import catalog as runtime_catalog
+from modelwright.runtime.catalog import RUNTIMES
+from modelwright.tasks.catalog import TASKS
+from modelwright.train.save import write_trained
+
+SOURCE = Path(__file__).parents[2] / "src" / "modelwright"
+TABLES = {
+    "MODELS": (MODELS, "models/catalog.py"),
+    "METHODS": (METHODS, "compress/catalog.py"),
+    "CALIBRATIONS": (CALIBRATIONS, "compress/calibrate.py"),
+    "FORMATS": (FORMATS, "export/catalog.py"),
+    "RUNTIMES": (RUNTIMES, "runtime/catalog.py"),
+    "TASKS": (TASKS, "tasks/catalog.py"),
+    "SOURCES": (SOURCES, "data/catalog.py"),
+}
+
+# Files that may know a row of a table by its name, besides the table's own, and why
+PAGE = "core/recipe.py"  # every knob on one page, so that `recipe schema` and typos name the rows
+KNOWN_ELSEWHERE = {
+    "MODELS": {
+        PAGE: "the choices of model.family",
+        "train/loop.py": "default rates of each family, found by benchmark",
+        "compress/prune.py": "which tensors of a family belong together",
+        "plan/choose.py": "the runtime has no int8 kernel for a static LSTM",
+    },
+    "METHODS": {
+        "compress/search.py": "writes the steps that it did, in the recipe's words",
+    },
+    "CALIBRATIONS": {PAGE: "the choices of quantize.calibration"},
+    "TASKS": {PAGE: "the choices of task"},
+    "SOURCES": {PAGE: "the choices of data.format"},
+}
+# A row's name that is also an everyday word of the source says nothing when it is found.
+EVERYDAY = {"folder", "percentile"}
+
+
+def strings(file: Path) -> set[str]:
+    """Every whole string constant of a file."""
+    tree = ast.parse(file.read_text())
+    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    return {word for word in words if isinstance(word, str)}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_a_plain_dict_in_one_file(name):
+    """A catalog is written out where it stands: a literal dict, filled by nothing else."""
+    table, place = TABLES[name]
+    tree = ast.parse((SOURCE / place).read_text())
+    found = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == name
+    ]
+
+    assert dict is type(table)
+    assert [ast.Dict] == [type(value) for value in found]
+    assert list(table) == [key.value for key in found[0].keys]
+
+
+@pytest.mark.parametrize("name", KNOWN_ELSEWHERE)
+def test_only_justified_files_know_a_row_by_name(name):
+    """A row is named in its table and where KNOWN_ELSEWHERE says why; a new place needs a reason."""
+    table, place = TABLES[name]
+    rows = set(table) - EVERYDAY
+    found = {str(f.relative_to(SOURCE)) for f in SOURCE.rglob("*.py") if rows & strings(f)}
+
+    assert {place, *KNOWN_ELSEWHERE[name]} == found
+
+
+@pytest.mark.parametrize(
+    ("field", "table"),
+    [
+        (recipe.Model.model_fields["family"], MODELS),
+        (recipe.Data.model_fields["format"], SOURCES),
+        (recipe.Recipe.model_fields["task"], TASKS),
+        (recipe.Quantize.model_fields["calibration"], CALIBRATIONS),
+        *((recipe.Model.model_fields["size"], sizes) for _, sizes in MODELS.values()),
+    ],
+)
+def test_the_page_of_knobs_offers_every_row(field, table):
+    """The recipe's choices are the rows of the table and "auto", no fewer and no more."""
+    assert set(table) == set(get_args(field.annotation)) - {"auto"}
+
+
+def test_the_page_of_knobs_offers_every_method():
+    """A compress step has one key for each row of METHODS."""
+    assert set(METHODS) == set(recipe.Step.model_fields)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_family_is_a_builder_and_a_ladder(name):
+    """A row of MODELS holds one function of its own and four sizes."""
+    make, sizes = MODELS[name]
+
+    assert FunctionType is type(make)
+    assert ["tiny", "small", "base", "large"] == list(sizes)
+    assert len(MODELS) == len({make for make, _ in MODELS.values()})
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_is_one_module(name):
+    """A row of TASKS names a file with loss, metrics and answer."""
+    assert ModuleType is type(TASKS[name])
+    assert all(callable(getattr(TASKS[name], word)) for word in ("loss", "metrics", "answer"))
+
+
+def _flat(shape, normalize, num_classes, dim):
+    cells = shape[0] * shape[1] * shape[2]
+    embed = nn.Sequential(normalize, nn.Flatten(), nn.Unflatten(1, (1, cells)))
+    return Model(embed, nn.Linear(cells, dim), ClassHead(dim, num_classes))
+
+
+SPEC = ModelSpec("flat", "tiny", (1, 4, 4), 3, (100.0,), (50.0,))
+MANIFEST = {"task": "image-classification", "labels": ["a", "b", "c"], "preprocess": {},
+            "target": {}}  # fmt: skip
+
+
+@pytest.fixture
+def flat_family(monkeypatch):
+    """A new row of MODELS: one linear layer on all pixels."""
+    monkeypatch.setitem(MODELS, "flat", (_flat, {"tiny": {"dim": 8}}))
+
+
+def test_a_family_is_one_row(flat_family, tmp_path):
+    """A new row of MODELS is built, counted, saved and answered for without another line."""
+    trained = write_trained(tmp_path / "model", build(SPEC), SPEC, MANIFEST)
+    session = runtime_catalog.open_session(artifact.open_artifact(trained.folder))
+    outputs = session({"image": np.zeros((2, 1, 4, 4), np.uint8)})
+
+    assert 16 * 8 + 8 + 8 * 3 + 3 == count(SPEC).num_params
+    assert (2, 3) == outputs["logits"].shape
+
+
+def test_a_runtime_is_one_row(flat_family, tmp_path, monkeypatch):
+    """A new row of RUNTIMES is what opens artifacts of its kind."""
+    opened = []
+    monkeypatch.setitem(RUNTIMES, "abacus", lambda one, threads: opened.append((one, threads)))
+    made = artifact.write(
+        tmp_path / "model", "abacus", model_file="beads", signature=Signature((), ()),
+        fill=lambda folder: (folder / "beads").write_bytes(b"1"),
+    )  # fmt: skip
+    runtime_catalog.open_session(made, threads=3)
+
+    assert [(made, 3)] == opened
+
+
+def test_a_format_is_one_row(tmp_path, monkeypatch):
+    """A new row of FORMATS writes an artifact of its kind, with the parent and a signature."""
+    signature = Signature((TensorSpec("image", "uint8", ("batch", 1, 4, 4)),), ())
+
+    def write_text(model, file, *, input_shape, num_classes):
+        file.write_text(f"{input_shape} {num_classes}")
+        return signature
+
+    monkeypatch.setitem(FORMATS, "text", write_text)
+    manifest = {**MANIFEST, "model": SPEC.to_json(), "digest": "of the parent"}
+    made = export_catalog.export(nn.Identity(), manifest, tmp_path / "model", format="text")
+
+    assert "(1, 4, 4) 3" == artifact.open_artifact(made.folder).file("model.text").read_text()
+    assert "of the parent" == made.manifest["parent"]
+    assert signature == made.signature
+
+
+def test_a_source_is_one_row(tmp_path, monkeypatch):
+    """A new row of SOURCES is recognised by its look and divided like the others."""
+    images = np.arange(40 * 16, dtype=np.int64).astype(np.uint8).reshape(40, 1, 4, 4)
+    images[:, 0, 0, 0] = np.arange(40)
+    path = tmp_path / "rows.tensors"
+    safetensors.numpy.save_file({"images": images}, path)
+
+    def read(file, section):
+        rows = Rows(safetensors.numpy.load_file(file)["images"], np.arange(40) % 2, [""] * 40)
+        return {"train": rows}, ["even", "odd"], []
+
+    row = data_catalog.Source(lambda file: file.suffix == ".tensors", read, "a file *.tensors")
+    monkeypatch.setitem(SOURCES, "tensors", row)
+    data = data_catalog.load(recipe.Data(source=str(path), valid=0.25, test=0.25))
+
+    assert ["even", "odd"] == list(data.labels)
+    assert 40 == sum(len(data.parts[part]) for part in PARTS)
+
+
+def test_an_unknown_row_is_named_with_the_nearest():
+    """A family that no row has is refused with the name that was probably meant."""
+    spec = ModelSpec("transfromer", "tiny", (1, 8, 8), 3, (0.0,), (1.0,))
+    with pytest.raises(Exception, match="did you mean 'transformer'") as caught:
+        models_catalog.build(spec)
+
+    assert 2 == caught.value.exit_code

@@ -1,0 +1,73 @@
+"""Lines on stderr: one that moves on a terminal, few and plain elsewhere."""
+
+import io
+
+import pytest
+
+from modelwright.core import progress
+
+
+class Terminal(io.StringIO):
+    """A stderr that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """stderr as a terminal of 20 columns."""
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("COLUMNS", "20")
+    return screen
+
+
+def test_quiet_without_a_terminal(capsys):
+    """A moving line is nothing in a log; a line that stays is plain text, on stderr alone."""
+    progress.show("step 1 of 9")
+    progress.say("trained")
+
+    assert ("", "trained\n") == capsys.readouterr()
+
+
+def test_a_moving_line_is_replaced(terminal):
+    """On a terminal each moving line goes back to the start and clears what was there."""
+    progress.show("step 1")
+    progress.show("step 2")
+
+    assert ["", "step 1", "step 2"] == terminal.getvalue().split("\r\x1b[2K")
+
+
+def test_a_line_that_stays_clears_the_moving_one(terminal):
+    """What stays begins on a clean line and ends it."""
+    progress.show("step 1")
+    progress.say("trained")
+
+    assert terminal.getvalue().endswith("\r\x1b[2Ktrained\n")
+
+
+def test_a_moving_line_never_wraps(terminal):
+    """A line longer than the terminal is cut, or it could not be replaced."""
+    progress.show("x" * 50)
+
+    assert 20 > terminal.getvalue().count("x") > 10
+
+
+def test_a_beat_is_due_once_in_a_while():
+    """The first time it is due, directly after it is not."""
+    beat = progress.Beat(every=60)
+
+    assert [True, False, False] == [beat.due() for _ in range(3)]
+
+
+def test_a_beat_comes_again(monkeypatch):
+    """After its time it is due again."""
+    now = 1000.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    beat = progress.Beat(every=0.5)
+    found = []
+    for now in (1000.0, 1000.4, 1000.5, 1000.6, 1001.1):
+        found.append(beat.due())
+
+    assert [True, False, True, False, True] == found

@@ -1,0 +1,91 @@
+"""Small rows that can be learned, and trainers of tiny models over them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from modelwright.core.recipe import Augment, Train
+from modelwright.data.rows import Rows
+from modelwright.models.catalog import ModelSpec
+from modelwright.tasks.catalog import TASKS
+from modelwright.train.loop import Budget, Settings, Trainer, fill_in, fresh_model
+
+FAMILIES = ("cnn", "rnn", "transformer")
+SHAPE, NUM_CLASSES = (1, 8, 8), 4
+# every kind of randomness that resuming has to bring back
+AUGMENT = (Augment(shift=0.2), Augment(rotate=10), Augment(mixup=0.4))
+
+torch.set_num_threads(1)
+
+
+def rows(number: int, seed: int = 0) -> Rows:
+    """Noise with a bright stripe where the class says."""
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 160, (number, *SHAPE), np.uint8)
+    targets = np.arange(number) % NUM_CLASSES
+    for image, target in zip(images, targets, strict=True):
+        image[:, 2 * target : 2 * target + 2] += 90
+    return Rows(images, targets, [""] * number)
+
+
+def spec_of(family: str, **args: Any) -> ModelSpec:
+    return ModelSpec(family, "tiny", SHAPE, NUM_CLASSES, (90.0,), (60.0,), args)
+
+
+def settings_of(family: str = "cnn", *, budget: Budget | None = None, **keys: Any) -> Settings:
+    section = Train.model_validate({"batch_size": 16, "checkpoint_steps": 10_000, **keys})
+    return fill_in(
+        section,
+        family,
+        "32-true" if section.precision == "auto" else section.precision,
+        budget or Budget(steps=60),
+    )
+
+
+def trainer_of(
+    folder: Path,
+    family: str = "cnn",
+    *,
+    budget: Budget | None = None,
+    metrics: Path | None = None,
+    settings: Settings | None = None,
+    args: dict[str, Any] | None = None,
+    **keys: Any,
+) -> Trainer:
+    """A trainer as the pipeline makes it; it resumes what lies in `folder`."""
+    budget = budget or Budget(steps=60)
+    settings = settings or settings_of(family, budget=budget, **keys)
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = spec_of(family, **(args or {}))
+    return Trainer(
+        fresh_model(spec, settings.seed), TASKS["image-classification"], rows(72), rows(24, 1),
+        NUM_CLASSES, settings, budget, folder, metrics=metrics,
+    )  # fmt: skip
+
+
+def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Everything that a step reads or writes, by name."""
+    found = {f"model.{k}": v.clone() for k, v in trainer.model.state_dict().items()}
+    found |= {f"average.{k}": v.clone() for k, v in trainer.averaged.state_dict().items()}
+    for index, state in trainer.optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.{index}.{k}": v.clone() for k, v in state.items() if v is not None}
+    return found
+
+
+def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors that are not bitwise equal, or are missing on one side."""
+    return sorted(one.keys() ^ other.keys()) + [
+        name for name in one.keys() & other.keys() if not torch.equal(one[name], other[name])
+    ]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Calibrations are measured once a session, by whichever worker comes first."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if base.name.startswith("popen-") else base) / "modelwright-cache"
+    monkeypatch.setenv("MODELWRIGHT_CACHE", str(folder))
+    return folder

@@ -1,0 +1,348 @@
+"""One step, the budget, and what stops a training."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from modelwright.core.errors import ConfigError, Exit, TrainingFailed
+from modelwright.train import checkpoint, loop
+from modelwright.train.guards import StopRequested
+from modelwright.train.loop import Budget
+
+from .conftest import differing, rows, settings_of, trainer_of, weights_of
+
+
+class Clock:
+    """A clock that only moves when told to; stands in for the time module."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(loop, "time", clock)
+    return clock
+
+
+def timed(trainer, clock, step_s, evaluation_s=0.0):
+    """The trainer, whose steps and evaluations take what the functions or numbers say."""
+    train_step, metrics = trainer.train_step, trainer.task.metrics
+
+    def slow_step():
+        clock.now += step_s(trainer.step) if callable(step_s) else step_s
+        return train_step()
+
+    class Task:
+        loss = staticmethod(trainer.task.loss)
+
+        @staticmethod
+        def metrics(*arguments):
+            clock.now += evaluation_s
+            return metrics(*arguments)
+
+    trainer.train_step, trainer.task = slow_step, Task
+    return trainer
+
+
+def test_it_learns(tmp_path):
+    """Sixty steps on stripes bring the averaged weights far above chance on unseen rows."""
+    trainer = trainer_of(tmp_path, "cnn")
+    trainer.run()
+
+    assert 0.9 <= trainer.finish()["valid_accuracy"]
+
+
+@pytest.mark.parametrize("step_s", [0.01, 0.037, 0.3])
+def test_time_budget_is_kept(tmp_path, clock, step_s):
+    """Race slices, steps and the last evaluation together end within half a step of the budget."""
+    trainer = timed(trainer_of(tmp_path, budget=Budget(seconds=2.0)), clock, step_s, 0.05)
+    trainer.run()
+    trainer.finish()
+
+    assert pytest.approx(2.0, abs=0.51 * step_s) == trainer.elapsed
+    assert pytest.approx(102.0, abs=0.51 * step_s) == clock.now
+
+
+def test_uneven_steps_keep_the_budget(tmp_path, clock):
+    """Where steps take very different times, the end is missed by one slow step at most."""
+    trainer = trainer_of(tmp_path, budget=Budget(seconds=2.0))
+    timed(trainer, clock, lambda step: 0.1 if step % 7 == 3 else 0.01, 0.02)
+    trainer.run()
+    trainer.finish()
+
+    assert pytest.approx(2.0, abs=0.1) == trainer.elapsed
+
+
+def test_real_time_budget_is_kept(tmp_path):
+    """With the machine's own clock, two seconds of a tiny model end within two seconds."""
+    trainer = trainer_of(tmp_path, "rnn", budget=Budget(seconds=2.0))
+    longest = 0.0
+    train_step = trainer.train_step
+
+    def measured_step():
+        nonlocal longest
+        before = loop.time.perf_counter()
+        loss = train_step()
+        longest = max(longest, loop.time.perf_counter() - before)
+        return loss
+
+    trainer.train_step = measured_step
+    trainer.run()
+    spent = trainer.elapsed
+
+    assert 2.0 - longest <= spent + trainer.evaluation_seconds
+    assert spent <= 2.0 + longest
+
+
+def test_resumed_time_budget_is_kept(tmp_path, clock):
+    """A training that is stopped and continued spends its seconds once, not twice."""
+    first = timed(trainer_of(tmp_path, budget=Budget(seconds=2.0)), clock, 0.02)
+    first.run(Budget(seconds=0.7))
+    first.save()
+    clock.now += 1000.0
+    second = timed(trainer_of(tmp_path, budget=Budget(seconds=2.0)), clock, 0.02)
+    second.run()
+
+    assert pytest.approx(2.0, abs=0.02) == second.elapsed
+    assert 0.02 >= abs(100 - second.step) * 0.02
+
+
+def test_step_budget_is_exact(tmp_path):
+    """A budget of 17 steps is 17 steps."""
+    trainer = trainer_of(tmp_path, budget=Budget(steps=17))
+    trainer.run()
+
+    assert 17 == trainer.step
+
+
+@pytest.mark.parametrize("clocks", [{}, {"steps": 3, "seconds": 1.0}])
+def test_budget_has_one_clock(clocks):
+    """Neither no clock nor two are a budget."""
+    with pytest.raises(ConfigError, match="steps or seconds"):
+        Budget(**clocks)
+
+
+@pytest.mark.parametrize("family", ["rnn", "transformer"])
+@pytest.mark.parametrize("micro", [1, 4, 8])
+@pytest.mark.parametrize("augment", [[], [{"mixup": 0.4}]])
+def test_accumulation_is_the_whole_batch(tmp_path, family, micro, augment):
+    """Micro-batches give the loss and the step of the whole batch within 1e-6."""
+    keys = {"optimizer": "sgd", "learning_rate": 0.1, "warmup_steps": 0, "augment": augment}
+    whole = trainer_of(tmp_path / "whole", family, **keys)
+    parts = trainer_of(tmp_path / "parts", family, micro_batch_size=micro, **keys)
+    losses = [[trainer.train_step() for _ in range(3)] for trainer in (whole, parts)]
+
+    assert pytest.approx(losses[0], abs=1e-6) == losses[1]
+    for name, value in weights_of(whole).items():
+        if name.startswith("model."):
+            torch.testing.assert_close(weights_of(parts)[name], value, atol=1e-6, rtol=0)
+
+
+def test_averaged_weights_are_a_running_mean(tmp_path):
+    """The average is the stated mix of its old value and the new weights, step by step."""
+    trainer = trainer_of(tmp_path, "transformer", ema=0.5)
+    wanted = trainer.averaged.head.linear.weight.detach().clone()
+    for step in range(1, 12):
+        trainer.train_step()
+        decay = min(0.5, step / (step + 9))
+        wanted.lerp_(trainer.model.head.linear.weight.detach(), 1 - decay)
+
+    torch.testing.assert_close(trainer.averaged.head.linear.weight.detach(), wanted)
+
+
+def test_without_average_the_weights_are_judged(tmp_path):
+    """With ema 0 the evaluated model is the trained one."""
+    trainer = trainer_of(tmp_path, ema=0)
+
+    assert trainer.model is trainer.averaged
+
+
+def test_evaluating_changes_no_step(tmp_path):
+    """Looking at the valid part between steps leaves the training bitwise as it is."""
+    quiet, watched = trainer_of(tmp_path / "a"), trainer_of(tmp_path / "b")
+    for _ in range(5):
+        quiet.train_step()
+        watched.train_step()
+        watched.evaluate()
+
+    assert [] == differing(weights_of(quiet), weights_of(watched))
+
+
+def test_curves_are_whole(tmp_path):
+    """The metrics file holds steps with losses, several evaluations, and progress up to 1."""
+    trainer = trainer_of(tmp_path / "c", metrics=tmp_path / "metrics.jsonl")
+    trainer.run()
+    trainer.finish()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    evaluations = [line for line in lines if "valid_accuracy" in line]
+
+    assert list(range(1, 61)) == [line["step"] for line in steps]
+    assert {"step", "seconds", "progress", "loss", "learning_rate", "examples_per_s",
+            "memory_bytes"} == set(steps[0])  # fmt: skip
+    assert loop.EVALUATIONS == len(evaluations)
+    assert (60, 1.0) == (evaluations[-1]["step"], evaluations[-1]["progress"])
+
+
+def test_resuming_drops_the_curve_of_lost_steps(tmp_path):
+    """Steps after the checkpoint are done again, and stand in the curve once."""
+    metrics = tmp_path / "metrics.jsonl"
+    first = trainer_of(tmp_path / "c", metrics=metrics)
+    first.run(Budget(steps=20))
+    first.save()
+    first.run(Budget(steps=27))
+    metrics.write_text(metrics.read_text() + '{"step": 28, "lo')  # cut short by a kill
+    second = trainer_of(tmp_path / "c", metrics=metrics)
+    second.run()
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+
+    assert list(range(1, 61)) == [line["step"] for line in lines if "loss" in line]
+
+
+def test_nan_loss_stops_and_keeps_the_checkpoint(tmp_path):
+    """A weight that is no number stops the training; the checkpoint from before is intact."""
+    trainer = trainer_of(tmp_path)
+    trainer.run(Budget(steps=10))
+    trainer.save()
+    good = weights_of(trainer)
+    with torch.no_grad():
+        trainer.model.head.linear.weight[0, 0] = float("nan")
+    with pytest.raises(TrainingFailed, match=r"became nan at step 10 .*learning rate") as caught:
+        trainer.run()
+
+    assert Exit.BAD_INPUT == caught.value.exit_code
+    assert "lower train.learning_rate" in caught.value.repair
+    assert [] == differing(good, weights_of(trainer_of(tmp_path)))
+
+
+def test_huge_learning_rate_stops(tmp_path):
+    """A learning rate that blows the weights up ends in an error, not in a model."""
+    trainer = trainer_of(tmp_path, "transformer", learning_rate=1e30, warmup_steps=0)
+
+    with pytest.raises(TrainingFailed, match="loss became"):
+        trainer.run()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_stops(tmp_path, number):
+    """A signal lets the step end, saves it, and stops; the next trainer goes on from there."""
+    trainer = trainer_of(tmp_path)
+    train_step = trainer.train_step
+
+    def step_and_signal():
+        if trainer.step == 12:
+            os.kill(os.getpid(), number)
+        return train_step()
+
+    trainer.train_step = step_and_signal
+    handler = signal.getsignal(number)
+    with pytest.raises(StopRequested, match=number.name):
+        trainer.run()
+
+    assert handler == signal.getsignal(number)
+    assert 13 == trainer_of(tmp_path).step
+
+
+def test_second_interrupt_stops_now(tmp_path):
+    """Who presses Ctrl-C twice does not wait for the step to end."""
+    trainer = trainer_of(tmp_path)
+
+    def interrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    trainer.train_step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+
+
+def test_a_late_signal_is_not_lost(tmp_path):
+    """A signal after the last step's save still stops the process that goes on to other work."""
+    trainer = trainer_of(tmp_path, budget=Budget(steps=3))
+    spent = trainer._spent
+
+    def signal_at_the_end(*arguments):
+        over = spent(*arguments)
+        if over:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return over
+
+    trainer._spent = signal_at_the_end
+    with pytest.raises(StopRequested, match="SIGTERM"):
+        trainer.run()
+
+
+def test_same_seed_same_training(tmp_path):
+    """Two trainings with one seed are bitwise equal; another seed gives another model."""
+    runs = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        torch.manual_seed(hash(name) % 1000)  # what was drawn before does not matter
+        trainer = trainer_of(tmp_path / name, "transformer", seed=seed)
+        trainer.run(Budget(steps=8))
+        runs.append(weights_of(trainer))
+
+    assert [] == differing(runs[0], runs[1])
+    assert [] != differing(runs[0], runs[2])
+
+
+def test_checkpoints_come_as_often_as_asked(tmp_path, monkeypatch):
+    """With checkpoint_steps 7, twenty steps save at 7 and 14."""
+    saved = []
+    save = checkpoint.save
+    monkeypatch.setattr(
+        checkpoint, "save", lambda *a, **k: (saved.append(k["step"]), save(*a, **k))
+    )
+    trainer = trainer_of(tmp_path, budget=Budget(steps=20), checkpoint_steps=7)
+    trainer.run()
+
+    assert [7, 14] == saved
+
+
+def test_only_two_checkpoints_are_kept(tmp_path):
+    """Old checkpoints go, the newest two stay, and nothing else lies in the folder."""
+    trainer_of(tmp_path, budget=Budget(steps=50), checkpoint_steps=10).run()
+
+    assert [
+        f"step-000000{step}.{kind}" for step in (40, 50) for kind in ("json", "safetensors")
+    ] == sorted(path.name for path in tmp_path.iterdir())
+
+
+def test_family_defaults_give_way_to_the_recipe():
+    """What the recipe says wins; what it leaves open is the family's."""
+    settings = settings_of("transformer", learning_rate=0.5, budget=Budget(seconds=9.0))
+
+    assert 0.5 == settings.learning_rate
+    assert loop.FAMILY_DEFAULTS["transformer"]["weight_decay"] == settings.weight_decay
+    assert loop.FAMILY_DEFAULTS["transformer"]["warmup_steps"] == settings.warmup_steps
+
+
+def test_sgd_has_its_own_rate():
+    """SGD does not start with AdamW's learning rate and weight decay."""
+    settings = settings_of("cnn", optimizer="sgd")
+
+    assert (loop.SGD_LEARNING_RATE, loop.SGD_WEIGHT_DECAY) == (
+        settings.learning_rate, settings.weight_decay,
+    )  # fmt: skip
+
+
+def test_rows_are_seen_once_an_epoch(tmp_path):
+    """Over nine steps of eight rows, each of the 72 rows is trained on once."""
+    trainer = trainer_of(tmp_path, batch_size=8)
+    seen = torch.cat([trainer.loader.indices(step) for step in range(9)])
+
+    assert list(range(len(rows(72)))) == sorted(seen.tolist())
+
+
+def test_settings_are_frozen():
+    """Nothing can turn a knob behind the recipe's back."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings_of().seed = 3  # type: ignore[misc]
