@@ -45,11 +45,11 @@ def _cnn(
     # grid. The grid is halved while at least 4 pixels a side remain.
     side = min(shape[1:])
     stem_stride = 2 if side >= 16 else 1
-    side //= stem_stride
+    side = -(-side // stem_stride)
     strides = [1]
     for _ in widths[1:]:
-        strides.append(2 if side >= 8 else 1)
-        side //= strides[-1]
+        strides.append(2 if (side + 1) // 2 >= 4 else 1)
+        side = -(-side // strides[-1])
     body = ResidualBody(
         shape[0],
         widths=widths,

@@ -2,14 +2,16 @@
 
 Within a family the size is chosen by prediction: the largest that meets every goal and sees the
 data often enough within the budget. Between families a race decides: equal slices of the budget,
-the best by valid accuracy go on. The race runs on the stable part of the schedule, so that the
-winner's training simply continues and none of its slices is lost.
-Source of the race: Jamieson, Talwalkar 2015, arXiv:1502.07943 (successive halving).
+and those go on whose learning curve promises the least error at the budget's end, since what
+learns fastest at first is often not what ends best. The race runs on the stable part of the
+schedule, so that the winner's training simply continues and none of its slices is lost.
+Sources: Jamieson, Talwalkar 2015, arXiv:1502.07943 (successive halving); Hestness et al. 2017,
+arXiv:1712.00409 (error falls as a power of the data seen).
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from modelwright.train.loop import CURVE_ROWS, Budget, Trainer, fill_in, fresh_m
 from modelwright.train.precision import Precision
 
 MIN_EPOCHS = 5.0  # seeing the data less often than this, a larger model loses to a smaller one
+LOOKS = 3  # points of the learning curve in each slice
+LEAST_ERROR = 1 / (2 * CURVE_ROWS)  # what an accuracy of one on the rows looked at may hide
 RACE_SLICE = 0.04  # of the budget, for each candidate in each round
 BF16_MARGIN = 1.05  # bf16 has to be this much faster to be worth its rounding
 # The best that compression could do, so that no candidate is dropped which it could save.
@@ -49,6 +53,12 @@ class Candidate:
     status: str = "dropped"
     reason: str = ""
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    expected_accuracy: float = 0.0
+
+    @property
+    def curve(self) -> list[tuple[float, float]]:
+        """Budget spent and valid accuracy there, over all rounds."""
+        return [(spent, accuracy) for one in self.rounds for spent, accuracy in one["curve"]]
 
     def best_values(self) -> dict[str, float]:
         """Per goal, the best that compression could make of the candidate."""
@@ -238,6 +248,7 @@ def race(
             repair="see the table for what each one misses, and relax that goal or budget",
         )
     whole = training_budget(recipe)
+    horizon = whole.steps or whole.seconds or 1.0
     record = _read_record(folder / "race.json")
     for candidate in alive:
         candidate.rounds = record.get(candidate.spec.name, [])
@@ -251,19 +262,27 @@ def race(
                 )
                 record[candidate.spec.name] = candidate.rounds
                 write_json(folder / "race.json", record)
-        alive.sort(key=lambda candidate: -candidate.rounds[number - 1]["accuracy"])
+        for candidate in alive:
+            candidate.expected_accuracy = 1 - expected_error(candidate.curve, horizon)
+        alive.sort(key=lambda candidate: -candidate.expected_accuracy)
         keep = math.ceil(len(alive) / 2) if len(alive) > 2 else 1
-        for rank, loser in enumerate(alive[keep:], keep + 1):
+        best = alive[0]
+        for loser in alive[keep:]:
             loser.status = "raced"
             loser.reason = (
-                f"round {number}: accuracy {loser.rounds[-1]['accuracy']:.3f} on valid, "
-                f"place {rank}; {alive[0].spec.name} had {alive[0].rounds[-1]['accuracy']:.3f}"
+                f"round {number}: {loser.expected_accuracy:.1%} expected at the budget's end "
+                f"({loser.rounds[-1]['accuracy']:.1%} now); {best.spec.name}: "
+                f"{best.expected_accuracy:.1%} ({best.rounds[-1]['accuracy']:.1%} now)"
             )
         alive = alive[:keep]
     winner = alive[0]
     raced = bool(winner.rounds)
     winner.status = "winner"
-    winner.reason = "best on valid in every round" if raced else "the only one that fits"
+    winner.reason = (
+        f"{winner.expected_accuracy:.1%} expected on valid at the budget's end, the most of all"
+        if raced
+        else "the only one that fits"
+    )
     losers = [candidate for candidate in candidates if candidate is not winner]
     unit = "steps" if whole.steps is not None else "seconds"
     lost = sum(candidate.rounds[-1][unit] for candidate in losers if candidate.rounds)
@@ -283,20 +302,52 @@ def _slice(
         fresh_model(spec, settings.seed), TASKS[recipe.task], train, valid, spec.num_classes,
         settings, whole, folder / "race" / spec.name,
     )  # fmt: skip
-    if whole.steps is not None:
-        until = Budget(steps=number * max(1, round(RACE_SLICE * whole.steps)))
-    else:
-        until = Budget(seconds=number * RACE_SLICE * (whole.seconds or 0.0))
-    trainer.run(until, title=f"race {number}: {spec.name}")
-    accuracy = trainer.race_accuracy(CURVE_ROWS)
+    curve: list[tuple[float, float]] = []
+    for look in range(1, LOOKS + 1):
+        share = RACE_SLICE * (number - 1 + look / LOOKS)
+        if whole.steps is not None:
+            until = Budget(steps=max(trainer.step + 1, round(share * whole.steps)))
+        else:
+            until = Budget(seconds=share * (whole.seconds or 0.0))
+        trainer.run(until, title=f"race {number}: {spec.name}")
+        accuracy = trainer.race_accuracy(CURVE_ROWS)
+        spent = trainer.step if whole.steps is not None else trainer.elapsed
+        curve.append((float(spent), accuracy))
     trainer.save()
     say(
         f"race {number}: {spec.name:18} accuracy {accuracy:.3f} after {trainer.step} steps, "
         f"{format_seconds(trainer.elapsed)}"
     )
     return {
-        "round": number, "steps": trainer.step, "seconds": trainer.elapsed, "accuracy": accuracy,
-    }  # fmt: skip
+        "round": number,
+        "steps": trainer.step,
+        "seconds": trainer.elapsed,
+        "accuracy": accuracy,
+        "curve": curve,
+    }
+
+
+def expected_error(curve: Sequence[tuple[float, float]], horizon: float) -> float:
+    """Error that a learning curve promises once `horizon` is spent.
+
+    A straight line through the logarithms of spending and error, by least squares. The slope is held between 0 (learns no more) and -1.
+
+    Args:
+        curve: budget spent (seconds or steps) and accuracy, in order.
+
+    >>> round(expected_error([(10, 0.8), (20, 0.9)], 40), 3)
+    0.05
+    """
+    times = [math.log(spent) for spent, _ in curve]
+    errors = [math.log(max(1 - accuracy, LEAST_ERROR)) for _, accuracy in curve]
+    mean_time, mean_error = sum(times) / len(times), sum(errors) / len(errors)
+    spread = sum((time - mean_time) ** 2 for time in times)
+    slope = 0.0
+    if spread > 0:
+        pairs = zip(times, errors, strict=True)
+        slope = sum((one - mean_time) * (error - mean_error) for one, error in pairs) / spread
+    slope = min(0.0, max(-1.0, slope))
+    return math.exp(mean_error + slope * (math.log(horizon) - mean_time))
 
 
 def _read_record(path: Path) -> dict[str, list[dict[str, Any]]]:
