@@ -110,7 +110,7 @@ def predict(model: Path, *files: Path, json: Json = False) -> int:
 def serve(
     model: Path, *, host: str = "127.0.0.1", port: int = 8000, threads: int | None = None,
     name: str | None = None, deadline_s: float = 10.0, batch_rows: int = 64,
-    queue_rows: int = 4096, body_mb: float = 16.0, grace_s: float = 10.0,
+    queue_rows: int = 4096, body_mib: float = 16.0, grace_s: float = 10.0,
 ) -> int:  # fmt: skip
     """Answer requests for a deployed model: Open Inference Protocol v2, and a page to try it.
 
@@ -127,7 +127,7 @@ def serve(
         raise MissingExtra(error.name or "starlette", "serve", "serving") from error
     limits = Limits(
         deadline_s=deadline_s, batch_rows=batch_rows, queue_rows=queue_rows,
-        body_bytes=round(body_mb * 1e6), grace_s=grace_s,
+        body_bytes=round(body_mib * 2**20), grace_s=grace_s,
     )  # fmt: skip
     verbs.serve(
         model, host=host, port=port, threads=threads, name=name, limits=limits,
@@ -206,6 +206,8 @@ def call(words: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         _complain("stopped; what was finished is kept, and the same command continues")
+        if as_json:
+            print(json_module.dumps({"verdict": "stopped"}))
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -226,6 +228,8 @@ def _road(
         found = verbs.run(recipe, _read(overrides), out=out, new=new, until=until)
     except StopRequested as stop:
         _complain(f"stopped by {stop}; training is saved, and the same command continues it")
+        if json:
+            print(json_module.dumps({"verdict": "stopped"}))
         return 128 + signal.Signals[str(stop)]
     _print(found, json, show.result)
     return Exit.INFEASIBLE if found["verdict"] == "infeasible" else Exit.OK

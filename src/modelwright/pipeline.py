@@ -37,6 +37,9 @@ def go(run: Run, *, until: str = "certify") -> dict[str, Any]:
     Raises: what the first stage that refuses raises; the report is written all the same.
     """
     recipe = recipe_file.read(run.folder / "recipe.yaml")
+    if any(run.events("run", "finished")):  # judged already: the test part is touched once
+        say(f"run: {run.folder} is finished; --new starts another")
+        return result(run)
     with _locked(run):
         try:
             for stage in STAGES[: STAGES.index(until) + 1]:
@@ -67,8 +70,9 @@ def result(run: Run) -> dict[str, Any]:
         for event in run.events(event="figure")
         if event["number"]["kind"] == "measured"
     }
-    refusals = [event for event in run.events(event="refused") if event.get("final")]
-    verdict = certificate.get("verdict") or ("refused" if refusals else "unfinished")
+    last = [event for event in run.events() if event["event"] in ("stage_finished", "refused")]
+    refused = bool(last) and bool(last[-1].get("final"))
+    verdict = certificate.get("verdict") or ("refused" if refused else "unfinished")
     deploy, report = run.folder / "deploy", run.folder / "report.html"
     return {
         "verdict": verdict,

@@ -66,10 +66,13 @@ def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
     folder = run.stage_folder("plan")
     folder.mkdir(exist_ok=True)
     data = read(run.stage_folder("gate") / "data.json")
-    started = time.perf_counter()
-    candidates = choose.predict(recipe, data)
-    _record_predictions(run, candidates)
-    result: dict[str, Any] = {"winner": None, "prediction_seconds": time.perf_counter() - started}
+    predictions = folder / "predictions.json"
+    if not predictions.is_file():  # kept, so that a continued run does not predict otherwise
+        candidates = choose.predict(recipe, data)
+        _record_predictions(run, candidates)
+        write_json(predictions, {"candidates": [one.to_json() for one in candidates]})
+    candidates = [choose.from_json(one) for one in read(predictions)["candidates"]]
+    result: dict[str, Any] = {"winner": None}
     try:
         train, valid = (load_part(run.stage_folder("gate"), part) for part in ("train", "valid"))
         started = time.perf_counter()
@@ -88,6 +91,7 @@ def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
             recipe,
             [{"name": one.spec.name, "values": one.best_values()} for one in candidates],
             "by prediction, with compression at its best",
+            nearest=min(candidates, key=lambda one: one.num_params),
         )
         raise
     finally:
@@ -197,7 +201,9 @@ def certify(run: Run, recipe: Recipe) -> dict[str, Any]:
     """Judge on the test part and the target; write deploy/ if every goal holds."""
     folder = run.stage_folder("certify")
     folder.mkdir(exist_ok=True)
-    chosen, _, trained = chain(run)
+    chosen, _, _ = chain(run)
+    # the drop is counted from the model as first trained, not from a pruned and recovered one
+    trained = open_artifact(run.stage_folder("train") / "model", kinds=("trained",))
     test = load_part(run.stage_folder("gate"), "test")
     fp32 = open_artifact(run.folder / "compress" / "candidates" / "fp32")
     digests = {
@@ -263,7 +269,7 @@ def prove(
             locate=locate.against_model(load_model(trained), float_graph),
         )
     ]  # fmt: skip
-    if chosen.digest != base.digest:
+    if chosen.manifest["files"]["model.onnx"] != base.manifest["files"]["model.onnx"]:
         drop = next((g.bound for g in recipe.bounds if g.name == "accuracy_drop"), INT8_DROP)
         graph = chosen.file("model.onnx")
         hops += [
@@ -312,13 +318,24 @@ def _manifest_fields(recipe: Recipe, data: dict[str, Any], spec: ModelSpec) -> d
 
 
 def _write_infeasible(
-    run: Run, recipe: Recipe, candidates: list[dict[str, Any]], where: str
+    run: Run,
+    recipe: Recipe,
+    candidates: list[dict[str, Any]],
+    where: str,
+    *,
+    nearest: choose.Candidate | None = None,
 ) -> None:
     found = certifying.infeasible(candidates, recipe.bounds, where)
+    if nearest is not None and not found["binding_goal"]:  # a budget binds, not a goal
+        found["binding_goal"] = nearest.binds
+        found["relax"] = (
+            f"{nearest.binds} binds: even {nearest.spec.name}, the smallest, {nearest.reason}. "
+            f"Raise {nearest.binds}."
+        )
     names = {name for miss in found["nearest_misses"] for name in miss["missed"]}
-    nearest = found["nearest_misses"][0]["missed"] if found["nearest_misses"] else {}
+    first = found["nearest_misses"][0]["missed"] if found["nearest_misses"] else {}
     goals = {
-        goal.name: {"bound": goal.text, "measured": nearest.get(goal.name, {}).get("measured"),
+        goal.name: {"bound": goal.text, "measured": first.get(goal.name, {}).get("measured"),
                     "low": None, "high": None, "met": goal.name not in names}
         for goal in recipe.bounds
         if goal.name in names

@@ -16,11 +16,15 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """stderr as a terminal of 20 columns."""
-    screen = Terminal()
-    monkeypatch.setattr("sys.stderr", screen)
-    monkeypatch.setenv("COLUMNS", "20")
-    return screen
+    """Makes stderr a terminal of 20 columns, from the call on: capturing starts after fixtures."""
+
+    def begin() -> Terminal:
+        screen = Terminal()
+        monkeypatch.setattr("sys.stderr", screen)
+        monkeypatch.setenv("COLUMNS", "20")
+        return screen
+
+    return begin
 
 
 def test_quiet_without_a_terminal(capsys):
@@ -33,25 +37,28 @@ def test_quiet_without_a_terminal(capsys):
 
 def test_a_moving_line_is_replaced(terminal):
     """On a terminal each moving line goes back to the start and clears what was there."""
+    screen = terminal()
     progress.show("step 1")
     progress.show("step 2")
 
-    assert ["", "step 1", "step 2"] == terminal.getvalue().split("\r\x1b[2K")
+    assert ["", "step 1", "step 2"] == screen.getvalue().split("\r\x1b[2K")
 
 
 def test_a_line_that_stays_clears_the_moving_one(terminal):
     """What stays begins on a clean line and ends it."""
+    screen = terminal()
     progress.show("step 1")
     progress.say("trained")
 
-    assert terminal.getvalue().endswith("\r\x1b[2Ktrained\n")
+    assert screen.getvalue().endswith("\r\x1b[2Ktrained\n")
 
 
 def test_a_moving_line_never_wraps(terminal):
     """A line longer than the terminal is cut, or it could not be replaced."""
+    screen = terminal()
     progress.show("x" * 50)
 
-    assert 20 > terminal.getvalue().count("x") > 10
+    assert 20 > screen.getvalue().count("x") > 10
 
 
 def test_a_beat_is_due_once_in_a_while():

@@ -109,5 +109,5 @@ def test_spared_weights_do_not_shrink():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
 
-    assert pytest.approx(0.95) == float(model.weight[0, 0])
-    assert 1.0 == float(model.bias[0])
+    assert pytest.approx(0.95) == model.weight[0, 0].item()
+    assert 1.0 == model.bias[0].item()

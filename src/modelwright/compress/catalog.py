@@ -1,12 +1,12 @@
 """METHODS: how a trained model is made smaller. To add one: write a file, add a row.
 
-A "model" method changes the PyTorch model before export; a "graph" method changes the exported
-graph. A recipe's list is done in that order: all model methods, then the graph method.
+A recipe's list is done in the order of the numbers: first what changes the PyTorch model (it is
+trained again and exported), then what changes the exported graph.
 """
 
-from typing import Literal
+MODEL, GRAPH = 1, 2
 
-METHODS: dict[str, Literal["model", "graph"]] = {
-    "prune": "model",
-    "quantize": "graph",
+METHODS: dict[str, int] = {
+    "prune": MODEL,
+    "quantize": GRAPH,
 }

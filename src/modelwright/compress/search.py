@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from modelwright.compress.calibrate import CALIBRATIONS, observe
+from modelwright.compress.catalog import METHODS
 from modelwright.compress.prune import prune
 from modelwright.compress.quantize import quantize_graph
 from modelwright.compress.recover import recover
@@ -112,12 +113,11 @@ class Search:
 
     def _listed(self, model: Model, spec: ModelSpec) -> None:
         prefix = ""
-        for step in self.recipe.compress.steps:
+        for step in sorted(self.recipe.compress.steps, key=lambda step: METHODS[step.method]):
             if step.prune is not None:
                 name, model, spec = self._prune(prefix, model, spec, step.prune)
                 prefix = f"{name}+"
-        for step in self.recipe.compress.steps:
-            if step.quantize is not None:
+            elif step.quantize is not None:
                 self._quantize(prefix, model, spec, step.quantize)
 
     def _pruned(

@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """What the process says when it ends; documented in docs/reference/exit-codes.md."""
+    """What the process says when it ends; documented in docs/reference/commands.md."""
 
     OK = 0
     BUG = 1

@@ -192,6 +192,11 @@ class Step(Section):
     quantize: Quantize | None = None
     prune: Prune | None = None
 
+    @property
+    def method(self) -> str:
+        """The one key that is set."""
+        return next(iter(self.model_fields_set))
+
     @model_validator(mode="before")
     @classmethod
     def _bare_name(cls, value: Any) -> Any:

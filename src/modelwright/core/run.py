@@ -1,7 +1,7 @@
 """A run's folder and its ledger: every stage writes, the report only reads.
 
 The ledger is run.jsonl, one JSON object a line, append-only. A line cut short by a crash is
-dropped when the run is opened again. docs/reference/ledger.md lists the events.
+dropped when the run is opened again. docs/reference/run-folder.md lists the events.
 """
 
 import datetime

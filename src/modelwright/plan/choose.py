@@ -52,6 +52,7 @@ class Candidate:
     predicted: dict[str, float] = field(default_factory=dict)
     status: str = "dropped"
     reason: str = ""
+    binds: str = ""  # the goal or budget that dropped it
     rounds: list[dict[str, Any]] = field(default_factory=list)
     expected_accuracy: float = 0.0
 
@@ -73,8 +74,18 @@ class Candidate:
             "num_params": self.num_params, "forward_flops": self.forward_flops,
             "backward_flops": self.backward_flops, "precision": self.precision,
             "predicted": self.predicted, "status": self.status, "reason": self.reason,
-            "rounds": self.rounds,
+            "rounds": self.rounds, "binds": self.binds, "spec": self.spec.to_json(),
+            "precision_reason": self.precision_reason,
         }  # fmt: skip
+
+
+def from_json(value: Mapping[str, Any]) -> Candidate:
+    """A candidate as `to_json` wrote it."""
+    names = ("num_params", "forward_flops", "backward_flops", "precision", "precision_reason",
+             "predicted", "status", "reason", "binds", "rounds")  # fmt: skip
+    return Candidate(
+        spec=ModelSpec.from_json(value["spec"]), **{name: value[name] for name in names}
+    )
 
 
 def training_budget(recipe: Recipe) -> Budget:
@@ -163,7 +174,7 @@ def _judge(
     )
     candidate.predicted["memory_bytes"] = planned.total
     steps_per_epoch = math.ceil(data["rows"]["train"] / settings.batch_size)
-    candidate.reason = _why_not(recipe, candidate, budget, steps_per_epoch)
+    candidate.binds, candidate.reason = _why_not(recipe, candidate, budget, steps_per_epoch)
     candidate.status = "dropped" if candidate.reason else "fits"
 
 
@@ -200,22 +211,26 @@ def _fastest_ms(recipe: Recipe, family: str, latency_ms: float) -> float:
     return latency_ms / INT8_SPEEDUP
 
 
-def _why_not(recipe: Recipe, candidate: Candidate, budget: Budget, steps_per_epoch: int) -> str:
-    """The first budget or goal that the candidate cannot meet, or ""."""
+def _why_not(
+    recipe: Recipe, candidate: Candidate, budget: Budget, steps_per_epoch: int
+) -> tuple[str, str]:
+    """The first budget or goal that the candidate cannot meet, with the reason; or two ""."""
     predicted, limit = candidate.predicted, recipe.budget.memory_gb
     if limit is not None and predicted["memory_bytes"] > limit * 1e9:
-        return (
+        return "budget.memory_gb", (
             f"training takes {format_bytes(predicted['memory_bytes'])} of memory; "
             f"budget.memory_gb allows {limit:g} GB"
         )
     for goal, value in predicted_misses(recipe.bounds, predicted):
-        return f"{goal.name} {goal.text} is out of reach: at best {value:.3g}"
+        return goal.name, f"{goal.name} {goal.text} is out of reach: at best {value:.3g}"
     steps = budget.steps or (budget.seconds or 0.0) / predicted["step_s"]
     epochs = steps / steps_per_epoch
     named = recipe.model.size != "auto"
     if budget.seconds is not None and epochs < MIN_EPOCHS and not named:
-        return f"would see the data {epochs:.1f} times in the budget; {MIN_EPOCHS:g} are needed"
-    return ""
+        return "budget.train_minutes", (
+            f"would see the data {epochs:.1f} times in the budget; {MIN_EPOCHS:g} are needed"
+        )
+    return "", ""
 
 
 def predicted_misses(
@@ -302,18 +317,16 @@ def _slice(
         fresh_model(spec, settings.seed), TASKS[recipe.task], train, valid, spec.num_classes,
         settings, whole, folder / "race" / spec.name,
     )  # fmt: skip
-    curve: list[tuple[float, float]] = []
-    for look in range(1, LOOKS + 1):
-        share = RACE_SLICE * (number - 1 + look / LOOKS)
+    for index in range(len(trainer.looks) + 1, number * LOOKS + 1):
+        share = RACE_SLICE * index / LOOKS
         if whole.steps is not None:
-            until = Budget(steps=max(trainer.step + 1, round(share * whole.steps)))
+            until = Budget(steps=max(index, round(share * whole.steps)))
         else:
             until = Budget(seconds=share * (whole.seconds or 0.0))
         trainer.run(until, title=f"race {number}: {spec.name}")
-        accuracy = trainer.race_accuracy(CURVE_ROWS)
-        spent = trainer.step if whole.steps is not None else trainer.elapsed
-        curve.append((float(spent), accuracy))
+        trainer.look(CURVE_ROWS)
     trainer.save()
+    accuracy = trainer.looks[-1][1]
     say(
         f"race {number}: {spec.name:18} accuracy {accuracy:.3f} after {trainer.step} steps, "
         f"{format_seconds(trainer.elapsed)}"
@@ -323,14 +336,15 @@ def _slice(
         "steps": trainer.step,
         "seconds": trainer.elapsed,
         "accuracy": accuracy,
-        "curve": curve,
+        "curve": trainer.looks[-LOOKS:],
     }
 
 
 def expected_error(curve: Sequence[tuple[float, float]], horizon: float) -> float:
     """Error that a learning curve promises once `horizon` is spent.
 
-    A straight line through the logarithms of spending and error, by least squares. The slope is held between 0 (learns no more) and -1.
+    A straight line through the logarithms of spending and error, by least squares. Its slope is
+    held between 0 (learns no more) and -1.
 
     Args:
         curve: budget spent (seconds or steps) and accuracy, in order.

@@ -148,7 +148,9 @@ class Trainer:
         )
         self.step, self.elapsed, self.evaluation_seconds = 0, 0.0, 0.0
         self.loss = 0.0
+        self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid accuracy
         self._saved_step, self._saved_at, self._evaluated_at = 0, 0.0, 0.0
+        self._saved_looks = 0
         self._average_pairs = _pairs(self.averaged, self.model) if settings.ema else None
         self.resumed = self._resume()
 
@@ -231,12 +233,13 @@ class Trainer:
         )
         return {f"valid_{name}": value for name, value in found.items()}
 
-    def race_accuracy(self, rows: int) -> float:
-        """Valid accuracy now; the time it takes is spent from the budget."""
+    def look(self, rows: int) -> None:
+        """Note the valid accuracy now; the time it takes is spent from the budget."""
         started = time.perf_counter()
         accuracy = self.evaluate(rows)["valid_accuracy"]
         self.elapsed += time.perf_counter() - started
-        return accuracy
+        spent = self.step if self.budget.steps is not None else self.elapsed
+        self.looks.append((float(spent), accuracy))
 
     def finish(self) -> dict[str, float]:
         """The last evaluation, on every valid row, and the last checkpoint."""
@@ -260,7 +263,7 @@ class Trainer:
 
     def save(self) -> None:
         """A checkpoint of this step, unless there is one."""
-        if self._saved_step != self.step:
+        if (self._saved_step, self._saved_looks) != (self.step, len(self.looks)):
             checkpoint.save(
                 self.folder,
                 step=self.step,
@@ -271,10 +274,12 @@ class Trainer:
                     "elapsed": self.elapsed,
                     "evaluation_seconds": self.evaluation_seconds,
                     "evaluated_at": self._evaluated_at,
+                    "looks": self.looks,
                     "settings": _plain(self.settings),
                 },
             )
         self._saved_step, self._saved_at = self.step, self.elapsed
+        self._saved_looks = len(self.looks)
 
     def _resume(self) -> bool:
         record = checkpoint.newest(self.folder)
@@ -297,7 +302,9 @@ class Trainer:
         self.step, self.elapsed = int(record["step"]), float(position["elapsed"])
         self.evaluation_seconds = float(position["evaluation_seconds"])
         self._evaluated_at = float(position["evaluated_at"])
+        self.looks = [(float(spent), float(accuracy)) for spent, accuracy in position["looks"]]
         self._saved_step, self._saved_at = self.step, self.elapsed
+        self._saved_looks = len(self.looks)
         if self.metrics is not None and self.metrics.is_file():
             _drop_lines_after(self.metrics, self.step)
         return True

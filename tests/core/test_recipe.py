@@ -1,0 +1,429 @@
+"""Recipes: every key does what it says, every mistake is named with file, line, key and repair."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from modelwright.core.errors import ConfigError
+from modelwright.core.recipe import METRICS, Goal, Recipe
+from modelwright.core.recipe_file import digest, parse_overrides, read, resolved_text
+
+ROOT = Path(__file__).parents[2]
+HEAD = "task: image-classification\ndata: {source: digits}\n"
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Write recipe.yaml with the lines given below task and data; gives its path."""
+
+    def write(text: str = "", *, head: str = HEAD) -> Path:
+        (tmp_path / "recipe.yaml").write_text(head + text, encoding="utf-8")
+        return tmp_path / "recipe.yaml"
+
+    return write
+
+
+@pytest.fixture
+def refusal(file):
+    """The error that a recipe's text meets."""
+
+    def find(text: str = "", *, head: str = HEAD, **overrides: object) -> ConfigError:
+        path = file(text, head=head)
+        with pytest.raises(ConfigError) as caught:
+            read(path, {key.replace("__", "."): value for key, value in overrides.items()})
+        assert 2 == caught.value.exit_code
+        return caught.value
+
+    return find
+
+
+def test_two_lines_are_a_recipe(file):
+    """Everything but task and data has a default."""
+    recipe = read(file())
+
+    assert ("recipe", "digits", 5.0) == (
+        recipe.name, recipe.data.source, recipe.budget.train_minutes,
+    )  # fmt: skip
+    assert ("auto", "auto", "auto") == (
+        recipe.model.family, recipe.train.precision, recipe.compress.mode,
+    )  # fmt: skip
+    assert () == recipe.bounds
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.name)
+def test_our_recipes_are_read(path):
+    """Every starter recipe is valid and named after its file."""
+    assert path.stem == read(path).name
+
+
+def test_a_recipe_cannot_be_changed(file):
+    """Sections are frozen: what was resolved and saved is what runs."""
+    recipe = read(file())
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.train.seed = 3
+
+
+# text below task and data, its line, the key as shown, what would be right
+MISTAKES = {
+    "unknown section": ("bugdet: {}", 3, "'bugdet'", "did you mean 'budget'?"),
+    "unknown key": ("train:\n  sede: 1", 4, "'train.sede'", "did you mean 'seed'?"),
+    "unknown key in braces": ("train: {sede: 1}", 3, "'train.sede'", "did you mean 'seed'?"),
+    "unknown key, none near": ("target: {zzz: 1}", 3, "'target.zzz'",
+                               "one of: batch_size, device, runtime, threads"),
+    "unknown key two down": ("data:\n  source: x\n  checks:\n    waiv: []", 5,
+                             "'data.checks.waiv'", "did you mean 'waive'?"),
+    "unknown key in a list": ("train:\n  augment:\n    - flip: both\n    - rotat: 3", 6,
+                              "'train.augment.1.rotat'", "did you mean 'rotate'?"),
+    "unknown method": ("compress:\n  - quantise", 4, "quantise", "did you mean 'quantize'?"),
+    "unknown key of a method": ("compress:\n  - quantize\n  - prune:\n      ration: 0.5", 6,
+                                "ration", "did you mean 'ratio'?"),
+    "wrong word": ("model: {family: ccn}", 3, "model.family", "'cnn', 'rnn' or 'transformer'"),
+    "word for a section": ("model: cnn", 3, "model", ""),
+    "section is empty": ("train:", 3, "train", ""),
+    "word for a number": ("train: {seed: abc}", 3, "train.seed", "'abc'"),
+    "fraction for a whole": ("train: {batch_size: 1.5}", 3, "train.batch_size", "1.5"),
+    "too small": ("train: {batch_size: 0}", 3, "train.batch_size", "greater than or equal to 1"),
+    "too large": ("data: {source: x, valid: 1.5}", 2, "data.valid", "less than or equal to 1"),
+    "not divisible": ("train: {batch_size: 10, micro_batch_size: 3}", 3, "train",
+                      "micro_batch_size must divide batch_size"),
+    "unit of another kind": ("budget: {train_minutes: 3 MB}", 3, "budget.train_minutes",
+                             "a time in one of: h, min"),
+    "no quantity": ("budget: {memory_gb: lots}", 3, "budget.memory_gb", "'lots'"),
+    "truth for a quantity": ("budget: {train_minutes: yes}", 3, "budget.train_minutes",
+                             "is not a quantity"),
+    "infinite": ("budget: {train_minutes: .inf}", 3, "budget.train_minutes", "finite"),
+    "not a number": ("data: {source: x, valid: .nan}", 2, "data.valid", ""),
+    "no budget": ("budget: {train_minutes: 0}", 3, "budget.train_minutes", "greater than 0"),
+    "two clocks": ("budget: {train_minutes: 1, train_steps: 9}", 3, "budget",
+                   "either train_minutes or train_steps"),
+    "unknown goal": ("goals: {acuracy: '>= 0.9'}", 3, "goals", "did you mean 'accuracy'?"),
+    "no bound": ("goals: {accuracy: 0.9}", 3, "goals.accuracy", ""),
+    "bound turned round": ("goals: {accuracy: '=> 0.9'}", 3, "goals", "'=> 0.9' is no bound"),
+    "bound without quantity": ("goals: {size_mb: '<= small'}", 3, "goals", "'small'"),
+    "wrong direction": ("goals: {accuracy: '<= 0.9'}", 3, "goals", "is bounded with >="),
+    "wrong direction, down": ("goals: {size_mb: '>= 0.9'}", 3, "goals", "is bounded with <="),
+    "drop turned round": ("goals: {accuracy: 'drop >= 1 pt'}", 3, "goals", "is bounded with <="),
+    "drop of another": ("goals: {size_mb: 'drop <= 1'}", 3, "goals", "accuracy only"),
+    "no share": ("goals: {accuracy: '>= 97'}", 3, "goals", "write 0.97 or 97 %"),
+    "goal in another unit": ("goals: {latency_p99_ms: '<= 2 MB'}", 3, "goals", "a time in"),
+    "bound without end": ("goals: {size_mb: '<= 1e999'}", 3, "goals", "1e999"),
+    "two bounds": ("goals: {accuracy: ['>= 0.9', '>= 0.8']}", 3, "goals", "two bounds on accuracy"),
+    "steps without list": ("compress: {steps: [quantize]}", 3, "compress", 'mode "list"'),
+    "list without steps": ("compress: []", 3, "compress", 'mode "list"'),
+    "step with two methods": ("compress:\n - {prune: {}, quantize: {}}", 4, "compress",
+                              "exactly one method"),
+    "augmentation with two keys": ("train:\n  augment:\n    - {flip: both, crop: 2}", 5,
+                                   "train.augment.0", "exactly one key"),
+    "wrong word in a list": ("data:\n  source: x\n  checks:\n    waive:\n    - nan", 6,
+                             "data.checks.waive.0", "nan_values"),
+    "name with a slash": ("name: a/b", 3, "name", "a/b"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_named_with_its_place(refusal, file, name):
+    """File, line and key of the mistake, and what would have been right."""
+    text, line, key, right = MISTAKES[name]
+    head = HEAD if not text.startswith("data:") else HEAD.splitlines()[0] + "\n"
+    error = refusal(text, head=head)
+
+    assert f"{file(text, head=head)}, line {line}: " in str(error)
+    assert key in error.what
+    assert right in str(error)
+
+
+def test_a_missing_section_is_named(refusal):
+    """A recipe without data says which key is missing."""
+    error = refusal(head="task: image-classification\n")
+
+    assert "the key 'data' is missing" in error.what
+
+
+def test_a_missing_key_says_what_belongs_there(refusal):
+    """The key's own description is what was expected."""
+    error = refusal(head="task: image-classification\ndata: {valid: 0.1}\n")
+
+    assert "line 2: the key 'data.source' is missing" in error.what
+    assert '"digits", or a path' in error.expected
+
+
+def test_more_problems_are_counted(refusal):
+    """A typo comes first, as it explains the rest; the others are counted."""
+    error = refusal("train: {seed: -1}\nbugdet: {}\n")
+
+    assert "unknown key 'bugdet' (1 more problem" in error.what
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [("train: {seed: 1}\ntrain: {seed: 2}\n", (4, 3)), ("train:\n  seed: 1\n  ema: 0\n  seed: 2\n",
+                                                        (6, 4))],
+)  # fmt: skip
+def test_a_key_that_stands_twice_is_refused(refusal, text, lines):
+    """YAML would silently take the last; both lines are named."""
+    error = refusal(text)
+
+    assert f"line {lines[0]}: the key" in error.what and "a second time" in error.what
+    assert f"line {lines[1]}" in error.repair
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [(b"", "holds no recipe"), (b"# nothing\n", "holds no recipe"), (b"- a\n- b\n", "holds no"),
+     (b"just words", "holds no recipe"), (b"a: [1\nb: 2\n", "line 2: not valid YAML"),
+     (b"a: b: c\n", "line 1: not valid YAML"), (b"\xff\xfea", "is not UTF-8 text"),
+     (b"a: \x00\n", "not valid YAML"), (b"a: *nobody\n", "line 1: not valid YAML"),
+     (b"task: !!python/object/apply:os.getcwd []\n", "line 1"),
+     (b"task: !!python/name:os.system x\n", "line 1"), (b"task: !mine x\n", "line 1"),
+     (b"task: !!int x\n", "line 1"), (b"task: 2026-13-45\n", "line 1"),
+     (b"task: &a [*a]\n", "line 1"), (b"task: a\n---\ntask: b\n", "line 2")],
+)  # fmt: skip
+def test_what_is_no_recipe(tmp_path, content, what):
+    """Anything else in the file ends in words that name the file, and no code of it runs."""
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read(path)
+
+    assert str(path) in caught.value.what
+    assert what in caught.value.what
+
+
+def test_a_folder_is_no_recipe(tmp_path):
+    """A path that cannot be read says why and how to get a recipe."""
+    with pytest.raises(ConfigError, match="cannot read the recipe") as caught:
+        read(tmp_path)
+
+    assert "modelwright init" in caught.value.repair
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("budget: {train_minutes: 3}", 3.0), ("budget: {train_minutes: 90 s}", 1.5),
+     ("budget: {train_minutes: 1 h}", 60.0), ("budget: {memory_gb: 2}", 5.0)],
+)  # fmt: skip
+def test_quantities_have_units(file, text, expected):
+    """A bare number is in the unit of its key; a written unit is converted."""
+    assert expected == read(file(text)).budget.train_minutes
+
+
+@pytest.mark.parametrize(
+    ("text", "goals"),
+    [("accuracy: '>= 0.97'", [("accuracy", ">=", 0.97)]),
+     ("accuracy: '>= 97 %'", [("accuracy", ">=", 0.97)]),
+     ("accuracy: '>=0.97'", [("accuracy", ">=", 0.97)]),
+     ("accuracy: 'drop <= 0.5 pt'", [("accuracy_drop", "<=", 0.005)]),
+     ("accuracy: 'drop <= 0.005'", [("accuracy_drop", "<=", 0.005)]),
+     ("accuracy: ['>= 0.9', 'drop <= 1 pt']", [("accuracy", ">=", 0.9),
+                                               ("accuracy_drop", "<=", 0.01)]),
+     ("latency_p99_ms: '<= 2'", [("latency_p99_ms", "<=", 2.0)]),
+     ("latency_p50_ms: '<= 500 us'", [("latency_p50_ms", "<=", 0.5)]),
+     ("size_mb: '<= 250 kB'\n  latency_p95_ms: <= 0.002 s", [("size_mb", "<=", 0.25),
+                                                             ("latency_p95_ms", "<=", 2.0)])],
+)  # fmt: skip
+def test_every_form_of_a_goal(file, text, goals):
+    """Bounds with and without units, drops, and several on one metric, in the order written."""
+    bounds = read(file(f"goals:\n  {text}")).bounds
+
+    assert [(name, op) for name, op, _ in goals] == [(goal.name, goal.op) for goal in bounds]
+    assert [bound for *_, bound in goals] == pytest.approx([goal.bound for goal in bounds])
+
+
+@pytest.mark.parametrize(
+    ("op", "value", "met"),
+    [(">=", 0.5, True), (">=", 0.4, False), ("<=", 0.5, True), ("<=", 0.6, False),
+     (">=", float("nan"), False), ("<=", float("nan"), False)],
+)  # fmt: skip
+def test_a_goal_on_its_bound_is_met(op, value, met):
+    """The bound itself is good enough; what is no number meets nothing."""
+    assert met == Goal("accuracy", op, 0.5).met_by(value)
+
+
+def test_short_forms(file):
+    """ "auto", bare method names and bare numbers are what their long forms are."""
+    text = "model: auto\ncompress: [quantize, prune: {ratio: 0.5}]\n"
+    long = (
+        "model: {family: auto}\n"
+        "compress: {mode: list, steps: [{quantize: {}}, {prune: {ratio: 0.5}}]}\n"
+    )
+
+    assert read(file(text)) == read(file(long))
+    assert "none" == read(file("compress: none")).compress.mode
+
+
+# --- overrides
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(["train.seed=1", "train.seed=2"], {"train.seed": 2}),
+     (["a=1", "b=x", "c=1.5", "d=true", "e=null"], {"a": 1, "b": "x", "c": 1.5, "d": True,
+                                                     "e": None}),
+     (["compress=[quantize]"], {"compress": ["quantize"]}), (["a="], {"a": ""}),
+     (["goals.size_mb=<= 0.5"], {"goals.size_mb": "<= 0.5"}),
+     (["goals.accuracy=>= 0.9"], {"goals.accuracy": ">= 0.9"}), (["a=b=c"], {"a": "b=c"}),
+     (["data.source=~/x"], {"data.source": os.path.expanduser("~/x")})],
+)  # fmt: skip
+def test_overrides_are_read_as_yaml(words, expected):
+    """Numbers, words, lists and bounds; of two for one key the last one wins."""
+    assert expected == parse_overrides(words)
+
+
+@pytest.mark.parametrize("word", ["train.seed", "=1", ""])
+def test_what_is_no_override(word):
+    """A word without key or equals sign is refused with an example."""
+    with pytest.raises(ConfigError, match="cannot read the override") as caught:
+        parse_overrides([word])
+
+    assert "train.seed=1" in caught.value.expected
+
+
+def test_an_override_wins_over_the_file(file):
+    """Keys that the file has are replaced, others are added, the rest stays."""
+    recipe = read(
+        file("train: {seed: 1, batch_size: 32}\nmodel: auto\n"),
+        {"train.seed": 2, "model.family": "cnn", "target.threads": 4, "data.checks.waive":
+         ["nan_values"]},
+    )  # fmt: skip
+
+    assert (2, 32, "cnn", 4) == (
+        recipe.train.seed, recipe.train.batch_size, recipe.model.family, recipe.target.threads,
+    )  # fmt: skip
+    assert ("nan_values",) == recipe.data.checks.waive
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "expected"),
+    [("budget: {train_minutes: 3, memory_gb: 2}", {"budget.train_steps": 10}, (None, 10, 2.0)),
+     ("budget: {train_steps: 7}", {"budget.train_minutes": "30 s"}, (0.5, None, None)),
+     ("", {"budget.train_steps": 10}, (None, 10, None)),
+     ("budget: {train_minutes: 3}", {"budget.train_minutes": 4}, (4.0, None, None))],
+)  # fmt: skip
+def test_an_override_brings_its_own_clock(file, text, override, expected):
+    """Steps on the command line replace minutes of the file, and the other way round."""
+    budget = read(file(text), override).budget
+
+    assert expected == (budget.train_minutes, budget.train_steps, budget.memory_gb)
+
+
+def test_two_clocks_in_overrides_are_refused_or_the_last_wins(file):
+    """Of two clocks on the command line the last one counts, as with any other key."""
+    budget = read(
+        file(), parse_overrides(["budget.train_steps=5", "budget.train_minutes=1"])
+    ).budget
+
+    assert (1.0, None) == (budget.train_minutes, budget.train_steps)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what", "right"),
+    [("train__sede", 1, "override train.sede=1: unknown key 'train.sede'", "did you mean 'seed'?"),
+     ("trian__seed", 1, "override trian.seed=1: unknown key 'trian'", "did you mean 'train'?"),
+     ("train__seed", "x", 'override train.seed="x": train.seed', "'x'"),
+     ("goals__accuracy", ">= 97", 'override goals.accuracy=">= 97"', "97 %"),
+     ("task__x", 1, "override 'task.x': 'task' is not a section", "a mapping")],
+)  # fmt: skip
+def test_a_mistake_in_an_override_names_the_override(refusal, key, value, what, right):
+    """The place is the command line, not a line of the file."""
+    error = refusal(**{key: value})
+
+    assert what in error.what
+    assert right in str(error)
+
+
+# --- resolved text and digest
+
+NUMBERS = st.floats(0.01, 1000, allow_nan=False).map(lambda value: float(f"{value:.6g}"))
+AUGMENT = st.one_of(
+    st.sampled_from([{"flip": "both"}, {"crop": 2}, {"rotate": 12}, {"mixup": 0.2}]),
+    st.floats(0, 1).map(lambda value: {"shift": value}),
+)
+RECIPES = st.fixed_dictionaries(
+    {"task": st.just("image-classification"), "data": st.fixed_dictionaries(
+        {"source": st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Zs"]))},
+        optional={"valid": st.floats(0, 1), "image_size": st.integers(4, 1024),
+                  "checks": st.just({"waive": ["nan_values", "empty_class"]})})},
+    optional={
+        "budget": NUMBERS.map(lambda value: {"train_minutes": value})
+        | st.integers(1, 10**9).map(lambda value: {"train_steps": value}),
+        "goals": st.fixed_dictionaries({}, optional={
+            "accuracy": st.sampled_from([">= 0.9", "drop <= 0.5 pt", [">= 50 %", "drop <= 2 pt"]]),
+            "size_mb": NUMBERS.map(lambda value: f"<= {value}")}),
+        "model": st.sampled_from(["auto", {"family": "cnn"}, {"family": "rnn", "size": "tiny"}]),
+        "train": st.fixed_dictionaries({}, optional={
+            "seed": st.integers(0, 2**31 - 1), "learning_rate": NUMBERS,
+            "ema": st.floats(0, 1, exclude_max=True), "augment": st.lists(AUGMENT, max_size=3),
+            "checkpoint_minutes": st.sampled_from([1, "90 s", 0.25])}),
+        "compress": st.sampled_from(["auto", "none", ["quantize"], [
+            {"prune": {"ratio": 0.5}}, {"quantize": {"calibration": "mse"}}]]),
+        "name": st.sampled_from(["", "digits", "a.b-c_1"]),
+    },
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(value=RECIPES)
+def test_the_resolved_text_reads_back(tmp_path, value):
+    """The recipe that a run keeps is the one that it ran: same values, same digest, same text."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(value, allow_unicode=True), encoding="utf-8")
+    recipe = read(path)
+    (tmp_path / "other.yaml").write_text(resolved_text(recipe), encoding="utf-8")
+    again = read(tmp_path / "other.yaml")
+
+    assert recipe == again
+    assert digest(recipe) == digest(again)
+    assert resolved_text(recipe) == resolved_text(again)
+
+
+def test_the_resolved_text_holds_every_key(file):
+    """Each knob is written out with the value it has, defaults too."""
+    value = yaml.safe_load(resolved_text(read(file())))
+
+    assert set(Recipe.model_fields) == set(value)
+    for name in ("data", "target", "model", "train", "compress"):
+        assert set(Recipe.model_fields[name].annotation.model_fields) == set(value[name])
+
+
+def test_the_digest_is_about_values(file):
+    """Order, comments and short forms do not matter; one value does."""
+    text = "train: {seed: 3, batch_size: 64}  # fast\nmodel: auto\nbudget: {train_minutes: 60 s}\n"
+    same = "budget: {train_minutes: 1}\ntrain:\n  batch_size: 64\n  seed: 3\n"
+
+    assert digest(read(file(text))) == digest(read(file(same)))
+    assert digest(read(file(same))) != digest(read(file(same), {"train.seed": 4}))
+
+
+def test_the_digest_is_the_same_in_another_process(file):
+    """Another hash seed of Python gives the same digest."""
+    path = file("goals: {accuracy: '>= 0.9', size_mb: '<= 1'}\n")
+    code = (
+        "import sys; from pathlib import Path; from modelwright.core.recipe_file import *;"
+        "print(digest(read(Path(sys.argv[1]))))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(path)], capture_output=True, text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }  # fmt: skip
+
+    assert {digest(read(path))} == found
+
+
+def test_every_metric_has_a_unit():
+    """A goal's unit is one that quantities know, and the recipe's help lists every metric."""
+    text = json.dumps(Recipe.model_json_schema())
+
+    assert all(name in text for name in METRICS)
+    assert {"share", "ms", "mb"} == {metric.unit for metric in METRICS.values()}

@@ -1,0 +1,179 @@
+"""Every family at every size, on several shapes: the conformance that a new row has to pass."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modelwright.core.errors import ConfigError
+from modelwright.models.catalog import MODELS, ModelSpec, build, count_params
+
+from .conftest import LADDER, SHAPES, pictures, spec
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("family", "size"), LADDER)
+def test_images_become_one_score_a_class(family, size, shape):
+    """(batch, channels, height, width) bytes in, (batch, classes) numbers out."""
+    with torch.device("meta"):
+        model = build(spec(family, size, shape, 7))
+        logits = model(torch.empty((3, *shape), dtype=torch.uint8))
+
+    assert (3, 7) == logits.shape
+    assert torch.float32 == logits.dtype
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("family", MODELS)
+def test_real_images_too(family, shape):
+    """The tiny size answers with finite numbers that depend on the picture."""
+    model = build(spec(family, "tiny", shape)).eval()
+    logits = model(pictures(3, shape))
+
+    assert logits.isfinite().all()
+    assert 3 == len(logits.round(decimals=6).unique(dim=0))
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_one_image_is_answered_as_in_a_batch(family):
+    """In evaluation a row's answer does not depend on its company."""
+    model = build(spec(family)).eval()
+    images = pictures(4, (1, 8, 8))
+
+    torch.testing.assert_close(
+        model(images), torch.cat([model(image[None]) for image in images]), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("family", MODELS)
+def test_each_size_is_larger_than_the_last(family, shape):
+    """The ladder goes up, and its first rung is small enough for tests."""
+    with torch.device("meta"):
+        sizes = [count_params(build(spec(family, size, shape))) for size in MODELS[family][1]]
+
+    assert sorted(set(sizes)) == sizes
+    assert 15_500 >= sizes[0]
+
+
+@pytest.mark.parametrize(("family", "size"), LADDER)
+def test_the_gradient_reaches_every_parameter(family, size):
+    """No parameter stands unused; what starts at zero still learns."""
+    model = build(spec(family, size))
+    F.cross_entropy(model(pictures(8, (1, 8, 8))), torch.arange(8)).backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None]
+
+    assert [] == silent
+    for _ in range(2):  # behind a norm that starts at zero the gradient comes with the second step
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+        model.zero_grad()
+        F.cross_entropy(model(pictures(8, (1, 8, 8))), torch.arange(8)).backward()
+    zero = [name for name, p in model.named_parameters() if not p.grad.abs().sum() > 0]
+
+    assert [] == zero
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_eight_examples_are_learned_by_heart(family):
+    """A model that cannot overfit eight random pictures has a fault, whatever else is right."""
+    model = build(spec(family, num_classes=8))
+    images, targets = pictures(8, (1, 8, 8)), torch.arange(8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(images), targets)
+        loss.backward()
+        optimizer.step()
+
+    assert 0.1 > loss.item()
+    assert list(range(8)) == model(images).argmax(1).tolist()
+
+
+def poison(limit: int = 2**22) -> None:
+    """Fill memory with NaN and free it: whatever is read before it was written shows."""
+    blocks = []
+    for power in range(8, limit.bit_length()):
+        blocks += [torch.full((2**power,), float("nan")) for _ in range(3)]
+    del blocks
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)], ids=str)
+@pytest.mark.parametrize("family", MODELS)
+def test_bf16_reads_nothing_it_did_not_write(family, shape, layout):
+    """Outputs and gradients in bf16 are finite though freed memory was full of NaN.
+
+    Guards a fault of torch 2.13's strided bf16 convolutions in channels-last (models/embed.py).
+    """
+    model = build(spec(family, "small", shape)).to(memory_format=layout)
+    images = pictures(16, shape).contiguous(memory_format=layout)
+    for _ in range(3):
+        poison()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(images)
+            loss = F.cross_entropy(logits.float(), torch.arange(16) % 10)
+        poison()
+        loss.backward()
+
+        assert logits.isfinite().all()
+        assert [] == [name for name, p in model.named_parameters() if not p.grad.isfinite().all()]
+
+
+@pytest.mark.parametrize(("family", "size"), LADDER)
+def test_a_spec_goes_through_json(family, size):
+    """What a manifest keeps builds the same model: equal spec, equal names and shapes."""
+    one = spec(family, size, (3, 20, 28))
+    again = ModelSpec.from_json(json.loads(json.dumps(one.to_json())))
+    with torch.device("meta"):
+        shapes = [
+            {name: value.shape for name, value in build(each).state_dict().items()}
+            for each in (one, again)
+        ]
+
+    assert one == again
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "args"),
+    [("cnn", {"widths": [5, 7], "inner": [3, 4]}), ("rnn", {"hidden_dim": 5}),
+     ("transformer", {"mlp_dims": [11]})],
+)  # fmt: skip
+def test_a_specs_own_arguments_replace_the_ladders(family, args):
+    """A pruned model is smaller than its rung, and comes back from JSON as it is."""
+    whole = spec(family)
+    pruned = ModelSpec(**{**whole.to_json(), "args": args})
+    again = ModelSpec.from_json(json.loads(json.dumps(pruned.to_json())))
+
+    assert count_params(build(pruned)) < count_params(build(whole))
+    assert count_params(build(pruned)) == count_params(build(again))
+
+
+def test_a_spec_has_a_name():
+    """Family and size, as tables show it."""
+    assert "cnn-tiny" == spec("cnn").name
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "what", "right"),
+    [("ccn", "tiny", "no family 'ccn'", "did you mean 'cnn'?"),
+     ("cnn", "tinny", "no size 'tinny' of cnn", "did you mean 'tiny'?")],
+)  # fmt: skip
+def test_an_unknown_rung_is_refused(family, size, what, right):
+    """A family or size that is not there is named with the nearest one."""
+    with pytest.raises(ConfigError) as caught:
+        build(ModelSpec(family, size, (1, 8, 8), 10, (0.0,), (1.0,)))
+
+    assert (what, right) == (caught.value.what, caught.value.expected)
+
+
+def test_weights_follow_the_seed():
+    """The same seed builds the same weights, another seed others."""
+    models = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        models.append(build(spec("transformer")).head.linear.weight)
+
+    assert torch.equal(models[0], models[1])
+    assert not torch.equal(models[0], models[2])

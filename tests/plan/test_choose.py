@@ -1,0 +1,325 @@
+"""Which candidates are dropped and why, how the race goes, and what it costs."""
+
+import json
+
+import pytest
+
+from modelwright.core.errors import Exit, Infeasible
+from modelwright.plan import choose
+from modelwright.plan.choose import Candidate, training_budget
+from modelwright.train.loop import Budget, Trainer
+
+from .conftest import data_of, recipe_of, rows
+
+FAMILIES = ("cnn", "rnn", "transformer")
+
+
+def predicted(**keys):
+    """name -> candidate, as the plan leaves them before the race."""
+    data = keys.pop("data", None) or data_of()
+    return {one.spec.name: one for one in choose.predict(recipe_of(**keys), data)}
+
+
+def fits(found):
+    return {name for name, one in found.items() if one.status == "fits"}
+
+
+def test_every_family_and_size_is_looked_at(machine):
+    """ "auto" predicts all twelve candidates, each with what the table shows."""
+    found = predicted()
+
+    assert 12 == len(found)
+    for one in found.values():
+        assert {"step_s", "epoch_s", "size_bytes", "smallest_bytes", "int8_bytes", "latency_ms",
+                "fastest_ms", "memory_bytes"} == set(one.predicted)  # fmt: skip
+        assert one.num_params > 0 < one.forward_flops < one.backward_flops
+
+
+def test_the_largest_that_fits_goes_on(machine):
+    """Without goals and with time enough, each family sends its largest; smaller ones say why."""
+    found = predicted(budget={"train_minutes": 60})
+
+    assert {f"{family}-large" for family in FAMILIES} == fits(found)
+    assert "cnn-large is larger and fits too" == found["cnn-small"].reason
+
+
+def test_epoch_is_steps_times_their_time(machine):
+    """1,600 rows in batches of 16 are 100 steps an epoch."""
+    assert pytest.approx(0.2) == predicted()["cnn-small"].predicted["epoch_s"]
+
+
+def test_too_few_epochs_are_a_reason(machine):
+    """A candidate that would see the data less than five times is dropped, with the number."""
+    found = predicted(budget={"train_minutes": 3.0 / 60})  # 3 s: 15 epochs of small, 3.75 of large
+
+    assert {f"{family}-base" for family in FAMILIES} == fits(found)
+    assert "would see the data 3.8 times in the budget; 5 are needed" == found["cnn-large"].reason
+
+
+def test_a_named_size_is_not_dropped_for_epochs(machine):
+    """Who names a size gets it, however few epochs the budget allows."""
+    found = predicted(budget={"train_minutes": 0.01}, model={"family": "cnn", "size": "large"})
+
+    assert {"cnn-large"} == fits(found)
+
+
+def test_latency_out_of_reach_is_a_reason(machine):
+    """Latency is judged at what int8 could make of it, a quarter; an LSTM has no int8 kernel."""
+    found = predicted(
+        budget={"train_minutes": 60}, goals={"latency_p99_ms": "<= 0.11 ms"},
+    )  # fmt: skip
+
+    assert {"cnn-base", "rnn-tiny", "transformer-base"} == fits(found)
+    assert "latency_p99_ms <= 0.11 is out of reach: at best 0.2" == found["cnn-large"].reason
+    assert "latency_p99_ms <= 0.11 is out of reach: at best 0.2" == found["rnn-small"].reason
+
+
+def test_size_out_of_reach_is_a_reason(machine):
+    """Without compression the file as exported has to meet the goal."""
+    found = predicted(
+        budget={"train_minutes": 60}, goals={"size_mb": "<= 0.2"}, compress="none",
+    )  # fmt: skip
+
+    assert {f"{family}-small" for family in FAMILIES} == fits(found)
+    assert "size_mb <= 0.2 is out of reach: at best 0.38" == found["cnn-base"].reason
+
+
+def test_memory_over_the_budget_is_a_reason(machine, monkeypatch):
+    """What training would take beyond budget.memory_gb drops a candidate and names the key."""
+    monkeypatch.setattr(choose, "resident_bytes", lambda: 0)
+    found = predicted(
+        budget={"train_minutes": 60, "memory_gb": 0.004}, model={"family": "transformer"},
+    )  # fmt: skip
+
+    assert {"transformer-small"} == fits(found)
+    assert found["transformer-base"].reason.startswith("training takes ")
+    assert "budget.memory_gb allows 0.004 GB" in found["transformer-base"].reason
+
+
+def test_one_that_needs_pruning_gives_way(machine, monkeypatch):
+    """Of two that fit, the one that int8 alone brings under the size goal is raced."""
+    monkeypatch.setattr(
+        choose, "_compressed_bytes",
+        lambda recipe, counted, size, share: size * share / 4,
+    )  # fmt: skip
+    found = predicted(
+        budget={"train_minutes": 60}, goals={"size_mb": "<= 0.12"}, model={"family": "cnn"},
+    )  # fmt: skip
+
+    assert {"cnn-base"} == fits(found)
+    assert "cnn-base meets the size goal without pruning" == found["cnn-large"].reason
+
+
+def test_all_dropped_is_infeasible(machine, tmp_path):
+    """Where nothing fits, nothing is trained, and the exit code says so."""
+    recipe = recipe_of(goals={"latency_p50_ms": "<= 0.001 ms"})
+    candidates = choose.predict(recipe, data_of())
+    with pytest.raises(Infeasible, match="nothing was trained") as caught:
+        choose.race(recipe, candidates, rows(32), rows(16, 1), tmp_path)
+
+    assert Exit.INFEASIBLE == caught.value.exit_code
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("bf16", "wanted", "reason"),
+    [(0.5, "bf16-mixed", "2.00 times as fast as float32 here"),
+     (0.97, "32-true", "bf16 would be 1.03 times as fast here"),
+     (2.0, "32-true", "bf16 would be 0.50 times as fast here")],
+)  # fmt: skip
+def test_precision_is_the_faster_one(machine, bf16, wanted, reason):
+    """bf16 is taken where it is clearly faster, else float32; the reason has the number."""
+    machine.bf16 = bf16
+    found = predicted(train={"batch_size": 16}, model={"family": "cnn", "size": "tiny"})
+
+    assert (wanted, reason) == (
+        found["cnn-tiny"].precision, found["cnn-tiny"].precision_reason,
+    )  # fmt: skip
+    expected = 1e-3 * (bf16 if wanted == "bf16-mixed" else 1)
+    assert pytest.approx(expected) == found["cnn-tiny"].predicted["step_s"]
+
+
+def test_a_named_precision_is_not_questioned(machine):
+    """The recipe's precision is the only one that is timed."""
+    machine.bf16 = 9.0
+    found = predicted(
+        train={"batch_size": 16, "precision": "bf16-mixed"},
+        model={"family": "cnn", "size": "tiny"},
+    )
+
+    assert "bf16-mixed" == found["cnn-tiny"].precision
+    assert [("cnn-tiny", "bf16-mixed")] == machine.asked
+
+
+@pytest.fixture
+def fixed_accuracy(monkeypatch):
+    """Families whose valid accuracy is known: (family, round) -> accuracy; else 0.5."""
+    table: dict[tuple[str, int], float] = {}
+    monkeypatch.setattr(Trainer, "race_accuracy", lambda trainer, rows: 0.0)
+    slice_ = choose._slice
+
+    def known(recipe, candidate, number, *more):
+        found = slice_(recipe, candidate, number, *more)
+        accuracy = table.get((candidate.spec.family, number), 0.5)
+        return {**found, "accuracy": accuracy, "curve": [(found["steps"], accuracy)]}
+
+    monkeypatch.setattr(choose, "_slice", known)
+    return table
+
+
+def raced(recipe, folder):
+    candidates = choose.predict(recipe, data_of(64, 16))
+    winner, budget = choose.race(recipe, candidates, rows(64), rows(16, 1), folder)
+    return {one.spec.family: one for one in candidates}, winner, budget
+
+
+RACE = {"budget": {"train_steps": 100}, "model": {"family": "auto", "size": "tiny"}}
+
+
+def test_successive_halving(machine, fixed_accuracy, tmp_path):
+    """Three start, two go on, one wins; each keeps its rounds, and losers the reason."""
+    fixed_accuracy |= {
+        ("cnn", 1): 0.6, ("rnn", 1): 0.2, ("transformer", 1): 0.7,
+        ("cnn", 2): 0.9, ("transformer", 2): 0.8,
+    }  # fmt: skip
+    found, winner, _ = raced(recipe_of(**RACE), tmp_path)
+
+    assert "cnn-tiny" == winner.spec.name
+    assert {"cnn": "winner", "rnn": "raced", "transformer": "raced"} == {
+        family: one.status for family, one in found.items()
+    }
+    assert {"cnn": [(1, 4), (2, 8)], "rnn": [(1, 4)], "transformer": [(1, 4), (2, 8)]} == {
+        family: [(r["round"], r["steps"]) for r in one.rounds] for family, one in found.items()
+    }
+    assert found["rnn"].reason == (
+        "round 1: 20.0% expected at the budget's end (20.0% now); "
+        "transformer-tiny: 70.0% (70.0% now)"
+    )
+    assert found["transformer"].reason.startswith("round 2: ")
+    assert "(80.0% now); cnn-tiny: " in found["transformer"].reason
+
+
+def test_steps_left_are_all_but_the_losers(machine, fixed_accuracy, tmp_path):
+    """The winner's budget is the whole one without the 4 and 8 steps that the losers had."""
+    fixed_accuracy |= {("cnn", 1): 0.9, ("transformer", 1): 0.8, ("cnn", 2): 0.9}
+
+    assert Budget(steps=100 - 4 - 8) == raced(recipe_of(**RACE), tmp_path)[2]
+
+
+def test_seconds_left_are_all_but_the_losers(machine, fixed_accuracy, tmp_path):
+    """In minutes, the winner has what the losers' slices left of them."""
+    recipe = recipe_of(**{**RACE, "budget": {"train_minutes": 2 / 60}})
+    found, winner, budget = raced(recipe, tmp_path)
+    lost = sum(one.rounds[-1]["seconds"] for one in found.values() if one is not winner)
+
+    assert pytest.approx(2.0 - lost) == budget.seconds
+    assert 0.04 * 2 * 2 <= lost
+
+
+def test_race_resumes_without_finished_slices(machine, fixed_accuracy, tmp_path, monkeypatch):
+    """A race that broke off in its fourth slice has three in race.json, does only the rest, and
+    ends as one that ran through."""
+    fixed_accuracy |= {("cnn", 1): 0.9, ("transformer", 1): 0.8, ("cnn", 2): 0.9}
+    recipe, done = recipe_of(**RACE), []
+    slice_ = choose._slice
+
+    def breaking(recipe, candidate, number, *more):
+        if len(done) == 3:
+            raise RuntimeError("power cut")
+        done.append((candidate.spec.family, number))
+        return slice_(recipe, candidate, number, *more)
+
+    with monkeypatch.context() as context:
+        context.setattr(choose, "_slice", breaking)
+        with pytest.raises(RuntimeError):
+            raced(recipe, tmp_path / "race")
+    (tmp_path / "straight").mkdir()
+    wanted = raced(recipe, tmp_path / "straight")
+
+    assert dict.fromkeys(FAMILIES, 1) == {
+        name.removesuffix("-tiny"): len(rounds)
+        for name, rounds in json.loads((tmp_path / "race/race.json").read_text()).items()
+    }
+    again = []
+    monkeypatch.setattr(
+        choose, "_slice",
+        lambda recipe, one, number, *more: (
+            again.append((one.spec.family, number)) or slice_(recipe, one, number, *more)
+        ),
+    )  # fmt: skip
+    found = raced(recipe, tmp_path / "race")
+
+    assert {("cnn", 2), ("transformer", 2)} == set(again)
+    assert (wanted[1].spec.name, wanted[2]) == (found[1].spec.name, found[2])
+
+
+def test_race_resumes_within_a_slice(machine, tmp_path, monkeypatch):
+    """A crash after a slice's checkpoint and before its record costs no step: the slice is not
+    trained beyond its share, and the race ends as one that ran through."""
+    recipe, write_json = recipe_of(**RACE), choose.write_json
+    (tmp_path / "straight").mkdir()
+    wanted = raced(recipe, tmp_path / "straight")
+
+    def breaking(path, value):
+        if len(value) == 2:
+            raise RuntimeError("power cut")
+        write_json(path, value)
+
+    with monkeypatch.context() as context:
+        context.setattr(choose, "write_json", breaking)
+        with pytest.raises(RuntimeError):
+            raced(recipe, tmp_path / "broken")
+    found = raced(recipe, tmp_path / "broken")
+
+    def spent(result):
+        return {
+            family: [(one["steps"], one["accuracy"]) for one in candidate.rounds]
+            for family, candidate in result[0].items()
+        }
+
+    assert spent(wanted) == spent(found)
+    assert (wanted[1].spec.name, wanted[2]) == (found[1].spec.name, found[2])
+
+
+def test_a_race_goes_by_what_a_curve_promises(machine, fixed_accuracy, tmp_path):
+    """A candidate that learns faster beats one that is ahead now."""
+    fixed_accuracy |= {
+        ("cnn", 1): 0.80, ("cnn", 2): 0.81, ("rnn", 1): 0.60, ("rnn", 2): 0.79,
+        ("transformer", 1): 0.1,
+    }  # fmt: skip
+
+    assert "rnn-tiny" == raced(recipe_of(**RACE), tmp_path)[1].spec.name
+
+
+def test_only_one_needs_no_race(machine, tmp_path):
+    """A single candidate wins without a slice and has the whole budget."""
+    recipe = recipe_of(budget={"train_steps": 50}, model={"family": "cnn", "size": "tiny"})
+    _, winner, budget = raced(recipe, tmp_path)
+
+    assert ("the only one that fits", [], Budget(steps=50)) == (
+        winner.reason, winner.rounds, budget,
+    )  # fmt: skip
+
+
+def test_a_tiny_budget_leaves_a_step(machine, tmp_path):
+    """Where the race eats the budget, one step is left to train rather than none."""
+    recipe = recipe_of(budget={"train_steps": 2}, model={"size": "tiny"})
+
+    assert 1 <= raced(recipe, tmp_path)[2].steps
+
+
+@pytest.mark.parametrize(
+    ("section", "wanted"),
+    [({"train_minutes": 1.5}, Budget(seconds=90.0)), ({"train_steps": 7}, Budget(steps=7))],
+)
+def test_budget_of_a_recipe(section, wanted):
+    """Minutes become seconds, steps stay steps."""
+    assert wanted == training_budget(recipe_of(budget=section))
+
+
+def test_rows_of_the_plan_are_plain(machine):
+    """Each candidate goes into plan.json as it is."""
+    one = next(iter(predicted(model={"family": "rnn", "size": "tiny"}).values()))
+
+    assert one.to_json() == json.loads(json.dumps(one.to_json()))
+    assert isinstance(one, Candidate)

@@ -1,0 +1,86 @@
+"""Predicted memory: its parts add up and move the right way (benchmarks hold it to measurement)."""
+
+import dataclasses
+import math
+
+import pytest
+
+from modelwright.models.catalog import ModelSpec, build
+from modelwright.plan import memory
+
+FAMILIES = ("cnn", "rnn", "transformer")
+
+
+def predict(family="cnn", size="tiny", batch=16, precision="32-true", optimizer="adamw", ema=True):
+    spec = ModelSpec(family, size, (1, 8, 8), 4, (90.0,), (60.0,))
+    return memory.predict(
+        spec, micro_batch_size=batch, precision=precision, optimizer=optimizer, averaged=ema,
+        data_bytes=1000, process_bytes=5000,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_total_is_the_sum_of_the_parts(family):
+    """No byte is counted twice or forgotten between the parts and the total."""
+    plan = predict(family)
+
+    assert plan.total == sum(dataclasses.asdict(plan).values())
+    assert (5000, 1000) == (plan.process, plan.data)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_those_of_the_model(family):
+    """Weights, gradients, two moments and the average are each the size of the state."""
+    plan = predict(family)
+    model = build(ModelSpec(family, "tiny", (1, 8, 8), 4, (90.0,), (60.0,)))
+    size = sum(value.nbytes for value in model.state_dict().values())
+
+    assert (size, size, 2 * size, size) == (
+        plan.weights, plan.gradients, plan.optimizer, plan.average,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_memory_grows_with_the_batch(family):
+    """Activations grow in proportion to the micro-batch; what the weights take does not."""
+    small, large = predict(family, batch=16), predict(family, batch=64)
+
+    assert pytest.approx(4 * small.activations, rel=0.05) == large.activations
+    assert small.total < large.total
+    assert small.weights == large.weights
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_memory_grows_with_the_model(family):
+    """From tiny to large, every size takes more."""
+    totals = [predict(family, size).total for size in ("tiny", "small", "base", "large")]
+
+    assert totals == sorted(set(totals))
+
+
+def test_sgd_and_no_average_take_less():
+    """SGD keeps one moment instead of two; without averaged weights that copy is gone."""
+    full, lean = predict(), predict(optimizer="sgd", ema=False)
+
+    assert full.weights == full.optimizer - lean.optimizer
+    assert (full.weights, 0) == (full.average, lean.average)
+
+
+def test_bf16_keeps_less_for_backward():
+    """In mixed precision the products' inputs are kept in half the bytes."""
+    assert predict("transformer", "base").activations > (
+        predict("transformer", "base", precision="bf16-mixed").activations
+    )
+
+
+def test_activations_hold_at_least_each_layer_output():
+    """What backward needs is more than the outputs of the convolutions alone."""
+    plan = predict("cnn", batch=8)
+    stem = 4 * 8 * 8 * math.prod((8, 8))  # float32, rows, channels, pixels
+
+    assert plan.activations > 2 * stem
+
+
+def test_resident_memory_is_that_of_a_process():
+    """The process itself takes more than an empty interpreter and less than the machine has."""
+    assert 20e6 < memory.resident_bytes() < 64e9

@@ -1,0 +1,58 @@
+"""Calibration: measured once for a machine, and true to what it stands for."""
+
+import pytest
+
+from modelwright.core.recipe import Target
+from modelwright.models.catalog import ModelSpec
+from modelwright.plan import time
+
+from .conftest import recipe_of
+
+
+def spec_of(size="tiny", mean=90.0):
+    return ModelSpec("transformer", size, (1, 8, 8), 4, (mean,), (60.0,))
+
+
+def settings_of(precision="32-true"):
+    from modelwright.plan.choose import training_budget
+    from modelwright.train.loop import fill_in
+
+    recipe = recipe_of()
+    return fill_in(recipe.train, "transformer", precision, training_budget(recipe))
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MODELWRIGHT_CACHE", str(tmp_path))
+
+
+def test_steps_are_measured_once(own_cache, monkeypatch):
+    """A second plan on the same machine reads what the first one measured, whatever the data's
+    mean; another batch size is measured anew."""
+    measured = []
+    once = time.measured_once
+    monkeypatch.setattr(
+        time, "measured_once",
+        lambda what, measure: once(
+            what, lambda: {**(measured.append(what) or measure()), "spread": 1.0}
+        ),
+    )  # fmt: skip
+    first = time.step_seconds(spec_of(), "image-classification", settings_of())
+    second = time.step_seconds(spec_of(mean=10.0), "image-classification", settings_of())
+    time.step_seconds(spec_of("small"), "image-classification", settings_of())
+
+    assert 0 < first == second
+    assert 2 == len(measured)
+
+
+def test_deployed_is_the_exported_graph(tmp_path):
+    """The size is that of the file which the exporter writes for the same model."""
+    from modelwright.export.onnx import export_onnx
+    from modelwright.train.loop import fresh_model
+
+    found = time.deployed(spec_of(), Target())
+    path = tmp_path / "model.onnx"
+    export_onnx(fresh_model(spec_of(), 0), path, input_shape=(1, 8, 8), num_classes=4)
+
+    assert path.stat().st_size == found.size_bytes
+    assert 0 < found.latency_ms < 1000

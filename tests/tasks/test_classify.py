@@ -1,0 +1,105 @@
+"""Classification: loss, metrics and answer against their formulas."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelwright.tasks import classify
+from modelwright.tasks.catalog import TASKS
+
+LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.0, 0.0, 3.0]])
+
+
+def cross_entropy(logits, targets, smoothing=0.0):
+    """Formula of arXiv:1512.00567, section 7, in double precision."""
+    logs = logits.double().log_softmax(1)
+    classes = logits.shape[1]
+    wanted = torch.full_like(logs, smoothing / classes)
+    wanted[range(len(targets)), targets] += 1 - smoothing
+    return -(wanted * logs).sum(1).mean().item()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_the_loss_is_the_papers(smoothing):
+    """Mean cross-entropy against the true class, a part of it spread over all."""
+    targets = torch.tensor([0, 1])
+    found = classify.loss(LOGITS, targets, label_smoothing=smoothing)
+
+    assert math.isclose(cross_entropy(LOGITS, [0, 1], smoothing), found.item(), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.3, 1.0])
+def test_mixed_images_have_mixed_losses(mix):
+    """With mixup the loss is the weighted mean over both classes: arXiv:1710.09412."""
+    targets, others = torch.tensor([0, 1]), torch.tensor([2, 2])
+    found = classify.loss(LOGITS, targets, targets_mixed=others, mix=mix, label_smoothing=0.1)
+    expected = mix * cross_entropy(LOGITS, [0, 1], 0.1) + (1 - mix) * cross_entropy(
+        LOGITS, [2, 2], 0.1
+    )
+
+    assert math.isclose(expected, found.item(), rel_tol=1e-6)
+
+
+def test_no_knowledge_costs_the_logarithm_of_the_classes():
+    """Equal scores for ten classes cost ln 10 nats."""
+    assert math.isclose(
+        math.log(10), classify.loss(torch.zeros(4, 10), torch.arange(4)).item(), rel_tol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_loss_is_float32(dtype):
+    """Scores in half precision are summed in full precision."""
+    found = classify.loss(LOGITS.to(dtype), torch.tensor([0, 1]))
+
+    assert torch.float32 == found.dtype
+    assert math.isclose(cross_entropy(LOGITS, [0, 1]), found.item(), rel_tol=1e-6)
+
+
+def test_the_gradient_is_probability_minus_truth():
+    """The derivative of cross-entropy by the scores, over the rows."""
+    logits = LOGITS.clone().requires_grad_()
+    classify.loss(logits, torch.tensor([0, 1])).backward()
+    truth = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])
+
+    torch.testing.assert_close((LOGITS.softmax(1) - truth) / 2, logits.grad)
+
+
+def test_metrics():
+    """Accuracy is a share of rows, the loss is unsmoothed."""
+    found = classify.metrics(LOGITS, torch.tensor([0, 1]))
+
+    assert 0.5 == found["accuracy"]
+    assert math.isclose(cross_entropy(LOGITS, [0, 1]), found["loss"], rel_tol=1e-6)
+
+
+def test_metrics_are_plain_numbers():
+    """They go into the ledger as they are."""
+    found = classify.metrics(LOGITS, torch.tensor([0, 1]))
+
+    assert {"accuracy": float, "loss": float} == {name: type(v) for name, v in found.items()}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=12))
+def test_an_answer_lists_every_label_once(scores):
+    """Most likely first, equal ones in the order of the labels; probabilities stay as they were."""
+    labels = [f"label {index}" for index in range(len(scores))]
+    probabilities = np.array(scores, np.float32) / 100
+    found = classify.answer(probabilities, labels)
+    order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
+
+    assert [labels[index] for index in order] == [one["label"] for one in found["probabilities"]]
+    assert [float(probabilities[index]) for index in order] == [
+        one["probability"] for one in found["probabilities"]
+    ]
+    assert found["answer"] == found["probabilities"][0]["label"]
+
+
+def test_the_catalog_names_this_task():
+    """image-classification is this file."""
+    assert classify is TASKS["image-classification"]
