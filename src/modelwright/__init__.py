@@ -5,6 +5,8 @@ when first asked for, so that `modelwright --help` needs no torch.
 """
 
 import os
+import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -25,3 +27,14 @@ def __getattr__(name: str) -> Any:
 
         return getattr(verbs, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """Keeps `modelwright.train` the verb: importing a folder would put the folder in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in VERBS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,3 +1,5 @@
+"""`python -m modelwright`."""
+
 from modelwright.cli import main
 
 main()

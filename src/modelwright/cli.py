@@ -197,7 +197,9 @@ def call(words: list[str]) -> int:
         return int(
             app(words, exit_on_error=False, print_error=True, result_action="return_value") or 0
         )
-    except CycloptsError:
+    except CycloptsError as error:
+        if as_json:
+            print(json_module.dumps({"verdict": "refused", "error": str(error)}))
         return Exit.BAD_INPUT
     except ModelwrightError as error:
         _complain(str(error))

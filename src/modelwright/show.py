@@ -70,6 +70,7 @@ def stages(found: Found) -> None:
 
 
 def init(found: Found) -> None:
+    """The recipe that was written, and what was seen in the data."""
     rows = ", ".join(f"{part} {count:,}" for part, count in found["rows"].items())
     console.print(f"{found['recipe']} written: {len(found['labels'])} classes; rows: {rows}")
     for finding in found["findings"]:
@@ -79,6 +80,7 @@ def init(found: Found) -> None:
 
 
 def evaluate(found: Found) -> None:
+    """Accuracy and its interval."""
     console.print(
         f"accuracy {found['accuracy']:.4f}  (95 % interval {found['low']:.4f} to "
         f"{found['high']:.4f})  on {found['rows']:,} {found['part']} rows"
@@ -86,6 +88,7 @@ def evaluate(found: Found) -> None:
 
 
 def predict(found: Found) -> None:
+    """Answers, one a line."""
     table = _table("file", "answer", "probability", "next")
     for one in found["answers"]:
         best, *rest = one["probabilities"]
@@ -95,6 +98,7 @@ def predict(found: Found) -> None:
 
 
 def verify(found: Found) -> None:
+    """The hops that were proven."""
     table = _table("hop", "rows", "largest error", "same answers", "")
     for hop in found["hops"]:
         error = "" if hop["max_error"] is None else f"{hop['max_error']:.2g}"
@@ -106,6 +110,7 @@ def verify(found: Found) -> None:
 
 
 def report(found: Found) -> None:
+    """Where the pages are; several runs as a table."""
     if len(found["runs"]) > 1:
         table = _table("run", "verdict", "accuracy", "size MB", "p99 ms", "minutes")
         for one in found["runs"]:
@@ -119,6 +124,7 @@ def report(found: Found) -> None:
 
 
 def doctor(found: Found) -> None:
+    """The machine and what follows from it."""
     machine = found["machine"]
     table = Table(box=None, show_header=False)
     rows = {

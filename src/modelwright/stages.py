@@ -391,8 +391,10 @@ def _record_certificate(run: Run, certificate: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
     return dict(json.loads(path.read_bytes()))
 
 
 def read_if(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty where there is none."""
     return read(path) if path.is_file() else {}

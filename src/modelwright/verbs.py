@@ -5,6 +5,7 @@ Each gives a plain dict, the same that `--json` prints (docs/reference/commands.
 
 import importlib.metadata
 import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,7 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
         )
     text = STARTER.format(
         source=source,
+        quoted=json.dumps(source, ensure_ascii=False),
         rows=sum(rows.values()),
         classes=len(data.labels),
         shape=" x ".join(str(size) for size in shape),
@@ -256,7 +258,7 @@ STARTER = """\
 task: image-classification
 data:
   # {rows:,} images of {shape} (channels x height x width) in {classes} classes
-  source: {source}
+  source: {quoted}
   # valid: 0.1                # share of train held out to choose by
   # test: 0.2                 # share held out to judge by, where the data brings no test part
 budget:

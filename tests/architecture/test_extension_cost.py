@@ -88,7 +88,7 @@ def test_a_table_is_a_plain_dict_in_one_file(name):
 
 @pytest.mark.parametrize("name", KNOWN_ELSEWHERE)
 def test_only_justified_files_know_a_row_by_name(name):
-    """A row is named in its table and where KNOWN_ELSEWHERE says why; a new place needs a reason."""
+    """A row is named in its table and where KNOWN_ELSEWHERE says why; a new place needs one."""
     table, place = TABLES[name]
     rows = set(table) - EVERYDAY
     found = {str(f.relative_to(SOURCE)) for f in SOURCE.rglob("*.py") if rows & strings(f)}

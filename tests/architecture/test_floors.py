@@ -104,9 +104,10 @@ def unexplained(text: str) -> list[str]:
     tree = ast.parse(text)
     found = [] if ast.get_docstring(tree) or not tree.body else ["the module"]
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            if not node.name.startswith("_") and not ast.get_docstring(node):
-                found.append(f"line {node.lineno}: {node.name}")
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        if not node.name.startswith("_") and not ast.get_docstring(node):
+            found.append(f"line {node.lineno}: {node.name}")
     return found
 
 

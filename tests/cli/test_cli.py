@@ -207,7 +207,7 @@ def test_json_is_one_object_on_wrong_use(call, words):
 
 def test_init_writes_a_recipe_that_reads_back(call, here):
     """init looks at the data and writes a commented recipe which `read` takes as it is."""
-    code, out, err = call("init", "digits", "--to", "mine.yaml", "--json")
+    code, out, _ = call("init", "digits", "--to", "mine.yaml", "--json")
     found = json.loads(out)
     recipe = recipe_file.read(here / "mine.yaml")
 

@@ -42,6 +42,11 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[FullDisk]:
         yield FullDisk(patch)
 
 
+def names(folder: Path) -> list[str]:
+    """What lies in a folder, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def make(folder: Path, text: str = "weights " * 20, **fields: object) -> Artifact:
     """An artifact of two files."""
 

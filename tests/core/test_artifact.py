@@ -14,7 +14,7 @@ from modelwright.core.artifact import open_artifact
 from modelwright.core.errors import ConfigError, IntegrityError, StorageError
 from modelwright.core.files import digest_json
 
-from .conftest import SIGNATURE, make
+from .conftest import SIGNATURE, make, names
 
 FILES = ("manifest.json", "model.bin", "samples.json")
 shared = settings(
@@ -48,7 +48,7 @@ def test_what_was_written_is_what_is_opened(folder):
     assert {"loss": 1.5e-07} == made.manifest["measured"]
     assert folder / "model.bin" == made.file("model.bin")
     assert 160 == made.model_bytes
-    assert sorted(FILES) == sorted(os.listdir(folder))
+    assert sorted(FILES) == names(folder)
 
 
 def test_the_digest_follows_every_file(tmp_path):
@@ -210,7 +210,7 @@ def test_a_half_written_folder_is_never_visible(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="Input/output error"):
         make(tmp_path / "model")
 
-    assert [] == os.listdir(tmp_path)
+    assert [] == names(tmp_path)
 
 
 def test_a_crash_while_filling_leaves_nothing(tmp_path):
@@ -225,7 +225,7 @@ def test_a_crash_while_filling_leaves_nothing(tmp_path):
             tmp_path / "model", "toy", model_file="model.bin", fill=fill, signature=SIGNATURE
         )
 
-    assert [] == os.listdir(tmp_path)
+    assert [] == names(tmp_path)
 
 
 @pytest.mark.parametrize("at", range(1, 13))
@@ -258,4 +258,4 @@ def test_a_full_disk_while_the_model_is_written(tmp_path):
         )
 
     assert old.digest == open_artifact(tmp_path / "model").digest
-    assert ["model"] == os.listdir(tmp_path)
+    assert ["model"] == names(tmp_path)

@@ -12,6 +12,8 @@ import pytest
 from modelwright.core.errors import StorageError
 from modelwright.core.files import digest_json, new_folder, sha256, write_bytes, write_json
 
+from .conftest import names
+
 
 def test_write_replaces_the_whole_file(tmp_path):
     """A shorter content leaves nothing of the longer one, and no file beside it."""
@@ -19,7 +21,7 @@ def test_write_replaces_the_whole_file(tmp_path):
     write_bytes(tmp_path / "a", b"new")
 
     assert b"new" == (tmp_path / "a").read_bytes()
-    assert ["a"] == os.listdir(tmp_path)
+    assert ["a"] == names(tmp_path)
 
 
 def test_write_makes_the_folders_above(tmp_path):
@@ -43,7 +45,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, disk, at):
         assert b"new" == (tmp_path / "a").read_bytes()
 
     assert (tmp_path / "a").read_bytes() in (b"old", b"new")
-    assert ["a"] == os.listdir(tmp_path)
+    assert ["a"] == names(tmp_path)
 
 
 def test_a_write_that_the_kernel_cuts_off(tmp_path):
@@ -67,7 +69,7 @@ def test_a_write_that_the_kernel_cuts_off(tmp_path):
 
     assert f"cannot write {tmp_path / 'a'}: File too large\n" == done.stdout, done.stderr
     assert b"old" == (tmp_path / "a").read_bytes()
-    assert ["a"] == os.listdir(tmp_path)
+    assert ["a"] == names(tmp_path)
 
 
 def test_a_folder_where_the_file_should_be(tmp_path):
@@ -76,7 +78,7 @@ def test_a_folder_where_the_file_should_be(tmp_path):
     with pytest.raises(StorageError, match=r"cannot write .*a: "):
         write_bytes(tmp_path / "a", b"new")
 
-    assert ["a"] == os.listdir(tmp_path)
+    assert ["a"] == names(tmp_path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [float("nan")]}])
@@ -96,8 +98,8 @@ def test_a_new_folder_appears_whole(tmp_path):
         assert not (tmp_path / "a").exists()
         (partial / "two").write_text("2")
 
-    assert ["a"] == os.listdir(tmp_path)
-    assert ["one", "two"] == sorted(os.listdir(tmp_path / "a"))
+    assert ["a"] == names(tmp_path)
+    assert ["one", "two"] == names(tmp_path / "a")
 
 
 def test_a_new_folder_replaces_the_old(tmp_path):
@@ -106,8 +108,8 @@ def test_a_new_folder_replaces_the_old(tmp_path):
         with new_folder(tmp_path / "a") as partial:
             (partial / name).write_text(name)
 
-    assert ["a"] == os.listdir(tmp_path)
-    assert ["new"] == os.listdir(tmp_path / "a")
+    assert ["a"] == names(tmp_path)
+    assert ["new"] == names(tmp_path / "a")
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
@@ -119,8 +121,8 @@ def test_an_error_while_filling_leaves_the_old_folder(tmp_path, error):
         (partial / "new").write_text("new")
         raise error
 
-    assert ["a"] == os.listdir(tmp_path)
-    assert ["old"] == os.listdir(tmp_path / "a")
+    assert ["a"] == names(tmp_path)
+    assert ["old"] == names(tmp_path / "a")
 
 
 @pytest.mark.parametrize("at", range(1, 8))
@@ -135,10 +137,10 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path, disk, at):
     except StorageError as error:
         assert "No space left on device" in error.what
     else:
-        assert ["new"] == os.listdir(tmp_path / "a")
+        assert ["new"] == names(tmp_path / "a")
 
     assert (tmp_path / "a").is_dir()
-    assert os.listdir(tmp_path / "a") in (["old"], ["new"])
+    assert names(tmp_path / "a") in (["old"], ["new"])
 
 
 def test_a_full_disk_while_filling_is_a_storage_error(tmp_path):
@@ -146,7 +148,7 @@ def test_a_full_disk_while_filling_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match="No space left"), new_folder(tmp_path / "a"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    assert [] == os.listdir(tmp_path)
+    assert [] == names(tmp_path)
 
 
 @pytest.mark.parametrize("left", [".a.partial", ".a.old"])
@@ -157,8 +159,8 @@ def test_what_a_crash_left_is_cleared(tmp_path, left):
     with new_folder(tmp_path / "a") as partial:
         (partial / "new").write_text("new")
 
-    assert ["a"] == os.listdir(tmp_path)
-    assert ["new"] == os.listdir(tmp_path / "a")
+    assert ["a"] == names(tmp_path)
+    assert ["new"] == names(tmp_path / "a")
 
 
 @pytest.mark.parametrize("at", [1, 2])
@@ -189,7 +191,7 @@ def test_killed_between_the_renames(tmp_path, at):
         raise ValueError("again")
 
     assert (tmp_path / "a").is_dir()
-    assert os.listdir(tmp_path / "a") in (["old"], ["new"])
+    assert names(tmp_path / "a") in (["old"], ["new"])
 
 
 def test_hashes_are_sha256(tmp_path):

@@ -70,11 +70,8 @@ def test_a_beat_is_due_once_in_a_while():
 
 def test_a_beat_comes_again(monkeypatch):
     """After its time it is due again."""
-    now = 1000.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    times = iter((1000.0, 1000.4, 1000.5, 1000.6, 1001.1))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
     beat = progress.Beat(every=0.5)
-    found = []
-    for now in (1000.0, 1000.4, 1000.5, 1000.6, 1001.1):
-        found.append(beat.due())
 
-    assert [True, False, True, False, True] == found
+    assert [True, False, True, False, True] == [beat.due() for _ in range(5)]

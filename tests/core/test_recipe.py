@@ -270,7 +270,8 @@ def test_short_forms(file):
      (["compress=[quantize]"], {"compress": ["quantize"]}), (["a="], {"a": ""}),
      (["goals.size_mb=<= 0.5"], {"goals.size_mb": "<= 0.5"}),
      (["goals.accuracy=>= 0.9"], {"goals.accuracy": ">= 0.9"}), (["a=b=c"], {"a": "b=c"}),
-     (["data.source=~/x"], {"data.source": os.path.expanduser("~/x")})],
+     (["data.source=~/x"], {"data.source": "~/x"}),
+     (["name=2026-13-45"], {"name": "2026-13-45"})],
 )  # fmt: skip
 def test_overrides_are_read_as_yaml(words, expected):
     """Numbers, words, lists and bounds; of two for one key the last one wins."""

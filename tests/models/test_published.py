@@ -230,7 +230,7 @@ def test_positions_are_the_papers(length, dim):
 
 
 def test_positions_make_order_matter():
-    """Without positions attention cannot tell one order of patches from another; with them it can."""
+    """Without positions one order of patches is as good as another; with them it is not."""
     for positions in ("sinusoidal", "learned"):
         body = EncoderBody(8, num_heads=2, mlp_dims=[8], max_len=5, positions=positions).eval()
         body.positions.data.normal_()

@@ -12,6 +12,9 @@ from modelwright.models.heads import ClassHead
 from modelwright.models.rnn import RecurrentBody
 from modelwright.plan.count import count, count_module
 
+# says that there is no Intel GPU
+pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")
+
 LADDER = [(family, size) for family, (_, sizes) in MODELS.items() for size in sizes]
 
 

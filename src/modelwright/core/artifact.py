@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.core.errors import ConfigError, IntegrityError
-from modelwright.core.files import digest_json, new_folder, sha256, write_json
+from modelwright.core.files import digest_json, json_bytes, new_folder, sha256, write_json
 from modelwright.core.signature import Signature
 
 FORMAT = "modelwright-artifact/1"
@@ -104,16 +104,11 @@ def open_artifact(folder: Path, *, kinds: tuple[str, ...] = ()) -> Artifact:
             f"{folder} is not a model folder: it has no {MANIFEST}",
             expected="a folder written by train, compress, export or run, such as runs/…/deploy",
         )
+    content = path.read_bytes()
     try:
-        manifest = json.loads(path.read_bytes())
-        recorded = manifest.pop("digest")
-        if manifest["format"] != FORMAT:
-            raise ConfigError(
-                f"{path}: format {manifest['format']!r}", expected=f"{FORMAT!r}",
-                repair="open it with the version of modelwright that wrote it",
-            )  # fmt: skip
-        sound = digest_json(manifest) == recorded
-    except (ValueError, KeyError, TypeError, AttributeError):
+        manifest = json.loads(content)
+        sound = _is_sound(manifest, content)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
         raise IntegrityError(
@@ -121,7 +116,11 @@ def open_artifact(folder: Path, *, kinds: tuple[str, ...] = ()) -> Artifact:
             expected="the digest inside it to match its content",
             repair="take the folder again from the run that made it",
         )
-    manifest["digest"] = recorded
+    if manifest["format"] != FORMAT:
+        raise ConfigError(
+            f"{path}: format {manifest['format']!r}", expected=f"{FORMAT!r}",
+            repair="open it with the version of modelwright that wrote it",
+        )  # fmt: skip
     for name, entry in manifest["files"].items():
         _verify(folder, name, entry)
     if kinds and manifest["kind"] not in kinds:
@@ -130,6 +129,22 @@ def open_artifact(folder: Path, *, kinds: tuple[str, ...] = ()) -> Artifact:
             expected=" or ".join(repr(kind) for kind in kinds),
         )
     return Artifact(folder, manifest)
+
+
+def _is_sound(manifest: dict[str, Any], content: bytes) -> bool:
+    """Whether a manifest is byte for byte what `write` left, and has what every manifest has."""
+    own = {name: value for name, value in manifest.items() if name != "digest"}
+    if digest_json(own) != manifest["digest"] or content != json_bytes(manifest):
+        return False
+    if manifest["format"] != FORMAT:
+        return True
+    Signature.from_json(manifest["signature"])
+    entries = [(entry["sha256"], entry["bytes"]) for entry in manifest["files"].values()]
+    return (
+        all(isinstance(digest, str) and isinstance(size, int) for digest, size in entries)
+        and manifest["model_file"] in manifest["files"]
+        and isinstance(manifest["kind"], str)
+    )
 
 
 def _verify(folder: Path, name: str, entry: dict[str, Any]) -> None:

@@ -49,7 +49,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """`value` as indented JSON, whole or not at all; NaN is refused."""
-    write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """What `write_json` writes."""
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
 @contextlib.contextmanager
@@ -58,21 +63,27 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     An older `path` is replaced. A leftover of an earlier crash is removed.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial, old = (path.with_name(f".{path.name}.{end}") for end in ("partial", "old"))
     with storage(path):
+        if old.exists() and not path.exists():  # a crash came between the two renames below
+            os.replace(old, path)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     try:
-        yield partial
-        with storage(path):
+        with storage(path):  # the block's own writes too
+            yield partial
             for file in partial.iterdir():
                 if file.is_file():
                     _sync(file)
-            old = path.with_name(f".{path.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             if path.exists():
                 os.replace(path, old)
-            os.replace(partial, path)
+            try:
+                os.replace(partial, path)
+            except OSError:
+                if old.exists():
+                    os.replace(old, path)
+                raise
             shutil.rmtree(old, ignore_errors=True)
             _sync_folder(path.parent)
     except BaseException:

@@ -15,7 +15,9 @@ from typing import Any
 
 import psutil
 
+from modelwright.core.errors import StorageError
 from modelwright.core.files import write_json
+from modelwright.core.progress import say
 
 # cpuinfo flag -> what people call it; those that decide what is fast here
 INSTRUCTION_SETS = {
@@ -104,10 +106,13 @@ def measured_once(
         entry = json.loads(path.read_bytes())
         if entry["key"] == key:
             return {name: float(value) for name, value in entry["result"].items()}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # nothing there yet, or not readable: measure
     result = measure()
     if result.get("spread", 1.0) > BUSY_SPREAD:
         return result
-    write_json(path, {"key": key, "result": result})
+    try:
+        write_json(path, {"key": key, "result": result})
+    except StorageError as error:
+        say(f"not kept for the next time: {error.what}")
     return result

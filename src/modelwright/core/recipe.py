@@ -5,6 +5,7 @@ and the nearest valid name. Nothing else in the product reads recipe files (core
 does the reading; this file is the page of knobs).
 """
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -302,6 +303,8 @@ def parse_goal(metric_name: str, text: str) -> Goal:
     wanted = "<=" if drop or not metric.higher_is_better else ">="
     if op != wanted:
         raise ValueError(f"{metric_name}{' drop' if drop else ''} is bounded with {wanted}")
+    if not math.isfinite(bound):
+        raise ValueError(f"{quantity.strip()!r} is no finite bound")
     if metric.unit == "share" and not 0 <= bound <= 1:
         raise ValueError(f"{bound:g} is no share; write 0.97 or 97 %")
     return Goal("accuracy_drop" if drop else metric_name, "<=" if op == "<=" else ">=", bound)

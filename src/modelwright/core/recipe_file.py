@@ -44,7 +44,12 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
             f"{path}: not valid YAML: {error}", expected="plain UTF-8 text"
         ) from error
     lines: dict[Place, int] = {}
-    value = _plain(node, (), lines, path) if node is not None else None
+    try:
+        value = _plain(node, (), lines, path) if node is not None else None
+    except RecursionError as error:
+        raise ConfigError(
+            f"{path}, line 1: a value that contains itself", expected="plain keys and values"
+        ) from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path} holds no recipe", expected="a mapping with task: and data:")
     places = {place: f"{path}, line {line}" for place, line in lines.items()}
@@ -75,7 +80,7 @@ def parse_overrides(words: tuple[str, ...] | list[str]) -> dict[str, Any]:
             )
         try:
             result[key] = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             result[key] = text  # "goals.size_mb=>= 1": not YAML, but what the user means
     return result
 
@@ -109,7 +114,18 @@ def schema() -> dict[str, Any]:
     properties["goals"]["additionalProperties"] = {
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
     }
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **result}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_standard(result)}
+
+
+# pydantic leaves the bounds of a quantity, which is a number or a text, under its own words
+STANDARD = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
+
+
+def _standard(node: Any) -> Any:
+    """The schema with the standard's words for bounds; they bind numbers and pass over texts."""
+    if isinstance(node, dict):
+        return {STANDARD.get(name, name): _standard(value) for name, value in node.items()}
+    return [_standard(item) for item in node] if isinstance(node, list) else node
 
 
 def _bare(step: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +154,14 @@ def _plain(node: yaml.Node, place: Place, lines: dict[Place, int], path: Path) -
             items.append(_plain(item, (*place, index), lines, path))
         return items
     loader = yaml.SafeLoader("")
-    return loader.construct_object(node)
+    try:
+        return loader.construct_object(node)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(
+            f"{path}, line {node.start_mark.line + 1}: cannot read {node.value!r} "
+            f"as {node.tag.rsplit(':', 1)[-1]}",
+            expected="plain numbers, words and lists, without tags",
+        ) from error
 
 
 def _set(value: dict[str, Any], place: tuple[str, ...], item: Any, key: str) -> None:
@@ -164,6 +187,12 @@ def _explain(error: ValidationError, places: Mapping[Place, str], path: str) -> 
     details.sort(key=lambda item: item["type"] != "extra_forbidden")  # typos explain the rest
     detail = details[0]
     place = detail["loc"]
+    # a list of steps is read as its long form; the lines are those of the list
+    if place[:2] == ("compress", "steps") and ("compress", "steps") not in places:
+        places = {
+            ("compress", "steps", *at[1:]) if at[:1] == ("compress",) and len(at) > 1 else at: text
+            for at, text in places.items()
+        }
     at_or_above = (places[place[:n]] for n in range(len(place), 0, -1) if place[:n] in places)
     below = (text for at, text in places.items() if at[: len(place)] == place)
     where = next(at_or_above, next(below, path))

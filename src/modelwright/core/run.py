@@ -114,7 +114,8 @@ def reopen(folder: Path) -> Run:
 
 def find_unfinished(root: Path, name: str, digest: str) -> Run | None:
     """The newest run of the same recipe that has not come to its end, if there is one."""
-    for folder in sorted(root.glob(f"{name}-[0-9]*"), reverse=True):
+    folders = root.glob(f"{name}-[0-9]*")
+    for folder in sorted(folders, key=lambda one: (len(one.name), one.name), reverse=True):
         if not (folder / "run.jsonl").is_file() or not (folder / "recipe.yaml").is_file():
             continue
         run = reopen(folder)

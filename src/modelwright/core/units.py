@@ -53,7 +53,7 @@ def parse_quantity(text: str | float, unit: str) -> float:
 def format_bytes(value: float) -> str:
     """
     >>> format_bytes(1536), format_bytes(2_500_000)
-    ('1.5 kB', '2.5 MB')
+    ('1.54 kB', '2.5 MB')
     """
     for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if abs(value) >= factor:

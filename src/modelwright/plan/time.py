@@ -4,6 +4,7 @@ A candidate is run for a few steps with random images, and once exported with ra
 both depend on shapes, not on what was learned. Results are cached per machine.
 """
 
+import math
 import statistics
 import tempfile
 import time
@@ -26,6 +27,7 @@ from modelwright.tasks.catalog import TASKS
 from modelwright.train.loop import Budget, Settings, Trainer, fresh_model
 
 WARM_STEPS, TIMED_STEPS = 1, 5
+ATTEMPTS, QUIET_SPREAD = 3, 1.2  # median over fastest; above it, something else is running
 MOST_SECONDS = 1.0  # of timed steps, where they are slow; two are always timed
 
 
@@ -38,7 +40,11 @@ class Deployed:
 
 
 def step_seconds(spec: ModelSpec, task: str, settings: Settings) -> float:
-    """Median seconds of one training step at the recipe's batch size."""
+    """Seconds of one training step at the recipe's batch size: the fastest of a few.
+
+    Where other work disturbs the timing, it is tried again; the fastest step is the one that was
+    disturbed least.
+    """
 
     def measure() -> dict[str, float]:
         random = np.random.default_rng(0)
@@ -53,18 +59,28 @@ def step_seconds(spec: ModelSpec, task: str, settings: Settings) -> float:
             )  # fmt: skip
             for _ in range(WARM_STEPS):
                 trainer.train_step()
-            timed: list[float] = []
-            while len(timed) < 2 or (len(timed) < TIMED_STEPS and sum(timed) < MOST_SECONDS):
-                started = time.perf_counter()
-                trainer.train_step()
-                timed.append(time.perf_counter() - started)
-        median = statistics.median(timed)
-        return {"step_s": median, "spread": median / min(timed)}
+            best, spread = math.inf, math.inf
+            for _ in range(ATTEMPTS):
+                timed = _timed_steps(trainer)
+                best = min(best, *timed)
+                spread = statistics.median(timed) / best
+                if spread <= QUIET_SPREAD:
+                    break
+        return {"step_s": best, "spread": spread}
 
     knobs = replace(settings, seed=0, learning_rate=0.0, checkpoint_seconds=0.0)
     return measured_once(
         _what("train step", spec, settings=_plain(knobs), threads=torch.get_num_threads()), measure
     )["step_s"]
+
+
+def _timed_steps(trainer: Trainer) -> list[float]:
+    timed: list[float] = []
+    while len(timed) < 2 or (len(timed) < TIMED_STEPS and sum(timed) < MOST_SECONDS):
+        started = time.perf_counter()
+        trainer.train_step()
+        timed.append(time.perf_counter() - started)
+    return timed
 
 
 def deployed(spec: ModelSpec, target: Target) -> Deployed:

@@ -91,6 +91,7 @@ def tick_label(value: float, step: float) -> str:
 
 
 def svg(title: str, desc: str, body: list[str], height: int = HEIGHT, width: int = WIDTH) -> str:
+    """A whole picture with its title and description, for eyes and for screen readers."""
     return (
         f'<svg role="img" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
         f"<title>{safe(title)}</title><desc>{safe(desc)}</desc>{''.join(body)}</svg>"
@@ -98,11 +99,13 @@ def svg(title: str, desc: str, body: list[str], height: int = HEIGHT, width: int
 
 
 def empty(title: str) -> str:
+    """A picture that says there is nothing to draw."""
     text = f'<text class="middle" x="{WIDTH / 2}" y="34">nothing was recorded to draw</text>'
     return svg(title, "No values.", [text], 60)
 
 
 def grid(xs: Axis | None, ys: Axis, x_label: str, y_label: str) -> list[str]:
+    """Grid lines and tick labels of a plot."""
     left, right = (xs.start, xs.end) if xs else (LEFT, WIDTH - 12)
     body = [f'<text class="label" x="0" y="14">{safe(y_label)}</text>']
     for tick in ys.ticks:
@@ -122,12 +125,15 @@ def grid(xs: Axis | None, ys: Axis, x_label: str, y_label: str) -> list[str]:
 
 
 def rule(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    """One straight line."""
     return f'<line class="{safe(kind)}" x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}"/>'
 
 
 def short(text: str, length: int = 18) -> str:
+    """A number as short as an axis needs it."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def safe(text: object) -> str:
+    """Text made safe for markup."""
     return escape(str(text), quote=True)

@@ -22,6 +22,7 @@ DRAWN = 240  # points of a long curve that are drawn
 
 
 def gate(life: Life) -> View | None:
+    """The chapter on the data and what the gate found."""
     data = life.data
     if not data:
         return None
@@ -66,6 +67,7 @@ def gate(life: Life) -> View | None:
 
 
 def candidates(life: Life) -> View | None:
+    """The chapter on the architectures and why each lost."""
     found = rows(life.plan, "candidates")
     if not found:
         return None
@@ -111,6 +113,7 @@ def candidates(life: Life) -> View | None:
 
 
 def curves(life: Life) -> View | None:
+    """The chapter on training: loss, accuracy, learning rate."""
     if not life.steps and not life.evaluations:
         return None
     end = max(number(line.get("seconds")) or 0 for line in life.steps + life.evaluations)
@@ -150,6 +153,7 @@ def curves(life: Life) -> View | None:
 
 
 def compression(life: Life) -> View | None:
+    """The chapter on the compressed candidates and the choice among them."""
     found = rows(life.compress, "candidates")
     if not found:
         return None
@@ -214,6 +218,7 @@ def compression(life: Life) -> View | None:
 
 
 def reproduce(life: Life) -> View:
+    """The chapter with commands, recipe, hashes and machine."""
     folder = Path(*life.folder.resolve().parts[-2:])
     commands = [("repeat the whole run", f"modelwright run {_q(folder / 'recipe.yaml')}")]
     if life.deploy:

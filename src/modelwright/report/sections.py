@@ -24,6 +24,7 @@ HEADLINES = {
 
 
 def verdict(life: Life) -> View:
+    """The head of the page: what the run came to, in plain words."""
     sign, head, default = HEADLINES[life.verdict]
     recipe, proof = life.recipe, life.certificate
     latency, baseline = section(proof, "latency"), section(proof, "baseline")
@@ -63,6 +64,7 @@ def verdict(life: Life) -> View:
 
 
 def goals(life: Life) -> View | None:
+    """The chapter on the goals, asked beside measured."""
     judged = section(life.certificate, "goals")
     asked = {goal.name: goal.text for goal in life.recipe.bounds} if life.recipe else {}
     entries: dict[str, View] = {name: {"bound": bound} for name, bound in asked.items()}
@@ -100,6 +102,7 @@ def goals(life: Life) -> View | None:
 
 
 def misses(life: Life) -> View | None:
+    """The chapter on the nearest misses of an infeasible run."""
     proof = life.certificate
     if life.verdict != "infeasible":
         return None
@@ -120,6 +123,7 @@ def misses(life: Life) -> View | None:
 
 
 def predicted(life: Life) -> View | None:
+    """The chapter with predictions beside measurements."""
     table = []
     for pair in life.pairs:
         if pair.subject != "run" or pair.predicted is None:
@@ -148,6 +152,7 @@ def predicted(life: Life) -> View | None:
 
 
 def quality(life: Life) -> View | None:
+    """The chapter on right and wrong answers."""
     proof = life.certificate
     matrix = proof.get("confusion")
     if not isinstance(matrix, list):
@@ -180,6 +185,7 @@ def quality(life: Life) -> View | None:
 
 
 def latency(life: Life) -> View | None:
+    """The chapter on the time of an answer."""
     proof = section(life.certificate, "latency")
     if not proof:
         return None
@@ -210,6 +216,7 @@ def latency(life: Life) -> View | None:
 
 
 def parity(life: Life) -> View | None:
+    """The chapter on the proof that the forms of the model agree."""
     hops = []
     for hop in rows(life.parity, "hops"):
         error, limit = number(hop.get("max_error")), number(hop.get("tolerance"))

@@ -75,6 +75,7 @@ def show(value: float | None, unit: str) -> str:
 
 
 def goal_unit(name: str) -> str:
+    """The unit of a goal's value, as the page prints it."""
     return GOAL_UNITS.get(name, "ms" if name.endswith("_ms") else "")
 
 

@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from modelwright.core.artifact import Artifact
+from modelwright.core.errors import ConfigError, did_you_mean
 from modelwright.core.signature import Signature
 from modelwright.runtime import onnx_session, torch_session
 
@@ -32,4 +33,9 @@ RUNTIMES: dict[str, Callable[[Artifact, int], Session]] = {
 
 def open_session(artifact: Artifact, *, threads: int = 1) -> Session:
     """Load a verified artifact into the runtime that serves its kind."""
+    if artifact.kind not in RUNTIMES:
+        raise ConfigError(
+            f"{artifact.folder}: nothing here runs a {artifact.kind!r} model",
+            expected=did_you_mean(artifact.kind, RUNTIMES),
+        )
     return RUNTIMES[artifact.kind](artifact, threads)

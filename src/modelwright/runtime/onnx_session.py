@@ -49,4 +49,5 @@ def inference_session(graph: Path | bytes, threads: int) -> onnxruntime.Inferenc
 
 
 def open_session(artifact: Artifact, threads: int) -> OnnxSession:
+    """An exported or deployed artifact's graph, loaded with `threads` compute threads."""
     return OnnxSession(artifact.file(artifact.manifest["model_file"]), artifact.signature, threads)

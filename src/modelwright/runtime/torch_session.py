@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from modelwright.core.artifact import Artifact
@@ -35,10 +36,9 @@ def load_model(artifact: Artifact) -> Model:
     """
     spec = ModelSpec.from_json(artifact.manifest["model"])
     model = build(spec)
-    weights = load_file(artifact.file(artifact.manifest["model_file"]))
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+        model.load_state_dict(load_file(artifact.file(artifact.manifest["model_file"])))
+    except (RuntimeError, SafetensorError) as error:
         raise IntegrityError(
             f"{artifact.folder}: the weights do not fit {spec.name}: {error}"
         ) from error

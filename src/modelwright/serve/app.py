@@ -147,6 +147,7 @@ def _json(value: Any) -> Response:
 
 
 async def server_metadata(request: Request) -> Response:
+    """GET /v2: name, version, extensions."""
     return _json({
         "name": "modelwright", "version": VERSION,
         "extensions": openinference.EXTENSIONS,
@@ -154,10 +155,12 @@ async def server_metadata(request: Request) -> Response:
 
 
 async def server_live(request: Request) -> Response:
+    """GET /v2/health/live: the process answers."""
     return _json({"live": True})
 
 
 async def server_ready(request: Request) -> Response:
+    """GET /v2/health/ready: the model gave an answer just now."""
     if not await _served(request).ready():
         raise busy("not ready")
     # The protocol's text calls this field "live", its later editions "ready".
@@ -165,11 +168,13 @@ async def server_ready(request: Request) -> Response:
 
 
 async def model_metadata(request: Request) -> Response:
+    """GET /v2/models/{name}: inputs and outputs."""
     served = _model(request)
     return _json(openinference.metadata(served.name, served.version, served.signature))
 
 
 async def model_ready(request: Request) -> Response:
+    """GET /v2/models/{name}/ready."""
     served = _model(request)
     if not await served.ready():
         raise busy("not ready")
@@ -177,6 +182,7 @@ async def model_ready(request: Request) -> Response:
 
 
 async def infer(request: Request) -> Response:
+    """POST /v2/models/{name}/infer: answers for the tensors given."""
     served = _model(request)
     json_length = request.headers.get(openinference.JSON_LENGTH)
     wanted = "application/json" if json_length is None else "application/octet-stream"
@@ -192,6 +198,7 @@ async def infer(request: Request) -> Response:
 
 
 async def page_model(request: Request) -> Response:
+    """GET /page/model: what the page shows about the model."""
     return _json(_served(request).page)
 
 
@@ -238,6 +245,7 @@ def _decode(body: bytes, shape: tuple[int | str, ...]) -> np.ndarray:
 
 
 async def page_file(request: Request) -> Response:
+    """GET / and the page's own files."""
     name = request.path_params.get("file", "index.html")
     if name not in PAGE_TYPES:
         raise Refused(404, "there is nothing at this address")

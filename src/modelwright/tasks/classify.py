@@ -36,6 +36,7 @@ def loss(
 def metrics(logits: Tensor, targets: Tensor) -> dict[str, float]:
     """Accuracy as a share, loss in nats.
 
+    >>> import torch
     >>> metrics(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0]))["accuracy"]
     0.5
     """
@@ -50,6 +51,7 @@ def answer(probabilities: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
 
     probabilities: (num_classes,)
 
+    >>> import numpy as np
     >>> answer(np.array([0.25, 0.75]), ["cat", "dog"])["answer"]
     'dog'
     """

@@ -1,0 +1,148 @@
+"""Channels that are taken out: the dead ones first, really out, and counted right."""
+
+import json
+
+import pytest
+import torch
+
+from modelwright.compress.prune import GROUPS, MULTIPLE, prune
+from modelwright.core.errors import NothingChanged
+from modelwright.models.catalog import MODELS, ModelSpec, build, count_params
+
+from .conftest import NUM_CLASSES, SHAPE, randomised
+
+IMAGES = torch.from_numpy(
+    __import__("numpy").random.default_rng(0).integers(0, 256, (32, *SHAPE), "uint8")
+)
+SPECS = {
+    "cnn-tiny": ("cnn", "tiny", {}),
+    "cnn-small": ("cnn", "small", {}),
+    "transformer-tiny": ("transformer", "tiny", {}),
+    "transformer-small": ("transformer", "small", {}),
+    "rnn-tiny": ("rnn", "tiny", {}),
+    "rnn-deep": ("rnn", "tiny", {"num_layers": 2}),
+}
+
+
+@pytest.fixture(params=SPECS)
+def spec(request):
+    family, size, args = SPECS[request.param]
+    return ModelSpec(family, size, SHAPE, NUM_CLASSES, (90.0,), (60.0,), args)
+
+
+def plant_dead(model, spec, ratio):
+    """Zero as many channels of each group as `ratio` will take, in every place they have."""
+    groups, _ = GROUPS[spec.family](model, spec)
+    state = model.state_dict()
+    for number, group in enumerate(groups):
+        generator = torch.Generator().manual_seed(number)
+        dead = torch.randperm(group.size, generator=generator)[: int(group.size * ratio)]
+        for place in group.places:
+            if "running" in place.tensor:
+                continue
+            for block in range(place.repeats):
+                index = place.offset + block * group.size + dead
+                state[place.tensor].index_fill_(place.dim, index, 0.0)
+    return groups
+
+
+def test_dead_channels_go_first(spec):
+    """Channels that were zeroed are the ones removed: the outputs stay within 1e-6."""
+    model = randomised(spec)
+    alive = model(IMAGES)
+    plant_dead(model, spec, 0.5)
+    with torch.inference_mode():
+        wanted = model(IMAGES)
+        smaller, _ = prune(model, spec, 0.5)
+        found = smaller(IMAGES)
+
+    assert not torch.allclose(alive, wanted)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+
+
+def test_live_channels_matter(spec):
+    """Without dead channels the outputs change: the removal is real."""
+    model = randomised(spec)
+    with torch.inference_mode():
+        smaller, _ = prune(model, spec, 0.5)
+
+        assert not torch.allclose(model(IMAGES), smaller(IMAGES), atol=1e-3)
+
+
+def test_parameters_are_those_of_the_groups(spec):
+    """What is left equals what can be counted on the tensors that the groups name."""
+    model = randomised(spec)
+    groups, _ = GROUPS[spec.family](model, spec)
+    shapes = {name: list(value.shape) for name, value in model.named_parameters()}
+    for group in groups:
+        kept = max(MULTIPLE, int(group.size * 0.5) // MULTIPLE * MULTIPLE)
+        for place in group.places:
+            if place.tensor in shapes:
+                shapes[place.tensor][place.dim] -= place.repeats * (group.size - kept)
+    smaller, _ = prune(model, spec, 0.5)
+
+    assert shapes == {name: list(value.shape) for name, value in smaller.named_parameters()}
+    assert count_params(smaller) == sum(torch.Size(shape).numel() for shape in shapes.values())
+
+
+def test_pruned_spec_rebuilds(spec):
+    """The spec survives JSON, and what it builds takes the pruned weights."""
+    smaller, smaller_spec = prune(randomised(spec), spec, 0.5)
+    read = ModelSpec.from_json(json.loads(json.dumps(smaller_spec.to_json())))
+    rebuilt = build(read).eval()
+    rebuilt.load_state_dict(smaller.state_dict())
+
+    with torch.inference_mode():
+        torch.testing.assert_close(rebuilt(IMAGES), smaller(IMAGES), atol=0, rtol=0)
+    assert count_params(smaller) == count_params(rebuilt)
+
+
+def test_the_original_is_left_alone(spec):
+    """Pruning returns a copy; the model given keeps every weight."""
+    model = randomised(spec)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    prune(model, spec, 0.5)
+
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_pruned_twice(spec):
+    """A pruned model can be pruned again, down to the floor of four channels a group."""
+    model, sizes = randomised(spec), []
+    with pytest.raises(NothingChanged):
+        for _ in range(8):
+            sizes.append(count_params(model))
+            model, spec = prune(model, spec, 0.5)
+
+    assert 2 <= len(sizes)
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert {MULTIPLE} == {group.size for group in GROUPS[spec.family](model, spec)[0]}
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5, 0.75])
+def test_kept_channels_come_in_fours(spec, ratio):
+    """Whatever the ratio, at least that share goes, and what is left divides by four."""
+    model = randomised(spec)
+    before = [group.size for group in GROUPS[spec.family](model, spec)[0]]
+    smaller, smaller_spec = prune(model, spec, ratio)
+    after = [group.size for group in GROUPS[spec.family](smaller, smaller_spec)[0]]
+
+    assert [0] * len(after) == [size % MULTIPLE for size in after]
+    for was, now in zip(before, after, strict=True):
+        assert (
+            max(MULTIPLE, was * (1 - ratio) - MULTIPLE) <= now <= max(MULTIPLE, was * (1 - ratio))
+        )
+
+
+def test_nothing_to_remove_is_an_error():
+    """Groups that are at the floor already are named as the reason, with the ratio to raise."""
+    spec = ModelSpec("cnn", "tiny", SHAPE, NUM_CLASSES, (0.0,), (1.0,), {"inner": [4, 4]})
+    with pytest.raises(NothingChanged, match=r"0 of 8 channels removed \(ratio=0.9\)") as caught:
+        prune(randomised(spec), spec, 0.9)
+
+    assert "compress.prune.ratio" in caught.value.repair
+
+
+def test_every_family_can_be_pruned():
+    """A new family brings its groups along."""
+    assert set(MODELS) == set(GROUPS)

@@ -1,0 +1,100 @@
+"""Static int8: smaller, of one mind with the float graph, and refused where it cannot work."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from modelwright.compress.calibrate import CALIBRATIONS, observe
+from modelwright.compress.quantize import quantize_graph
+from modelwright.core.errors import Exit, NothingChanged, Unsupported
+from modelwright.runtime.onnx_session import OnnxSession
+
+from .conftest import rows
+
+
+@pytest.fixture(scope="session")
+def histograms(trained):
+    return observe(trained.graph, rows(128).images)
+
+
+def answers(trained, path):
+    session = OnnxSession(path, trained.signature, 1)
+    return session({"image": trained.unseen.images})["logits"].argmax(1)
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS)
+def test_int8_is_smaller_and_agrees(trained, histograms, tmp_path, calibration):
+    """On unseen rows at least 95 % of the answers stay, and the file shrinks."""
+    path = tmp_path / "int8.onnx"
+    changed = quantize_graph(trained.graph, histograms, calibration, path)
+    before, after = answers(trained, trained.path), answers(trained, path)
+
+    assert 0.9 <= (before == trained.unseen.targets).mean()
+    assert 0.95 <= (before == after).mean()
+    assert path.stat().st_size < trained.path.stat().st_size
+    assert 5 <= changed
+
+
+def test_weights_are_bytes(trained, histograms, tmp_path):
+    """Every convolution's weights are int8, one scale a channel, and no float copy is left."""
+    path = tmp_path / "int8.onnx"
+    changed = quantize_graph(trained.graph, histograms, "minmax", path)
+    graph = onnx.load(path).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    reads = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    convs = [node for node in graph.node if node.op_type == "Conv"]
+
+    assert len(convs) <= changed
+    for conv in convs:
+        weight, scale = reads[conv.input[1]].input[:2]
+        assert TensorProto.INT8 == constants[weight].data_type
+        assert [constants[weight].dims[0]] == list(constants[scale].dims)
+    largest = max(
+        (np.prod(t.dims) for t in constants.values() if t.data_type == TensorProto.FLOAT), default=0
+    )
+    assert largest <= 64
+
+
+def test_the_float_graph_is_left_alone(trained, histograms, tmp_path):
+    """Quantizing works on a copy."""
+    before = trained.graph.SerializeToString(deterministic=True)
+    quantize_graph(trained.graph, histograms, "mse", tmp_path / "int8.onnx")
+
+    assert before == trained.graph.SerializeToString(deterministic=True)
+
+
+def test_same_ranges_same_bytes(trained, histograms, tmp_path):
+    """Quantizing twice gives one file."""
+    for name in ("a", "b"):
+        quantize_graph(trained.graph, histograms, "entropy", tmp_path / name)
+
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def made(node, *constants):
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 2, 2])
+    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "made", [image], [output], list(constants))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_recurrent_graphs_are_refused(tmp_path, kind):
+    """There is no static int8 kernel for recurrences; the error says what to do instead."""
+    graph = made(helper.make_node(kind, ["image", "w", "r"], ["logits"], hidden_size=2))
+    with pytest.raises(Unsupported, match="no static int8 kernel") as caught:
+        quantize_graph(graph, {}, "minmax", tmp_path / "int8.onnx")
+
+    assert "compress: [prune]" in caught.value.repair
+    assert Exit.BAD_INPUT == caught.value.exit_code
+    assert not (tmp_path / "int8.onnx").exists()
+
+
+def test_a_graph_without_products_changes_nothing(tmp_path):
+    """Where there is no product to quantize, it is an error, not the same graph once more."""
+    graph = made(helper.make_node("Relu", ["image"], ["logits"]))
+    with pytest.raises(NothingChanged, match="0 of 0 products"):
+        quantize_graph(graph, {}, "minmax", tmp_path / "int8.onnx")
+
+    assert not (tmp_path / "int8.onnx").exists()

@@ -1,0 +1,136 @@
+"""Which candidate is chosen, and what every other one is told."""
+
+from pathlib import Path
+
+import pytest
+
+from modelwright.compress.search import SAFE_DROP, Candidate, choose
+from modelwright.core.artifact import Artifact
+from modelwright.core.recipe import parse_goal
+
+from .conftest import SPEC
+
+ACCURACY = (parse_goal("accuracy", ">= 0.9"),)
+BOTH = (*ACCURACY, parse_goal("size_mb", "<= 0.5"))
+
+
+def candidate(name, accuracy=0.95, size=1.0, latency=1.0, *, bounds=(), drop=0.0, width=0.02):
+    measured = {
+        "accuracy": accuracy, "accuracy_low": accuracy - width, "accuracy_high": accuracy + width,
+        "accuracy_drop": drop, "latency_p50_ms": latency, "latency_p95_ms": latency,
+        "latency_p99_ms": latency, "size_mb": size,
+    }  # fmt: skip
+    meets = {goal.name: goal.met_by(measured[goal.name]) for goal in bounds}
+    return Candidate(name, [], Artifact(Path(), {}), SPEC, 1, measured=measured, meets=meets)
+
+
+def test_least_size_times_latency_wins():
+    """Of those that meet every goal, the smallest product of size and latency is chosen."""
+    one, two = candidate("one", size=2.0, latency=1.0), candidate("two", size=1.0, latency=1.5)
+
+    assert choose([one, two], (), "auto") is two
+    assert ("chosen", "pareto") == (two.status, one.status)
+    assert two.reason.startswith("least size")
+
+
+def test_one_that_meets_beats_one_that_may():
+    """A smaller candidate whose interval only reaches the goal gives way to one that meets it."""
+    sure = candidate("sure", 0.91, size=2.0, bounds=ACCURACY)
+    maybe = candidate("maybe", 0.89, size=0.1, bounds=ACCURACY)
+
+    assert choose([maybe, sure], ACCURACY, "auto") is sure
+    assert "misses accuracy" == maybe.reason
+
+
+def test_one_that_may_meet_is_given_the_chance():
+    """Where none meets the goal on valid, one whose interval reaches it goes to the test part."""
+    near = candidate("near", 0.89, bounds=ACCURACY)
+    far = candidate("far", 0.80, size=0.1, bounds=ACCURACY)
+
+    assert choose([near, far], ACCURACY, "auto") is near
+    assert "by less than chance explains" in near.reason
+
+
+def test_none_is_chosen_where_none_can_meet():
+    """An interval below the goal, or a size above it, leaves nobody; each says what it misses."""
+    low = candidate("low", 0.80, size=0.1, bounds=BOTH)
+    large = candidate("large", 0.95, size=1.0, bounds=BOTH)
+
+    assert choose([low, large], BOTH, "auto") is None
+    assert ["misses accuracy", "misses size_mb"] == [low.reason, large.reason]
+
+
+def test_no_interval_excuses_a_size():
+    """Size is exact: a candidate that misses it by a byte is not eligible."""
+    assert choose([candidate("near", size=0.500001, bounds=BOTH)], BOTH, "auto") is None
+
+
+def test_beaten_candidates_are_dominated():
+    """Who is beaten in accuracy, latency and size is marked so; who leads in one is not."""
+    best, slow = candidate("best", 0.9, 1.0, 1.0), candidate("slow", 0.9, 1.0, 2.0)
+    exact = candidate("exact", 0.99, 5.0, 5.0)
+    choose([best, slow, exact], (), "auto")
+
+    assert {"best": "pareto", "slow": "dominated", "exact": "chosen"} == {
+        one.name: one.status for one in (best, slow, exact)
+    } or {"best": "chosen", "slow": "dominated", "exact": "pareto"} == {
+        one.name: one.status for one in (best, slow, exact)
+    }
+
+
+def test_safe_ones_are_preferred():
+    """Without a goal on the drop, one that loses more than half a point is chosen only alone."""
+    safe = candidate("safe", size=2.0, drop=SAFE_DROP)
+    lossy = candidate("lossy", size=0.5, drop=SAFE_DROP + 0.001)
+
+    assert choose([safe, lossy], (), "auto") is safe
+    alone = candidate("lossy", drop=SAFE_DROP + 0.001)
+    assert choose([alone], (), "auto") is alone
+
+
+def test_a_goal_on_the_drop_allows_it():
+    """With a goal on the drop, what it allows is safe."""
+    bounds = (parse_goal("accuracy", "drop <= 2 pt"),)
+    exact = candidate("exact", size=2.0, bounds=bounds)
+    lossy = candidate("lossy", size=0.5, drop=0.015, bounds=bounds)
+
+    assert choose([exact, lossy], bounds, "auto") is lossy
+
+
+def test_a_list_ships_its_last():
+    """A listed recipe is done as written: the last candidate or none, whatever the others are."""
+    small, last = candidate("small", size=0.1), candidate("last", size=2.0)
+
+    assert choose([small, last], (), "list") is last
+    assert "as listed" == last.reason
+    assert choose([candidate("a", bounds=ACCURACY), candidate("b", 0.5, bounds=ACCURACY)],
+                  ACCURACY, "list") is None  # fmt: skip
+
+
+def test_calibrations_that_gave_way_stay_out():
+    """A candidate with a verdict already keeps it and is not chosen."""
+    gone, kept = candidate("gone", size=0.1), candidate("kept")
+    gone.status, gone.reason = "dominated", "kept keeps more accuracy"
+
+    assert choose([gone, kept], (), "auto") is kept
+    assert ("dominated", "kept keeps more accuracy") == (gone.status, gone.reason)
+
+
+def test_one_candidate_is_chosen():
+    """Exactly one row of the table has the status "chosen"."""
+    rows = [candidate(str(n), 0.9 + n / 100, 1 + n, 1 + n) for n in range(5)]
+    chosen = choose(rows, (), "auto")
+
+    assert [chosen] == [one for one in rows if one.status == "chosen"]
+
+
+@pytest.mark.parametrize("mode", ["auto", "list", "none"])
+def test_rows_name_what_they_measured(mode):
+    """Each row of compress.json has its folder, figures and goals."""
+    one = candidate("one", bounds=BOTH)
+    choose([one], BOTH, mode)
+    row = one.to_json()
+
+    assert "candidates/one" == row["folder"]
+    assert {"accuracy": True, "size_mb": False} == row["meets"]
+    assert one.measured == row["measured"]

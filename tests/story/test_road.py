@@ -1,0 +1,222 @@
+"""The whole road, from a recipe to a model that answers; and the roads that end earlier."""
+
+import json
+
+import numpy as np
+import pytest
+
+from modelwright import verbs
+from modelwright.core.artifact import open_artifact
+from modelwright.data.image import encode_png
+from modelwright.data.rows import load_part
+from modelwright.runtime.catalog import open_session
+
+from .conftest import STAGES, undo
+
+pytestmark = pytest.mark.xdist_group("story")
+RESULT_KEYS = {"verdict", "run", "artifact", "report", "goals", "predicted", "measured"}
+
+
+def events_of(run, event):
+    lines = [json.loads(line) for line in (run / "run.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+def test_an_easy_recipe_is_certified(finished):
+    """Every goal is measured, met and bounded; the artifact and the report are where it says."""
+    result = finished.result
+
+    assert "certified" == result["verdict"]
+    assert RESULT_KEYS == set(result)
+    assert {"accuracy", "size_mb", "latency_p99_ms"} == set(result["goals"])
+    assert all(goal["met"] for goal in result["goals"].values())
+    assert str(finished.folder / "deploy") == result["artifact"]
+    assert {"epoch_s", "memory_bytes", "size_bytes", "latency_ms"} <= set(result["predicted"])
+    assert {"epoch_s", "memory_bytes", "accuracy", "size_mb"} <= set(result["measured"])
+
+
+def test_the_command_prints_the_same_object(run_copy, command):
+    """`run RUN --json` on a finished run does nothing again, prints the result, and exits 0."""
+    before = {path: path.stat().st_mtime_ns for path in run_copy.glob("*/done.json")}
+    said = command("run", run_copy, "--json")
+
+    assert (0, "certified", RESULT_KEYS) == (said.code, said.json["verdict"], set(said.json))
+    assert before == {path: path.stat().st_mtime_ns for path in run_copy.glob("*/done.json")}
+
+
+def test_the_table_names_the_goals(run_copy, command):
+    """Without --json, people read a table of goals, the verdict and the next command."""
+    said = command("run", run_copy)
+
+    assert 0 == said.code
+    for word in ("accuracy", "size_mb", "latency_p99_ms", "certified", "modelwright serve"):
+        assert word in said.out
+
+
+def test_the_ledger_holds_every_stage(finished):
+    """Each stage started and finished once, in order; the run finished certified."""
+    assert list(STAGES) == [line["stage"] for line in events_of(finished.folder, "stage_started")]
+    assert list(STAGES) == [line["stage"] for line in events_of(finished.folder, "stage_finished")]
+    assert ["certified"] == [line["verdict"] for line in events_of(finished.folder, "finished")]
+
+
+def test_predicted_stands_beside_measured(finished):
+    """The ledger has a measured figure for each predicted one of the winner."""
+    figures = events_of(finished.folder, "figure")
+    kinds = {
+        kind: {(f["subject"], f["name"]) for f in figures if f["number"]["kind"] == kind}
+        for kind in ("predicted", "measured")
+    }
+
+    assert kinds["predicted"] and kinds["predicted"] <= kinds["measured"]
+
+
+def test_only_certify_opens_the_test_part(finished):
+    """No stage before the verdict reads a test row; certify reads them once."""
+    assert ["certify"] == [stage for stage, part in finished.opened if part == "test"]
+    assert {("train", "train"), ("train", "valid"), ("export", "valid")} <= set(finished.opened)
+
+
+def test_the_deployed_model_is_the_chosen_one(finished):
+    """deploy/ opens as an artifact, its graph is the chosen candidate's byte for byte, and its
+    chain leads back to the trained model."""
+    run = finished.folder
+    deploy = open_artifact(run / "deploy", kinds=("deploy",))
+    table = json.loads((run / "compress/compress.json").read_bytes())
+    chosen = open_artifact(run / "compress/candidates" / table["chosen"])
+    certificate = json.loads((run / "deploy/certificate.json").read_bytes())
+
+    assert chosen.digest == deploy.manifest["parent"]
+    assert chosen.file("model.onnx").read_bytes() == deploy.file("model.onnx").read_bytes()
+    assert certificate["digests"]["model"] == deploy.manifest["files"]["model.onnx"]["sha256"]
+    assert certificate["digests"]["trained"] == open_artifact(run / "train/model").digest
+    assert {"model.onnx", "certificate.json", "samples.json"} == set(deploy.manifest["files"])
+
+
+def test_predict_answers_as_the_session(finished, tmp_path, command):
+    """A PNG of a test row gets from the command what the deployed session answers."""
+    part = load_part(finished.folder / "data", "test")
+    (tmp_path / "row.png").write_bytes(encode_png(part.images[3]))
+    session = open_session(open_artifact(finished.folder / "deploy"))
+    wanted = session({"image": part.images[3:4]})["probabilities"][0]
+    said = command("predict", finished.folder, tmp_path / "row.png", "--json")
+    (answer,) = said.json["answers"]
+
+    assert (0, str(int(wanted.argmax()))) == (said.code, answer["answer"])
+    found = {entry["label"]: entry["probability"] for entry in answer["probabilities"]}
+    np.testing.assert_allclose([found[str(n)] for n in range(10)], wanted, atol=1e-7)
+
+
+def test_evaluate_agrees_with_the_certificate(finished):
+    """The accuracy of deploy/ on the test part is the certified one, interval included."""
+    certificate = json.loads((finished.folder / "certify/certificate.json").read_bytes())
+    found = verbs.evaluate(finished.folder / "deploy", part="test")
+
+    assert certificate["goals"]["accuracy"]["measured"] == found["accuracy"]
+    assert (certificate["accuracy_low"], certificate["accuracy_high"]) == (
+        found["low"], found["high"],
+    )  # fmt: skip
+    assert certificate["confusion"] == found["confusion"]
+
+
+def test_verify_proves_it_again(finished, command):
+    """`verify RUN` checks every hop from the trained model to what is deployed."""
+    said = command("verify", finished.folder, "--json")
+
+    assert 0 == said.code
+    assert said.json["passed"]
+    assert all(1000 <= hop["rows"] for hop in said.json["hops"])
+    assert "trained → onnx" == said.json["hops"][0]["name"]
+
+
+def test_report_is_one_file(finished):
+    """The report is there, tells the verdict, and loads nothing from elsewhere."""
+    page = (finished.folder / "report.html").read_text()
+
+    assert "certified" in page.lower()
+    assert 'src="http' not in page and "@import" not in page
+
+
+def test_finished_stages_are_skipped(run_copy, command, no_training):
+    """With certify's mark removed, the same command judges again and trains nothing."""
+    undo(run_copy, "certify")
+    count = len(events_of(run_copy, "stage_started"))
+    said = command("run", run_copy, "--json")
+
+    assert (0, "certified") == (said.code, said.json["verdict"])
+    assert ["certify"] == [e["stage"] for e in events_of(run_copy, "stage_started")[count:]]
+
+
+def test_a_finished_recipe_starts_a_new_run(finished, recipe, tmp_path, command, no_training):
+    """Runs are never overwritten: the same recipe again makes the next folder."""
+    said = command("run", recipe, "--dry-run", "--json")
+
+    assert (0, True) == (said.code, said.json["fits"])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_infeasible_before_training(recipe, tmp_path, command, no_training):
+    """A size that no candidate can reach ends before a step is trained: exit 3, the nearest
+    misses, the goal that binds, no deploy folder, and a report that says so."""
+    said = command(
+        "run", recipe, "goals.accuracy=>= 0.999", "goals.size_mb=<= 0.005",
+        "--out", tmp_path / "runs", "--json",
+    )  # fmt: skip
+    run = tmp_path / "runs/easy-001"
+
+    assert (3, "infeasible", None) == (said.code, said.json["verdict"], said.json["artifact"])
+    assert "size_mb" == said.json["binding_goal"]
+    assert ["size_mb"] == list(said.json["nearest_misses"][0]["missed"])
+    assert "size_mb binds" in said.json["relax"] and "nothing was trained" in said.err
+    assert not (run / "deploy").exists() and not (run / "train").exists()
+    page = (run / "report.html").read_text()
+    assert "infeasible" in page.lower() and "size_mb" in page
+
+
+def test_infeasible_after_training(recipe, tmp_path, command):
+    """An accuracy that ten steps do not reach: exit 3 with the value that was reached."""
+    said = command(
+        "run", recipe, "goals.accuracy=>= 0.9999", "budget.train_steps=10", "compress=none",
+        "--out", tmp_path / "runs", "--json",
+    )  # fmt: skip
+    run = tmp_path / "runs/easy-001"
+    missed = said.json["nearest_misses"][0]["missed"]
+
+    assert (3, "infeasible", None) == (said.code, said.json["verdict"], said.json["artifact"])
+    assert ("accuracy", ["accuracy"]) == (said.json["binding_goal"], list(missed))
+    assert 0 <= missed["accuracy"]["measured"] < 0.9999
+    assert f"{missed['accuracy']['measured']:.4g}" in said.json["relax"]
+    assert not (run / "deploy").exists()
+    assert "infeasible" in (run / "report.html").read_text().lower()
+
+
+def test_memory_that_binds_is_named(recipe, tmp_path, command, no_training):
+    """Where the memory budget rules everything out, that key is named as what binds."""
+    said = command(
+        "run", recipe, "budget.memory_gb=0.001", "--out", tmp_path / "runs", "--json",
+    )  # fmt: skip
+
+    assert (3, "budget.memory_gb") == (said.code, said.json["binding_goal"])
+    assert "budget.memory_gb" in said.json["relax"]
+
+
+def test_a_second_verdict_replaces_the_first(run_copy, command, monkeypatch):
+    """A run that is judged again and misses its goals ships nothing, also not what it shipped
+    before."""
+    from modelwright.compress import certify
+
+    judge = certify.certify
+
+    def missed(*arguments):
+        found = judge(*arguments)
+        found["verdict"] = "infeasible"
+        found["goals"]["accuracy"] |= {"met": False, "measured": 0.1}
+        return found
+
+    monkeypatch.setattr(certify, "certify", missed)
+    undo(run_copy, "certify")
+    said = command("run", run_copy, "--json")
+
+    assert (3, "infeasible") == (said.code, said.json["verdict"])
+    assert ("accuracy", None) == (said.json["binding_goal"], said.json["artifact"])
+    assert not (run_copy / "deploy").exists()
