@@ -1,14 +1,18 @@
 """Planted faults: each is refused with the exit code and the words that its kind promises."""
 
+import contextlib
 import errno
 import fcntl
+import importlib
 import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -134,7 +138,7 @@ def test_an_export_that_goes_wrong_is_caught_in_the_run(plain, tmp_path, command
     run = copy_of(plain, tmp_path)
     undo(run, "compress", "export", "certify")
     for name in ("deploy", "compress"):
-        subprocess.run(["rm", "-r", run / name], check=True)
+        shutil.rmtree(run / name)
     said = command("run", run, "--json")
 
     assert (4, "refused") == (said.code, said.json["verdict"])
@@ -263,26 +267,51 @@ def test_a_typo_is_refused(recipe, tmp_path, command, override, suggestion):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("limit", [0, 2_000, 30_000, 60_000])
-def test_a_full_disk_is_a_storage_error(recipe, tmp_path, command, limit):
-    """With files limited to so many bytes, whatever the stage that meets it: exit 2, a sentence,
-    and with room again the same command comes to its end as if nothing had been."""
-    out = tmp_path / "runs"
+@contextlib.contextmanager
+def file_limit(limit):
+    """The system refuses to let any file grow beyond so many bytes, as a full disk would."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    words = ("train", recipe, "--out", out, "--json")
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-        said = command(*words)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
 
+
+@pytest.mark.parametrize("limit", [0, 2_000, 30_000, 60_000])
+def test_a_full_disk_is_a_storage_error(recipe, tmp_path, command, limit):
+    """With files limited to so many bytes, whatever the stage that meets it: exit 2, a sentence,
+    and with room again the same command comes to its end as if nothing had been."""
+    words = ("train", recipe, "--out", tmp_path / "runs", "--json")
+    with file_limit(limit):
+        said = command(*words)
+    again = command(*words)
+
     assert 2 == said.code
     assert "cannot write" in said.err and "repair:" in said.err
-    again = command(*words)
     assert (0, "unfinished") == (again.code, again.json["verdict"])
-    assert (out / "easy-001/train/model/manifest.json").is_file()
+    assert (Path(again.json["run"]) / "train/model/manifest.json").is_file()
+
+
+def test_a_full_disk_under_the_trained_model(plain, tmp_path, command, monkeypatch):
+    """The library that writes the weights has errors of its own; they too are a full disk."""
+    from modelwright import stages
+
+    run = copy_of(plain, tmp_path)
+    undo(run, "train", "compress", "export", "certify")
+    write_trained = stages.write_trained
+
+    def limited(*arguments):
+        with file_limit(5_000):
+            return write_trained(*arguments)
+
+    monkeypatch.setattr(stages, "write_trained", limited)
+    said = command("train", run)
+
+    assert 2 == said.code
+    assert "cannot write" in said.err
 
 
 @pytest.mark.parametrize("stage", ["train", "compress", "certify"])
@@ -304,7 +333,7 @@ def test_a_disk_that_fills_while_an_artifact_is_filled(plain, tmp_path, monkeypa
         return write(*arguments, fill=refuse, **keys)
 
     for module in ("train.save", "export.catalog", "stages"):
-        monkeypatch.setattr(f"modelwright.{module}.write", full)
+        monkeypatch.setattr(importlib.import_module(f"modelwright.{module}"), "write", full)
     with pytest.raises(StorageError):
         pipeline.go(pipeline.run_of(run))
 

@@ -28,7 +28,7 @@ def test_an_easy_recipe_is_certified(finished):
 
     assert "certified" == result["verdict"]
     assert RESULT_KEYS == set(result)
-    assert {"accuracy", "size_mb", "latency_p99_ms"} == set(result["goals"])
+    assert {"accuracy", "accuracy_drop", "size_mb", "latency_p99_ms"} == set(result["goals"])
     assert all(goal["met"] for goal in result["goals"].values())
     assert str(finished.folder / "deploy") == result["artifact"]
     assert {"epoch_s", "memory_bytes", "size_bytes", "latency_ms"} <= set(result["predicted"])
@@ -220,3 +220,17 @@ def test_a_second_verdict_replaces_the_first(run_copy, command, monkeypatch):
     assert (3, "infeasible") == (said.code, said.json["verdict"])
     assert ("accuracy", None) == (said.json["binding_goal"], said.json["artifact"])
     assert not (run_copy / "deploy").exists()
+
+
+@pytest.mark.slow
+def test_auto_prunes_where_int8_is_too_large(recipe, tmp_path, command):
+    """A size between int8 and pruned int8 is reached by pruning, and every candidate is told."""
+    said = command(
+        "run", recipe, "compress=auto", "model.family=transformer", "budget.train_steps=300",
+        "goals.size_mb=<= 0.036", "--out", tmp_path / "runs", "--json",
+    )  # fmt: skip
+    table = json.loads((tmp_path / "runs/easy-001/compress/compress.json").read_bytes())
+
+    assert {"fp32", "int8-minmax", "prune-0.25"} <= {row["name"] for row in table["candidates"]}
+    assert all(row["reason"] for row in table["candidates"] if row["status"] != "pareto")
+    assert said.code == (0 if table["chosen"] else 3)

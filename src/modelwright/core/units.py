@@ -39,7 +39,7 @@ def parse_quantity(text: str | float, unit: str) -> float:
             expected=f'a number, with or without a unit, such as "2 {unit}"',
         )
     number, written = float(match[1]), match[2].lower()
-    if not written:
+    if not written or written == unit:
         return number
     known = {name for name, (kind, _) in UNITS.items() if kind == dimension}
     if written not in known:
