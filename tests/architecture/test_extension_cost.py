@@ -24,7 +24,7 @@ from modelwright.data.rows import PARTS, Rows
 from modelwright.export import catalog as export_catalog
 from modelwright.export.catalog import FORMATS
 from modelwright.models import catalog as models_catalog
-from modelwright.models.catalog import MODELS, Model, ModelSpec, build
+from modelwright.models.catalog import MODELS, Family, Model, ModelSpec, build
 from modelwright.models.heads import ClassHead
 from modelwright.plan.count import count
 from modelwright.runtime import catalog as runtime_catalog
@@ -48,9 +48,6 @@ PAGE = "core/recipe.py"  # every knob on one page, so that `recipe schema` and t
 KNOWN_ELSEWHERE = {
     "MODELS": {
         PAGE: "the choices of model.family",
-        "train/loop.py": "default rates of each family, found by benchmark",
-        "compress/prune.py": "which tensors of a family belong together",
-        "plan/choose.py": "the runtime has no int8 kernel for a static LSTM",
     },
     "METHODS": {
         "compress/search.py": "writes the steps that it did, in the recipe's words",
@@ -103,7 +100,7 @@ def test_only_justified_files_know_a_row_by_name(name):
         (recipe.Data.model_fields["format"], SOURCES),
         (recipe.Recipe.model_fields["task"], TASKS),
         (recipe.Quantize.model_fields["calibration"], CALIBRATIONS),
-        *((recipe.Model.model_fields["size"], sizes) for _, sizes in MODELS.values()),
+        *((recipe.Model.model_fields["size"], family.sizes) for family in MODELS.values()),
     ],
 )
 def test_the_page_of_knobs_offers_every_row(field, table):
@@ -118,12 +115,13 @@ def test_the_page_of_knobs_offers_every_method():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_family_is_a_builder_and_a_ladder(name):
-    """A row of MODELS holds one function of its own and four sizes."""
-    make, sizes = MODELS[name]
+    """A row of MODELS holds two functions of its own and four sizes."""
+    family = MODELS[name]
 
-    assert FunctionType is type(make)
-    assert ["tiny", "small", "base", "large"] == list(sizes)
-    assert len(MODELS) == len({make for make, _ in MODELS.values()})
+    assert {FunctionType} == {type(family.build), type(family.groups)}
+    assert ["tiny", "small", "base", "large"] == list(family.sizes)
+    assert len(MODELS) == len({one.build for one in MODELS.values()})
+    assert len(MODELS) == len({one.groups for one in MODELS.values()})
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -147,7 +145,8 @@ MANIFEST = {"task": "image-classification", "labels": ["a", "b", "c"], "preproce
 @pytest.fixture
 def flat_family(monkeypatch):
     """A new row of MODELS: one linear layer on all pixels."""
-    monkeypatch.setitem(MODELS, "flat", (_flat, {"tiny": {"dim": 8}}))
+    row = Family(_flat, {"tiny": {"dim": 8}}, {}, lambda model: ([], lambda sizes: {}))
+    monkeypatch.setitem(MODELS, "flat", row)
 
 
 def test_a_family_is_one_row(flat_family, tmp_path):

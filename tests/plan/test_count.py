@@ -15,7 +15,7 @@ from modelwright.plan.count import count, count_module
 # says that there is no Intel GPU
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")
 
-LADDER = [(family, size) for family, (_, sizes) in MODELS.items() for size in sizes]
+LADDER = [(family, size) for family, row in MODELS.items() for size in row.sizes]
 
 
 def spec(family, size, shape):

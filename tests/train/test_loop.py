@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from modelwright.core.errors import ConfigError, Exit, TrainingFailed
+from modelwright.models.catalog import MODELS
 from modelwright.train import checkpoint, loop
 from modelwright.train.guards import StopRequested
 from modelwright.train.loop import Budget
@@ -321,8 +322,8 @@ def test_family_defaults_give_way_to_the_recipe():
     settings = settings_of("transformer", learning_rate=0.5, budget=Budget(seconds=9.0))
 
     assert 0.5 == settings.learning_rate
-    assert loop.FAMILY_DEFAULTS["transformer"]["weight_decay"] == settings.weight_decay
-    assert loop.FAMILY_DEFAULTS["transformer"]["warmup_steps"] == settings.warmup_steps
+    assert MODELS["transformer"].train["weight_decay"] == settings.weight_decay
+    assert MODELS["transformer"].train["warmup_steps"] == settings.warmup_steps
 
 
 def test_sgd_has_its_own_rate():

@@ -11,8 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from modelwright.core.errors import ConfigError, did_you_mean
+from modelwright.models import cnn, rnn, transformer
 from modelwright.models.cnn import ResidualBody
 from modelwright.models.embed import Normalize, Patches
+from modelwright.models.groups import Groups
 from modelwright.models.heads import ClassHead
 from modelwright.models.rnn import RecurrentBody
 from modelwright.models.transformer import EncoderBody
@@ -105,9 +107,27 @@ def _transformer(
     return Model(nn.Sequential(normalize, patches), body, ClassHead(dim, num_classes))
 
 
-# family -> (how to build it, size -> arguments)
-MODELS: dict[str, tuple[Callable[..., Model], dict[str, dict[str, Any]]]] = {
-    "cnn": (
+@dataclass(frozen=True)
+class Family:
+    """One architecture family: everything that the rest of the product asks about it.
+
+    Args:
+        build: (input shape, normalize, num_classes, **arguments) -> Model.
+        sizes: arguments of each size, from tiny to large.
+        train: defaults of the recipe's train section; docs/experiments.md has their reasons.
+        groups: which channels pruning may take out.
+        static_int8: whether the runtime has int8 kernels for its layers without state.
+    """
+
+    build: Callable[..., Model]
+    sizes: dict[str, dict[str, Any]]
+    train: dict[str, Any]
+    groups: Callable[[nn.Module], Groups]
+    static_int8: bool = True
+
+
+MODELS: dict[str, Family] = {
+    "cnn": Family(
         _cnn,
         {
             "tiny": {"widths": (8, 16)},
@@ -115,8 +135,10 @@ MODELS: dict[str, tuple[Callable[..., Model], dict[str, dict[str, Any]]]] = {
             "base": {"widths": (64, 128, 256)},
             "large": {"widths": (128, 256, 512)},
         },
+        {"learning_rate": 4e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.7},
+        cnn.groups,
     ),
-    "rnn": (
+    "rnn": Family(
         _rnn,
         {
             "tiny": {"embed_dim": 32, "hidden_dim": 16, "num_layers": 1},
@@ -124,8 +146,11 @@ MODELS: dict[str, tuple[Callable[..., Model], dict[str, dict[str, Any]]]] = {
             "base": {"embed_dim": 192, "hidden_dim": 96, "num_layers": 2},
             "large": {"embed_dim": 384, "hidden_dim": 192, "num_layers": 2},
         },
+        {"learning_rate": 2e-3, "weight_decay": 0.01, "warmup_steps": 50, "decay": 0.5},
+        rnn.groups,
+        static_int8=False,
     ),
-    "transformer": (
+    "transformer": Family(
         _transformer,
         {
             "tiny": {"dim": 32, "num_layers": 1},
@@ -133,6 +158,8 @@ MODELS: dict[str, tuple[Callable[..., Model], dict[str, dict[str, Any]]]] = {
             "base": {"dim": 128, "num_layers": 4},
             "large": {"dim": 256, "num_layers": 6},
         },
+        {"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_steps": 60, "decay": 0.5},
+        transformer.groups,
     ),
 }
 
@@ -162,7 +189,7 @@ class ModelSpec:
     @property
     def arguments(self) -> dict[str, Any]:
         """Of the body: the size ladder's, then the spec's own."""
-        return {**MODELS[self.family][1][self.size], **self.args}
+        return {**MODELS[self.family].sizes[self.size], **self.args}
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -182,13 +209,14 @@ def build(spec: ModelSpec) -> Model:
     """
     if spec.family not in MODELS:
         raise ConfigError(f"no family {spec.family!r}", expected=did_you_mean(spec.family, MODELS))
-    make, sizes = MODELS[spec.family]
-    if spec.size not in sizes:
+    family = MODELS[spec.family]
+    if spec.size not in family.sizes:
         raise ConfigError(
-            f"no size {spec.size!r} of {spec.family}", expected=did_you_mean(spec.size, sizes)
+            f"no size {spec.size!r} of {spec.family}",
+            expected=did_you_mean(spec.size, family.sizes),
         )
     normalize = Normalize(spec.mean, spec.std)
-    return make(spec.input_shape, normalize, spec.num_classes, **spec.arguments)
+    return family.build(spec.input_shape, normalize, spec.num_classes, **spec.arguments)
 
 
 def count_params(model: nn.Module) -> int:

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from modelwright.models.groups import Group, Groups, Place
 from modelwright.models.layers import ConvNorm
 
 
@@ -117,3 +118,21 @@ class ResidualBody(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.as_tensor(self.stages(self.stem(features)))
+
+
+def _conv_norm(name: str) -> list[Place]:
+    """The output channels of a ConvNorm."""
+    norm = ("weight", "bias", "running_mean", "running_var")
+    return [Place(f"{name}.0.weight", 0)] + [Place(f"{name}.1.{part}", 0) for part in norm]
+
+
+def groups(model: nn.Module) -> Groups:
+    """The channels inside each residual block: no skip ties them to others."""
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, BasicBlock):
+            first = module.get_submodule("body.0.0")
+            assert isinstance(first, nn.Conv2d)
+            places = [*_conv_norm(f"{name}.body.0"), Place(f"{name}.body.2.0.weight", 1)]
+            found.append(Group(first.out_channels, tuple(places)))
+    return found, lambda sizes: {"inner": sizes}

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from modelwright.models.groups import Group, Groups, Place
+
 
 class RecurrentBody(nn.Module):
     """A stack of recurrent layers.
@@ -54,3 +56,29 @@ class RecurrentBody(nn.Module):
 
     def forward(self, sequence: Tensor) -> Tensor:
         return torch.as_tensor(self.layers(sequence)[0])
+
+
+def groups(model: nn.Module) -> Groups:
+    """The state units of each layer and direction; all lose as many, as torch asks for."""
+    layers = model.get_submodule("body.layers")
+    assert isinstance(layers, nn.LSTM)
+    size, prefix, found = layers.hidden_size, "body.layers", []
+    directions = ("", "_reverse") if layers.bidirectional else ("",)
+    for layer in range(layers.num_layers):
+        for number, suffix in enumerate(directions):
+            here = f"l{layer}{suffix}"
+            places = [
+                Place(f"{prefix}.{kind}_{here}", 0, repeats=4)
+                for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            ]
+            places.append(Place(f"{prefix}.weight_hh_{here}", 1))
+            # the two directions lie side by side in what comes next; the later one is cut first,
+            # so that this one's offset still counts from the uncut tensor
+            if layer + 1 < layers.num_layers:
+                after = [f"{prefix}.weight_ih_l{layer + 1}{other}" for other in directions]
+            else:
+                after = ["head.linear.weight"]
+            places += [Place(name, 1, offset=number * size) for name in after]
+            found.append(Group(size, tuple(places)))
+    found.reverse()
+    return found, lambda sizes: {"hidden_dim": sizes[0]}

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from modelwright.models.groups import Group, Groups, Place
 from modelwright.models.layers import Attention, sinusoidal_positions
 
 
@@ -73,3 +74,19 @@ class EncoderBody(nn.Module):
             sequence = torch.cat([token, sequence], dim=1)
         sequence = sequence + self.positions[: sequence.shape[1]]
         return torch.as_tensor(self.norm(self.blocks(sequence)))
+
+
+def groups(model: nn.Module) -> Groups:
+    """The hidden units of each block's feed-forward net."""
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, EncoderBlock):
+            hidden = module.get_submodule("mlp.0")
+            assert isinstance(hidden, nn.Linear)
+            places = (
+                Place(f"{name}.mlp.0.weight", 0),
+                Place(f"{name}.mlp.0.bias", 0),
+                Place(f"{name}.mlp.2.weight", 1),
+            )
+            found.append(Group(hidden.out_features, places))
+    return found, lambda sizes: {"mlp_dims": sizes}

@@ -103,9 +103,9 @@ def predict(recipe: Recipe, data: Mapping[str, Any]) -> list[Candidate]:
         data: the gate's data.json.
     """
     candidates: list[Candidate] = []
-    for family, (_, sizes) in MODELS.items():
+    for family, row in MODELS.items():
         if recipe.model.family in ("auto", family):
-            wanted = list(sizes) if recipe.model.size == "auto" else [recipe.model.size]
+            wanted = list(row.sizes) if recipe.model.size == "auto" else [recipe.model.size]
             candidates += [_calibrate(recipe, data, family, size) for size in wanted]
     process_bytes = resident_bytes()  # after calibration: libraries are loaded now
     for candidate in candidates:
@@ -206,7 +206,7 @@ def _compressed_bytes(
 
 def _fastest_ms(recipe: Recipe, family: str, latency_ms: float) -> float:
     """The least that the recipe's compression could make of a latency, in milliseconds."""
-    if recipe.compress.mode == "none" or family == "rnn":  # no int8 kernel for a static LSTM
+    if recipe.compress.mode == "none" or not MODELS[family].static_int8:
         return latency_ms
     return latency_ms / INT8_SPEEDUP
 

@@ -25,7 +25,7 @@ from modelwright.core.recipe import Augment, Train
 from modelwright.core.units import format_bytes, format_seconds
 from modelwright.data.loader import Batch, Loader
 from modelwright.data.rows import Rows
-from modelwright.models.catalog import ModelSpec, build
+from modelwright.models.catalog import MODELS, ModelSpec, build
 from modelwright.train import checkpoint
 from modelwright.train.guards import StopRequested, catch_signals, require_finite
 from modelwright.train.optimizers import learning_rate_factor, make_optimizer
@@ -55,12 +55,6 @@ class Settings:
     checkpoint_steps: int | None
 
 
-# family -> what suits it; the experiments behind these are in docs/experiments.md
-FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
-    "cnn": {"learning_rate": 4e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.7},
-    "rnn": {"learning_rate": 2e-3, "weight_decay": 0.01, "warmup_steps": 50, "decay": 0.5},
-    "transformer": {"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_steps": 60, "decay": 0.5},
-}
 SGD_LEARNING_RATE, SGD_WEIGHT_DECAY = 0.1, 5e-4  # for any family; AdamW's are far too small
 
 
@@ -82,7 +76,7 @@ class Budget:
 
 def fill_in(section: Train, family: str, precision: Precision, budget: Budget) -> Settings:
     """The recipe's train section with the family's defaults where it says nothing."""
-    defaults = dict(FAMILY_DEFAULTS[family])
+    defaults = dict(MODELS[family].train)
     optimizer = section.optimizer or "adamw"
     if optimizer == "sgd":
         defaults |= {"learning_rate": SGD_LEARNING_RATE, "weight_decay": SGD_WEIGHT_DECAY}
@@ -218,6 +212,9 @@ class Trainer:
                 if signals.received:
                     raise StopRequested(signals.received.name)
                 self.elapsed = time.perf_counter() - started
+            if signals.received:  # it came with the last step
+                self.save()
+                raise StopRequested(signals.received.name)
 
     def evaluate(self, rows: int | None = None) -> dict[str, float]:
         """Metrics of the averaged weights on (the first `rows` of) the valid part."""

@@ -1,0 +1,27 @@
+"""Which channels of a model live and die together; what pruning may take out, family by family."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a channel axis lies: a tensor's dim, in `repeats` blocks of the group's size."""
+
+    tensor: str
+    dim: int
+    repeats: int = 1
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that live and die together."""
+
+    size: int
+    places: tuple[Place, ...]
+
+
+# The groups of a model, and the builder arguments that give them other sizes.
+Groups = tuple[list[Group], Callable[[list[int]], dict[str, Any]]]
