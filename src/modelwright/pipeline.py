@@ -10,7 +10,7 @@ from typing import Any
 from modelwright import __version__
 from modelwright.core import recipe_file
 from modelwright.core.artifact import open_artifact
-from modelwright.core.errors import ConfigError, Infeasible, ModelwrightError
+from modelwright.core.errors import ConfigError, Infeasible, ModelwrightError, ParityError
 from modelwright.core.progress import say
 from modelwright.core.recipe import Recipe
 from modelwright.core.run import STAGES, Run, create, find_unfinished, reopen
@@ -91,7 +91,13 @@ def verify(run: Run) -> dict[str, Any]:
     """Prove again that a run's deploy/ is what was trained: hashes, then every hop."""
     recipe = recipe_file.read(run.folder / "recipe.yaml")
     deploy = open_artifact(run.folder / "deploy", kinds=("deploy",))
-    _, base, trained = chain(run)
+    chosen, base, trained = chain(run)
+    if deploy.manifest["files"]["model.onnx"] != chosen.manifest["files"]["model.onnx"]:
+        raise ParityError(
+            f"{deploy.folder}/model.onnx is not the graph that was proven and certified",
+            expected=f"the graph of {chosen.folder}",
+            repair="take the folder again from the run that made it",
+        )
     images, targets = parity_rows(run)
     report = parity.parity_report(prove(trained, base, deploy, images, targets, recipe))
     parity.require(report)

@@ -54,14 +54,13 @@ def observe(graph: onnx.ModelProto, images: np.ndarray) -> dict[str, Histogram]:
     for name, value in values():
         low[name] = min(low[name], float(value.min()))
         high[name] = max(high[name], float(value.max()))
+    for name in names:  # a value that never changes still needs bins of some width
+        high[name] = max(high[name], low[name] + max(1e-9, 1e-6 * abs(low[name])))
     counts = {name: np.zeros(BINS, np.int64) for name in names}
     for name, value in values():
-        edge = max(high[name], low[name] + 1e-9)
-        counts[name] += np.histogram(value, bins=BINS, range=(low[name], edge))[0]
-    return {
-        name: Histogram(low[name], max(high[name], low[name] + 1e-9), counts[name])
-        for name in names
-    }
+        ends = (low[name], high[name])
+        counts[name] += np.histogram(value.astype(np.float64), bins=BINS, range=ends)[0]
+    return {name: Histogram(low[name], high[name], counts[name]) for name in names}
 
 
 def _with_outputs(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
@@ -110,7 +109,7 @@ def mse(histogram: Histogram) -> Range:
         rounded = low + np.round((clipped - low) / step) * step
         return float(((rounded - histogram.centers) ** 2 * histogram.counts).sum())
 
-    return min(_shrunken(histogram), key=lambda ends: error(*ends))
+    return _narrowed(histogram, error)
 
 
 def entropy(histogram: Histogram) -> Range:
@@ -138,12 +137,15 @@ def entropy(histogram: Histogram) -> Range:
         where = p > 0
         return float((p[where] * np.log(p[where] / np.maximum(q[where], 1e-12))).sum())
 
-    return min(_shrunken(histogram), key=lambda ends: divergence(*ends))
+    return _narrowed(histogram, divergence)
 
 
-def _shrunken(histogram: Histogram) -> Iterator[Range]:
-    for share in SHRINKS:
-        yield histogram.low * share, histogram.high * share
+def _narrowed(histogram: Histogram, cost: Callable[[float, float], float]) -> Range:
+    """The range of least cost, one end after the other: an outlier on one side costs only there."""
+    low, high = histogram.low, histogram.high
+    high = min((high * share for share in SHRINKS), key=lambda end: cost(low, end))
+    low = min((low * share for share in SHRINKS), key=lambda end: cost(end, high))
+    return low, high
 
 
 # calibration -> its rule; "auto" in a recipe tries all and keeps the one with the best metric

@@ -4,6 +4,7 @@ This is the only place that opens the test part, and it does so once per run.
 """
 
 import base64
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -127,9 +128,18 @@ def infeasible(
         "nearest_misses": misses[:5],
         "binding_goal": worst.name,
         "relax": f"{worst.name} binds: asked {worst.text}, the nearest was {best:.4g} {where}. "
-        f"Relax goals.{worst.name.replace('_drop', '')} to {worst.op} {best:.4g}, "
-        "or spend more on training, a larger budget or other data.",
+        f"Relax it to {_relaxed(worst, best)}, or spend more: a larger budget, other data.",
     }
+
+
+def _relaxed(goal: Goal, best: float) -> str:
+    """The bound that `best` meets, as a recipe says it; rounded to the loose side."""
+    digits = 10.0 ** (3 - math.floor(math.log10(abs(best) or 1.0)))
+    towards = math.floor if goal.op == ">=" else math.ceil
+    bound = f"{goal.op} {towards(best * digits) / digits:g}"
+    if goal.name == "accuracy_drop":
+        return f'goals.accuracy: "drop {bound}"'
+    return f'goals.{goal.name}: "{bound}"'
 
 
 def samples(test: Rows, labels: Sequence[str]) -> list[dict[str, str]]:

@@ -271,7 +271,9 @@ def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Ca
     )
     chosen.status = "chosen"
     chosen.reason = (
-        "least size × latency of those that meet every goal" if mode == "auto" else "as listed"
+        "least size × latency of those that meet every goal"
+        if mode == "auto"
+        else "as the recipe says"
     )
     if not sure:
         chosen.reason += "; on valid its accuracy misses the goal by less than chance explains"

@@ -18,12 +18,13 @@ import safetensors
 import safetensors.numpy
 
 from modelwright.core.errors import ConfigError, DataError, IntegrityError, did_you_mean
-from modelwright.core.files import write_bytes
+from modelwright.core.files import sha256, write_bytes, write_json
 
 Images = npt.NDArray[np.uint8]
 Targets = npt.NDArray[np.int64]
 
 PARTS = ("train", "valid", "test")
+HASHES = "hashes.json"  # SHA-256 of each part's file
 # Of 255: keeps a channel that never changes from being divided by zero and amplified to noise.
 SMALLEST_STD = 1.0
 
@@ -144,17 +145,20 @@ def _digest(parts: Mapping[str, Rows], labels: Sequence[str]) -> str:
 
 
 def save(data: Dataset, folder: Path) -> None:
-    """Write each part as `<part>.safetensors`, each file whole or not at all.
+    """Write each part as `<part>.safetensors`, each file whole or not at all, and their hashes.
 
     Raises: StorageError when the disk refuses.
     """
+    hashes = {}
     for part, rows in data.parts.items():
         tensors: dict[str, npt.NDArray[Any]] = {
             "images": np.ascontiguousarray(rows.images),
             "targets": np.ascontiguousarray(rows.targets),
         }
-        metadata = {"origins": json.dumps(rows.origins)}
-        write_bytes(folder / f"{part}.safetensors", safetensors.numpy.save(tensors, metadata))
+        content = safetensors.numpy.save(tensors, {"origins": json.dumps(rows.origins)})
+        write_bytes(folder / f"{part}.safetensors", content)
+        hashes[part] = hashlib.sha256(content).hexdigest()
+    write_json(folder / HASHES, hashes)
 
 
 def load_part(folder: Path, part: str) -> Rows:
@@ -171,6 +175,9 @@ def load_part(folder: Path, part: str) -> Rows:
             f"{path} is missing", expected="the rows that the gate saved", repair="run it again"
         )
     try:
+        recorded = json.loads((folder / HASHES).read_bytes())[part]
+        if sha256(path) != recorded:
+            raise _unsound(path)
         with safetensors.safe_open(path, "np") as file:
             images, targets = file.get_tensor("images"), file.get_tensor("targets")
             origins = json.loads((file.metadata() or {})["origins"])
@@ -180,7 +187,7 @@ def load_part(folder: Path, part: str) -> Rows:
             and targets.dtype == np.int64
             and len(images) == len(targets) == len(origins)
         )
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _unsound(path) from error
     if not sound:
         raise _unsound(path)
@@ -190,6 +197,6 @@ def load_part(folder: Path, part: str) -> Rows:
 def _unsound(path: Path) -> IntegrityError:
     return IntegrityError(
         f"{path} is not the file that was written",
-        expected="images uint8 (rows, channels, height, width), targets int64 (rows), origins",
+        expected=f"the SHA-256 in {HASHES}, and images, targets and origins inside",
         repair="delete the run's data folder and run the same command again",
     )

@@ -43,21 +43,20 @@ def _cnn(
     widths: Sequence[int],
     inner: Sequence[int] | None = None,
 ) -> Model:
-    # Wide layers on a small grid: they train and run at a higher rate than thin ones on a large
-    # grid. The grid is halved while at least 4 pixels a side remain.
-    side = min(shape[1:])
-    stem_stride = 2 if side >= 16 else 1
-    side = -(-side // stem_stride)
-    strides = [1]
-    for _ in widths[1:]:
-        strides.append(2 if (side + 1) // 2 >= 4 else 1)
+    # A thin first layer at full detail, then wide layers on a small grid: they train and run at a
+    # higher rate than thin ones on a large grid. Each stage halves the grid while at least 4
+    # pixels a side remain; grids below 16 keep their detail in the first one.
+    side, strides = min(shape[1:]), list[int]()
+    for stage in range(len(widths)):
+        halve = side >= 16 if stage == 0 else (side + 1) // 2 >= 4
+        strides.append(2 if halve else 1)
         side = -(-side // strides[-1])
     body = ResidualBody(
         shape[0],
         widths=widths,
         depths=[1] * len(widths),
         strides=strides,
-        stem_stride=stem_stride,
+        stem_width=widths[0] // 2 if strides[0] == 2 else None,
         inner=inner,
     )
     return Model(normalize, body, ClassHead(body.out_dim, num_classes))

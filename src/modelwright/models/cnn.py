@@ -77,7 +77,7 @@ class ResidualBody(nn.Module):
         strides: how much each stage shrinks the grid.
         inner: channels inside each block, in order, where they differ from its stage's width.
         stem: "small" is one 3x3 convolution; "imagenet" is 7x7 stride 2 and a max-pool.
-        stem_stride: of the small stem.
+        stem_width: channels of the small stem; the first stage's width when None.
     """
 
     def __init__(
@@ -89,18 +89,18 @@ class ResidualBody(nn.Module):
         strides: Sequence[int],
         block: Literal["basic", "bottleneck"] = "basic",
         stem: Literal["small", "imagenet"] = "small",
-        stem_stride: int = 1,
+        stem_width: int | None = None,
         inner: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         block_class = BasicBlock if block == "basic" else Bottleneck
+        channels = stem_width or widths[0]
         if stem == "small":
-            self.stem = nn.Sequential(ConvNorm(in_channels, widths[0], 3, stem_stride), nn.ReLU())
+            self.stem = nn.Sequential(ConvNorm(in_channels, channels, 3), nn.ReLU())
         else:
             self.stem = nn.Sequential(
-                ConvNorm(in_channels, widths[0], 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)
+                ConvNorm(in_channels, channels, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)
             )
-        channels = widths[0]
         stages: list[nn.Module] = []
         inner_widths = iter(inner or [])
         for width, depth, stride in zip(widths, depths, strides, strict=True):

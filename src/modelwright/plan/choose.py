@@ -36,7 +36,7 @@ RACE_SLICE = 0.04  # of the budget, for each candidate in each round
 BF16_MARGIN = 1.05  # bf16 has to be this much faster to be worth its rounding
 # The best that compression could do, so that no candidate is dropped which it could save.
 INT8_SPEEDUP, PRUNED_SHARE, SIZE_MARGIN = 4.0, 0.5, 0.95
-GRAPH_BYTES_PER_LAYER = 600  # nodes and scales that int8 adds to each quantized layer
+INT8_BYTES_PER_LAYER, INT8_BYTES_PER_CHANNEL = 1700, 16  # nodes; scales, offsets, biases
 
 
 @dataclass
@@ -201,7 +201,9 @@ def _compressed_bytes(
     layers = [layer for layer in counted.layers if layer.kind in ("Conv2d", "Linear")]
     weights = sum(layer.num_params for layer in layers)
     rest = size_bytes - 4 * weights
-    return rest + share * weights + GRAPH_BYTES_PER_LAYER * len(layers)
+    channels = sum(layer.out_channels for layer in layers)
+    added = INT8_BYTES_PER_LAYER * len(layers) + INT8_BYTES_PER_CHANNEL * channels
+    return rest + share * weights + added
 
 
 def _fastest_ms(recipe: Recipe, family: str, latency_ms: float) -> float:

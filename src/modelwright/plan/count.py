@@ -26,6 +26,7 @@ class LayerCount:
     num_params: int
     forward_flops: int
     backward_flops: int
+    out_channels: int = 0  # of a convolution or linear layer: as many scales in int8
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ def count_module(model: nn.Module, input_shape: tuple[int, ...]) -> Count:
             forward, weight, before = rule(module, inputs[0], output)
             backward = weight + (before if inputs[0].requires_grad else 0)
             own = sum(p.numel() for p in module.parameters(recurse=False))
-            layers.append(LayerCount(name, type(module).__name__, own, forward, backward))
+            channels = getattr(module, "out_channels", getattr(module, "out_features", 0))
+            kind = type(module).__name__
+            layers.append(LayerCount(name, kind, own, forward, backward, int(channels)))
 
         return hook
 

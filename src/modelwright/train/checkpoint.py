@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.core.errors import IntegrityError
-from modelwright.core.files import write_bytes, write_json
+from modelwright.core.files import digest_json, json_bytes, storage, write_bytes, write_json
 
 KEEP = 2  # the newest, and the one before in case a person wants it
 
@@ -37,8 +37,9 @@ def save(
         position: plain JSON: elapsed seconds, budget, whatever the loop needs back.
     Raises: StorageError if the disk refuses; earlier checkpoints are intact.
     """
-    for leftover in folder.glob(".step-*.partial"):  # of a process that was killed
-        leftover.unlink()
+    with storage(folder):
+        for leftover in folder.glob(".step-*.partial"):  # of a process that was killed
+            leftover.unlink()
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -55,13 +56,15 @@ def save(
         "sha256": hashlib.sha256(content).hexdigest(),
         "position": dict(position),
     }
+    commit["digest"] = digest_json(commit)
     write_json(weights.with_suffix(".json"), commit)
-    for old in sorted(folder.glob("step-*.json"))[:-KEEP]:
-        old.unlink()
-    kept = {path.stem for path in folder.glob("step-*.json")}
-    for path in folder.glob("step-*.safetensors"):
-        if path.stem not in kept:
-            path.unlink()
+    with storage(folder):
+        for old in sorted(folder.glob("step-*.json"))[:-KEEP]:
+            old.unlink()
+        kept = {path.stem for path in folder.glob("step-*.json")}
+        for path in folder.glob("step-*.safetensors"):
+            if path.stem not in kept:
+                path.unlink()
 
 
 def newest(folder: Path) -> dict[str, Any] | None:
@@ -69,11 +72,17 @@ def newest(folder: Path) -> dict[str, Any] | None:
     commits = sorted(folder.glob("step-*.json"))
     if not commits:
         return None
+    content = commits[-1].read_bytes()
     try:
-        record = json.loads(commits[-1].read_bytes())
-        return {"step": int(record["step"]), **record}
-    except (ValueError, KeyError, TypeError) as error:
-        raise _broken(commits[-1]) from error
+        record = dict(json.loads(content))
+        own = {name: value for name, value in record.items() if name != "digest"}
+        sound = digest_json(own) == record["digest"] and content == json_bytes(record)
+        sound = sound and {"step", "file", "bytes", "sha256", "position"} <= own.keys()
+    except (ValueError, KeyError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise _broken(commits[-1])
+    return record
 
 
 def restore(
@@ -91,7 +100,8 @@ def restore(
     """
     path = folder / Path(str(record["file"])).name
     content = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != record["sha256"]:
+    whole = len(content) == record["bytes"]
+    if not whole or hashlib.sha256(content).hexdigest() != record["sha256"]:
         raise _broken(path)
     tensors = safetensors.torch.load(content)
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
@@ -109,12 +119,21 @@ def restore(
         optimizer.load_state_dict(
             {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
         )
+        _lay_out_like_parameters(optimizer)
     except (RuntimeError, KeyError, ValueError) as error:
         raise IntegrityError(
             f"{path} does not fit this recipe's model: {error}",
             expected="a checkpoint of the same run",
             repair=f"remove {folder} to train from the start, or go back to the old recipe",
         ) from error
+
+
+def _lay_out_like_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Give moments their parameter's memory format: fused steps pair values by their place."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _broken(path: Path) -> IntegrityError:

@@ -17,7 +17,13 @@ def make_optimizer(
 
     Source: Loshchilov, Hutter 2017, arXiv:1711.05101 (AdamW); Sutskever et al. 2013 (Nesterov).
     """
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1 and p.shape[0] > 1]
+    matrices = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        and parameter.ndim > 1
+        and name.rpartition(".")[2] not in ("positions", "token")
+    ]
     kept = {id(parameter) for parameter in matrices}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in kept]
     groups = [

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+import safetensors.torch
 from torch import nn
 
 from modelwright.core.artifact import Artifact, write
+from modelwright.core.files import write_bytes
 from modelwright.core.signature import Signature, TensorSpec
 from modelwright.models.catalog import ModelSpec, count_params
 
@@ -27,7 +28,9 @@ def write_trained(
         folder,
         "trained",
         model_file="model.safetensors",
-        fill=lambda partial: save_file(tensors, partial / "model.safetensors"),
+        fill=lambda partial: write_bytes(
+            partial / "model.safetensors", safetensors.torch.save(tensors)
+        ),
         signature=Signature(
             (TensorSpec("image", "uint8", ("batch", *spec.input_shape)),),
             (
