@@ -29,7 +29,7 @@ class Exported:
         self.model, self.path, self.signature = model, path, signature
         rng = np.random.default_rng(1)
         self.images = rng.integers(0, 256, (70, *SHAPE), np.uint8)
-        self.before = TorchSession(model, signature)
+        self.before = TorchSession(model, signature, 1)
 
     def after(self, path: Path | None = None) -> OnnxSession:
         return OnnxSession(path or self.path, self.signature, 1)

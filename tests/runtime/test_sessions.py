@@ -93,10 +93,14 @@ def test_images_in_any_layout(trained):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_are_what_was_asked_for(trained, threads):
-    """The torch runtime computes with that many threads."""
-    open_session(trained[0], threads=threads)
+    """The torch runtime computes with that many threads, and gives the process its own back."""
+    before, seen = torch.get_num_threads(), []
+    session = open_session(trained[0], threads=threads)
+    session._model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    session({"image": images()})
 
-    assert threads == torch.get_num_threads()
+    assert [threads] == seen
+    assert before == torch.get_num_threads()
 
 
 def test_a_closed_session_holds_no_model(trained):

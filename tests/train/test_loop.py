@@ -55,8 +55,8 @@ def timed(trainer, clock, step_s, evaluation_s=0.0):
 
 
 def test_it_learns(tmp_path):
-    """Sixty steps on stripes bring the averaged weights far above chance on unseen rows."""
-    trainer = trainer_of(tmp_path, "cnn")
+    """120 steps on stripes bring the averaged weights far above chance on unseen rows."""
+    trainer = trainer_of(tmp_path, "cnn", budget=Budget(steps=120))
     trainer.run()
 
     assert 0.9 <= trainer.finish()["valid_accuracy"]

@@ -128,7 +128,7 @@ def infeasible(
         "nearest_misses": misses[:5],
         "binding_goal": worst.name,
         "relax": f"{worst.name} binds: asked {worst.text}, the nearest was {best:.4g} {where}. "
-        f"Relax it to {_relaxed(worst, best)}, or spend more: a larger budget, other data.",
+        f"Relax {_relaxed(worst, best)}, or spend more on training, or bring other data.",
     }
 
 
@@ -138,8 +138,8 @@ def _relaxed(goal: Goal, best: float) -> str:
     towards = math.floor if goal.op == ">=" else math.ceil
     bound = f"{goal.op} {towards(best * digits) / digits:g}"
     if goal.name == "accuracy_drop":
-        return f'goals.accuracy: "drop {bound}"'
-    return f'goals.{goal.name}: "{bound}"'
+        return f"goals.accuracy to drop {bound}"
+    return f"goals.{goal.name} to {bound}"
 
 
 def samples(test: Rows, labels: Sequence[str]) -> list[dict[str, str]]:

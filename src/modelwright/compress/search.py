@@ -270,11 +270,11 @@ def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Ca
         key=lambda one: one.measured["size_mb"] * one.measured["latency_p50_ms"],
     )
     chosen.status = "chosen"
-    chosen.reason = (
-        "least size × latency of those that meet every goal"
-        if mode == "auto"
-        else "as the recipe says"
-    )
+    chosen.reason = {
+        "auto": "least size × latency of those that meet every goal",
+        "list": "as listed",
+        "none": "the recipe asks for no compression",
+    }[mode]
     if not sure:
         chosen.reason += "; on valid its accuracy misses the goal by less than chance explains"
     return chosen

@@ -134,7 +134,7 @@ MODELS: dict[str, Family] = {
             "base": {"widths": (64, 128, 256)},
             "large": {"widths": (128, 256, 512)},
         },
-        {"learning_rate": 4e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.7},
+        {"learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.7},
         cnn.groups,
     ),
     "rnn": Family(

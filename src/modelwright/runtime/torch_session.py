@@ -1,6 +1,7 @@
 """Trained artifacts in PyTorch on the CPU: safetensors into a freshly built model."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -16,12 +17,13 @@ from modelwright.models.catalog import Model, ModelSpec, build
 class TorchSession:
     """One model, in evaluation mode, float32."""
 
-    def __init__(self, model: torch.nn.Module, signature: Signature) -> None:
+    def __init__(self, model: torch.nn.Module, signature: Signature, threads: int) -> None:
         self.signature = signature
         self._model = model.eval()
+        self._threads = threads
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        with torch.inference_mode():
+        with _threads(self._threads), torch.inference_mode():
             logits = self._model(torch.from_numpy(np.ascontiguousarray(batch["image"])))
             return {"logits": logits.numpy(), "probabilities": logits.softmax(-1).numpy()}
 
@@ -46,6 +48,16 @@ def load_model(artifact: Artifact) -> Model:
 
 
 def open_session(artifact: Artifact, threads: int) -> TorchSession:
-    """PyTorch keeps its thread count per process; `threads` sets it."""
-    torch.set_num_threads(threads)
-    return TorchSession(load_model(artifact), artifact.signature)
+    """A trained artifact's model that answers with `threads` threads."""
+    return TorchSession(load_model(artifact), artifact.signature, threads)
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """PyTorch keeps its thread count per process; sums depend on it, so it is given back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
