@@ -1,6 +1,7 @@
 """Calibration: measured once for a machine, and true to what it stands for."""
 
 import pytest
+import torch
 
 from modelwright.core.recipe import Target
 from modelwright.models.catalog import ModelSpec
@@ -46,13 +47,18 @@ def test_steps_are_measured_once(own_cache, monkeypatch):
 
 
 def test_deployed_is_the_exported_graph(tmp_path):
-    """The size is that of the file which the exporter writes for the same model."""
+    """The size is that of the file which the exporter writes for the model once it is trained."""
     from modelwright.export.onnx import export_onnx
     from modelwright.train.loop import fresh_model
 
     found = time.deployed(spec_of(), Target())
-    path = tmp_path / "model.onnx"
-    export_onnx(fresh_model(spec_of(), 0), path, input_shape=(1, 8, 8), num_classes=4)
+    path, model = tmp_path / "model.onnx", fresh_model(spec_of(), 0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        images = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8)
+        model(images).square().sum().backward()
+        optimizer.step()
+    export_onnx(model, path, input_shape=(1, 8, 8), num_classes=4)
 
     assert path.stat().st_size == found.size_bytes
     assert 0 < found.latency_ms < 1000
