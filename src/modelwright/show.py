@@ -1,5 +1,7 @@
 """What commands found, as tables and sentences for a person at a terminal."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -31,11 +33,12 @@ def result(found: Found) -> None:
         console.print(f"  near: {miss['candidate']}: {parts}")
     if found.get("relax"):
         console.print(found["relax"])
-    console.print(f"[bold]{found['verdict']}[/]  {found['run']}")
+    console.print(f"[bold]{found['verdict']}[/]  {found['run']}", soft_wrap=True)
     if found["artifact"]:
-        console.print(f"model:  {found['artifact']}   (modelwright serve {found['artifact']})")
+        console.print(f"model:  {found['artifact']}", soft_wrap=True)
+        console.print(f"serve:  {_program()} serve {found['artifact']}", soft_wrap=True)
     if found["report"]:
-        console.print(f"report: {found['report']}")
+        console.print(f"report: {found['report']}", soft_wrap=True)
 
 
 def plan(found: Found) -> None:
@@ -146,6 +149,14 @@ def doctor(found: Found) -> None:
     console.print(table)
     for line in found["conclusions"]:
         console.print(f"• {line}")
+
+
+def _program() -> str:
+    """How to call us from here: by the path that was used if it lies below this folder."""
+    called = Path(sys.argv[0]).absolute()
+    if called.name in ("modelwright", "mw") and called.is_relative_to(Path.cwd()):
+        return str(called.relative_to(Path.cwd()))
+    return "modelwright"
 
 
 def _table(*columns: str, title: str | None = None) -> Table:
