@@ -27,7 +27,7 @@ from modelwright.runtime.onnx_session import OnnxSession
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.loop import Budget, Settings, Trainer, fresh_model
 
-WARM_STEPS, TIMED_STEPS = 2, 7
+WARM_STEPS, TIMED_STEPS = 2, 30
 ATTEMPTS, QUIET_SPREAD = 3, 1.2  # median over fastest; above it, something else is running
 MOST_SECONDS = 1.0  # of timed steps, where they are slow; two are always timed
 
@@ -75,12 +75,13 @@ def step_seconds(spec: ModelSpec, task: str, settings: Settings) -> float:
 
 
 def _timed_steps(trainer: Trainer) -> list[float]:
+    """Seconds of the later half of some steps: at first the allocator still asks for memory."""
     timed: list[float] = []
     while len(timed) < 2 or (len(timed) < TIMED_STEPS and sum(timed) < MOST_SECONDS):
         started = time.perf_counter()
         trainer.train_step()
         timed.append(time.perf_counter() - started)
-    return timed
+    return timed[len(timed) // 2 :]
 
 
 def deployed(spec: ModelSpec, target: Target) -> Deployed:
