@@ -10,13 +10,19 @@ from typing import Any
 from modelwright import __version__
 from modelwright.core import recipe_file
 from modelwright.core.artifact import open_artifact
-from modelwright.core.errors import ConfigError, Infeasible, ModelwrightError, ParityError
+from modelwright.core.errors import (
+    ConfigError,
+    Infeasible,
+    IntegrityError,
+    ModelwrightError,
+    ParityError,
+)
 from modelwright.core.progress import say
 from modelwright.core.recipe import Recipe
 from modelwright.core.run import STAGES, Run, create, find_unfinished, reopen
 from modelwright.export import parity
 from modelwright.report.page import write_report
-from modelwright.stages import STEPS, chain, parity_rows, prove, read_if
+from modelwright.stages import STEPS, chain, parity_rows, prove, read, read_if
 
 
 def start(recipe: Recipe, root: Path, *, resume: bool = True) -> Run:
@@ -74,6 +80,8 @@ def result(run: Run) -> dict[str, Any]:
     refused = bool(last) and bool(last[-1].get("final"))
     verdict = certificate.get("verdict") or ("refused" if refused else "unfinished")
     deploy, report = run.folder / "deploy", run.folder / "report.html"
+    if verdict == "certified":  # a result only as long as every byte of it is as certified
+        open_artifact(deploy, kinds=("deploy",))
     return {
         "verdict": verdict,
         "run": str(run.folder),
@@ -96,6 +104,20 @@ def verify(run: Run) -> dict[str, Any]:
         raise ParityError(
             f"{deploy.folder}/model.onnx is not the graph that was proven and certified",
             expected=f"the graph of {chosen.folder}",
+            repair="take the folder again from the run that made it",
+        )
+    certificate = run.stage_folder("certify") / "certificate.json"
+    same = ("task", "labels", "preprocess", "model", "target", "signature")
+    if (
+        deploy.manifest["parent"] != chosen.digest
+        or any(deploy.manifest[name] != chosen.manifest[name] for name in same)
+        or deploy.file("certificate.json").read_bytes() != certificate.read_bytes()
+        or read(certificate)["digests"]["model"] != deploy.manifest["files"]["model.onnx"]["sha256"]
+    ):
+        raise IntegrityError(
+            f"{deploy.folder} does not say what was proven and certified: its labels, "
+            "preprocessing, target or certificate differ from the run's",
+            expected="the entries of the graph that was chosen, and its certificate",
             repair="take the folder again from the run that made it",
         )
     images, targets = parity_rows(run)

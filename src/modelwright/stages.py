@@ -16,7 +16,7 @@ import numpy as np
 from modelwright.compress import certify as certifying
 from modelwright.compress.search import Search
 from modelwright.core.artifact import Artifact, open_artifact, write
-from modelwright.core.errors import Infeasible
+from modelwright.core.errors import Infeasible, IntegrityError
 from modelwright.core.files import write_json
 from modelwright.core.hardware import this_machine
 from modelwright.core.progress import say
@@ -92,7 +92,9 @@ def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
             recipe,
             [{"name": one.spec.name, "values": one.best_values()} for one in candidates],
             "by prediction, with compression at its best",
-            nearest=min(candidates, key=lambda one: one.num_params),
+            nearest=min(
+                candidates, key=lambda one: (not one.binds.startswith("budget."), one.num_params)
+            ),
         )
         raise
     finally:
@@ -327,7 +329,7 @@ def _write_infeasible(
     nearest: choose.Candidate | None = None,
 ) -> None:
     found = certifying.infeasible(candidates, recipe.bounds, where)
-    if nearest is not None and not found["binding_goal"]:  # a budget binds, not a goal
+    if nearest is not None and nearest.binds.startswith("budget."):  # it met every goal
         found["binding_goal"] = nearest.binds
         found["relax"] = (
             f"{nearest.binds} binds: even {nearest.spec.name}, the smallest, {nearest.reason}. "
@@ -393,7 +395,14 @@ def _record_certificate(run: Run, certificate: dict[str, Any]) -> None:
 
 def read(path: Path) -> dict[str, Any]:
     """The JSON object in a file."""
-    return dict(json.loads(path.read_bytes()))
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise IntegrityError(
+            f"{path} is not the file that a stage left: {error}",
+            expected="one JSON object",
+            repair=f"remove {path.parent}/done.json and that file to do the stage again",
+        ) from error
 
 
 def read_if(path: Path) -> dict[str, Any]:

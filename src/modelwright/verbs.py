@@ -295,7 +295,10 @@ def _run_for(path: Path, overrides: Overrides | None, out: Path, new: bool) -> R
                 f"{path} is a run, whose recipe is fixed; overrides have no effect on it",
                 repair="give the recipe's file with the overrides: that starts a new run",
             )
-        return pipeline.run_of(path)
+        run = pipeline.run_of(path)
+        if not new:
+            return run
+        path, overrides = run.folder / "recipe.yaml", None
     return pipeline.start(recipe_file.read(path, overrides), out, resume=not new)
 
 

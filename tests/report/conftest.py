@@ -139,7 +139,7 @@ def complete() -> Files:
                 candidate("cnn-large", 1231000, 31.0, "dropped",
                           "predicted size 4.93 MB, and int8 saves at most 4 times: over 0.15 MB",
                           [])]},
-        "train/manifest.json": {**labels, "kind": "trained", "digest": "cd" * 32,
+        "train/model/manifest.json": {**labels, "kind": "trained", "digest": "cd" * 32,
                                 "model": {"family": "cnn", "num_params": 77850}},
         "train/metrics.jsonl": steps + evaluations,
         "compress/compress.json": {

@@ -185,7 +185,7 @@ def test_a_run_that_stopped_is_reported_as_far_as_it_came(count, page, certified
 
 
 @pytest.mark.parametrize("lost", ["recipe.yaml", "run.jsonl", "data/data.json", "plan/plan.json",
-                                  "train/manifest.json", "train/metrics.jsonl",
+                                  "train/model/manifest.json", "train/metrics.jsonl",
                                   "compress/compress.json", "export/parity.json"])  # fmt: skip
 def test_any_single_file_may_be_missing(lost, page, certified):
     """A report without one of its sources still stands."""

@@ -197,6 +197,8 @@ def _text(goals: Mapping[str, Any], missed: Sequence[str], quality: Quality) -> 
         name for name, goal in goals.items()
         if not _clears(goal["bound"], goal["low"], goal["high"])
     ]  # fmt: skip
+    if not goals:
+        return "No goal was set: this certifies only that what ships is what was trained."
     text = f"All {len(goals)} goals hold on {quality.rows} test rows and the target runtime."
     if unsure:
         text += f" The 95 % interval does not rule out a miss of: {', '.join(unsure)}."

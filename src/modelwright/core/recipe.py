@@ -307,6 +307,8 @@ def parse_goal(metric_name: str, text: str) -> Goal:
         raise ValueError(f"{quantity.strip()!r} is no finite bound")
     if metric.unit == "share" and not 0 <= bound <= 1:
         raise ValueError(f"{bound:g} is no share; write 0.97 or 97 %")
+    if not metric.higher_is_better and bound <= 0:
+        raise ValueError(f"{bound:g} can't be reached; write a bound above zero")
     return Goal("accuracy_drop" if drop else metric_name, "<=" if op == "<=" else ">=", bound)
 
 
@@ -319,9 +321,12 @@ def _check_goals(goals: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]
     seen: set[str] = set()
     for name, texts in goals.items():
         for text in texts:
-            goal = parse_goal(name, text)
+            try:
+                goal = parse_goal(name, text)
+            except ValueError as error:  # the reader finds the line by the name
+                raise ValueError(f"{name}: {error}") from error
             if goal.name in seen:
-                raise ValueError(f"two bounds on {goal.name}")
+                raise ValueError(f"{name}: two bounds on {goal.name}")
             seen.add(goal.name)
     return goals
 

@@ -187,6 +187,10 @@ def _explain(error: ValidationError, places: Mapping[Place, str], path: str) -> 
     details.sort(key=lambda item: item["type"] != "extra_forbidden")  # typos explain the rest
     detail = details[0]
     place = detail["loc"]
+    if place == ("goals",) and detail["type"] == "value_error":
+        name, _, text = detail["msg"].removeprefix("Value error, ").partition(": ")
+        if text and name.replace("_", "").isalnum():
+            place, detail["msg"] = ("goals", name), text
     # a list of steps is read as its long form; the lines are those of the list
     if place[:2] == ("compress", "steps") and ("compress", "steps") not in places:
         places = {

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from modelwright.core.errors import ConfigError
+from modelwright.core.errors import ConfigError, IntegrityError
 from modelwright.core.files import storage, write_json
 
 STAGES = ("gate", "plan", "train", "compress", "export", "certify", "report")
@@ -64,8 +64,16 @@ class Run:
     ) -> Iterator[dict[str, Any]]:
         """The ledger's events in order, of one stage or kind if asked."""
         for line in self.ledger.read_bytes().splitlines():
-            entry = json.loads(line)
-            if stage in (None, entry["stage"]) and event in (None, entry["event"]):
+            try:
+                entry = json.loads(line)
+                known = entry["stage"], entry["event"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise IntegrityError(
+                    f"{self.ledger} holds a line that no stage wrote: {error}",
+                    expected="one JSON object a line, with stage and event",
+                    repair="start another run with --new",
+                ) from error
+            if stage in (None, known[0]) and event in (None, known[1]):
                 yield entry
 
     def done(self, stage: str) -> bool:

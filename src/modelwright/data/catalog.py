@@ -124,6 +124,8 @@ def _take(groups: Sequence[list[int]], share: float) -> npt.NDArray[np.int64]:
 def _recognise(section: recipe.Data) -> tuple[str, Path]:
     """The row of SOURCES and the path."""
     source, name = section.source, section.format
+    if not source.strip():
+        raise ConfigError("data.source is empty", expected='"digits", or a path to the data')
     if source == "digits" and name in ("auto", "digits"):
         return "digits", Path()
     if name == "digits":

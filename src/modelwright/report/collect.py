@@ -20,7 +20,7 @@ from modelwright.core.run import STAGES, Run
 FILES = {  # what each stage leaves, relative to the run's folder
     "gate": "data/data.json",
     "plan": "plan/plan.json",
-    "train": "train/manifest.json",
+    "train": "train/model/manifest.json",
     "compress": "compress/compress.json",
     "export": "export/parity.json",
     "certify": "certify/certificate.json",
