@@ -20,7 +20,7 @@ from pathlib import Path
 from bench import Row, arguments, exactly, finish
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "digits.yaml"
-STEPS = 3000
+STEPS = 1500
 STARTUP_S = 4.0  # until the libraries are loaded
 
 
@@ -59,7 +59,7 @@ def main() -> None:
             process = subprocess.Popen(
                 command(killed, steps), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-            moment = rng.uniform(0.5, STARTUP_S + whole / 10)
+            moment = rng.uniform(0.5, STARTUP_S + 2.0)
             time.sleep(moment)
             if process.poll() is not None:
                 break
