@@ -103,8 +103,11 @@ def predict(model: Path, *files: Path, json: Json = False) -> int:
 
     if not files:
         raise ConfigError("predict: no file given", expected="one or more images, or a folder")
-    _print(verbs.predict(model, files), json, show.predict)
-    return Exit.OK
+    found = verbs.predict(model, files)
+    _print(found, json, show.predict)
+    for one in found["failed"]:
+        _complain(f"{one['file']}: {one['reason']}")
+    return Exit.BAD_INPUT if found["failed"] else Exit.OK
 
 
 def serve(
@@ -233,6 +236,8 @@ def _road(
         if json:
             print(json_module.dumps({"verdict": "stopped"}))
         return 128 + signal.Signals[str(stop)]
+    if found["verdict"] == "certified" and not found["goals"]:
+        _complain("no goals were set: this certifies only that what ships is what was trained")
     _print(found, json, show.result)
     return Exit.INFEASIBLE if found["verdict"] == "infeasible" else Exit.OK
 

@@ -98,7 +98,7 @@ def result(run: Run) -> dict[str, Any]:
 def verify(run: Run) -> dict[str, Any]:
     """Prove again that a run's deploy/ is what was trained: hashes, then every hop."""
     recipe = recipe_file.read(run.folder / "recipe.yaml")
-    deploy = open_artifact(run.folder / "deploy", kinds=("deploy",))
+    deploy = open_artifact(deploy_of(run), kinds=("deploy",))
     chosen, base, trained = chain(run)
     if deploy.manifest["files"]["model.onnx"] != chosen.manifest["files"]["model.onnx"]:
         raise ParityError(
@@ -124,6 +124,29 @@ def verify(run: Run) -> dict[str, Any]:
     report = parity.parity_report(prove(trained, base, deploy, images, targets, recipe))
     parity.require(report)
     return report
+
+
+def deploy_of(run: Run) -> Path:
+    """The folder of a run's finished model.
+
+    Raises: ConfigError if the run has none, with its state and how to go on.
+    """
+    folder = run.folder / "deploy"
+    if folder.is_dir():
+        return folder
+    ends = [str(event["verdict"]) for event in run.events("run", "finished")]
+    state = ends[-1] if ends else "unfinished"
+    done = ", ".join(stage for stage in STEPS if run.done(stage))
+    to_do = ", ".join(stage for stage in STEPS if not run.done(stage))
+    raise ConfigError(
+        f"{folder} is not there: the run is {state} "
+        f"(done: {done or 'nothing'}; to do: {to_do or 'nothing'})",
+        expected="a certified run, or another model folder, such as train/model in a run",
+        repair={
+            "unfinished": f"go on with: modelwright run {run.folder}",
+            "infeasible": f"relax a goal; which one: modelwright report {run.folder}",
+        }.get(state, f"make it again with: modelwright run {run.folder} --new"),
+    )
 
 
 def run_of(path: Path) -> Run:

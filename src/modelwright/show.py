@@ -97,7 +97,8 @@ def predict(found: Found) -> None:
         best, *rest = one["probabilities"]
         others = ", ".join(f"{two['label']} {two['probability']:.1%}" for two in rest[:2])
         table.add_row(one["file"], one["answer"], f"{best['probability']:.1%}", others)
-    console.print(table)
+    if found["answers"]:
+        console.print(table)
 
 
 def verify(found: Found) -> None:

@@ -100,6 +100,10 @@ def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
     finally:
         result["candidates"] = [candidate.to_json() for candidate in candidates]
         write_json(folder / "plan.json", result)
+    if winner.rounds:
+        forecast = Number(winner.expected_accuracy, "share", "predicted",
+                          "race curve as a power law", this_machine().name)  # fmt: skip
+        run.figure("plan", winner.spec.name, "valid_accuracy", forecast)
     run.write("plan", "decision", text=f"{winner.spec.name}: {winner.reason}")
     run.write("plan", "decision", text=f"{winner.precision}: {winner.precision_reason}")
     say(f"plan: {winner.spec.name} in {winner.precision} – {winner.reason}")
@@ -110,16 +114,18 @@ def train(run: Run, recipe: Recipe) -> dict[str, Any]:
     """Train the winner with what the race left of the budget."""
     folder = run.stage_folder("train")
     chosen = read(run.stage_folder("plan") / "plan.json")
+    winner = next(one for one in chosen["candidates"] if one["name"] == chosen["winner"])
+    raced_s = winner["rounds"][-1]["seconds"] if winner["rounds"] else 0.0
     spec = ModelSpec.from_json(chosen["spec"])
     parts = run.stage_folder("gate")
     train_rows, valid_rows = load_part(parts, "train"), load_part(parts, "valid")
     checkpoints = folder / "checkpoints"
-    raced = run.stage_folder("plan") / "race" / spec.name
-    if raced.is_dir() and not checkpoints.is_dir():  # training goes on where the race ended
+    race = run.stage_folder("plan") / "race" / spec.name
+    if race.is_dir() and not checkpoints.is_dir():  # training goes on where the race ended
         folder.mkdir(exist_ok=True)
         partial = folder / ".checkpoints.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(raced, partial)
+        shutil.copytree(race, partial)
         partial.rename(checkpoints)
     checkpoints.mkdir(parents=True, exist_ok=True)
     budget = Budget(**chosen["train_budget"])
@@ -137,13 +143,17 @@ def train(run: Run, recipe: Recipe) -> dict[str, Any]:
     loop_seconds = trainer.elapsed - before
     found = trainer.finish()
     _record_training(run, spec.name, trainer, trainer.step - before_step, loop_seconds)
+    accuracy = Number(found["valid_accuracy"], "share", "measured", "valid rows, trained model",
+                      this_machine().name)  # fmt: skip
+    run.figure("train", spec.name, "valid_accuracy", accuracy)
     data = read(parts / "data.json")
     model_folder = folder / "model"
     artifact = write_trained(
         model_folder, trainer.averaged, spec, _manifest_fields(recipe, data, spec)
     )
+    raced = f", of which {format_seconds(raced_s)} in the race" if raced_s else ""
     say(
-        f"train: {trainer.step} steps in {format_seconds(trainer.elapsed)}, "
+        f"train: {trainer.step:,} steps in {format_seconds(trainer.elapsed)}{raced}, "
         f"accuracy {found['valid_accuracy']:.4f} on valid"
     )
     return {
@@ -370,13 +380,13 @@ def _record_training(run: Run, name: str, trainer: Trainer, steps: int, seconds:
         )
     number = Number(peak_memory_bytes(), "B", "measured", "peak resident memory", machine)
     run.figure("train", name, "memory_bytes", number)
-    number = Number(trainer.elapsed, "s", "measured", "race slices and training", machine)
+    number = Number(trainer.elapsed, "s", "measured", "its race slices included", machine)
     run.figure("train", "run", "training_s", number)
 
 
 def _record_certificate(run: Run, certificate: dict[str, Any]) -> None:
     machine = this_machine().name
-    rows = f"{certificate['rows']} test rows"
+    rows = f"{certificate['rows']:,} test rows"
     for name, goal in certificate["goals"].items():
         how = rows if name.startswith("accuracy") else "target runtime"
         number = Number(

@@ -12,7 +12,7 @@ from typing import Any
 
 from modelwright import pipeline
 from modelwright.core import recipe_file
-from modelwright.core.artifact import Artifact, open_artifact
+from modelwright.core.artifact import open_artifact
 from modelwright.core.errors import ConfigError, DataError, Infeasible
 from modelwright.core.files import write_bytes
 from modelwright.core.hardware import this_machine
@@ -118,7 +118,7 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
     from modelwright.measure.quality import evaluate as judge
     from modelwright.runtime.catalog import open_session
 
-    artifact = _artifact(Path(folder))
+    artifact = open_artifact(_model_folder(Path(folder)))
     rows = load_part(pipeline.run_of(artifact.folder).stage_folder("gate"), part)
     session = open_session(artifact, threads=this_machine().cores)
     quality = judge(session, rows.images, rows.targets, len(artifact.labels))
@@ -132,38 +132,36 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
 def predict(folder: str | Path, inputs: Sequence[str | Path]) -> dict[str, Any]:
     """Answers of a model folder for image files, or for every image in a folder.
 
-    Returns: "answers", each with file, answer and probabilities, most likely first.
-    Raises: DataError for a file that is no image, naming it.
+    Returns: "answers", each with file, answer and probabilities, most likely first; "failed", the
+        files that cannot be read as images, each with file and reason.
     """
     from modelwright.data.image import decode
     from modelwright.runtime.catalog import open_session
     from modelwright.tasks.catalog import TASKS
 
-    artifact = _artifact(Path(folder))
+    artifact = open_artifact(_model_folder(Path(folder)))
     shape = artifact.manifest["preprocess"]
     session = open_session(artifact)
-    answers = []
+    answers, failed = [], []
     for file in _image_files(inputs):
         try:
             content = file.read_bytes()
-        except OSError as error:
-            raise DataError(f"cannot read {file}: {error.strerror}") from error
-        try:
             image = decode(content, shape["channels"], shape["height"], shape["width"])
-        except DataError as error:
-            raise DataError(f"{file}: {error.what}", expected=error.expected) from error
+        except (OSError, DataError) as error:
+            reason = error.what if isinstance(error, DataError) else error.strerror
+            failed.append({"file": str(file), "reason": reason})
+            continue
         probabilities = session({"image": image[None]})["probabilities"][0]
         answer = TASKS[artifact.manifest["task"]].answer(probabilities, artifact.labels)
         answers.append({"file": str(file), **answer})
-    return {"artifact": str(artifact.folder), "answers": answers}
+    return {"artifact": str(artifact.folder), "answers": answers, "failed": failed}
 
 
 def serve(folder: str | Path, **options: Any) -> None:
     """Answer requests until told to stop; options as in serve.server.serve."""
     from modelwright.serve.server import serve as start
 
-    path = Path(folder)
-    start(path / "deploy" if (path / "deploy").is_dir() else path, **options)
+    start(_model_folder(Path(folder)), **options)
 
 
 def verify(folder: str | Path) -> dict[str, Any]:
@@ -182,7 +180,12 @@ def report(folders: Sequence[str | Path]) -> dict[str, Any]:
 
     runs = [pipeline.run_of(Path(folder)) for folder in folders]
     pages = [str(write_report(one)) for one in runs]
-    return {"reports": pages, "runs": collect_runs([one.folder for one in runs])}
+    rows = collect_runs([one.folder for one in runs])
+    labels = _labels([one.folder for one in runs])
+    return {
+        "reports": pages,
+        "runs": [{**row, "run": label} for row, label in zip(rows, labels, strict=True)],
+    }
 
 
 def doctor() -> dict[str, Any]:
@@ -302,11 +305,22 @@ def _run_for(path: Path, overrides: Overrides | None, out: Path, new: bool) -> R
     return pipeline.start(recipe_file.read(path, overrides), out, resume=not new)
 
 
-def _artifact(folder: Path) -> Artifact:
-    """A model folder, or the deploy folder of a run."""
-    if (folder / "run.jsonl").is_file() and (folder / "deploy").is_dir():
-        folder = folder / "deploy"
-    return open_artifact(folder)
+def _model_folder(folder: Path) -> Path:
+    """A model folder as it is; the deploy folder of a run for the run."""
+    for run in (folder, folder.parent) if folder.name == "deploy" else (folder,):
+        if (run / "run.jsonl").is_file():
+            return pipeline.deploy_of(Run(run))
+    return folder
+
+
+def _labels(folders: Sequence[Path]) -> list[str]:
+    """Each folder's name, with as many parents as tell it from the others."""
+    paths = [folder.resolve().parts for folder in folders]
+    tails = [[str(Path(*parts[-n:])) for n in range(1, len(parts) + 1)] for parts in paths]
+    return [
+        next((tail for tail in own if sum(tail in other for other in tails) == 1), own[-1])
+        for own in tails
+    ]
 
 
 def _image_files(inputs: Sequence[str | Path]) -> list[Path]:

@@ -256,6 +256,26 @@ def test_plan_of_an_unwritten_run_writes_nothing(call, recipes, here):
     assert before == sorted(here.iterdir())
 
 
+def test_plan_refuses_a_crop_that_leaves_nothing(call, recipes):
+    """A step that the data's images are too small for stops the plan, with their size."""
+    code, _, err = call("plan", "good.yaml", "train.augment=[{crop: 500}]", "model.family=cnn",
+                        "model.size=tiny")  # fmt: skip
+
+    assert 2 == code
+    assert "crop: 500 can cut a 8 × 8 image" in err
+
+
+def test_a_run_without_goals_says_so(call, recipes, monkeypatch):
+    """The verdict alone would claim more than was asked for."""
+    found = {"verdict": "certified", "run": "runs/x-001", "goals": {}, "artifact": None,
+             "report": None}  # fmt: skip
+    monkeypatch.setattr("modelwright.verbs.run", lambda *_, **__: found)
+    code, _, err = call("run", "good.yaml")
+
+    assert 0 == code
+    assert err.startswith("no goals were set: ")
+
+
 def fits(value, schema, defs):
     """Whether a value meets a JSON schema: its structure, not its bounds on numbers."""
     kinds = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None),

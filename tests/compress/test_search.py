@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modelwright.compress.search import SAFE_DROP, Candidate, choose
+from modelwright.compress.search import RUNNER_UP, SAFE_DROP, Candidate, choose, settle
 from modelwright.core.artifact import Artifact
 from modelwright.core.recipe import parse_goal
 
@@ -71,6 +71,7 @@ def test_beaten_candidates_are_dominated():
     exact = candidate("exact", 0.99, 5.0, 5.0)
     choose([best, slow, exact], (), "auto")
 
+    assert "best is at least as accurate, as fast and as small" == slow.reason
     assert {"best": "pareto", "slow": "dominated", "exact": "chosen"} == {
         one.name: one.status for one in (best, slow, exact)
     } or {"best": "chosen", "slow": "dominated", "exact": "pareto"} == {
@@ -110,10 +111,49 @@ def test_a_list_ships_its_last():
 def test_calibrations_that_gave_way_stay_out():
     """A candidate with a verdict already keeps it and is not chosen."""
     gone, kept = candidate("gone", size=0.1), candidate("kept")
-    gone.status, gone.reason = "dominated", "kept keeps more accuracy"
+    gone.status, gone.reason = RUNNER_UP, "0.10 pt less accurate"
 
     assert choose([gone, kept], (), "auto") is kept
-    assert ("dominated", "kept keeps more accuracy") == (gone.status, gone.reason)
+    assert (RUNNER_UP, "0.10 pt less accurate") == (gone.status, gone.reason)
+
+
+def test_a_calibration_is_told_what_it_lost_on():
+    """Calibrations of one graph differ by accuracy on valid; winner and runners-up say by what."""
+    best, slower = candidate("int8-b", 0.936, latency=0.101), candidate("int8-a", 0.9348)
+    settle([slower, best])
+
+    assert choose([slower, best], (), "auto") is best
+    assert (
+        "least size × latency of those that meet every goal; among 2 calibrations of its graph "
+        "accuracy on valid decided, by 0.12 pt" == best.reason
+    )
+    assert RUNNER_UP == slower.status
+    assert slower.reason.startswith("0.12 pt less accurate on valid than int8-b; size +0.0%")
+
+
+def test_calibrations_that_tie_are_said_to_tie():
+    """Where accuracy on valid does not decide, nobody claims that it did."""
+    first, second = candidate("first", latency=0.1), candidate("second", latency=0.099)
+    third = candidate("third", 0.9, latency=0.1)
+    settle([first, second, third])
+
+    assert choose([first, second, third], (), "list") is first
+    assert (
+        "as listed; among 3 calibrations of its graph 2 tie in accuracy on valid, "
+        "and the first tried was taken" == first.reason
+    )
+    assert (
+        "on valid as accurate as first, which was tried first; size +0.0%, "
+        "median latency -1.0% (noise: the graph is the same)" == second.reason
+    )
+
+
+def test_a_lone_calibration_has_nothing_to_settle():
+    """Where the recipe names the calibration, nothing is said of others."""
+    one = candidate("one")
+    settle([one])
+
+    assert ("", "") == (one.status, one.settled)
 
 
 def test_one_candidate_is_chosen():

@@ -86,10 +86,23 @@ MISTAKES = {
     "unknown key of a method": ("compress:\n  - quantize\n  - prune:\n      ration: 0.5", 6,
                                 "ration", "did you mean 'ratio'?"),
     "wrong word": ("model: {family: ccn}", 3, "model.family", "'cnn', 'rnn' or 'transformer'"),
-    "word for a section": ("model: cnn", 3, "model", ""),
-    "section is empty": ("train:", 3, "train", ""),
+    "word for a section": ("model: cnn", 3, "model", "write model: {family: cnn} "),
+    "word for the data": ("data: digits", 2, "data", "write data: {source: digits} "),
+    "quantity for a section": ("budget: 3 min", 3, "budget", "budget: {train_minutes: 3 min}"),
+    "word that fits nowhere": ("model: ccn", 3, "model", "keys below it, of: family, size"),
+    "word for a step": ("train:\n  augment:\n  - flip", 5, "train.augment.0", "a section"),
+    "number for a step": ("train:\n  augment:\n  - 3", 5, "train.augment.0", "write - {crop: 3}"),
+    "word for a list": ("train: {augment: flip}", 3, "train.augment", "should be a list"),
+    "word for the goals": ("goals: fast", 3, "goals", "should be a section"),
+    "section is empty": ("train:", 3, "train", "got nothing"),
     "word for a number": ("train: {seed: abc}", 3, "train.seed", "'abc'"),
     "fraction for a whole": ("train: {batch_size: 1.5}", 3, "train.batch_size", "1.5"),
+    "round number for a whole": ("train: {seed: 3.0}", 3, "train.seed", "a whole number, got 3.0"),
+    "truth for a whole": ("train: {seed: true}", 3, "train.seed", "a whole number, got True"),
+    "text for a whole": ("train: {seed: '3'}", 3, "train.seed", "a whole number, got '3'"),
+    "truth for an optional whole": ("budget: {train_steps: yes}", 3, "budget.train_steps",
+                                    "a whole number, got True"),
+    "truth for a number": ("train: {ema: true}", 3, "train.ema", "should be a number, got True"),
     "too small": ("train: {batch_size: 0}", 3, "train.batch_size", "greater than or equal to 1"),
     "too large": ("data: {source: x, valid: 1.5}", 2, "data.valid", "less than or equal to 1"),
     "not divisible": ("train: {batch_size: 10, micro_batch_size: 3}", 3, "train",
@@ -105,7 +118,9 @@ MISTAKES = {
     "two clocks": ("budget: {train_minutes: 1, train_steps: 9}", 3, "budget",
                    "either train_minutes or train_steps"),
     "unknown goal": ("goals: {acuracy: '>= 0.9'}", 3, "goals", "did you mean 'accuracy'?"),
-    "no bound": ("goals: {accuracy: 0.9}", 3, "goals.accuracy", ""),
+    "no bound": ("goals: {accuracy: 0.9}", 3, "goals.accuracy", '0.9 is no bound; write ">= 0.9"'),
+    "bare number of the other kind": ("goals: {size_mb: 2}", 3, "goals.size_mb", 'write "<= 2"'),
+    "empty bound": ("goals: {accuracy: }", 3, "goals.accuracy", 'write ">= 0.97"'),
     "bound turned round": ("goals: {accuracy: '=> 0.9'}", 3, "goals", "'=> 0.9' is no bound"),
     "bound without quantity": ("goals: {size_mb: '<= small'}", 3, "goals", "'small'"),
     "wrong direction": ("goals: {accuracy: '<= 0.9'}", 3, "goals", "is bounded with >="),
@@ -128,6 +143,9 @@ MISTAKES = {
 }  # fmt: skip
 
 
+JARGON = ("valid", "dictionary", "instance", "tuple", "parse", "Input", "input")
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_named_with_its_place(refusal, file, name):
     """File, line and key of the mistake, and what would have been right."""
@@ -138,6 +156,26 @@ def test_a_mistake_is_named_with_its_place(refusal, file, name):
     assert f"{file(text, head=head)}, line {line}: " in str(error)
     assert key in error.what
     assert right in str(error)
+    assert [] == [word for word in JARGON if f" {word} " in error.what]
+
+
+def test_a_bare_word_in_an_override_is_repaired_as_one(refusal):
+    """Who wrote `model=cnn` on the command line is shown the word to write there."""
+    assert "(as an override: model.family=cnn)" in refusal(model="cnn").repair
+
+
+@pytest.mark.parametrize("overrides", [["a=1"], "a=1", {1: 2}, ("train.seed",)], ids=repr)
+def test_overrides_are_a_mapping(file, overrides):
+    """Anything else is refused with an example, not with an AttributeError."""
+    with pytest.raises(ConfigError, match="is no mapping") as caught:
+        read(file(), overrides)
+
+    assert '{"train.seed": 1}' in caught.value.expected
+
+
+def test_numbers_may_be_written_with_an_exponent(file):
+    """YAML reads 1e-3 as a text; for a number that is no mistake."""
+    assert 0.001 == read(file("train: {learning_rate: 1e-3}")).train.learning_rate
 
 
 def test_a_missing_section_is_named(refusal):

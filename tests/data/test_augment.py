@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Augment
 from modelwright.data import augment
 from modelwright.data.augment import apply, warp
@@ -72,6 +73,15 @@ def test_crop_is_a_window_of_the_padded_image():
         places.add(fits[0])
 
     assert len(places) > 10
+
+
+@pytest.mark.parametrize("pad", [6, 500])
+def test_crop_leaves_something_of_the_image(pad):
+    """A pad from the shorter side on could cut the image away whole: refused with the sizes."""
+    with pytest.raises(ConfigError, match=f"crop: {pad} can cut a 6 × 8 image") as caught:
+        apply(batch(), [Augment(crop=pad)], seeded())
+
+    assert "fewer pixels than its shorter side, 6" == caught.value.expected
 
 
 def test_erase_sets_one_square_to_zero():

@@ -76,6 +76,15 @@ def test_what_cannot_be_decoded_is_a_data_error(content):
         image.decode(content, 3, 8, 8)
 
 
+@pytest.mark.parametrize("content", [b"", b"just words"])
+def test_what_is_no_image_is_said_in_plain_words(content):
+    """The reason is a sentence, not the library's Python object."""
+    with pytest.raises(DataError) as caught:
+        image.decode(content, 1, 8, 8)
+
+    assert "the image cannot be read: it is neither PNG nor JPEG" == caught.value.what
+
+
 def test_missing_pillow_names_the_extra(images, monkeypatch):
     """Without Pillow, images and folders of them say what to install."""
     monkeypatch.setitem(sys.modules, "PIL", None)

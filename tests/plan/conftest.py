@@ -1,6 +1,5 @@
 """Candidates whose times and sizes are given, not measured."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,12 +65,3 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(plan_time, "step_seconds", machine.step_seconds)
     monkeypatch.setattr(plan_time, "deployed", machine.deployed)
     return machine
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Calibrations are measured once a session, by whichever worker comes first."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if base.name.startswith("popen-") else base) / "modelwright-cache"
-    monkeypatch.setenv("MODELWRIGHT_CACHE", str(folder))
-    return folder

@@ -46,8 +46,9 @@ def test_axis_of_counts_has_no_half_ticks():
 
 @pytest.mark.parametrize(
     ("value", "step", "label"),
-    [(0.97, 0.01, "0.97"), (0.5, 0.25, "0.50"), (50000, 10000, "50k"), (2e6, 5e5, "2M"),
-     (0.0, 1e-9, "0"), (2e-6, 1e-6, "2e-6"), (1500, 500, "1,500"), (-5, 5, "-5")],
+    [(0.97, 0.01, "0.97"), (0.5, 0.25, "0.50"), (50000, 10000, "50,000"), (2e6, 5e5, "2M"),
+     (5e5, 5e5, "0.5M"), (0.0, 1e-9, "0"), (2e-6, 1e-6, "2e-6"), (1500, 500, "1,500"),
+     (-5, 5, "-5")],
 )  # fmt: skip
 def test_ticks_read_well(value, step, label):
     """A tick has as many digits as tell it from its neighbours, no more."""
@@ -98,6 +99,16 @@ def test_names_at_line_ends_do_not_overlap():
 
     assert len(heights) == 6
     assert min(b - a for a, b in pairwise(heights)) >= 13.9
+
+
+def test_a_line_that_ends_early_is_named_where_it_ends():
+    """Who leaves the race after round 1 has its name at round 1, not at the picture's edge."""
+    lines = [Series("winner", [(1, 0.8), (2, 0.9)]), Series("rnn", [(1, 0.7)])]
+    svg = charts.line_chart("t", lines, x_label="round", y_label="y", whole_x=True)
+    places = {e.text: float(e.get("x")) for e in parts(svg, "text", "name")}
+    dot = parts(svg, "circle", "dot")[0]
+
+    assert float(dot.get("cx")) + 8 == places["rnn"] < places["winner"]
 
 
 def test_scatter_puts_fast_left_accurate_up_and_marks_the_chosen():
@@ -162,6 +173,13 @@ def test_heat_map_tells_right_from_wrong_and_counts_add_up():
     assert len(parts(svg, "rect", "wrong")) == 1
     assert "13 of 15 rows answered right" in svg
     assert {"8", "2", "5", "cat", "dog"} <= set(texts(svg))
+
+
+def test_large_counts_have_their_thousands_apart():
+    """Counts read alike everywhere, whatever their size."""
+    svg = charts.heat_map("t", [[10000, 0], [0, 1234567]], ["cat", "dog"])
+
+    assert {"10,000", "1,234,567"} <= set(texts(svg))
 
 
 def test_heat_map_of_many_classes_has_no_negative_sizes():

@@ -1,5 +1,6 @@
 """Start, signal, drain, stop: the server as a process of its own."""
 
+import gc
 import signal
 import subprocess
 import sys
@@ -57,6 +58,21 @@ def test_a_signal_lets_the_running_request_finish_and_exits_with_0(deploy, name)
     finally:
         process.kill()
         process.stdout.close()
+
+
+def test_what_was_loaded_is_not_walked_again(deploy, monkeypatch):
+    """Before the first request, what is in memory leaves the sight of the garbage collector."""
+    seen = []
+    monkeypatch.setattr(gc, "freeze", lambda: seen.append("frozen"))
+
+    def stop(url, name):
+        seen.append("announced")
+        server.should_exit = True
+
+    server = prepare(deploy, port=0, announce=stop)
+    server.run()
+
+    assert ["frozen", "announced"] == seen
 
 
 def test_a_draining_server_says_that_it_is_not_ready(deploy):

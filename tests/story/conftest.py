@@ -30,17 +30,6 @@ STAGES = ("gate", "plan", "train", "compress", "export", "certify")
 torch.set_num_threads(1)
 
 
-def cache_of(factory: pytest.TempPathFactory) -> str:
-    base = factory.getbasetemp()
-    return str((base.parent if base.name.startswith("popen-") else base) / "modelwright-cache")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calibrations are measured once a session, by whichever worker comes first."""
-    monkeypatch.setenv("MODELWRIGHT_CACHE", cache_of(tmp_path_factory))
-
-
 class Finished:
     """A certified run, what it gave, and which stage opened which part of the data."""
 
@@ -70,7 +59,6 @@ def made(factory: pytest.TempPathFactory, name: str, **overrides: Any) -> Finish
         return safe_open(path, *arguments, **keys)
 
     with pytest.MonkeyPatch.context() as context:
-        context.setenv("MODELWRIGHT_CACHE", cache_of(factory))
         context.setattr(safetensors, "safe_open", watched)
         result = verbs.run(out / "easy.yaml", overrides, out=out / "runs")
     return Finished(out / "runs/easy-001", result, opened)

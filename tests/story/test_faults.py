@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import pytest
 
+from modelwright import pipeline
 from modelwright.core.errors import IntegrityError, StorageError
 from modelwright.data.image import encode_png
 
@@ -161,6 +162,33 @@ def test_a_flipped_byte_is_refused(run_copy, tmp_path, command, verb, name):
 
     assert 4 == said.code
     assert str(run_copy / "deploy" / name) in said.err
+
+
+@pytest.mark.parametrize("below", ["", "deploy"])
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "serve", "verify"])
+def test_an_unfinished_run_says_how_far_it_is(run_copy, tmp_path, command, verb, below):
+    """What needs the finished model names the stages done and how to go on."""
+    undo(run_copy, "export", "certify")
+    shutil.rmtree(run_copy / "deploy")
+    said = command(verb, run_copy / below, *([tmp_path / "x.png"] if verb == "predict" else []))
+
+    assert 2 == said.code
+    assert "the run is unfinished (done: gate, plan, train, compress; to do: export" in said.err
+    assert f"modelwright run {run_copy}\n" in said.err
+
+
+@pytest.mark.parametrize(
+    ("verdict", "repair"), [("infeasible", "relax a goal"), ("certified", "--new\n")]
+)
+def test_a_finished_run_without_a_model_is_not_continued(run_copy, command, verdict, repair):
+    """An infeasible run is told to relax a goal; one whose model was deleted, to start over."""
+    shutil.rmtree(run_copy / "deploy")
+    run = pipeline.run_of(run_copy)
+    run.write("run", "finished", verdict=verdict)
+    said = command("evaluate", run_copy)
+
+    assert 2 == said.code
+    assert f"the run is {verdict} (" in said.err and repair in said.err
 
 
 @pytest.mark.parametrize("part", ["train", "valid", "test"])
@@ -318,7 +346,6 @@ def test_a_full_disk_under_the_trained_model(plain, tmp_path, command, monkeypat
 def test_a_disk_that_fills_while_an_artifact_is_filled(plain, tmp_path, monkeypatch, stage):
     """The refusal of any write into an artifact's folder is a StorageError, and no half folder
     is left."""
-    from modelwright import pipeline
     from modelwright.core import artifact
 
     run = copy_of(plain, tmp_path)

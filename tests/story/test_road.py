@@ -1,6 +1,7 @@
 """The whole road, from a recipe to a model that answers; and the roads that end earlier."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -107,6 +108,26 @@ def test_predict_answers_as_the_session(finished, tmp_path, command):
     np.testing.assert_allclose([found[str(n)] for n in range(10)], wanted, atol=1e-7)
 
 
+def test_predict_answers_every_good_file(finished, tmp_path, command):
+    """A bad file is named with its reason, on stderr and in the JSON, and costs no other answer."""
+    part = load_part(finished.folder / "data", "test")
+    for name in ("a", "c"):
+        (tmp_path / f"{name}.png").write_bytes(encode_png(part.images[3]))
+    (tmp_path / "b.png").write_text("just words")
+    said = command("predict", finished.folder, tmp_path, tmp_path / "d.png", "--json")
+    bad = [
+        {"file": str(tmp_path / "b.png"),
+         "reason": "the image cannot be read: it is neither PNG nor JPEG"},
+        {"file": str(tmp_path / "d.png"), "reason": "No such file or directory"},
+    ]  # fmt: skip
+
+    assert 2 == said.code
+    good = [str(tmp_path / "a.png"), str(tmp_path / "c.png")]
+    assert good == [answer["file"] for answer in said.json["answers"]]
+    assert bad == said.json["failed"]
+    assert "".join(f"{one['file']}: {one['reason']}\n" for one in bad) == said.err
+
+
 def test_evaluate_agrees_with_the_certificate(finished):
     """The accuracy of deploy/ on the test part is the certified one, interval included."""
     certificate = json.loads((finished.folder / "certify/certificate.json").read_bytes())
@@ -117,6 +138,17 @@ def test_evaluate_agrees_with_the_certificate(finished):
         found["low"], found["high"],
     )  # fmt: skip
     assert certificate["confusion"] == found["confusion"]
+
+
+def test_runs_of_one_name_are_told_apart(finished, tmp_path, command):
+    """A run is called by its name in the table, with as many parents as tell it from the others."""
+    runs = [tmp_path / name for name in ("a/easy-001", "b/easy-001", "a/easy-002")]
+    for run in runs:
+        shutil.copytree(finished.folder, run)
+    rows = command("report", *runs, "--json").json["runs"]
+
+    assert ["a/easy-001", "b/easy-001", "easy-002"] == [row["run"] for row in rows]
+    assert [str(run) for run in runs] == [row["folder"] for row in rows]
 
 
 def test_verify_proves_it_again(finished, command):

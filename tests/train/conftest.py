@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 from modelwright.core.recipe import Augment, Train
@@ -80,12 +79,3 @@ def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> l
     return sorted(one.keys() ^ other.keys()) + [
         name for name in one.keys() & other.keys() if not torch.equal(one[name], other[name])
     ]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Calibrations are measured once a session, by whichever worker comes first."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if base.name.startswith("popen-") else base) / "modelwright-cache"
-    monkeypatch.setenv("MODELWRIGHT_CACHE", str(folder))
-    return folder

@@ -192,14 +192,14 @@ def _judge(
 
 def _text(goals: Mapping[str, Any], missed: Sequence[str], quality: Quality) -> str:
     if missed:
-        return f"Missed on {quality.rows} test rows: {', '.join(missed)}."
+        return f"Missed on {quality.rows:,} test rows: {', '.join(missed)}."
     unsure = [
         name for name, goal in goals.items()
         if not _clears(goal["bound"], goal["low"], goal["high"])
     ]  # fmt: skip
     if not goals:
         return "No goal was set: this certifies only that what ships is what was trained."
-    text = f"All {len(goals)} goals hold on {quality.rows} test rows and the target runtime."
+    text = f"All {len(goals)} goals hold on {quality.rows:,} test rows and the target runtime."
     if unsure:
         text += f" The 95 % interval does not rule out a miss of: {', '.join(unsure)}."
     return text

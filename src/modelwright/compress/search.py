@@ -36,6 +36,7 @@ from modelwright.train.save import write_trained
 
 AUTO_RATIOS = (0.25, 0.5)  # pruned one after the other while a goal is missed
 AUTO_RECOVER = 0.1  # of the budget, after each
+RUNNER_UP = "runner-up"  # status of a calibration that gave way to another of the same graph
 SAFE_DROP = 0.005  # accuracy that "best" may give away for size and speed where no goal says
 
 
@@ -53,6 +54,7 @@ class Candidate:
     measured: dict[str, float] = field(default_factory=dict)
     meets: dict[str, bool] = field(default_factory=dict)
     status: str = ""
+    settled: str = ""  # how it won among the calibrations of its graph
     reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -152,7 +154,7 @@ class Search:
             self._refuse(f"{prefix}int8", error.what)
 
     def _quantize(self, prefix: str, model: Model, spec: ModelSpec, section: Quantize) -> None:
-        """One candidate for each calibration; the others give way to the most accurate."""
+        """One candidate for each calibration, of which one is settled on."""
         parent = self.candidates[-1] if prefix else self.candidates[0]
         show(f"compress: calibrating {prefix}int8")
         graph = onnx.load(parent.artifact.file("model.onnx"))
@@ -178,11 +180,7 @@ class Search:
             )
             self._measure(candidate)
             made.append(candidate)
-        best = max(made, key=lambda candidate: candidate.measured["accuracy"])
-        for candidate in made:
-            if candidate is not best:
-                candidate.status = "dominated"
-                candidate.reason = f"{best.name} keeps more accuracy in the same graph"
+        settle(made)
         self.candidates += made
 
     def _add(
@@ -242,6 +240,37 @@ def _small_and_fast(candidate: Candidate) -> bool:
     return all(met for name, met in candidate.meets.items() if not name.startswith("accuracy"))
 
 
+def settle(made: Sequence[Candidate]) -> None:
+    """Of one graph's calibrations keep the most accurate on valid, of equals the first tried.
+
+    The others become runners-up, each with what it lost on.
+    """
+    if len(made) < 2:
+        return
+    best = max(made, key=lambda one: one.measured["accuracy"])
+    gaps = []
+    for one in made:
+        if one is best:
+            continue
+        gap = 100 * (best.measured["accuracy"] - one.measured["accuracy"])
+        gaps.append(gap)
+        size, latency = (
+            one.measured[key] / best.measured[key] - 1 for key in ("size_mb", "latency_p50_ms")
+        )
+        one.status = RUNNER_UP
+        one.reason = (
+            (f"{gap:.2f} pt less accurate on valid than" if gap else "on valid as accurate as")
+            + f" {best.name}{'' if gap else ', which was tried first'}; "
+            f"size {size:+.1%}, median latency {latency:+.1%} (noise: the graph is the same)"
+        )
+    ties = gaps.count(0)
+    best.settled = f"among {len(made)} calibrations of its graph " + (
+        f"{1 + ties} tie in accuracy on valid, and the first tried was taken"
+        if ties
+        else f"accuracy on valid decided, by {min(gaps):.2f} pt"
+    )
+
+
 def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Candidate | None:
     """Mark the Pareto set and the best candidate that meets every goal; None if none does.
 
@@ -257,6 +286,9 @@ def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Ca
         candidate.status = "pareto" if index in front else "dominated"
         missed = [name for name, met in candidate.meets.items() if not met]
         candidate.reason = f"misses {', '.join(missed)}" if missed else ""
+        if candidate.status == "dominated" and not missed:
+            better = next(other for other in left if _beats(other, candidate))
+            candidate.reason = f"{better.name} is at least as accurate, as fast and as small"
     if mode == "list":
         left = left[-1:]
     sure = [candidate for candidate in left if all(candidate.meets.values())]
@@ -275,9 +307,16 @@ def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Ca
         "list": "as listed",
         "none": "the recipe asks for no compression",
     }[mode]
+    if chosen.settled:
+        chosen.reason += f"; {chosen.settled}"
     if not sure:
         chosen.reason += "; on valid its accuracy misses the goal by less than chance explains"
     return chosen
+
+
+def _beats(one: Candidate, other: Candidate) -> bool:
+    points = [other.measured, one.measured]
+    return pareto(points, higher=("accuracy",), lower=("latency_p50_ms", "size_mb")) == [1]
 
 
 def _may_meet(candidate: Candidate, bounds: Sequence[Goal]) -> bool:

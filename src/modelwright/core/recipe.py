@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from modelwright.core.errors import ConfigError, did_you_mean
 from modelwright.core.units import parse_quantity
@@ -34,6 +34,14 @@ def _quantity(unit: str) -> BeforeValidator:
     return BeforeValidator(convert, json_schema_input_type=float | str)
 
 
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"should be a number, got {value!r}")
+    return value
+
+
+Whole = Annotated[int, Field(strict=True)]  # neither true nor "3" nor 3.0
+Real = Annotated[float, BeforeValidator(_no_truth)]  # texts too: YAML reads 1e-3 as one
 Minutes = Annotated[float, _quantity("min"), Field(gt=0)]
 Gigabytes = Annotated[float, _quantity("gb"), Field(gt=0)]
 Share = Annotated[float, _quantity("share"), Field(ge=0, le=1)]
@@ -70,7 +78,7 @@ class Checks(Section):
     waive: tuple[CheckName, ...] = Field(
         (), description="blocking findings to accept; their rows are dropped where that is possible"
     )
-    near_duplicate_similarity: float = Field(
+    near_duplicate_similarity: Real = Field(
         0.995, gt=0.5, le=1, description="cosine of two shrunken images from which they are near"
     )
 
@@ -82,10 +90,10 @@ class Data(Section):
     format: Literal["auto", "digits", "folder", "idx", "npz"] = "auto"
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
     test: Share = Field(0.2, description="share held out to judge by, where the source has no test")
-    image_size: int | None = Field(
+    image_size: Whole | None = Field(
         None, ge=4, le=1024, description="side in pixels of resized images (folders only)"
     )
-    split_seed: int = Field(0, ge=0)
+    split_seed: Whole = Field(0, ge=0)
     checks: Checks = Checks()
 
 
@@ -93,7 +101,7 @@ class Budget(Section):
     """What may be spent. Minutes or steps, not both; minutes cover race and training."""
 
     train_minutes: Minutes | None = None
-    train_steps: int | None = Field(None, ge=1)
+    train_steps: Whole | None = Field(None, ge=1)
     memory_gb: Gigabytes | None = Field(None, description="peak memory of the training process")
 
     @model_validator(mode="before")
@@ -115,8 +123,8 @@ class Target(Section):
 
     runtime: Literal["onnxruntime"] = "onnxruntime"
     device: Literal["cpu"] = "cpu"
-    threads: int = Field(1, ge=1, le=256)
-    batch_size: int = Field(1, ge=1, le=4096)
+    threads: Whole = Field(1, ge=1, le=256)
+    batch_size: Whole = Field(1, ge=1, le=4096)
 
 
 class Model(Section):
@@ -130,14 +138,16 @@ class Augment(Section):
     """One augmentation step: exactly one key."""
 
     flip: Literal["horizontal", "vertical", "both"] | None = None
-    crop: int | None = Field(None, ge=1, description="pad by this many pixels, cut back at random")
+    crop: Whole | None = Field(
+        None, ge=1, description="pad by this many pixels, cut back at random"
+    )
     shift: Share | None = Field(None, description="largest move, as a share of the side")
-    rotate: float | None = Field(None, gt=0, le=180, description="largest angle, in degrees")
-    shear: float | None = Field(None, gt=0, lt=80, description="largest angle, in degrees")
-    zoom: float | None = Field(None, gt=0, lt=1, description="0.1 scales by 0.9 to 1.1")
+    rotate: Real | None = Field(None, gt=0, le=180, description="largest angle, in degrees")
+    shear: Real | None = Field(None, gt=0, lt=80, description="largest angle, in degrees")
+    zoom: Real | None = Field(None, gt=0, lt=1, description="0.1 scales by 0.9 to 1.1")
     erase: Share | None = Field(None, description="side of the erased square, share of the image")
-    mixup: float | None = Field(None, gt=0, description="alpha of the Beta distribution")
-    cutmix: float | None = Field(None, gt=0, description="alpha of the Beta distribution")
+    mixup: Real | None = Field(None, gt=0, description="alpha of the Beta distribution")
+    cutmix: Real | None = Field(None, gt=0, description="alpha of the Beta distribution")
 
     @model_validator(mode="after")
     def _one_key(self) -> "Augment":
@@ -149,22 +159,24 @@ class Augment(Section):
 class Train(Section):
     """How weights are found. None means: the default of the chosen family."""
 
-    seed: int = Field(0, ge=0, lt=2**31)
-    batch_size: int = Field(128, ge=1, description="examples per optimizer step, over all devices")
-    micro_batch_size: int | None = Field(None, ge=1, description="examples per forward pass")
+    seed: Whole = Field(0, ge=0, lt=2**31)
+    batch_size: Whole = Field(
+        128, ge=1, description="examples per optimizer step, over all devices"
+    )
+    micro_batch_size: Whole | None = Field(None, ge=1, description="examples per forward pass")
     optimizer: Literal["adamw", "sgd"] | None = None
-    learning_rate: float | None = Field(None, gt=0)
-    weight_decay: float | None = Field(None, ge=0)
-    warmup_steps: int | None = Field(
+    learning_rate: Real | None = Field(None, gt=0)
+    weight_decay: Real | None = Field(None, ge=0)
+    warmup_steps: Whole | None = Field(
         None, ge=0, description="steps in which the rate rises; at most a tenth of a step budget"
     )
     decay: Share | None = Field(None, description="share of the budget in which it falls to zero")
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    ema: float = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
+    label_smoothing: Real = Field(0.1, ge=0, lt=1)
+    ema: Real = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     augment: tuple[Augment, ...] = ()
     checkpoint_minutes: Minutes = 0.5
-    checkpoint_steps: int | None = Field(None, ge=1, description="instead of checkpoint_minutes")
+    checkpoint_steps: Whole | None = Field(None, ge=1, description="instead of checkpoint_minutes")
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> "Train":
@@ -177,13 +189,13 @@ class Quantize(Section):
     """Static int8 with QDQ nodes."""
 
     calibration: Literal["auto", "minmax", "entropy", "percentile", "mse"] = "auto"
-    calibration_rows: int = Field(512, ge=1)
+    calibration_rows: Whole = Field(512, ge=1)
 
 
 class Prune(Section):
     """Structured removal of channels, with recovery training."""
 
-    ratio: float = Field(0.25, gt=0, lt=1, description="share of each group's channels to remove")
+    ratio: Real = Field(0.25, gt=0, lt=1, description="share of each group's channels to remove")
     recover: Share = Field(0.3, description="recovery training, as a share of the train budget")
 
 
@@ -240,6 +252,11 @@ class Metric:
     unit: str
     higher_is_better: bool
 
+    @property
+    def op(self) -> str:
+        """The side that a bound on it holds."""
+        return ">=" if self.higher_is_better else "<="
+
 
 METRICS = {
     metric.name: metric
@@ -288,11 +305,13 @@ def parse_goal(metric_name: str, text: str) -> Goal:
     2.0
     """
     if metric_name not in METRICS:
-        raise ValueError(f"no goal {metric_name!r}; {did_you_mean(metric_name, METRICS)}")
+        raise ValueError(f"no goal {metric_name!r}; {did_you_mean(str(metric_name), METRICS)}")
     metric = METRICS[metric_name]
     match = _GOAL.match(text) if isinstance(text, str) else None
     if match is None:
-        raise ValueError(f'{text!r} is no bound; write ">= 0.97" or "<= 2"')
+        number = isinstance(text, int | float) and not isinstance(text, bool)
+        shown = str(text) if number else "0.97" if metric.higher_is_better else "2"
+        raise ValueError(f'{text!r} is no bound; write "{metric.op} {shown}"')
     drop, op, quantity = match[1], match[2], match[3]
     try:
         bound = parse_quantity(quantity, metric.unit)
@@ -300,7 +319,7 @@ def parse_goal(metric_name: str, text: str) -> Goal:
         raise ValueError(f"{error.what}; expected {error.expected}") from error
     if drop and metric_name != "accuracy":
         raise ValueError('"drop" goes with accuracy only')
-    wanted = "<=" if drop or not metric.higher_is_better else ">="
+    wanted = "<=" if drop else metric.op
     if op != wanted:
         raise ValueError(f"{metric_name}{' drop' if drop else ''} is bounded with {wanted}")
     if not math.isfinite(bound):
@@ -312,12 +331,11 @@ def parse_goal(metric_name: str, text: str) -> Goal:
     return Goal("accuracy_drop" if drop else metric_name, "<=" if op == "<=" else ">=", bound)
 
 
-GoalTexts = Annotated[
-    tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
-]
-
-
-def _check_goals(goals: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+def _goals(value: Any) -> Any:
+    """Every measure's bounds as a list, each of which can be parsed."""
+    if not isinstance(value, dict):
+        return value
+    goals = {name: one if isinstance(one, list | tuple) else [one] for name, one in value.items()}
     seen: set[str] = set()
     for name, texts in goals.items():
         for text in texts:
@@ -338,7 +356,7 @@ class Recipe(Section):
     task: Literal["image-classification"]
     data: Data
     budget: Budget = Field(default_factory=lambda: Budget(train_minutes=5.0))
-    goals: Annotated[dict[str, GoalTexts], AfterValidator(_check_goals)] = Field(
+    goals: Annotated[dict[str, tuple[str, ...]], BeforeValidator(_goals)] = Field(
         default_factory=dict, description=f"bounds on: {', '.join(METRICS)}"
     )
     target: Target = Target()

@@ -1,6 +1,8 @@
 """Read a recipe: YAML in, overrides on top, a Recipe or an error with file, line and key out."""
 
+import contextlib
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,13 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
 
     Raises: ConfigError naming file, line, key and the nearest valid name.
     """
+    if not isinstance(overrides, Mapping | None) or not all(
+        isinstance(key, str) for key in overrides or ()
+    ):
+        raise ConfigError(
+            f"overrides: {overrides!r} is no mapping from keys to values",
+            expected='a mapping such as {"train.seed": 1}',
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -209,14 +218,45 @@ def _explain(error: ValidationError, places: Mapping[Place, str], path: str) -> 
         )
     if detail["type"] == "missing":
         return ConfigError(f"{where}: the key {key!r} is missing{more}", expected=_hint(place))
-    return ConfigError(f"{where}: {key}: {_message(detail)}{more}", expected=_hint(place))
+    expected, repair = _hint(place), ""
+    if detail["type"] == "model_type" and (section := _section_at(place)) is not None:
+        expected = f"keys below it, of: {', '.join(section.model_fields)}"
+        repair = _as_section(section, place, detail["input"])
+    return ConfigError(
+        f"{where}: {key}: {_message(detail)}{more}", expected=expected, repair=repair
+    )
+
+
+# pydantic speaks of dictionaries, tuples and instances; who writes a recipe does not
+WANTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("model_type", "dict_type"), "a section with keys of its own"),
+    "tuple_type": "a list",
+    "string_type": "a text",
+}
 
 
 def _message(detail: ErrorDetails) -> str:
-    text = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] in ("value_error", "missing"):
+    kind, text = detail["type"], detail["msg"].removeprefix("Value error, ")
+    if kind in ("value_error", "missing"):
         return text
-    return f"{text[0].lower()}{text[1:]}, got {detail['input']!r}"
+    text = f"should be {WANTED[kind]}" if kind in WANTED else text.removeprefix("Input ")
+    got = "nothing" if detail["input"] is None else repr(detail["input"])
+    return f"{text[0].lower()}{text[1:]}, got {got}"
+
+
+def _as_section(section: type[BaseModel], place: Place, value: Any) -> str:
+    """The line that puts a bare value under the first key of the section that takes it."""
+    for name in section.model_fields if value is not None else ():
+        with contextlib.suppress(ValidationError):
+            section.model_validate({name: value})
+            text = yaml.safe_dump({name: value}, default_flow_style=True, allow_unicode=True)
+            if isinstance(place[-1], int):
+                return f"write - {text.strip()}"
+            word = shlex.quote(f"{'.'.join(map(str, place))}.{name}={value}")
+            return f"write {place[-1]}: {text.strip()} (as an override: {word})"
+    return ""
 
 
 def _keys_at(place: Place) -> Iterator[str]:

@@ -45,9 +45,16 @@ def flip(images: Tensor, which: str, generator: Generator) -> Tensor:
 def crop(images: Tensor, pad: int, generator: Generator) -> Tensor:
     """Pad every side by `pad` zeros and cut the old size back at a random place of each image.
 
+    Raises: ConfigError if some place would leave nothing of the image.
     Source: He et al. 2015, arXiv:1512.03385, section 4.2 (on CIFAR-10, pad 4).
     """
     batch, channels, height, width = images.shape
+    if pad >= min(height, width):
+        raise ConfigError(
+            f"train.augment: crop: {pad} can cut a {height} × {width} image away whole",
+            expected=f"fewer pixels than its shorter side, {min(height, width)}",
+            repair=f"write crop: {max(1, min(height, width) // 8)}, or leave it out",
+        )
     padded = F.pad(images, (pad, pad, pad, pad)).flatten(2)
     corner = torch.randint(2 * pad + 1, (2, batch, 1), generator=generator)
     rows = (corner[0] + torch.arange(height)) * (width + 2 * pad)

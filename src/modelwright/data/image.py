@@ -113,8 +113,13 @@ def _plain(image: "Image") -> "Image":
 
 
 def _unreadable(error: Exception) -> DataError:
+    from PIL import UnidentifiedImageError
+
+    reason = str(error) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):  # its text shows a Python object
+        reason = "it is neither PNG nor JPEG"
     return DataError(
-        f"the image cannot be read: {error or type(error).__name__}",
+        f"the image cannot be read: {reason}",
         expected="a whole PNG or JPEG file",
     )
 

@@ -36,7 +36,8 @@ RACE_SLICE = 0.04  # of the budget, for each candidate in each round
 BF16_MARGIN = 1.05  # bf16 has to be this much faster to be worth its rounding
 # The best that compression could do, so that no candidate is dropped which it could save.
 INT8_SPEEDUP, PRUNED_SHARE, SIZE_MARGIN = 4.0, 0.5, 0.95
-INT8_BYTES_PER_LAYER, INT8_BYTES_PER_CHANNEL = 1700, 16  # nodes; scales, offsets, biases
+INT8_BYTES_PER_LAYER = {"Conv2d": 1300, "Linear": 700}  # quantize and dequantize nodes
+INT8_BYTES_PER_CHANNEL = 16  # scales, offsets, biases
 
 
 @dataclass
@@ -198,11 +199,12 @@ def _compressed_bytes(
     """Bytes of a graph with int8 weights of which pruning leaves `share`, where allowed."""
     if recipe.compress.mode == "none":
         return size_bytes
-    layers = [layer for layer in counted.layers if layer.kind in ("Conv2d", "Linear")]
+    layers = [layer for layer in counted.layers if layer.kind in INT8_BYTES_PER_LAYER]
     weights = sum(layer.num_params for layer in layers)
     rest = size_bytes - 4 * weights
     channels = sum(layer.out_channels for layer in layers)
-    added = INT8_BYTES_PER_LAYER * len(layers) + INT8_BYTES_PER_CHANNEL * channels
+    added = sum(INT8_BYTES_PER_LAYER[layer.kind] for layer in layers)
+    added += INT8_BYTES_PER_CHANNEL * channels
     return rest + share * weights + added
 
 

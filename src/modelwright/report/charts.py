@@ -29,6 +29,7 @@ from modelwright.report.drawing import (
 )
 
 COLORS = 7
+NEAR = 40  # pixels: lines that end this close to the last one end with it
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Point:
-    """One mark of a scatter plot; `kind` is chosen, pareto, dominated or baseline."""
+    """One mark of a scatter plot; `kind` is chosen, pareto, dominated, runner-up or baseline."""
 
     x: float
     y: float
@@ -179,7 +180,7 @@ def columns(
             body.append(
                 f'<rect class="fill c{color % COLORS}" x="{xs(i + 0.1)}" y="{ys(base + value)}" '
                 f'width="{slot * 0.8:.2f}" height="{height:.2f}">'
-                f"<title>{safe(label)}, {safe(name)}: {value:g}</title></rect>"
+                f"<title>{safe(label)}, {safe(name)}: {value:,.0f}</title></rect>"
             )
             base += value
         if i % every == 0:
@@ -193,7 +194,7 @@ def columns(
         body.append(f'<rect class="fill c{color % COLORS}" x="{x - 15:.1f}" y="4.5" width="10" '
                     'height="10" rx="2"/>')  # fmt: skip
         x -= 28
-    said = "; ".join(f"{label}: {total:g}" for label, total in zip(labels, totals, strict=True))
+    said = "; ".join(f"{label}: {total:,.0f}" for label, total in zip(labels, totals, strict=True))
     return svg(title, f"Rows of each class. {said}.", body)
 
 
@@ -216,7 +217,7 @@ def histogram(
         body.append(
             f'<rect class="fill c0" x="{xs(left) + 0.3:.2f}" y="{ys.start - height:.2f}" '
             f'width="{max(xs(right) - xs(left) - 0.6, 0.8):.2f}" height="{height:.2f}">'
-            f"<title>{left:.4g} to {right:.4g}: {count:g} calls</title></rect>"
+            f"<title>{left:.4g} to {right:.4g}: {count:,.0f} calls</title></rect>"
         )
     for row, (name, value) in enumerate(marks):
         x, y = xs(value), TOP + 6 + 15 * row
@@ -227,7 +228,7 @@ def histogram(
             f"{safe(name)} {value:.3g}</text>"
         )
     said = ", ".join(f"{name} {value:.4g}" for name, value in marks)
-    return svg(title, f"{sum(counts):g} calls. {said}.", body)
+    return svg(title, f"{sum(counts):,.0f} calls. {said}.", body)
 
 
 def heat_map(title: str, matrix: Sequence[Sequence[float]], labels: Sequence[str]) -> str:
@@ -274,15 +275,15 @@ def heat_map(title: str, matrix: Sequence[Sequence[float]], labels: Sequence[str
             body.append(
                 f'<rect class="{kind}" x="{x + gap / 2:.2f}" y="{y + gap / 2:.2f}" '
                 f'width="{cell - gap:.2f}" height="{cell - gap:.2f}" fill-opacity="{shade:.3f}">'
-                f"<title>true {safe(truth)}, answered {safe(answer)}: {value:g} ({share:.1%})"
+                f"<title>true {safe(truth)}, answered {safe(answer)}: {value:,.0f} ({share:.1%})"
                 "</title></rect>"
             )
             if count <= 20:
                 tone = "on" if shade > 0.55 else "strong"
                 body.append(f'<text class="middle {tone}" x="{x + cell / 2:.2f}" '
-                            f'y="{y + cell / 2 + 4:.2f}">{value:g}</text>')  # fmt: skip
+                            f'y="{y + cell / 2 + 4:.2f}">{value:,.0f}</text>')  # fmt: skip
     right = sum(row[i] for i, row in enumerate(matrix) if i < len(row))
-    said = f"{right:g} of {sum(map(sum, matrix)):g} rows answered right"
+    said = f"{right:,.0f} of {sum(map(sum, matrix)):,.0f} rows answered right"
     return svg(
         title, f"Rows are the truth, columns the answers. {said}.", body, round(margin + side) + 8
     )
@@ -349,6 +350,10 @@ def spans(title: str, rows: Sequence[tuple[str, Sequence[tuple[float, float]]]])
 
 def _end_labels(ends: list[tuple[Series, float, float]]) -> list[str]:
     """Names at the lines' ends, moved apart where they would touch."""
+    edge = max((x for *_, x in ends), default=0)
+    early = [end for end in ends if edge - end[2] > NEAR]
+    if early:  # a line that left the race is named where it left
+        return _end_labels(early) + _end_labels([end for end in ends if end not in early])
     ends = sorted(ends, key=lambda end: end[1])
     heights: list[float] = []
     for _, y, _ in ends:
@@ -357,9 +362,8 @@ def _end_labels(ends: list[tuple[Series, float, float]]) -> list[str]:
     for i in range(len(heights) - 1, -1, -1):
         heights[i] = min(heights[i], floor)
         floor = heights[i] - 14
-    x = max((x for *_, x in ends), default=0) + 8
     return [
-        f'<text class="name c{s.color % COLORS}" x="{x:.2f}" y="{y:.2f}">'
+        f'<text class="name halo c{s.color % COLORS}" x="{edge + 8:.2f}" y="{y:.2f}">'
         f"{safe(short(s.name))}</text>"
         for (s, _, _), y in zip(ends, heights, strict=True)
     ]

@@ -73,7 +73,7 @@ def tick_label(value: float, step: float) -> str:
     """A tick in as many digits as tell it from its neighbours.
 
     >>> [tick_label(v, 0.25) for v in (0.5, 0.75)], tick_label(20000, 5000), tick_label(1e-5, 5e-6)
-    (['0.50', '0.75'], '20k', '1e-5')
+    (['0.50', '0.75'], '20,000', '1e-5')
     """
     if abs(value) < step * 1e-6:
         return "0"
@@ -81,8 +81,8 @@ def tick_label(value: float, step: float) -> str:
         digits = 0 if math.isclose(value, float(f"{value:.0e}")) else 1
         mantissa, exponent = f"{value:.{digits}e}".split("e")
         return f"{mantissa}e{int(exponent)}"
-    for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor * (10 if suffix == "k" else 1) and step >= factor / 10:
+    for factor, suffix in ((1e9, "G"), (1e6, "M")):
+        if step >= factor / 10:
             return f"{value / factor:g}{suffix}"
     decimals = 0
     while decimals < 6 and not math.isclose(step, round(step, decimals), rel_tol=1e-6):

@@ -117,6 +117,8 @@ def curves(life: Life) -> View | None:
     if not life.steps and not life.evaluations:
         return None
     end = max(number(line.get("seconds")) or 0 for line in life.steps + life.evaluations)
+    winner = next((c for c in rows(life.plan, "candidates") if c.get("status") == "winner"), {})
+    raced = max((number(lap.get("seconds")) or 0 for lap in rows(winner, "rounds")), default=0)
     unit, name = (60, "minutes of training") if end > 180 else (1, "seconds of training")
 
     def series(lines: list[View], key: str, factor: float = 1.0) -> list[tuple[float, float]]:
@@ -135,7 +137,8 @@ def curves(life: Life) -> View | None:
     best = max((y for _, y in accuracy), default=None)
     last = life.steps[-1] if life.steps else {}
     facts = [f"{words.show(number(last.get('step')), '')} steps" if last else "",
-             words.show(end, "s"),
+             words.show(end, "s") + (f", of which {words.show(raced, 's')} in the race"
+                                     if raced else ""),
              f"{sorted(speed)[len(speed) // 2]:,.0f} examples a second" if speed else "",
              f"best valid accuracy {best:.2f}%" if best is not None else ""]  # fmt: skip
     broken = len(life.steps) - len(raw)
@@ -183,7 +186,7 @@ def compression(life: Life) -> View | None:
         if accuracy is None or status == "refused":
             continue
         kind = "chosen" if chosen else "baseline" if item is base else status
-        kind = kind if kind in ("chosen", "baseline", "dominated") else "pareto"
+        kind = kind if kind in ("chosen", "baseline", "dominated", "runner-up") else "pareto"
         name, area = str(item.get("name", "")), (size or 0) / (max(sizes, default=0) or 1)
         front = status in ("pareto", "chosen") or chosen
         ends = (
@@ -202,7 +205,7 @@ def compression(life: Life) -> View | None:
     intro = f"{words.many(len(table), 'candidate')} measured on the target; accuracy is on valid."
     if chosen_row:
         gains = [f"{chosen_row[key]} {word}" for key, word in (("smaller", "smaller"),
-                 ("faster", "as fast")) if chosen_row[key]]  # fmt: skip
+                 ("faster", "as fast")) if chosen_row[key] and chosen_row["steps"]]  # fmt: skip
         intro += f" Chosen: {chosen_row['name']}" + (f", {' and '.join(gains)}." if gains else ".")
     return {
         "intro": intro, "reason": words.sentence(life.compress.get("reason", "")), "rows": table,
@@ -240,7 +243,7 @@ def reproduce(life: Life) -> View:
         ours = "not installed as a package"
     versions = {**section(began, "versions"), **section(proof, "versions")}
     versions["modelwright, which wrote this page"] = ours
-    machine = {str(k).replace("_", " "): v for k, v in section(proof, "machine").items()}
+    machine = dict(_fact(str(k), v) for k, v in section(proof, "machine").items())
     words_of = {"decision": "decided", "fallback": "done differently", "refused": "refused"}
     notes = [{"stage": e["stage"], "kind": words_of[e["event"]], "event": e["event"],
               "text": e.get("text", "")}
@@ -302,6 +305,17 @@ def _steps(steps: Any) -> str:
         else:
             result.append(str(step))
     return ", then ".join(result)
+
+
+def _fact(name: str, value: Any) -> tuple[str, Any]:
+    """A fact about the machine as people write it.
+
+    >>> _fact("memory_bytes", 25276518400), _fact("instruction_sets", ["AVX2", "AVX512"])
+    (('memory', '25.3 GB'), ('instruction sets', 'AVX2, AVX512'))
+    """
+    if name.endswith("_bytes"):
+        name, value = name.removesuffix("_bytes"), words.show(number(value), "bytes")
+    return name.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _q(path: Path) -> str:

@@ -130,16 +130,24 @@ def predicted(life: Life) -> View | None:
             continue
         error, tone, text = pair.error, "", words.NONE
         if error is not None:
-            tone = "good" if abs(error) <= 0.1 else "fair" if abs(error) <= 0.3 else "bad"
+            points = pair.unit == "share"  # of a share near one, a relative error says little
+            good, fair = (0.01, 0.03) if points else (0.1, 0.3)
+            error = pair.predicted - (pair.measured or 0) if points else error
+            tone = "good" if abs(error) <= good else "fair" if abs(error) <= fair else "bad"
             side = "too high" if error > 0 else "too low"
-            text = f"{abs(error):.1%} {side}" if abs(error) >= 0.0005 else "exact"
+            size = words.show(abs(error), "points") if points else f"{abs(error):.1%}"
+            text = f"{size} {side}" if abs(error) >= 0.0005 else "exact"
         table.append({
             "name": words.label(pair.name), "predicted": words.show(pair.predicted, pair.unit),
             "measured": words.show(pair.measured, pair.unit),
             "interval": _interval(pair.low, pair.high, pair.unit), "error": text, "tone": tone,
             "how": pair.how, "width": min(abs(error or 0), 1) * 100,
         })  # fmt: skip
-    errors = sorted(abs(p.error) for p in life.pairs if p.error is not None and p.subject == "run")
+    errors = sorted(
+        abs(p.error)
+        for p in life.pairs
+        if p.error is not None and p.subject == "run" and p.unit != "share"
+    )
     intro = "Nothing was predicted and measured both."
     if errors:
         middle = (errors[(len(errors) - 1) // 2] + errors[len(errors) // 2]) / 2
@@ -177,8 +185,9 @@ def quality(life: Life) -> View | None:
         "intro": f"{words.many(missed, 'wrong answer')} on {words.many(total, 'unseen row')}.",
         "map": Markup(charts.heat_map("Confusion matrix", matrix, named)),
         "confusions": [
-            {"truth": named[i], "answer": named[j] if j < len(named) else j, "count": value,
-             "share": _percent(value / sum(matrix[i]))} for value, i, j in wrong[:6]
+            {"truth": named[i], "answer": named[j] if j < len(named) else j,
+             "count": f"{value:,.0f}", "share": _percent(value / sum(matrix[i]))}
+            for value, i, j in wrong[:6]
         ],
         "mistakes": pictures,
     }  # fmt: skip
@@ -228,9 +237,9 @@ def parity(life: Life) -> View | None:
             if not error:
                 room = "bit for bit equal"
             elif error <= limit:
-                room = f"{limit / error:.2g} times below the tolerance"
+                room = f"{words.digits(limit / error)} times below the tolerance"
             else:
-                room = f"{error / limit:.2g} times the tolerance"
+                room = f"{words.digits(error / limit)} times the tolerance"
         hops.append({
             "name": hop.get("name", ""), "passed": hop.get("passed") is True,
             "error": words.show(error, ""), "tolerance": words.show(limit, ""), "room": room,

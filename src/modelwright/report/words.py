@@ -16,6 +16,7 @@ LABELS = {
     "backward_flops": "FLOPs, backward",
     "memory_bytes": "memory while training",
     "epoch_s": "time per epoch",
+    "valid_accuracy": "accuracy on valid, forecast by the race",
 }
 GOAL_UNITS = {"accuracy": "share", "accuracy_drop": "points", "size_mb": "mb"}
 NONE = "–"
@@ -34,10 +35,10 @@ def label(name: str) -> str:
 def digits(value: float) -> str:
     """Three digits, without an exponent where people can do without.
 
-    >>> digits(0.02), digits(1234.5), digits(98.34), digits(0.0000021), digits(0)
-    ('0.02', '1,234', '98.3', '2.1e-6', '0')
+    >>> digits(0.02), digits(1234.5), digits(98.34), digits(0.0000021), digits(999.9)
+    ('0.02', '1,234', '98.3', '2.1e-6', '1,000')
     """
-    if abs(value) >= 1000:
+    if abs(value) >= 999.5:
         return f"{value:,.0f}"
     if value and abs(value) < 1e-3:
         mantissa, exponent = f"{value:.1e}".split("e")
@@ -126,7 +127,9 @@ def gap_text(name: str, bound: str, measured: float | None) -> str:
         return ""
     times = measured / value
     return (
-        f"{times:.3g} times the bound" if times >= 2 else f"{100 * (times - 1):.3g}% over the bound"
+        f"{digits(times)} times the bound"
+        if times >= 2
+        else f"{100 * (times - 1):.3g}% over the bound"
     )
 
 

@@ -198,7 +198,7 @@ async def infer(request: Request) -> Response:
 
 
 async def page_model(request: Request) -> Response:
-    """GET /page/model: what the page shows about the model."""
+    """GET /page/model.json: what the page shows about the model."""
     return _json(_served(request).page)
 
 

@@ -7,6 +7,7 @@ the grace, exit code 0.
 
 import asyncio
 import contextlib
+import gc
 import json
 import re
 import signal
@@ -35,9 +36,15 @@ except ImportError as error:
 class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is untyped here
     """uvicorn that drains the batcher first and ends with exit code 0 after a signal."""
 
-    def __init__(self, config: Any, served: Served, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        config: Any,
+        served: Served,
+        listener: socket.socket,
+        announce: Callable[[str, str], None] | None,
+    ) -> None:
         super().__init__(config)
-        self.served, self._listener = served, listener
+        self.served, self._listener, self._announce = served, listener, announce
 
     @property
     def url(self) -> str:
@@ -50,10 +57,13 @@ class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is untyped here
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
-        self.announce()
-
-    def announce(self) -> None:
-        """Called once the server answers; `prepare` puts the caller's function here."""
+        # A full collection walks all that was imported, 0.1 s in which nobody is answered: what is
+        # here now stays. In a thread the process is another's, and so is what it collects.
+        if _in_main_thread():
+            gc.collect()
+            gc.freeze()
+        if self._announce is not None:
+            self._announce(self.url, self.served.name)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         draining = asyncio.create_task(self.served.batcher.drain(self.served.limits.grace_s))
@@ -63,7 +73,7 @@ class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is untyped here
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """As uvicorn, but a handled signal is not raised again, so the process ends with 0."""
-        if threading.current_thread() is not threading.main_thread():
+        if not _in_main_thread():
             yield
             return
         handled = (signal.SIGINT, signal.SIGTERM)
@@ -75,35 +85,16 @@ class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is untyped here
                 signal.signal(name, handler)
 
 
-def serve(
-    folder: Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    threads: int | None = None,
-    api_key: str | None = None,
-    name: str | None = None,
-    limits: Limits | None = None,
-    announce: Callable[[str, str], None] | None = None,
-) -> None:
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def serve(folder: Path, **options: Any) -> None:
     """Answer requests for the model in `folder` until SIGTERM or Ctrl-C; then drain and return.
 
-    Args:
-        port: 0 for any free one.
-        threads: of the runtime; as in the artifact's target when None.
-        api_key: needed for a host beyond loopback.
-        name: the model's name in addresses; family-size when None.
-        announce: called with the address and the model's name once the server answers.
-    Raises: IntegrityError before anything is loaded if a byte of the folder differs; ConfigError
-        for a wrong folder, host, port or key; MissingExtra.
+    Options and errors as in `prepare`.
     """
-    server = prepare(
-        folder, host=host, port=port, threads=threads, api_key=api_key, name=name, limits=limits
-    )
-    if announce is not None:
-        tell = announce
-        server.announce = lambda: tell(server.url, server.served.name)  # type: ignore[method-assign]
-    server.run()
+    prepare(folder, **options).run()
 
 
 def prepare(
@@ -115,8 +106,19 @@ def prepare(
     api_key: str | None = None,
     name: str | None = None,
     limits: Limits | None = None,
+    announce: Callable[[str, str], None] | None = None,
 ) -> Server:
-    """A server that listens and has its model loaded, not yet running; arguments as in `serve`."""
+    """A server that listens and has its model loaded, not yet running.
+
+    Args:
+        port: 0 for any free one.
+        threads: of the runtime; as in the artifact's target when None.
+        api_key: needed for a host beyond loopback.
+        name: the model's name in addresses; family-size when None.
+        announce: called with the address and the model's name once the server answers.
+    Raises: IntegrityError before anything is loaded if a byte of the folder differs; ConfigError
+        for a wrong folder, host, port or key; MissingExtra.
+    """
     limits = limits or Limits()
     access = Access(host, api_key)
     artifact = open_artifact(folder, kinds=("deploy", "onnx"))
@@ -136,7 +138,7 @@ def prepare(
         timeout_keep_alive=limits.keep_alive_s,
         timeout_graceful_shutdown=limits.grace_s + 1,  # the batcher gives up first, with a 503
     )
-    return Server(config, served, listener)
+    return Server(config, served, listener, announce)
 
 
 def _open(artifact: Artifact, threads: int | None, name: str | None, limits: Limits) -> Served:
