@@ -4,6 +4,8 @@ Instruction sets are read from /proc/cpuinfo where there is one; elsewhere they 
 said to be.
 """
 
+import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -30,6 +32,24 @@ INSTRUCTION_SETS = {
     "amx_int8": "AMX-INT8",
     "asimddp": "ARM dot product",
 }
+
+
+# glibc's mallopt: what to set, and to what
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees for the next step, instead of giving it back each time.
+
+    Otherwise every large tensor is fresh memory from the system, page by page: LSTM steps took
+    half as long again to twice as long, and varied from process to process (docs/experiments.md).
+    Nothing happens where the C library is not glibc.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_TOP_PAD, 64 * 2**20)
 
 
 BUSY_SPREAD = 1.5  # median over minimum; on a quiet machine it is below 1.2

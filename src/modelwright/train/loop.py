@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.files import storage
+from modelwright.core.hardware import keep_freed_memory
 from modelwright.core.progress import Beat, say, show
 from modelwright.core.recipe import Augment, Train
 from modelwright.core.units import format_bytes, format_seconds
@@ -122,6 +123,7 @@ class Trainer:
         *,
         metrics: Path | None = None,
     ) -> None:
+        keep_freed_memory()
         self.settings, self.budget, self.folder, self.metrics = settings, budget, folder, metrics
         self.task, self.valid = task, valid
         self.loader = Loader(
