@@ -50,9 +50,12 @@ def measure(family: str, size: str, steps: int) -> dict[str, tuple[float, float]
 
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (ROWS, *SHAPE), dtype=np.uint8)
-    rows = Rows(images, np.arange(ROWS, dtype=np.int64) % CLASSES, [""] * ROWS)
+    rows = Rows({"image": images}, np.arange(ROWS, dtype=np.int64) % CLASSES, [""] * ROWS)
     valid = rows.take(np.arange(256))
-    spec = ModelSpec(family, size, SHAPE, CLASSES, (127.5,), (73.9,))
+    spec = ModelSpec(
+        family, size, {"kind": "image", "shape": SHAPE, "mean": [127.5], "std": [73.9]},
+        {"kind": "classes", "num_classes": CLASSES},
+    )  # fmt: skip
     budget = Budget(steps=steps)
     settings = fill_in(Train(batch_size=BATCH), family, "32-true", budget)
 
@@ -67,14 +70,14 @@ def measure(family: str, size: str, steps: int) -> dict[str, tuple[float, float]
     reset_peak_memory()
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
-            fresh_model(spec, 0), TASKS["image-classification"], rows, valid, CLASSES,
-            settings, budget, Path(folder) / "checkpoints",
+            fresh_model(spec, 0), spec, TASKS["image-classification"], rows, valid, settings,
+            budget, Path(folder) / "checkpoints",
         )  # fmt: skip
         (Path(folder) / "checkpoints").mkdir()
         trainer.run()
         peak = peak_memory_bytes()
         graph = Path(folder) / "model.onnx"
-        signature = export_onnx(trainer.averaged, graph, input_shape=SHAPE, num_classes=CLASSES)
+        signature = export_onnx(trainer.averaged, graph, spec)
         session = OnnxSession(graph, signature, Target().threads)
         latency = measure_latency(session, {"image": images[:1]}, max_seconds=2.0)
         size_bytes = graph.stat().st_size

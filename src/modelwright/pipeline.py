@@ -120,8 +120,7 @@ def verify(run: Run) -> dict[str, Any]:
             expected="the entries of the graph that was chosen, and its certificate",
             repair="take the folder again from the run that made it",
         )
-    images, targets = parity_rows(run)
-    report = parity.parity_report(prove(trained, base, deploy, images, targets, recipe))
+    report = parity.parity_report(prove(trained, base, deploy, parity_rows(run), recipe))
     parity.require(report)
     return report
 

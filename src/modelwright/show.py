@@ -1,11 +1,13 @@
 """What commands found, as tables and sentences for a person at a terminal."""
 
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from modelwright.core.units import format_bytes, format_count, format_seconds
 
@@ -21,7 +23,7 @@ def result(found: Found) -> None:
         for name, goal in goals.items():
             table.add_row(
                 name, goal["bound"], _value(goal["measured"]),
-                _interval(goal.get("low"), goal.get("high")),
+                "exact" if name == "size_mb" else _interval(goal.get("low"), goal.get("high")),
                 "[green]met[/]" if goal["met"] else "[red]missed[/]",
             )  # fmt: skip
         console.print(table)
@@ -75,7 +77,8 @@ def stages(found: Found) -> None:
 def init(found: Found) -> None:
     """The recipe that was written, and what was seen in the data."""
     rows = ", ".join(f"{part} {count:,}" for part, count in found["rows"].items())
-    console.print(f"{found['recipe']} written: {len(found['labels'])} classes; rows: {rows}")
+    classes = f"{len(found['labels'])} classes; " if found["labels"] else ""
+    console.print(f"{found['recipe']} written: {classes}rows: {rows}")
     for finding in found["findings"]:
         blocks = "stops a run unless waived" if finding["blocking"] else "noted"
         console.print(f"  {finding['check']}: {finding['text']} ({blocks})")
@@ -83,22 +86,62 @@ def init(found: Found) -> None:
 
 
 def evaluate(found: Found) -> None:
-    """Accuracy and its interval."""
+    """The task's metric and its interval."""
+    metric = found["metric"]
     console.print(
-        f"accuracy {found['accuracy']:.4f}  (95 % interval {found['low']:.4f} to "
+        f"{metric} {found[metric]:.4f}  (95 % interval {found['low']:.4f} to "
         f"{found['high']:.4f})  on {found['rows']:,} {found['part']} rows"
     )
 
 
 def predict(found: Found) -> None:
-    """Answers, one a line."""
+    """Answers, one a line; a tagged text as it is, with its spans; of a forecast a table."""
     table = _table("file", "answer", "probability", "next")
     for one in found["answers"]:
+        if isinstance(one["answer"], dict):
+            _forecast(one["file"], one["answer"])
+            continue
+        if "tags" in one:
+            console.print(_marked(one), soft_wrap=True)
+            continue
         best, *rest = one["probabilities"]
         others = ", ".join(f"{two['label']} {two['probability']:.1%}" for two in rest[:2])
-        table.add_row(one["file"], one["answer"], f"{best['probability']:.1%}", others)
-    if found["answers"]:
+        cells = (one["file"], one["answer"], f"{best['probability']:.1%}", others)
+        table.add_row(*map(Text, cells))  # nobody's text is taken for markup
+    if table.row_count:
         console.print(table)
+
+
+COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red")
+
+
+def _marked(one: Found) -> Text:
+    """A tagged text: each span in the colour of its kind, with the kind behind it."""
+    words = [tag["text"] for tag in one["tags"]]
+    joint = "" if all(len(word) == 1 for word in words) else " "
+    parts: list[Text] = []
+    place = 0
+    for span in one["answer"]:
+        color = COLORS[zlib.crc32(span["kind"].encode()) % len(COLORS)]  # the same in every call
+        parts += map(Text, words[place : span["start"]])
+        parts.append(Text.assemble((span["text"], f"bold {color}"), (f"[{span['kind']}]", color)))
+        place = span["end"]
+    return Text(joint).join([*parts, *map(Text, words[place:])])
+
+
+STEPS_SHOWN, SERIES_SHOWN = 4, 20
+
+
+def _forecast(name: str, series: dict[str, list[float]]) -> None:
+    """The first steps and the last of each series."""
+    number = len(next(iter(series.values())))
+    steps = [*range(min(STEPS_SHOWN, number)), *range(max(STEPS_SHOWN, number - 1), number)]
+    table = _table("series", *(f"+{step + 1}" for step in steps), title=name)
+    for own in list(series)[:SERIES_SHOWN]:
+        table.add_row(own, *(_value(series[own][step]) for step in steps))
+    console.print(table)
+    if number > len(steps) or len(series) > SERIES_SHOWN:
+        console.print(f"{number:,} steps of {len(series):,} series; --json gives all of them")
 
 
 def verify(found: Found) -> None:
@@ -106,22 +149,20 @@ def verify(found: Found) -> None:
     table = _table("hop", "rows", "largest error", "same answers", "")
     for hop in found["hops"]:
         error = "" if hop["max_error"] is None else f"{hop['max_error']:.2g}"
-        table.add_row(
-            hop["name"], f"{hop['rows']:,}", error,
-            f"{hop['decisions_equal']:,} of {hop['decisions_total']:,}", "[green]passed[/]",
-        )  # fmt: skip
+        total = hop["decisions_total"]  # none where answers are numbers
+        same = f"{hop['decisions_equal']:,} of {total:,}" if total else ""
+        table.add_row(hop["name"], f"{hop['rows']:,}", error, same, "[green]passed[/]")
     console.print(table)
 
 
 def report(found: Found) -> None:
     """Where the pages are; several runs as a table."""
     if len(found["runs"]) > 1:
-        table = _table("run", "verdict", "accuracy", "size MB", "p99 ms", "minutes")
+        names = list(dict.fromkeys(one["metric"] for one in found["runs"] if one["metric"]))
+        table = _table("run", "verdict", *names, "size MB", "p99 ms", "minutes")
         for one in found["runs"]:
-            table.add_row(
-                one["run"], one["verdict"],
-                *(_value(one[key]) for key in ("accuracy", "size_mb", "latency_p99_ms", "minutes")),
-            )  # fmt: skip
+            keys = (*names, "size_mb", "latency_p99_ms", "minutes")
+            table.add_row(one["run"], one["verdict"], *(_value(one.get(key)) for key in keys))
         console.print(table)
     for page in found["reports"]:
         console.print(page)
@@ -174,6 +215,4 @@ def _value(value: float | None) -> str:
 def _interval(low: float | None, high: float | None) -> str:
     if low is None and high is None:
         return ""
-    if low == high:
-        return "exact"
     return f"{_value(low) or '…'} to {_value(high) or '…'}"

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from modelwright.compress import certify as certifying
-from modelwright.compress.search import Search
+from modelwright.compress.search import MOST_FLIPPED, Search
 from modelwright.core.artifact import Artifact, open_artifact, write
 from modelwright.core.errors import Infeasible, IntegrityError
 from modelwright.core.files import write_json
+from modelwright.core.goals import METRICS
 from modelwright.core.hardware import this_machine
 from modelwright.core.progress import say
 from modelwright.core.recipe import Recipe
@@ -25,7 +26,7 @@ from modelwright.core.run import Number, Run
 from modelwright.core.units import format_seconds
 from modelwright.data import catalog as data_catalog
 from modelwright.data import checks
-from modelwright.data.rows import load_part, save
+from modelwright.data.rows import Dataset, Rows, joined, load_files, load_part, save
 from modelwright.export import locate, parity
 from modelwright.models.catalog import ModelSpec
 from modelwright.plan import choose
@@ -44,22 +45,25 @@ from modelwright.train.loop import (
 from modelwright.train.save import write_trained
 
 PARITY_ROWS = 2000  # real rows from valid and train; all there are where there are fewer
-# Share of rows whose answer int8 may change, and of accuracy it may lose, before it counts as a
-# fault; whether the loss is acceptable is the goals' business.
-INT8_FLIPS = 0.05
 
 
 def gate(run: Run, recipe: Recipe) -> dict[str, Any]:
     """Load the data, examine it, stop on what blocks."""
     folder = run.stage_folder("gate")
     folder.mkdir(exist_ok=True)
-    data, report = checks.check(data_catalog.load(recipe.data), recipe.data)
+    data, report = checks.check(load(recipe), recipe.data)
     write_json(folder / "data.json", report)
     for finding in report["findings"]:
         say(f"gate: {finding['text']}" + (" (waived)" if finding["waived"] else ""))
     checks.refuse(report)
     save(data, folder)
     return {"rows": report["rows"], "findings": len(report["findings"])}
+
+
+def load(recipe: Recipe) -> Dataset:
+    """The data of a recipe, as its task takes it."""
+    task = TASKS[recipe.task]
+    return data_catalog.load(recipe.data, task.inputs, task.outputs)
 
 
 def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
@@ -101,9 +105,10 @@ def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
         result["candidates"] = [candidate.to_json() for candidate in candidates]
         write_json(folder / "plan.json", result)
     if winner.rounds:
-        forecast = Number(winner.expected_accuracy, "share", "predicted",
+        metric = METRICS[TASKS[recipe.task].metric]
+        forecast = Number(winner.expected, metric.unit, "predicted",
                           "race curve as a power law", this_machine().name)  # fmt: skip
-        run.figure("plan", winner.spec.name, "valid_accuracy", forecast)
+        run.figure("plan", winner.spec.name, f"valid_{metric.name}", forecast)
     run.write("plan", "decision", text=f"{winner.spec.name}: {winner.reason}")
     run.write("plan", "decision", text=f"{winner.precision}: {winner.precision_reason}")
     say(f"plan: {winner.spec.name} in {winner.precision} – {winner.reason}")
@@ -134,8 +139,8 @@ def train(run: Run, recipe: Recipe) -> dict[str, Any]:
     )
     reset_peak_memory()
     trainer = Trainer(
-        fresh_model(spec, settings.seed), TASKS[recipe.task], train_rows, valid_rows,
-        spec.num_classes, settings, budget, checkpoints, metrics=folder / "metrics.jsonl",
+        fresh_model(spec, settings.seed), spec, TASKS[recipe.task], train_rows, valid_rows,
+        settings, budget, checkpoints, metrics=folder / "metrics.jsonl",
     )  # fmt: skip
     announce(trainer, "train")
     before_step, before = trainer.step, trainer.elapsed
@@ -143,18 +148,21 @@ def train(run: Run, recipe: Recipe) -> dict[str, Any]:
     loop_seconds = trainer.elapsed - before
     found = trainer.finish()
     _record_training(run, spec.name, trainer, trainer.step - before_step, loop_seconds)
-    accuracy = Number(found["valid_accuracy"], "share", "measured", "valid rows, trained model",
+    metric = METRICS[TASKS[recipe.task].metric]
+    name = f"valid_{metric.name}"
+    quality = Number(found[name], metric.unit, "measured", "valid rows, trained model",
                       this_machine().name)  # fmt: skip
-    run.figure("train", spec.name, "valid_accuracy", accuracy)
+    run.figure("train", spec.name, name, quality)
     data = read(parts / "data.json")
     model_folder = folder / "model"
     artifact = write_trained(
-        model_folder, trainer.averaged, spec, _manifest_fields(recipe, data, spec)
-    )
+        model_folder, trainer.averaged, spec, _manifest_fields(recipe, data),
+        load_files(parts, data["files"]),
+    )  # fmt: skip
     raced = f", of which {format_seconds(raced_s)} in the race" if raced_s else ""
     say(
         f"train: {trainer.step:,} steps in {format_seconds(trainer.elapsed)}{raced}, "
-        f"accuracy {found['valid_accuracy']:.4f} on valid"
+        f"{metric.name} {found[name]:.4f} on valid"
     )
     return {
         "steps": trainer.step,
@@ -199,15 +207,15 @@ def export(run: Run, recipe: Recipe) -> dict[str, Any]:
     """Prove that what ships is what was trained, hop by hop; only then write it."""
     folder = run.stage_folder("export")
     chosen, base, trained = chain(run)
-    images, targets = parity_rows(run)
-    hops = prove(trained, base, chosen, images, targets, recipe)
+    rows = parity_rows(run)
+    hops = prove(trained, base, chosen, rows, recipe)
     report = parity.parity_report(hops)
     folder.mkdir(exist_ok=True)
     write_json(folder / "parity.json", report)
     for hop in hops:
         say(f"export: {hop['name']}: {'equal' if hop['passed'] else 'NOT equal'}")
     parity.require(report)
-    return {"passed": True, "rows": len(images)}
+    return {"passed": True, "rows": len(rows)}
 
 
 def certify(run: Run, recipe: Recipe) -> dict[str, Any]:
@@ -248,8 +256,9 @@ def certify(run: Run, recipe: Recipe) -> dict[str, Any]:
     kept = ("task", "labels", "preprocess", "model", "target")
     write(
         run.folder / "deploy", "deploy", model_file="model.onnx", fill=fill,
-        signature=chosen.signature, parent=chosen.digest, run=run.folder.name,
-        measured={"size_mb": certificate["size_mb"], "accuracy": certificate["accuracy"]},
+        signature=chosen.signature, extras=chosen.extras, parent=chosen.digest,
+        run=run.folder.name,
+        measured={name: certificate[name] for name in ("size_mb", certificate["metric"])},
         **{name: chosen.manifest[name] for name in kept},
     )  # fmt: skip
     return {"verdict": certificate["verdict"]}
@@ -269,18 +278,18 @@ def prove(
     trained: Artifact,
     base: Artifact,
     chosen: Artifact,
-    images: np.ndarray,
-    targets: np.ndarray,
+    rows: Rows,
     recipe: Recipe,
 ) -> list[dict[str, Any]]:
     """Every hop from the trained model to the graph that ships, judged on real rows."""
-    threads = recipe.target.threads
+    threads, task = recipe.target.threads, TASKS[recipe.task]
+    spec = ModelSpec.from_json(base.manifest["model"])
     float_graph = base.file("model.onnx")
     hops = [
         parity.check_hop(
             "trained → onnx", open_session(trained, threads=this_machine().cores),
-            open_session(base, threads=threads), images, targets=targets,
-            locate=locate.against_model(load_model(trained), float_graph),
+            open_session(base, threads=threads), rows, spec, task,
+            locate=locate.against_model(load_model(trained), float_graph, spec),
         )
     ]  # fmt: skip
     if chosen.manifest["files"]["model.onnx"] != base.manifest["files"]["model.onnx"]:
@@ -288,11 +297,11 @@ def prove(
         hops += [
             parity.check_hop(
                 "onnx → int8", open_session(base, threads=threads),
-                open_session(chosen, threads=threads), images, targets=targets, tolerance=None,
-                decision_tolerance=INT8_FLIPS, metric_tolerance=INT8_FLIPS,
+                open_session(chosen, threads=threads), rows, spec, task, tolerance=None,
+                decision_tolerance=MOST_FLIPPED, metric_tolerance=MOST_FLIPPED,
                 locate=locate.against_graph(float_graph, graph),
             ),
-            parity.check_kernels(graph, images, targets=targets, threads=threads),
+            parity.check_kernels(graph, rows, spec, task, threads=threads),
         ]  # fmt: skip
     return hops
 
@@ -309,25 +318,25 @@ def chain(run: Run) -> tuple[Artifact, Artifact, Artifact]:
     return chosen, base, trained
 
 
-def parity_rows(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Real rows that are not test rows: valid first, then train."""
-    parts = [load_part(run.stage_folder("gate"), part) for part in ("valid", "train")]
-    images = np.concatenate([part.images[:PARITY_ROWS] for part in parts])[:PARITY_ROWS]
-    targets = np.concatenate([part.targets[:PARITY_ROWS] for part in parts])[:PARITY_ROWS]
-    return images, targets
+def parity_rows(run: Run) -> Rows:
+    """Real rows that are not test rows: evenly from valid, then from train."""
+    valid = load_part(run.stage_folder("gate"), "valid")
+    if len(valid) >= PARITY_ROWS:
+        return valid.take(np.linspace(0, len(valid) - 1, PARITY_ROWS).astype(np.int64))
+    train = load_part(run.stage_folder("gate"), "train")
+    number = min(PARITY_ROWS - len(valid), len(train))
+    return joined(valid, train.take(np.linspace(0, len(train) - 1, number).astype(np.int64)))
 
 
-def _manifest_fields(recipe: Recipe, data: dict[str, Any], spec: ModelSpec) -> dict[str, Any]:
-    channels, height, width = spec.input_shape
+def _manifest_fields(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
+    kind = data_catalog.KINDS[data["inputs"]["kind"]]
+    series = data["inputs"]["channels"] if data["inputs"]["kind"] == "series" else []
     return {
         "task": recipe.task,
-        "labels": data["labels"],
-        "preprocess": {
-            "channels": channels, "height": height, "width": width, "resize": "bilinear",
-            "in_graph": "subtract mean, divide by std, per channel, on the 0–255 scale",
-        },
+        "labels": data["labels"] or series,
+        "preprocess": {**kind.preprocess(data["inputs"]), "files": data["files"]},
         "target": recipe.target.model_dump(),
-    }  # fmt: skip
+    }
 
 
 def _write_infeasible(
@@ -388,7 +397,7 @@ def _record_certificate(run: Run, certificate: dict[str, Any]) -> None:
     machine = this_machine().name
     rows = f"{certificate['rows']:,} test rows"
     for name, goal in certificate["goals"].items():
-        how = rows if name.startswith("accuracy") else "target runtime"
+        how = rows if name.startswith(certificate["metric"]) else "target runtime"
         number = Number(
             goal["measured"], goal["unit"], "measured", how, machine, goal["low"], goal["high"]
         )

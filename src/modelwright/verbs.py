@@ -6,7 +6,7 @@ Each gives a plain dict, the same that `--json` prints (docs/reference/commands.
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from modelwright.data import catalog as data_catalog
 from modelwright.data import checks
 from modelwright.data.rows import load_part
 from modelwright.plan import choose
-from modelwright.stages import STEPS
+from modelwright.stages import STEPS, load
 
 RUNS = Path("runs")
 Overrides = Mapping[str, Any]
@@ -86,7 +86,7 @@ def plan(source: str | Path, overrides: Overrides | None = None) -> dict[str, An
     Returns: "fits" and "candidates", rows as in plan.json.
     """
     recipe = _recipe(Path(source), overrides)
-    data, report = checks.check(data_catalog.load(recipe.data), recipe.data)
+    data, report = checks.check(load(recipe), recipe.data)
     checks.refuse(report)
     del data
     candidates = choose.predict(recipe, report)
@@ -110,50 +110,56 @@ def stages(source: str | Path, overrides: Overrides | None = None) -> dict[str, 
 
 
 def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
-    """Accuracy of a model folder, with its 95 % interval, on a part of its run's data.
+    """A model folder's metric, with its 95 % interval, on a part of its run's data.
 
     Args:
         part: "valid" or "test"; looking at test again and again makes it a part one chose by.
     """
     from modelwright.measure.quality import evaluate as judge
     from modelwright.runtime.catalog import open_session
+    from modelwright.tasks.catalog import TASKS
 
     artifact = open_artifact(_model_folder(Path(folder)))
     rows = load_part(pipeline.run_of(artifact.folder).stage_folder("gate"), part)
     session = open_session(artifact, threads=this_machine().cores)
-    quality = judge(session, rows.images, rows.targets, len(artifact.labels))
+    task = TASKS[artifact.manifest["task"]]
+    quality = judge(session, rows, task, artifact.labels)
+    confusion = {"confusion": quality.confusion.tolist()} if task.outputs == "classes" else {}
     return {
         "artifact": str(artifact.folder), "part": part, "rows": quality.rows,
-        "accuracy": quality.accuracy, "low": quality.low, "high": quality.high,
-        "confusion": quality.confusion.tolist(),
+        "metric": quality.metric, **quality.values, "low": quality.low, "high": quality.high,
+        **confusion,
     }  # fmt: skip
 
 
 def predict(folder: str | Path, inputs: Sequence[str | Path]) -> dict[str, Any]:
-    """Answers of a model folder for image files, or for every image in a folder.
+    """Answers of a model folder for files, for every file in a folder, or for texts.
 
-    Returns: "answers", each with file, answer and probabilities, most likely first; "failed", the
-        files that cannot be read as images, each with file and reason.
+    Args:
+        inputs: paths; where the model takes text, a text itself, or a file with one on each line.
+    Returns: "answers", each with its file or text, the answer, and what belongs to it by task,
+        such as probabilities, most likely first; "failed", what cannot be read, with the reason.
     """
-    from modelwright.data.image import decode
     from modelwright.runtime.catalog import open_session
     from modelwright.tasks.catalog import TASKS
 
     artifact = open_artifact(_model_folder(Path(folder)))
-    shape = artifact.manifest["preprocess"]
+    described = artifact.manifest["model"]["inputs"]
+    kind = data_catalog.KINDS[described["kind"]]
+    logic, files = TASKS[artifact.manifest["task"]].logic, artifact.extras
     session = open_session(artifact)
     answers, failed = [], []
-    for file in _image_files(inputs):
+    for name, content in _items(inputs, kind):
         try:
-            content = file.read_bytes()
-            image = decode(content, shape["channels"], shape["height"], shape["width"])
+            own = content if isinstance(content, bytes) else content.read_bytes()
+            outputs = session(kind.read_input(own, described, files))
         except (OSError, DataError) as error:
             reason = error.what if isinstance(error, DataError) else error.strerror
-            failed.append({"file": str(file), "reason": reason})
+            failed.append({"file": name, "reason": reason})
             continue
-        probabilities = session({"image": image[None]})["probabilities"][0]
-        answer = TASKS[artifact.manifest["task"]].answer(probabilities, artifact.labels)
-        answers.append({"file": str(file), **answer})
+        row = {key: value[0] for key, value in outputs.items()}
+        answer = logic.answer(row, artifact.labels, kind.tokens(own, described))
+        answers.append({"file": name, **answer})
     return {"artifact": str(artifact.folder), "answers": answers, "failed": failed}
 
 
@@ -231,9 +237,20 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
 
     Raises: ConfigError if the file is there already.
     """
+    from modelwright.tasks.catalog import TASKS
+
     section = Data(source=source)
-    data, report = checks.check(data_catalog.load(section), section)
-    shape, rows = report["shape"], report["rows"]
+    found = data_catalog.recognise(section)
+    task = next(
+        name for name, one in TASKS.items()
+        if one.inputs == found.kind and one.outputs in found.answers
+    )  # fmt: skip
+    if found.kind == "series":
+        section = Data(source=source, horizon=STARTER_HORIZON)
+    data, report = checks.check(
+        data_catalog.load(section, found.kind, TASKS[task].outputs), section
+    )
+    shape, rows = report["inputs"].get("shape"), report["rows"]
     stem = "".join(c if c.isalnum() else "-" for c in Path(source).name).strip("-") or "recipe"
     path = Path(to) if to is not None else Path(f"{stem.lower()}.yaml")
     if path.exists():
@@ -243,9 +260,11 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
     text = STARTER.format(
         source=source,
         quoted=json.dumps(source, ensure_ascii=False),
+        task=task,
+        own=OWN_KEYS.get(found.kind, ""),
         rows=sum(rows.values()),
-        classes=len(data.labels),
-        shape=" x ".join(str(size) for size in shape),
+        what=_described(report),
+        goal=GOALS[TASKS[task].metric],
         minutes=1 if rows["train"] < 5000 else 5,
         file=path,
     )
@@ -258,17 +277,17 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
 STARTER = """\
 # Written by: modelwright init {source}
 # Check it with: modelwright plan {file}      then: modelwright run {file}
-task: image-classification
+task: {task}
 data:
-  # {rows:,} images of {shape} (channels x height x width) in {classes} classes
+  # {rows:,} {what}
   source: {quoted}
-  # valid: 0.1                # share of train held out to choose by
+{own}  # valid: 0.1                # share of train held out to choose by
   # test: 0.2                 # share held out to judge by, where the data brings no test part
 budget:
   train_minutes: {minutes}
   # memory_gb: 4
 goals:                        # judged on the test part and the target runtime
-  accuracy: ">= 0.9"          # edit: what you need; or "drop <= 0.5 pt" against the uncompressed
+{goal}
   latency_p99_ms: "<= 5"
   size_mb: "<= 5"
 target: {{runtime: onnxruntime, device: cpu, threads: 1, batch_size: 1}}
@@ -278,6 +297,32 @@ train:
   # augment: [{{flip: horizontal}}, {{crop: 2}}]   # only what leaves the label true
 compress: auto                # or none, or a list such as [{{prune: {{ratio: 0.25}}}}, quantize]
 """
+
+STARTER_HORIZON = 24
+OWN_KEYS = {
+    "series": f"  horizon: {STARTER_HORIZON:<19}# edit: steps to forecast\n"
+    "  # window: 336               # steps looked back at\n",
+}
+
+
+GOALS = {
+    "accuracy": '  accuracy: ">= 0.9"          # edit: what you need; or "drop <= 0.5 pt" against '
+    "the uncompressed",
+    "f1": '  f1: ">= 0.9"                # edit: what you need; or "drop <= 0.5 pt"',
+    "mse": '  mse: "<= 0.5"               # edit: in units of each series\' variance on train',
+}
+
+
+def _described(report: Mapping[str, Any]) -> str:
+    """What the rows are, in a few words."""
+    inputs, labels = report["inputs"], report["labels"]
+    if inputs["kind"] == "image":
+        shape = " x ".join(str(size) for size in inputs["shape"])
+        what = f"images of {shape} (channels x height x width)"
+    else:
+        kinds = {"text": "texts", "audio": "recordings", "series": "windows"}
+        what = kinds.get(inputs["kind"], "rows")
+    return what + (f" in {len(labels)} classes" if labels else "")
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -323,18 +368,26 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def _image_files(inputs: Sequence[str | Path]) -> list[Path]:
-    files: list[Path] = []
-    for one in map(Path, inputs):
-        if one.is_dir():
-            found = [path for path in sorted(one.rglob("*"))
-                     if path.suffix.lower() in (".png", ".jpg", ".jpeg")]  # fmt: skip
+def _items(
+    inputs: Sequence[str | Path], kind: data_catalog.Kind
+) -> Iterator[tuple[str, Path | bytes]]:
+    """What to answer, by name: files, and texts where the model takes them."""
+    for one in inputs:
+        path = Path(one)
+        if path.is_dir():
+            found = [
+                file for file in sorted(path.rglob("*")) if file.suffix.lower() in kind.suffixes
+            ]
             if not found:
-                raise DataError(f"no PNG or JPEG file in {one}")
-            files += found
+                raise DataError(f"no file {', '.join(kind.suffixes)} in {path}")
+            yield from ((str(file), file) for file in found)
+        elif not kind.lines:
+            yield str(path), path
+        elif path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                yield line, line.encode()
         else:
-            files.append(one)
-    return files
+            yield str(one), str(one).encode()
 
 
 def _version(library: str) -> str | None:

@@ -5,6 +5,8 @@ row and uses it; the second half counts the files that know a row by name.
 """
 
 import ast
+import dataclasses
+import math
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import get_args
@@ -17,15 +19,17 @@ from torch import nn
 from modelwright.compress.calibrate import CALIBRATIONS
 from modelwright.compress.catalog import METHODS
 from modelwright.core import artifact, recipe
+from modelwright.core.goals import METRICS
 from modelwright.core.signature import Signature, TensorSpec
 from modelwright.data import catalog as data_catalog
-from modelwright.data.catalog import SOURCES
+from modelwright.data.catalog import KINDS, SOURCES
 from modelwright.data.rows import PARTS, Rows
 from modelwright.export import catalog as export_catalog
 from modelwright.export.catalog import FORMATS
 from modelwright.models import catalog as models_catalog
 from modelwright.models.catalog import MODELS, Family, Model, ModelSpec, build
-from modelwright.models.heads import ClassHead
+from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize
+from modelwright.models.heads import HEADS, ClassHead
 from modelwright.plan.count import count
 from modelwright.runtime import catalog as runtime_catalog
 from modelwright.runtime.catalog import RUNTIMES
@@ -56,8 +60,8 @@ KNOWN_ELSEWHERE = {
     "TASKS": {PAGE: "the choices of task"},
     "SOURCES": {PAGE: "the choices of data.format"},
 }
-# A row's name that is also an everyday word of the source says nothing when it is found.
-EVERYDAY = {"folder", "percentile"}
+# A row's name that is also an everyday word of the source, or a metric's, says nothing when found.
+EVERYDAY = {"folder", "percentile", "table", "mse"}
 
 
 def strings(file: Path) -> set[str]:
@@ -120,24 +124,46 @@ def test_a_family_is_a_builder_and_a_ladder(name):
 
     assert {FunctionType} == {type(family.build), type(family.groups)}
     assert ["tiny", "small", "base", "large"] == list(family.sizes)
+    assert list(family.sizes) == list(family.sequence_sizes)
     assert len(MODELS) == len({one.build for one in MODELS.values()})
     assert len(MODELS) == len({one.groups for one in MODELS.values()})
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_is_one_module(name):
-    """A row of TASKS names a file with loss, metrics and answer."""
-    assert ModuleType is type(TASKS[name])
-    assert all(callable(getattr(TASKS[name], word)) for word in ("loss", "metrics", "answer"))
+    """A row of TASKS names kinds of both ends and a file with loss, statistics, values, answer."""
+    task = TASKS[name]
+
+    assert ModuleType is type(task.logic)
+    assert task.inputs in EMBEDS and task.inputs in KINDS and task.outputs in HEADS
+    sources = [one for one in SOURCES.values() if one.kind == task.inputs]
+    assert any(task.outputs in one.answers for one in sources)
+    assert task.metric == recipe.QUALITY_OF[name]
+    assert METRICS[task.metric].quality
+    words = ("loss", "statistics", "values", "answer")
+    assert all(callable(getattr(task.logic, word)) for word in words)
 
 
-def _flat(shape, normalize, num_classes, dim):
-    cells = shape[0] * shape[1] * shape[2]
-    embed = nn.Sequential(normalize, nn.Flatten(), nn.Unflatten(1, (1, cells)))
-    return Model(embed, nn.Linear(cells, dim), ClassHead(dim, num_classes))
+class Dense(nn.Linear):
+    """A layer that reads no mask."""
+
+    def forward(self, features, mask):
+        return super().forward(features)
 
 
-SPEC = ModelSpec("flat", "tiny", (1, 4, 4), 3, (100.0,), (50.0,))
+def _flat(inputs, outputs, dim):
+    cells = math.prod(inputs["shape"])
+    embed = ImageEmbed(
+        nn.Sequential(Normalize(inputs["mean"], inputs["std"]), nn.Flatten()),
+        nn.Unflatten(1, (1, cells)),
+    )
+    return Model(embed, Dense(cells, dim), ClassHead(dim, outputs["num_classes"]))
+
+
+SPEC = ModelSpec(
+    "flat", "tiny", {"kind": "image", "shape": [1, 4, 4], "mean": [100.0], "std": [50.0]},
+    {"kind": "classes", "num_classes": 3},
+)  # fmt: skip
 MANIFEST = {"task": "image-classification", "labels": ["a", "b", "c"], "preprocess": {},
             "target": {}}  # fmt: skip
 
@@ -145,13 +171,13 @@ MANIFEST = {"task": "image-classification", "labels": ["a", "b", "c"], "preproce
 @pytest.fixture
 def flat_family(monkeypatch):
     """A new row of MODELS: one linear layer on all pixels."""
-    row = Family(_flat, {"tiny": {"dim": 8}}, {}, lambda model: ([], lambda sizes: {}))
+    row = Family(_flat, {"tiny": {"dim": 8}}, {}, {}, lambda model: ([], lambda sizes: {}))
     monkeypatch.setitem(MODELS, "flat", row)
 
 
 def test_a_family_is_one_row(flat_family, tmp_path):
     """A new row of MODELS is built, counted, saved and answered for without another line."""
-    trained = write_trained(tmp_path / "model", build(SPEC), SPEC, MANIFEST)
+    trained = write_trained(tmp_path / "model", build(SPEC), SPEC, MANIFEST, {})
     session = runtime_catalog.open_session(artifact.open_artifact(trained.folder))
     outputs = session({"image": np.zeros((2, 1, 4, 4), np.uint8)})
 
@@ -164,7 +190,7 @@ def test_a_runtime_is_one_row(flat_family, tmp_path, monkeypatch):
     opened = []
     monkeypatch.setitem(RUNTIMES, "abacus", lambda one, threads: opened.append((one, threads)))
     made = artifact.write(
-        tmp_path / "model", "abacus", model_file="beads", signature=Signature((), ()),
+        tmp_path / "model", "abacus", model_file="beads", signature=Signature((), ()), extras={},
         fill=lambda folder: (folder / "beads").write_bytes(b"1"),
     )  # fmt: skip
     runtime_catalog.open_session(made, threads=3)
@@ -176,15 +202,17 @@ def test_a_format_is_one_row(tmp_path, monkeypatch):
     """A new row of FORMATS writes an artifact of its kind, with the parent and a signature."""
     signature = Signature((TensorSpec("image", "uint8", ("batch", 1, 4, 4)),), ())
 
-    def write_text(model, file, *, input_shape, num_classes):
-        file.write_text(f"{input_shape} {num_classes}")
+    def write_text(model, file, spec):
+        file.write_text(spec.name)
         return signature
 
     monkeypatch.setitem(FORMATS, "text", write_text)
     manifest = {**MANIFEST, "model": SPEC.to_json(), "digest": "of the parent"}
-    made = export_catalog.export(nn.Identity(), manifest, tmp_path / "model", format="text")
+    made = export_catalog.export(
+        nn.Identity(), manifest, tmp_path / "model", extras={}, format="text"
+    )
 
-    assert "(1, 4, 4) 3" == artifact.open_artifact(made.folder).file("model.text").read_text()
+    assert "flat-tiny" == artifact.open_artifact(made.folder).file("model.text").read_text()
     assert "of the parent" == made.manifest["parent"]
     assert signature == made.signature
 
@@ -197,7 +225,8 @@ def test_a_source_is_one_row(tmp_path, monkeypatch):
     safetensors.numpy.save_file({"images": images}, path)
 
     def read(file, section):
-        rows = Rows(safetensors.numpy.load_file(file)["images"], np.arange(40) % 2, [""] * 40)
+        found = safetensors.numpy.load_file(file)["images"]
+        rows = Rows({"image": found}, np.arange(40) % 2, [""] * 40)
         return {"train": rows}, ["even", "odd"], []
 
     row = data_catalog.Source(lambda file: file.suffix == ".tensors", read, "a file *.tensors")
@@ -210,7 +239,7 @@ def test_a_source_is_one_row(tmp_path, monkeypatch):
 
 def test_an_unknown_row_is_named_with_the_nearest():
     """A family that no row has is refused with the name that was probably meant."""
-    spec = ModelSpec("transfromer", "tiny", (1, 8, 8), 3, (0.0,), (1.0,))
+    spec = dataclasses.replace(SPEC, family="transfromer")
     with pytest.raises(Exception, match="did you mean 'transformer'") as caught:
         models_catalog.build(spec)
 

@@ -16,7 +16,9 @@ from modelwright.tasks.catalog import TASKS
 from modelwright.train.loop import Budget, Trainer, fill_in, fresh_model
 
 SHAPE, NUM_CLASSES = (1, 8, 8), 4
-SPEC = ModelSpec("cnn", "tiny", SHAPE, NUM_CLASSES, (90.0,), (60.0,))
+INPUTS = {"kind": "image", "shape": list(SHAPE), "mean": [90.0], "std": [60.0]}
+OUTPUTS = {"kind": "classes", "num_classes": NUM_CLASSES}
+SPEC = ModelSpec("cnn", "tiny", INPUTS, OUTPUTS)
 
 torch.set_num_threads(1)
 
@@ -28,7 +30,7 @@ def rows(number: int, seed: int = 0) -> Rows:
     targets = np.arange(number) % NUM_CLASSES
     for image, target in zip(images, targets, strict=True):
         image[:, 2 * target : 2 * target + 2] += 90
-    return Rows(images, targets, [""] * number)
+    return Rows({"image": images}, targets, [""] * number)
 
 
 def randomised(spec: ModelSpec) -> Model:
@@ -45,6 +47,8 @@ def randomised(spec: ModelSpec) -> Model:
     for name, parameter in model.named_parameters():
         if "bias" in name:
             nn.init.uniform_(parameter, -0.5, 0.5)
+        elif not parameter.any():  # the last layer of a block over sequences starts at zero
+            nn.init.normal_(parameter, std=0.3)
     return model.eval()
 
 
@@ -57,15 +61,13 @@ class Trained:
         )
         (folder / "checkpoints").mkdir()
         trainer = Trainer(
-            fresh_model(SPEC, 0), TASKS["image-classification"], rows(256), rows(64, 1),
-            NUM_CLASSES, settings, Budget(steps=150), folder / "checkpoints",
+            fresh_model(SPEC, 0), SPEC, TASKS["image-classification"], rows(256), rows(64, 1),
+            settings, Budget(steps=150), folder / "checkpoints",
         )  # fmt: skip
         trainer.run()
         self.model = trainer.averaged.eval()
         self.path = folder / "model.onnx"
-        self.signature = export_onnx(
-            self.model, self.path, input_shape=SHAPE, num_classes=NUM_CLASSES
-        )
+        self.signature = export_onnx(self.model, self.path, SPEC)
         self.graph = onnx.load(self.path)
         self.unseen = rows(400, 7)
 

@@ -7,6 +7,7 @@ from onnx import TensorProto, helper
 
 from modelwright.compress import calibrate
 from modelwright.compress.calibrate import CALIBRATIONS, Histogram, observe
+from modelwright.data.rows import Rows
 
 BINS = calibrate.BINS
 
@@ -123,6 +124,10 @@ ROOT = graph_of(
 )  # fmt: skip
 
 
+def rows_of(images):
+    return Rows({"image": images}, np.zeros(len(images), np.int64), [""] * len(images))
+
+
 def images_of(number, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (number, 1, 2, 2), np.uint8)
 
@@ -130,7 +135,7 @@ def images_of(number, seed=0):
 def test_every_value_is_observed():
     """Histograms hold every value between nodes and the output, each row counted once."""
     images = images_of(70)
-    found = observe(ROOT, images)
+    found = observe(ROOT, rows_of(images))
 
     assert {"numbers", "root", "minus"} == set(found)
     assert {4 * 70} == {int(one.counts.sum()) for one in found.values()}
@@ -146,9 +151,9 @@ def test_every_value_is_observed():
 def test_two_batches_equal_one(monkeypatch):
     """Streaming changes nothing: any batch size gives the same histograms."""
     images = images_of(130)
-    streamed = observe(ROOT, images)
+    streamed = observe(ROOT, rows_of(images))
     monkeypatch.setattr(calibrate, "BATCH_ROWS", 1000)
-    whole = observe(ROOT, images)
+    whole = observe(ROOT, rows_of(images))
 
     for name, histogram in whole.items():
         assert (histogram.low, histogram.high) == (streamed[name].low, streamed[name].high)
@@ -169,7 +174,7 @@ def test_rows_stream(monkeypatch):
             return self.session.run(names, batch)
 
     monkeypatch.setattr(calibrate, "inference_session", Watching)
-    observe(ROOT, images_of(1000))
+    observe(ROOT, rows_of(images_of(1000)))
 
     assert calibrate.BATCH_ROWS == max(sizes)
 
@@ -179,14 +184,14 @@ def test_rows_stream(monkeypatch):
 def test_a_constant_value_keeps_a_range(name, value):
     """A tensor that never changes has a range that holds its value, and is no crash."""
     images = np.full((8, 1, 2, 2), value, np.uint8)
-    low, high = CALIBRATIONS[name](observe(ROOT, images)["numbers"])
+    low, high = CALIBRATIONS[name](observe(ROOT, rows_of(images))["numbers"])
 
     assert min(low, 0.0) <= value <= max(high, 0.0) + 1e-3
 
 
 def test_the_trained_graph_is_observed(trained):
     """On the exported net, every product's input and output has a histogram."""
-    found = observe(trained.graph, trained.unseen.images[:100])
+    found = observe(trained.graph, trained.unseen.take(np.arange(100)))
     products = [n for n in trained.graph.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
 
     assert 5 <= len(products)
@@ -198,4 +203,4 @@ def test_ints_are_not_observed():
     graph = graph_of(helper.make_node("Sqrt", ["numbers"], ["root"]), last="root")
     graph.graph.node.append(onnx.helper.make_node("Shape", ["numbers"], ["shape"]))
 
-    assert {"numbers", "root"} == set(observe(graph, images_of(4)))
+    assert {"numbers", "root"} == set(observe(graph, rows_of(images_of(4))))

@@ -5,7 +5,7 @@ import pytest
 
 from modelwright.compress import certify
 from modelwright.compress.certify import infeasible
-from modelwright.core.recipe import parse_goal
+from modelwright.core.goals import parse_goal
 from modelwright.measure.compare import Difference
 from modelwright.measure.quality import Quality, clopper_pearson
 from modelwright.measure.timing import Latency
@@ -104,13 +104,15 @@ def quality_of(correct, number=100):
     answers = np.where(np.arange(number) < correct, targets, (targets + 1) % NUM_CLASSES)
     probabilities = np.full((number, NUM_CLASSES), 0.1, np.float32)
     probabilities[np.arange(number), answers] = 0.5 + np.arange(number) / 1000
+    right = (answers == targets).astype(float)
     return Quality(
-        number, correct / number, *clopper_pearson(correct, number),
-        np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64), probabilities, answers, targets,
+        "accuracy", {"accuracy": correct / number, "loss": 1.0}, *clopper_pearson(correct, number),
+        np.stack([np.ones(number), right, np.ones(number)], 1),
+        {"logits": np.log(probabilities), "probabilities": probabilities}, targets,
     )  # fmt: skip
 
 
-DIFFERENCE = Difference(100, 0.01, -0.01, 0.03, 2, 1, 3, (1, 2, 3))
+DIFFERENCE = Difference(100, 0.01, -0.01, 0.03, 3)
 
 
 def latency_of(p99=1.0, low=0.9, high=1.2):

@@ -7,27 +7,38 @@ import torch
 
 from modelwright.compress.prune import MULTIPLE, prune
 from modelwright.core.errors import NothingChanged
-from modelwright.models.catalog import MODELS, ModelSpec, build, count_params
+from modelwright.models.catalog import MODELS, ModelSpec, build, count_params, examples
 
-from .conftest import NUM_CLASSES, SHAPE, randomised
+from .conftest import INPUTS, NUM_CLASSES, OUTPUTS, randomised
 
-IMAGES = torch.from_numpy(
-    __import__("numpy").random.default_rng(0).integers(0, 256, (32, *SHAPE), "uint8")
-)
+TEXT = {"kind": "text", "vocab_size": 60, "features": 2, "length": 12, "max_length": 40}
+SERIES = {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b", "c"]}
+TAGS = {"kind": "tags", "num_classes": NUM_CLASSES}
+HORIZON = {"kind": "horizon", "horizon": 6, "mean": [0.0] * 3, "std": [1.0] * 3}
 SPECS = {
-    "cnn-tiny": ("cnn", "tiny", {}),
-    "cnn-small": ("cnn", "small", {}),
-    "transformer-tiny": ("transformer", "tiny", {}),
-    "transformer-small": ("transformer", "small", {}),
-    "rnn-tiny": ("rnn", "tiny", {}),
-    "rnn-deep": ("rnn", "tiny", {"num_layers": 2}),
+    "cnn-tiny": ModelSpec("cnn", "tiny", INPUTS, OUTPUTS),
+    "cnn-small": ModelSpec("cnn", "small", INPUTS, OUTPUTS),
+    "cnn-text": ModelSpec("cnn", "small", TEXT, OUTPUTS),
+    "transformer-tiny": ModelSpec("transformer", "tiny", INPUTS, OUTPUTS),
+    "transformer-small": ModelSpec("transformer", "small", INPUTS, OUTPUTS),
+    "transformer-tags": ModelSpec("transformer", "tiny", TEXT, TAGS),
+    "rnn-tiny": ModelSpec("rnn", "tiny", INPUTS, OUTPUTS),
+    "rnn-deep": ModelSpec("rnn", "tiny", INPUTS, OUTPUTS, {"num_layers": 2}),
+    "rnn-text": ModelSpec("rnn", "tiny", TEXT, OUTPUTS, {"num_layers": 2}),
+    "rnn-tags": ModelSpec("rnn", "tiny", TEXT, TAGS),
+    "rnn-next": ModelSpec("rnn", "tiny", TEXT, {"kind": "next", "num_classes": 60}),
+    "rnn-series": ModelSpec("rnn", "tiny", SERIES, HORIZON),
 }
 
 
 @pytest.fixture(params=SPECS)
 def spec(request):
-    family, size, args = SPECS[request.param]
-    return ModelSpec(family, size, SHAPE, NUM_CLASSES, (90.0,), (60.0,), args)
+    return SPECS[request.param]
+
+
+@pytest.fixture
+def inputs(spec):
+    return tuple(examples(spec, 32).values())
 
 
 def plant_dead(model, spec, ratio):
@@ -46,27 +57,27 @@ def plant_dead(model, spec, ratio):
     return groups
 
 
-def test_dead_channels_go_first(spec):
+def test_dead_channels_go_first(spec, inputs):
     """Channels that were zeroed are the ones removed: the outputs stay within 1e-6."""
     model = randomised(spec)
-    alive = model(IMAGES)
+    alive = model(*inputs)
     plant_dead(model, spec, 0.5)
     with torch.inference_mode():
-        wanted = model(IMAGES)
+        wanted = model(*inputs)
         smaller, _ = prune(model, spec, 0.5)
-        found = smaller(IMAGES)
+        found = smaller(*inputs)
 
     assert not torch.allclose(alive, wanted)
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
 
 
-def test_live_channels_matter(spec):
+def test_live_channels_matter(spec, inputs):
     """Without dead channels the outputs change: the removal is real."""
     model = randomised(spec)
     with torch.inference_mode():
         smaller, _ = prune(model, spec, 0.5)
 
-        assert not torch.allclose(model(IMAGES), smaller(IMAGES), atol=1e-3)
+        assert not torch.allclose(model(*inputs), smaller(*inputs), atol=1e-3)
 
 
 def test_parameters_are_those_of_the_groups(spec):
@@ -85,7 +96,7 @@ def test_parameters_are_those_of_the_groups(spec):
     assert count_params(smaller) == sum(torch.Size(shape).numel() for shape in shapes.values())
 
 
-def test_pruned_spec_rebuilds(spec):
+def test_pruned_spec_rebuilds(spec, inputs):
     """The spec survives JSON, and what it builds takes the pruned weights."""
     smaller, smaller_spec = prune(randomised(spec), spec, 0.5)
     read = ModelSpec.from_json(json.loads(json.dumps(smaller_spec.to_json())))
@@ -93,7 +104,7 @@ def test_pruned_spec_rebuilds(spec):
     rebuilt.load_state_dict(smaller.state_dict())
 
     with torch.inference_mode():
-        torch.testing.assert_close(rebuilt(IMAGES), smaller(IMAGES), atol=0, rtol=0)
+        torch.testing.assert_close(rebuilt(*inputs), smaller(*inputs), atol=0, rtol=0)
     assert count_params(smaller) == count_params(rebuilt)
 
 
@@ -136,7 +147,7 @@ def test_kept_channels_come_in_fours(spec, ratio):
 
 def test_nothing_to_remove_is_an_error():
     """Groups that are at the floor already are named as the reason, with the ratio to raise."""
-    spec = ModelSpec("cnn", "tiny", SHAPE, NUM_CLASSES, (0.0,), (1.0,), {"inner": [4, 4]})
+    spec = ModelSpec("cnn", "tiny", INPUTS, OUTPUTS, {"inner": [4, 4]})
     with pytest.raises(NothingChanged, match=r"0 of 8 channels removed \(ratio=0.9\)") as caught:
         prune(randomised(spec), spec, 0.9)
 

@@ -15,7 +15,7 @@ from .conftest import rows
 
 @pytest.fixture(scope="session")
 def histograms(trained):
-    return observe(trained.graph, rows(128).images)
+    return observe(trained.graph, rows(128))
 
 
 def answers(trained, path):

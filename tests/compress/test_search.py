@@ -6,7 +6,7 @@ import pytest
 
 from modelwright.compress.search import RUNNER_UP, SAFE_DROP, Candidate, choose, settle
 from modelwright.core.artifact import Artifact
-from modelwright.core.recipe import parse_goal
+from modelwright.core.goals import parse_goal
 
 from .conftest import SPEC
 
@@ -71,7 +71,7 @@ def test_beaten_candidates_are_dominated():
     exact = candidate("exact", 0.99, 5.0, 5.0)
     choose([best, slow, exact], (), "auto")
 
-    assert "best is at least as accurate, as fast and as small" == slow.reason
+    assert "best is at least as good, as fast and as small" == slow.reason
     assert {"best": "pareto", "slow": "dominated", "exact": "chosen"} == {
         one.name: one.status for one in (best, slow, exact)
     } or {"best": "chosen", "slow": "dominated", "exact": "pareto"} == {
@@ -128,7 +128,7 @@ def test_a_calibration_is_told_what_it_lost_on():
         "accuracy on valid decided, by 0.12 pt" == best.reason
     )
     assert RUNNER_UP == slower.status
-    assert slower.reason.startswith("0.12 pt less accurate on valid than int8-b; size +0.0%")
+    assert slower.reason.startswith("0.12 pt worse on valid than int8-b; size +0.0%")
 
 
 def test_calibrations_that_tie_are_said_to_tie():
@@ -143,7 +143,7 @@ def test_calibrations_that_tie_are_said_to_tie():
         "and the first tried was taken" == first.reason
     )
     assert (
-        "on valid as accurate as first, which was tried first; size +0.0%, "
+        "on valid as good as first, which was tried first; size +0.0%, "
         "median latency -1.0% (noise: the graph is the same)" == second.reason
     )
 

@@ -55,5 +55,5 @@ def make(folder: Path, text: str = "weights " * 20, **fields: object) -> Artifac
         (partial / "samples.json").write_bytes(b"[1, 2, 3]")
 
     return artifact.write(
-        folder, "toy", model_file="model.bin", fill=fill, signature=SIGNATURE, **fields
+        folder, "toy", model_file="model.bin", fill=fill, signature=SIGNATURE, extras={}, **fields
     )

@@ -222,8 +222,9 @@ def test_a_crash_while_filling_leaves_nothing(tmp_path):
 
     with pytest.raises(MemoryError):
         artifact.write(
-            tmp_path / "model", "toy", model_file="model.bin", fill=fill, signature=SIGNATURE
-        )
+            tmp_path / "model", "toy", model_file="model.bin", fill=fill, signature=SIGNATURE,
+            extras={},
+        )  # fmt: skip
 
     assert [] == names(tmp_path)
 
@@ -254,8 +255,9 @@ def test_a_full_disk_while_the_model_is_written(tmp_path):
 
     with pytest.raises(StorageError, match="No space left on device"):
         artifact.write(
-            tmp_path / "model", "toy", model_file="model.bin", fill=fill, signature=SIGNATURE
-        )
+            tmp_path / "model", "toy", model_file="model.bin", fill=fill, signature=SIGNATURE,
+            extras={},
+        )  # fmt: skip
 
     assert old.digest == open_artifact(tmp_path / "model").digest
     assert ["model"] == names(tmp_path)

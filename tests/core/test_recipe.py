@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from modelwright.core.errors import ConfigError
-from modelwright.core.recipe import METRICS, Goal, Recipe
+from modelwright.core.goals import METRICS, Goal
+from modelwright.core.recipe import Recipe
 from modelwright.core.recipe_file import digest, parse_overrides, read, resolved_text
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +127,11 @@ MISTAKES = {
     "wrong direction": ("goals: {accuracy: '<= 0.9'}", 3, "goals", "is bounded with >="),
     "wrong direction, down": ("goals: {size_mb: '>= 0.9'}", 3, "goals", "is bounded with <="),
     "drop turned round": ("goals: {accuracy: 'drop >= 1 pt'}", 3, "goals", "is bounded with <="),
-    "drop of another": ("goals: {size_mb: 'drop <= 1'}", 3, "goals", "accuracy only"),
+    "drop of another": ("goals: {size_mb: 'drop <= 1'}", 3, "goals", "such as accuracy"),
+    "goal of another task": ("goals: {f1: '>= 0.9'}", 3, "goals",
+                             "image-classification is measured by accuracy"),
+    "data key of another task": ("data: {source: x, window: 12}", 2, "data.window",
+                                 "image-classification does not read it, only forecasting does"),
     "no share": ("goals: {accuracy: '>= 97'}", 3, "goals", "write 0.97 or 97 %"),
     "goal in another unit": ("goals: {latency_p99_ms: '<= 2 MB'}", 3, "goals", "a time in"),
     "bound without end": ("goals: {size_mb: '<= 1e999'}", 3, "goals", "1e999"),
@@ -465,4 +470,4 @@ def test_every_metric_has_a_unit():
     text = json.dumps(Recipe.model_json_schema())
 
     assert all(name in text for name in METRICS)
-    assert {"share", "ms", "mb"} == {metric.unit for metric in METRICS.values()}
+    assert {"share", "ms", "mb", ""} == {metric.unit for metric in METRICS.values()}

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from modelwright.core import recipe
+from modelwright.data import image
 from modelwright.data.rows import Dataset, Rows, dataset
 
 torch.set_num_threads(1)
@@ -20,7 +21,8 @@ def noise(rows: int, shape: tuple[int, ...] = (1, 6, 6), seed: int = 0) -> np.nd
 
 
 def rows(number: int, classes: int = 2, seed: int = 0, shape: tuple[int, ...] = (1, 6, 6)) -> Rows:
-    return Rows(noise(number, shape, seed), np.arange(number) % classes, [""] * number)
+    images = noise(number, shape, seed)
+    return Rows({"image": images}, np.arange(number) % classes, [""] * number)
 
 
 def sound() -> dict[str, Rows]:
@@ -29,7 +31,9 @@ def sound() -> dict[str, Rows]:
 
 
 def of(parts: dict[str, Rows], labels: tuple[str, ...] = ("a", "b")) -> Dataset:
-    return dataset(parts, labels, "made", [])
+    made = image.prepare(parts, section(), "classes")
+    outputs = {"kind": "classes", "num_classes": len(labels), "labels": list(labels)}
+    return dataset(made.parts, labels, "made", [], made.inputs, outputs)
 
 
 def section(source: Any = "made", **keys: Any) -> recipe.Data:

@@ -101,7 +101,7 @@ def test_folder_gives_classes_by_name(images):
     train = data.parts["train"]
 
     assert ["cats", "dogs"] == data.labels
-    assert (1, 6, 6) == data.shape
+    assert (1, 6, 6) == data.inputs["shape"]
     assert [f"cats/{n:02}.png" for n in range(10)] == train.origins[:10]
     assert [0] * 10 + [1] * 10 == train.targets.tolist()
     assert np.array_equal(noise(1, (6, 6), 13)[0], train.images[13, 0])
@@ -114,7 +114,7 @@ def test_folder_pixels_are_those_of_decode(images):
     data = load(section(images, test=0, valid=0, image_size=8))
     train = data.parts["train"]
 
-    assert (3, 8, 8) == data.shape
+    assert (3, 8, 8) == data.inputs["shape"]
     for row, origin in enumerate(train.origins):
         content = (images / origin).read_bytes()
         assert np.array_equal(image.decode(content, 3, 8, 8), train.images[row])
@@ -125,7 +125,7 @@ def test_coloured_files_without_colour_are_grey(images):
     pixels = np.repeat(noise(1, (6, 6, 1)), 3, axis=3)[0]
     (images / "cats" / "z.jpeg").write_bytes(file_of(pixels))
 
-    assert (1, 6, 6) == load(section(images)).shape
+    assert (1, 6, 6) == load(section(images)).inputs["shape"]
 
 
 def test_equal_sizes_are_kept_and_others_get_the_median(images, tmp_path):
@@ -136,7 +136,9 @@ def test_equal_sizes_are_kept_and_others_get_the_median(images, tmp_path):
     write_folder(tmp_path / "large", ["a/1.png", "b/1.png"], size=(300, 100))
     write_folder(tmp_path / "large", ["a/2.png"], size=(200, 200))
 
-    sizes = {name: load(section(tmp_path / name)).shape for name in ("wide", "mixed", "large")}
+    sizes = {
+        name: load(section(tmp_path / name)).inputs["shape"] for name in ("wide", "mixed", "large")
+    }
     assert {"wide": (1, 5, 9), "mixed": (1, 20, 20), "large": (1, 64, 64)} == sizes
 
 

@@ -1,5 +1,7 @@
 """Batches: the same for the same step, every row once an epoch."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from hypothesis import strategies as st
 
 from modelwright.core.errors import ConfigError, DataError
 from modelwright.core.recipe import Augment
+from modelwright.core.signature import NO_TARGET
 from modelwright.data.loader import Loader
+from modelwright.data.rows import Rows, Windows, ragged
 
 from .conftest import rows
 
@@ -40,7 +44,7 @@ def test_a_batch_depends_on_its_step_alone():
 
     for step in (9, 0, 4):
         again = new.batch(step)
-        assert torch.equal(batches[step].images, again.images)
+        assert torch.equal(batches[step].inputs["image"], again.inputs["image"])
         assert torch.equal(batches[step].targets, again.targets)
         assert torch.equal(batches[step].targets_mixed, again.targets_mixed)
         assert batches[step].mix == again.mix
@@ -68,8 +72,8 @@ def test_rows_keep_their_targets():
     batch = loader().batch(2)
     chosen = loader().indices(2).numpy()
 
-    assert torch.uint8 == batch.images.dtype
-    assert np.array_equal(source.images[chosen], batch.images.numpy())
+    assert torch.uint8 == batch.inputs["image"].dtype
+    assert np.array_equal(source.images[chosen], batch.inputs["image"].numpy())
     assert np.array_equal(source.targets[chosen], batch.targets.numpy())
     assert (None, 1.0) == (batch.targets_mixed, batch.mix)
 
@@ -87,3 +91,76 @@ def test_what_cannot_be_loaded_is_refused():
         Loader(rows(4), batch_size=2, seed=0, num_classes=1)
     with pytest.raises(ConfigError, match=r"shift: 0\.0 changes nothing"):
         loader(augment=(Augment(shift=0),))
+
+
+def of_lengths(lengths) -> Rows:
+    """Texts of those lengths whose first id is their number, labelled place by place."""
+    texts = [np.full(length, row + 1) for row, length in enumerate(lengths)]
+    return Rows({"ids": ragged(texts)}, ragged([text % 3 for text in texts]), [""] * len(texts))
+
+
+def unequal(number: int, batch_size: int, seed: int = 0) -> Loader:
+    lengths = np.random.default_rng(7).integers(1, 200, number)
+    return Loader(of_lengths(lengths), batch_size=batch_size, seed=seed, num_classes=3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(number=st.integers(1, 150), batch_size=st.integers(1, 40), epochs=st.integers(1, 3))
+def test_every_row_of_unequal_length_once_an_epoch(number, batch_size, epochs):
+    """Putting similar lengths together neither loses a row nor brings one twice."""
+    source = unequal(number, batch_size)
+    steps = -(-number * epochs // batch_size)
+    stream = torch.cat([source.indices(step) for step in range(steps)])
+
+    assert batch_size * steps == len(stream)
+    for epoch in range(epochs):
+        seen = stream[epoch * number : (epoch + 1) * number]
+        assert list(range(number)) == sorted(seen.tolist())
+
+
+def test_a_batch_of_unequal_rows_depends_on_seed_and_step_alone():
+    """A new loader gives for any step what an old one gave; another seed gives other batches."""
+    old, new = unequal(100, 8), unequal(100, 8)
+    batches = [old.batch(step) for step in range(30)]
+
+    for step in (29, 0, 13):
+        assert torch.equal(batches[step].inputs["ids"], new.batch(step).inputs["ids"])
+        assert torch.equal(batches[step].targets, new.batch(step).targets)
+    other = unequal(100, 8, seed=1)
+    assert any(not torch.equal(old.indices(step), other.indices(step)) for step in range(12))
+    assert not torch.equal(old.indices(0), old.indices(13))
+
+
+def test_a_batch_holds_similar_lengths():
+    """Padding stays small though lengths go from 1 to 200, and all lengths take turns."""
+    source = unequal(1600, 16)
+    shapes = [source.batch(step).inputs["ids"].shape[1] for step in range(100)]
+    real = sum(int((source.batch(step).inputs["ids"] > 0).sum()) for step in range(100)) / sum(
+        16 * shape for shape in shapes
+    )
+
+    assert 0.9 <= real
+    falls = sum(one > other for one, other in itertools.pairwise(shapes))
+    assert 30 <= falls <= 70
+
+
+def test_padding_is_no_target():
+    """Behind a row's end stand the id 0 and the target that no loss counts."""
+    batch = unequal(40, 8).batch(3)
+
+    assert batch.inputs["ids"].shape == batch.targets.shape
+    assert torch.equal(batch.inputs["ids"] == 0, batch.targets == NO_TARGET)
+    real = batch.inputs["ids"] > 0
+    assert torch.equal((batch.inputs["ids"] % 3)[real], batch.targets[real])
+
+
+def test_windows_are_loaded_with_what_comes_next():
+    """A batch of windows is cut out of the table as it is asked for."""
+    table = np.arange(60, dtype=np.float32).reshape(30, 2)
+    starts = np.arange(20)
+    source = Rows({"window": Windows(table, starts, 5)}, Windows(table, starts + 5, 3), [""] * 20)
+    loader = Loader(source, batch_size=6, seed=0)
+    batch, chosen = loader.batch(1), loader.indices(1).numpy()
+
+    assert [table[n : n + 5].tolist() for n in chosen] == batch.inputs["window"].tolist()
+    assert [table[n + 5 : n + 8].tolist() for n in chosen] == batch.targets.tolist()

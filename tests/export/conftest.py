@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from modelwright.core.signature import Signature
+from modelwright.data.rows import Rows
 from modelwright.export.onnx import export_onnx
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.runtime.onnx_session import OnnxSession
@@ -19,17 +19,26 @@ from modelwright.runtime.torch_session import TorchSession
 SHAPE = (1, 8, 8)
 NUM_CLASSES = 10
 
+
+def spec_of(family: str = "cnn", num_classes: int = NUM_CLASSES) -> ModelSpec:
+    image = {"kind": "image", "shape": list(SHAPE), "mean": [77.0], "std": [95.0]}
+    return ModelSpec(family, "tiny", image, {"kind": "classes", "num_classes": num_classes})
+
+
 torch.set_num_threads(1)
 
 
 class Exported:
-    """A model, its graph on disk and the rows to judge by."""
+    """A model, its graph on disk and rows to judge by, whose targets are the model's answers."""
 
-    def __init__(self, model: nn.Module, path: Path, signature: Signature) -> None:
-        self.model, self.path, self.signature = model, path, signature
+    def __init__(self, model: nn.Module, path: Path, spec: ModelSpec) -> None:
+        self.model, self.path, self.spec = model, path, spec
+        self.signature = export_onnx(model, path, spec)
         rng = np.random.default_rng(1)
         self.images = rng.integers(0, 256, (70, *SHAPE), np.uint8)
-        self.before = TorchSession(model, signature, 1)
+        self.before = TorchSession(model, spec, 1)
+        answers = self.before({"image": self.images})["logits"].argmax(1)
+        self.rows = Rows({"image": self.images}, answers, [""] * len(self.images))
 
     def after(self, path: Path | None = None) -> OnnxSession:
         return OnnxSession(path or self.path, self.signature, 1)
@@ -46,7 +55,7 @@ class Exported:
 def make_model(family: str) -> nn.Module:
     """A random tiny model whose batch norms are not the identity."""
     torch.manual_seed(0)
-    model = build(ModelSpec(family, "tiny", SHAPE, NUM_CLASSES, (77.0,), (95.0,)))
+    model = build(spec_of(family))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.5, 0.5)
@@ -65,8 +74,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exporte
         if family not in made:
             model = make_model(family)
             path = tmp_path_factory.mktemp(family) / "model.onnx"
-            signature = export_onnx(model, path, input_shape=SHAPE, num_classes=NUM_CLASSES)
-            made[family] = Exported(model, path, signature)
+            made[family] = Exported(model, path, spec_of(family))
         return made[family]
 
     return get

@@ -15,7 +15,7 @@ from modelwright.export.catalog import FORMATS, export
 from modelwright.export.onnx import check_graph, export_onnx, traced
 from modelwright.runtime.catalog import open_session
 
-SHAPE = (1, 8, 8)
+from .conftest import spec_of
 
 
 @pytest.mark.parametrize("family", ["cnn", "rnn", "transformer"])
@@ -35,7 +35,7 @@ def test_the_same_weights_give_the_same_bytes(family, exports, tmp_path):
     """Exporting again, after other exports and from a copy, changes no byte."""
     exported = exports(family)
     again = tmp_path / "again.onnx"
-    export_onnx(copy.deepcopy(exported.model), again, input_shape=SHAPE, num_classes=10)
+    export_onnx(copy.deepcopy(exported.model), again, exported.spec)
 
     assert exported.path.read_bytes() == again.read_bytes()
 
@@ -69,7 +69,7 @@ def test_the_callers_model_is_left_alone():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     strides, state = model[3].weight.stride(), torch.get_rng_state()
 
-    traced(model, SHAPE)
+    traced(model, spec_of())
 
     assert model.training and model[1].training
     assert strides == model[3].weight.stride()
@@ -87,7 +87,7 @@ def test_a_fixed_batch_is_refused(cnn, tmp_path):
     path = cnn.tampered(tmp_path, fix_batch)
 
     with pytest.raises(ParityError) as caught:
-        check_graph(path, input_shape=SHAPE, num_classes=10)
+        check_graph(path, spec_of())
     assert "image uint8 [3, 1, 8, 8]" in caught.value.what
     assert "image uint8 ['batch', 1, 8, 8]" in caught.value.expected
 
@@ -107,13 +107,13 @@ def test_a_graph_that_only_says_its_batch_is_free_is_refused(cnn, tmp_path):
     path = cnn.tampered(tmp_path, fix_inside)
 
     with pytest.raises(ParityError, match="does not run"):
-        check_graph(path, input_shape=SHAPE, num_classes=10)
+        check_graph(path, spec_of())
 
 
 def test_another_number_of_classes_is_refused(cnn):
     """The file is held against the number of classes that the artifact promises."""
     with pytest.raises(ParityError, match="logits float32"):
-        check_graph(cnn.path, input_shape=SHAPE, num_classes=9)
+        check_graph(cnn.path, spec_of(num_classes=9))
 
 
 class Floats(nn.Module):
@@ -129,7 +129,7 @@ class Branches(nn.Module):
 def test_what_pytorch_cannot_export_is_refused_with_a_reason(tmp_path):
     """A model that decides by its data is refused by name, and no file is left."""
     with pytest.raises(Unsupported, match="cannot export Branches") as caught:
-        export_onnx(Branches(), tmp_path / "model.onnx", input_shape=SHAPE, num_classes=10)
+        export_onnx(Branches(), tmp_path / "model.onnx", spec_of())
 
     assert caught.value.repair
     assert [] == list(tmp_path.iterdir())
@@ -138,8 +138,8 @@ def test_what_pytorch_cannot_export_is_refused_with_a_reason(tmp_path):
 MANIFEST = {
     "task": "image-classification",
     "labels": [str(digit) for digit in range(10)],
-    "preprocess": {"channels": 1, "height": 8, "width": 8},
-    "model": {"family": "cnn", "size": "tiny", "input_shape": [1, 8, 8], "num_classes": 10},
+    "preprocess": {"channels": 1, "height": 8, "width": 8, "files": ["words.json"]},
+    "model": spec_of().to_json(),
     "digest": "abc",
     "files": {"model.safetensors": {}},
 }
@@ -148,13 +148,17 @@ MANIFEST = {
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_makes_an_artifact_that_runs(format, cnn, tmp_path):
     """An exported folder verifies, keeps what it is for, names its parent, and answers."""
-    made = export(cnn.model, MANIFEST, tmp_path / "export", format=format, target={"threads": 1})
+    made = export(
+        cnn.model, MANIFEST, tmp_path / "export", extras={"words.json": b"[]"}, format=format,
+        target={"threads": 1},
+    )  # fmt: skip
 
     artifact = open_artifact(tmp_path / "export", kinds=(format,))
     outputs = open_session(artifact)({"image": cnn.images})
     assert made == artifact
     assert MANIFEST["labels"] == artifact.labels
     assert "abc" == artifact.manifest["parent"]
+    assert {"words.json": b"[]"} == artifact.extras
     assert {"threads": 1} == artifact.manifest["target"]
     assert (70, 10) == outputs["probabilities"].shape
     assert ["export"] == [path.name for path in tmp_path.iterdir()]
@@ -163,4 +167,4 @@ def test_every_format_makes_an_artifact_that_runs(format, cnn, tmp_path):
 def test_an_unknown_format_suggests_the_nearest(cnn, tmp_path):
     """A misspelt format names the one that was meant."""
     with pytest.raises(ConfigError, match="did you mean 'onnx'"):
-        export(cnn.model, MANIFEST, tmp_path / "export", format="onx")
+        export(cnn.model, MANIFEST, tmp_path / "export", extras={}, format="onx")

@@ -1,5 +1,6 @@
 """Wrong graphs are caught, whatever is wrong with them, and the node is named."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,15 +9,21 @@ import pytest
 from onnxruntime import quantization
 
 from modelwright.core.errors import DataError, Exit, ParityError
+from modelwright.export.edges import edge_inputs
 from modelwright.export.locate import against_graph, against_model
 from modelwright.export.parity import (
     check_hop,
     check_kernels,
-    edge_inputs,
     parity_report,
     require,
 )
+from modelwright.models.catalog import ModelSpec
+from modelwright.tasks.catalog import TASKS
 
+from .conftest import spec_of
+
+IMAGES = TASKS["image-classification"]
+JUDGE = spec_of(), IMAGES
 CONTRACT_KEYS = {
     "name", "rows", "edge_inputs", "max_error", "tolerance", "decisions_equal",
     "decisions_total", "metric_before", "metric_after", "passed", "first_differing_node",
@@ -88,10 +95,13 @@ def test_a_true_export_passes(exports):
     """Every family's own graph agrees with PyTorch on real rows, edge inputs and batches."""
     for family in ("cnn", "rnn", "transformer"):
         exported = exports(family)
-        targets = exported.before({"image": exported.images})["logits"].argmax(1)
-
         hop = check_hop(
-            "trained → onnx", exported.before, exported.after(), exported.images, targets=targets
+            "trained → onnx",
+            exported.before,
+            exported.after(),
+            exported.rows,
+            exported.spec,
+            IMAGES,
         )
 
         assert [] == hop["failures"], family
@@ -120,8 +130,8 @@ def test_a_planted_fault_is_caught_and_its_node_named(plant, node, cnn, tmp_path
     path = cnn.tampered(tmp_path, plant)
 
     hop = check_hop(
-        "trained → onnx", cnn.before, cnn.after(path), cnn.images,
-        locate=against_model(cnn.model, path),
+        "trained → onnx", cnn.before, cnn.after(path), cnn.rows, *JUDGE,
+        locate=against_model(cnn.model, path, cnn.spec),
     )  # fmt: skip
 
     assert node == hop["first_differing_node"]
@@ -138,8 +148,8 @@ def test_a_fault_between_two_torch_nodes_is_found(exports, tmp_path):
 
     path = exported.tampered(tmp_path, inner_softmax)
     hop = check_hop(
-        "trained → onnx", exported.before, exported.after(path), exported.images,
-        locate=against_model(exported.model, path),
+        "trained → onnx", exported.before, exported.after(path), exported.rows,
+        exported.spec, IMAGES, locate=against_model(exported.model, path, exported.spec),
     )  # fmt: skip
 
     assert hop["first_differing_node"].endswith("(Softmax)")
@@ -159,7 +169,7 @@ def test_a_graph_with_other_names_is_compared_by_place(cnn, tmp_path):
                         names[index] = f"v_{name}"
 
     path = cnn.tampered(tmp_path, rename_and_break)
-    located = against_model(cnn.model, path)(cnn.images[:2])
+    located = against_model(cnn.model, path, cnn.spec)({"image": cnn.images[:2]})
 
     assert "v_relu_2 (Sigmoid)" == located.node
     assert "by place" in located.how
@@ -169,7 +179,7 @@ def test_a_row_that_depends_on_its_batch_is_refused(cnn, tmp_path):
     """A graph that mixes the rows of a batch fails even where single numbers look right."""
     path = cnn.tampered(tmp_path, mean_over_batch)
 
-    hop = check_hop("trained → onnx", cnn.after(path), cnn.after(path), cnn.images)
+    hop = check_hop("trained → onnx", cnn.after(path), cnn.after(path), cnn.rows, *JUDGE)
 
     assert not hop["passed"] and 0.0 == hop["max_error"]
     assert "depend on the batch" in hop["failures"][0]
@@ -182,7 +192,8 @@ def test_a_fixed_batch_fails_the_hop(cnn, tmp_path):
         graph.input[0].type.tensor_type.shape.dim[0].dim_value = 64
 
     path = cnn.tampered(tmp_path, fix_batch)
-    hop = check_hop("trained → onnx", cnn.before, cnn.after(path), cnn.images[:64])
+    few = cnn.rows.take(np.arange(64))
+    hop = check_hop("trained → onnx", cnn.before, cnn.after(path), few, *JUDGE)
 
     assert not hop["passed"]
     assert "the form after cannot run a batch of" in hop["failures"][0]
@@ -205,8 +216,9 @@ def test_ties_may_flip_and_nothing_else(cnn):
         def close(self):
             pass
 
-    tie = check_hop("hop", Fixed([1.0, 1.00001]), Fixed([1.00001, 1.0]), cnn.images)
-    flip = check_hop("hop", Fixed([1.0, 1.01]), Fixed([1.01, 1.0]), cnn.images)
+    rows = dataclasses.replace(cnn.rows, targets=np.zeros(70, np.int64))
+    tie = check_hop("hop", Fixed([1.0, 1.00001]), Fixed([1.00001, 1.0]), rows, *JUDGE)
+    flip = check_hop("hop", Fixed([1.0, 1.01]), Fixed([1.01, 1.0]), rows, *JUDGE)
 
     assert tie["passed"] and (70, 0) == (tie["ties"], tie["decisions_equal"])
     assert not flip["passed"] and 0 == flip["ties"]
@@ -214,27 +226,25 @@ def test_ties_may_flip_and_nothing_else(cnn):
 
 def test_the_hop_has_the_keys_of_the_contract(cnn):
     """parity.json holds what docs/reference/run-folder.md promises."""
-    hop = check_hop("trained → onnx", cnn.before, cnn.after(), cnn.images)
+    hop = check_hop("trained → onnx", cnn.before, cnn.after(), cnn.rows, *JUDGE)
 
     assert set(hop) >= CONTRACT_KEYS
     assert ["zeros", "full", "noise", "bright_pixel", "checkerboard"] == hop["edge_inputs"]
-    assert hop["metric_before"] is None
+    assert ("accuracy", 1.0) == (hop["metric"], hop["metric_before"])
 
 
 def test_no_rows_prove_nothing(cnn):
-    """A hop without images, or with targets of another length, is refused as input."""
-    with pytest.raises(DataError, match="0 images"):
-        check_hop("hop", cnn.before, cnn.after(), cnn.images[:0])
-    with pytest.raises(DataError, match="70 images and 3 targets"):
-        check_hop("hop", cnn.before, cnn.after(), cnn.images, targets=np.zeros(3, int))
+    """A hop without rows is refused as input."""
+    with pytest.raises(DataError, match="no rows"):
+        check_hop("hop", cnn.before, cnn.after(), cnn.rows.take(np.arange(0)), *JUDGE)
 
 
 def test_require_names_hop_numbers_and_node(cnn, tmp_path):
     """The error that stops the run says which hop, how far off, and at which node; exit 4."""
     path = cnn.tampered(tmp_path, relu_to_sigmoid)
     hop = check_hop(
-        "trained → onnx", cnn.before, cnn.after(path), cnn.images,
-        locate=against_model(cnn.model, path),
+        "trained → onnx", cnn.before, cnn.after(path), cnn.rows, *JUDGE,
+        locate=against_model(cnn.model, path, cnn.spec),
     )  # fmt: skip
 
     with pytest.raises(ParityError) as caught:
@@ -242,14 +252,14 @@ def test_require_names_hop_numbers_and_node(cnn, tmp_path):
 
     assert Exit.REFUSED == caught.value.exit_code
     assert "trained → onnx" in caught.value.what
-    assert "a logit is off by" in caught.value.what
+    assert "a number is off by" in caught.value.what
     assert "relu_2 (Sigmoid)" in caught.value.what
     assert "parity.json" in caught.value.repair
 
 
 def test_require_accepts_what_passed_and_refuses_no_proof(cnn):
     """Passed hops go on; a report without any hop is no proof."""
-    hop = check_hop("trained → onnx", cnn.before, cnn.after(), cnn.images)
+    hop = check_hop("trained → onnx", cnn.before, cnn.after(), cnn.rows, *JUDGE)
 
     require(parity_report([hop]))
     require(hop)
@@ -260,9 +270,11 @@ def test_require_accepts_what_passed_and_refuses_no_proof(cnn):
 
 def test_edge_inputs_cover_the_extremes():
     """Edge inputs are of the given shape and reach both ends of the byte range."""
-    edges = edge_inputs((3, 5, 4))
+    image = {"kind": "image", "shape": (3, 5, 4)}
+    made = edge_inputs(ModelSpec("cnn", "tiny", image, {}))
+    edges = dict(zip(made.origins, made.images, strict=True))
 
-    assert {(3, 5, 4)} == {image.shape for image in edges.values()}
+    assert (5, 3, 5, 4) == made.images.shape
     assert (0, 255) == (edges["zeros"].max(), edges["full"].min())
     assert 3 * 255 == int(edges["bright_pixel"].sum())
 
@@ -289,9 +301,9 @@ def test_an_int8_graph_is_judged_by_decisions(cnn, quantized):
     """A good int8 graph passes the quantized bounds and fails the float ones."""
     bounds = {"decision_tolerance": 0.15, "metric_tolerance": 0.15}
     as_int8 = check_hop(
-        "onnx → int8", cnn.after(), cnn.after(quantized), cnn.images, tolerance=None, **bounds
+        "onnx → int8", cnn.after(), cnn.after(quantized), cnn.rows, *JUDGE, tolerance=None, **bounds
     )
-    as_float = check_hop("onnx → int8", cnn.after(), cnn.after(quantized), cnn.images)
+    as_float = check_hop("onnx → int8", cnn.after(), cnn.after(quantized), cnn.rows, *JUDGE)
 
     assert [] == as_int8["failures"]
     assert as_int8["max_error"] > 1e-3
@@ -308,7 +320,7 @@ def test_a_broken_scale_in_an_int8_graph_is_named(cnn, quantized, tmp_path):
     onnx.save(proto, path)
 
     hop = check_hop(
-        "onnx → int8", cnn.after(), cnn.after(path), cnn.images, tolerance=None,
+        "onnx → int8", cnn.after(), cnn.after(path), cnn.rows, *JUDGE, tolerance=None,
         locate=against_graph(cnn.path, path),
     )  # fmt: skip
 
@@ -319,7 +331,7 @@ def test_a_broken_scale_in_an_int8_graph_is_named(cnn, quantized, tmp_path):
 
 def test_the_int8_kernels_do_what_the_graph_says(cnn, quantized):
     """The optimised int8 graph gives the same answers as the graph run as written."""
-    hop = check_kernels(quantized, cnn.images, decision_tolerance=0.05)
+    hop = check_kernels(quantized, cnn.rows, *JUDGE, decision_tolerance=0.05)
 
     assert [] == hop["failures"]
     assert "int8 graph → int8 kernels" == hop["name"]
@@ -337,7 +349,7 @@ def test_wrong_kernels_are_caught(cnn, quantized, monkeypatch):
         return parity.unoptimised(proto.SerializeToString())
 
     monkeypatch.setattr(parity, "inference_session", saturating)
-    hop = check_kernels(quantized, cnn.images)
+    hop = check_kernels(quantized, cnn.rows, *JUDGE)
 
     assert not hop["passed"]
     assert "kernels for this processor" in hop["located"]

@@ -8,32 +8,37 @@ from hypothesis import strategies as st
 from modelwright.core.errors import ConfigError, DataError
 from modelwright.measure.compare import compare, paired_interval, pareto
 from modelwright.measure.quality import Quality
+from modelwright.tasks.catalog import TASKS
+
+IMAGES, SERIES = TASKS["image-classification"], TASKS["forecasting"]
 
 
 def quality(answers, targets):
     answers, targets = np.array(answers), np.array(targets)
+    probabilities = np.eye(3)[answers]
+    outputs = {"logits": probabilities, "probabilities": probabilities}
+    sums = IMAGES.logic.statistics(outputs, targets)
     return Quality(
-        rows=len(targets), accuracy=float((answers == targets).mean()), low=0.0, high=1.0,
-        confusion=np.zeros((3, 3)), probabilities=np.zeros((len(targets), 3)),
-        answers=answers, targets=targets,
+        metric="accuracy", values=IMAGES.logic.values(sums.sum(0)), low=0.0, high=1.0,
+        statistics=sums, outputs=outputs, targets=targets,
     )  # fmt: skip
 
 
 def test_rows_are_compared_one_by_one():
-    """Broken, repaired and otherwise flipped answers are counted apart."""
+    """Every answer that differs is counted; the drop is what that costs."""
     targets = [0, 0, 0, 0, 0]
-    difference = compare(quality([0, 0, 1, 1, 0], targets), quality([1, 2, 0, 2, 0], targets))
+    before, after = quality([0, 0, 1, 1, 0], targets), quality([1, 2, 0, 2, 0], targets)
+    difference = compare(before, after, IMAGES)
 
-    assert (2, 1, 4) == (difference.broken, difference.repaired, difference.flipped)
+    assert 4 == difference.flipped
     assert 0.2 == pytest.approx(difference.drop)
-    assert (0, 1, 2, 3) == difference.flipped_rows
     assert difference.low < difference.drop < difference.high
 
 
 def test_equal_models_have_no_drop_but_an_interval():
     """Without one flipped row the drop is 0, and its interval still has a width."""
     same = quality([0, 1, 1], [0, 1, 2])
-    difference = compare(same, same)
+    difference = compare(same, same, IMAGES)
 
     assert (0.0, 0) == (difference.drop, difference.flipped)
     assert difference.low < 0 < difference.high
@@ -42,7 +47,28 @@ def test_equal_models_have_no_drop_but_an_interval():
 def test_different_rows_are_refused():
     """Models judged on different targets cannot be paired."""
     with pytest.raises(DataError, match="different targets"):
-        compare(quality([0], [0]), quality([0], [1]))
+        compare(quality([0], [0]), quality([0], [1]), IMAGES)
+
+
+def forecast(errors):
+    outputs = {"scaled": np.array(errors, float).reshape(-1, 1, 1)}
+    targets = np.zeros((len(errors), 1, 1))
+    sums = SERIES.logic.statistics(outputs, targets)
+    return Quality("mse", SERIES.logic.values(sums.sum(0)), 0.0, 1.0, sums, outputs, targets)
+
+
+def test_more_error_is_a_drop():
+    """Where less is better, a larger value is the loss; numbers have no answers to flip."""
+    random = np.random.default_rng(0).uniform(0.5, 1.5, 200)
+    worse, better = (
+        compare(forecast(one), forecast(other), SERIES)
+        for one, other in ((random, 1.1 * random), (1.1 * random, random))
+    )
+
+    assert (None, None) == (worse.flipped, better.flipped)
+    assert 0 < worse.low < worse.drop < worse.high
+    assert 0.21 * (random**2).mean() == pytest.approx(worse.drop)
+    assert (worse.drop, worse.low) == pytest.approx((-better.drop, -better.high))
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.core.errors import DataError, IntegrityError
-from modelwright.core.signature import Signature
-from modelwright.measure.quality import binomial_tail, clopper_pearson, evaluate
+from modelwright.core.goals import METRICS
+from modelwright.core.signature import Signature, TensorSpec
+from modelwright.data.rows import Rows, ragged
+from modelwright.measure.quality import binomial_tail, bootstrap, clopper_pearson, evaluate
+from modelwright.tasks.catalog import TASKS
+
+IMAGES, TAGS = TASKS["image-classification"], TASKS["tagging"]
 
 
 class Echo:
     """Answers with the image's first pixel."""
 
-    signature = Signature((), ())
+    signature = Signature((), (TensorSpec("logits", "float32", ("batch", 3)),))
 
     def __init__(self):
         self.batches = []
@@ -28,13 +33,14 @@ class Echo:
         pass
 
 
-def images_of(answers):
-    return np.array(answers, np.uint8).reshape(-1, 1, 1, 1)
+def rows_of(answers, targets):
+    images = np.array(answers, np.uint8).reshape(-1, 1, 1, 1)
+    return Rows({"image": images}, np.array(targets, np.int64), [""] * len(images))
 
 
 def test_evaluate_counts_answers_by_truth():
     """Confusion has the truth down and the answer across, and accuracy is its diagonal."""
-    quality = evaluate(Echo(), images_of([0, 1, 1, 2, 2]), np.array([0, 1, 2, 2, 0]), 3)
+    quality = evaluate(Echo(), rows_of([0, 1, 1, 2, 2], [0, 1, 2, 2, 0]), IMAGES)
 
     assert [[1, 0, 1], [0, 1, 0], [0, 1, 1]] == quality.confusion.tolist()
     assert (5, 0.6) == (quality.rows, quality.accuracy)
@@ -46,25 +52,16 @@ def test_evaluate_counts_answers_by_truth():
 def test_evaluate_goes_batch_by_batch_to_the_last_row():
     """Rows run in batches of the given size, the last one smaller."""
     session = Echo()
-    quality = evaluate(session, images_of([0, 1, 2, 0, 1]), np.array([0, 1, 2, 0, 1]), 3, 2)
+    quality = evaluate(session, rows_of([0, 1, 2, 0, 1], [0, 1, 2, 0, 1]), IMAGES, batch_size=2)
 
     assert [2, 2, 1] == session.batches
     assert 1.0 == quality.accuracy
 
 
-@pytest.mark.parametrize(
-    ("answers", "targets", "text"),
-    [
-        ([], [], "0 images"),
-        ([0, 1], [0], "2 images and targets of shape"),
-        ([0, 1], [0, 3], "targets from 0 to 3"),
-        ([0, 1], [-1, 0], "targets from -1 to 0"),
-    ],
-)
-def test_rows_that_do_not_fit_are_refused(answers, targets, text):
-    """No rows, another number of targets and classes that do not exist are errors."""
-    with pytest.raises(DataError, match=text):
-        evaluate(Echo(), images_of(answers), np.array(targets, int), 3)
+def test_no_rows_are_refused():
+    """Nothing can be said of a model without a row."""
+    with pytest.raises(DataError, match="no rows"):
+        evaluate(Echo(), rows_of([], []), IMAGES)
 
 
 def test_a_model_that_gives_nan_has_no_accuracy():
@@ -76,7 +73,7 @@ def test_a_model_that_gives_nan_has_no_accuracy():
             return {**outputs, "logits": outputs["logits"] * np.nan}
 
     with pytest.raises(IntegrityError, match="within rows 0 to 1"):
-        evaluate(Broken(), images_of([0, 1]), np.array([0, 1]), 3)
+        evaluate(Broken(), rows_of([0, 1], [0, 1]), IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -112,3 +109,75 @@ def test_clopper_pearson_refuses_impossible_counts():
         clopper_pearson(11, 10)
     with pytest.raises(DataError, match="0 successes in 0 trials"):
         clopper_pearson(0, 0)
+
+
+class EchoTags:
+    """Answers every place with the id that stands there, padding with the id 2."""
+
+    signature = Signature((), (TensorSpec("logits", "float32", ("batch", "time", 3)),))
+
+    def __call__(self, batch):
+        logits = np.eye(3, dtype=np.float32)[np.where(batch["ids"] > 0, batch["ids"] - 1, 2)]
+        return {"logits": logits, "probabilities": logits}
+
+    def close(self):
+        pass
+
+
+def test_rows_of_unequal_length_are_judged_without_their_padding():
+    """However rows are put together, every real place counts once and stays in its row's place."""
+    random = np.random.default_rng(0)
+    texts = [random.integers(1, 4, length) for length in (3, 1, 9, 5, 2, 17)]
+    tags = [text - 1 for text in texts]
+    tags[2] = (tags[2] + 1) % 3
+    rows = Rows({"ids": ragged(texts)}, ragged(tags), [""] * 6)
+    whole, pairs = (
+        evaluate(EchoTags(), rows, TAGS, ["O", "B-X", "I-X"], size) for size in (256, 2)
+    )
+
+    assert 37 == len(whole.answers) == whole.statistics[:, 3].sum()
+    np.testing.assert_array_equal(np.concatenate(tags), whole.targets)
+    np.testing.assert_array_equal(np.concatenate(texts) - 1, whole.answers)
+    np.testing.assert_array_equal(whole.answers, pairs.answers)
+    np.testing.assert_array_equal(whole.statistics, pairs.statistics)
+    assert 28 / 37 == whole.values["places_right"]
+    assert whole.low <= whole.value == whole.values["f1"] <= whole.high
+
+
+@pytest.mark.parametrize("spread", [0.2, 1.0])
+def test_the_bootstrap_covers(spread):
+    """Over repeated draws of rows the interval holds the true mean some 95 times in 100."""
+    random, held = np.random.default_rng(1), 0
+    for _ in range(200):
+        errors = random.lognormal(0, spread, 120)
+        low, high = bootstrap(
+            np.stack([np.ones(120), errors], 1), lambda sums: float(sums[1] / sums[0])
+        )
+        held += low <= np.exp(spread**2 / 2) <= high
+
+    assert 175 <= held <= 198
+
+
+def test_the_bootstrap_is_the_same_twice():
+    """The same rows give the same interval, whatever was drawn before."""
+    rows = np.random.default_rng(0).random((50, 1))
+    first = bootstrap(rows, lambda sums: float(sums[0]))
+    np.random.default_rng().random()
+
+    assert first == bootstrap(rows, lambda sums: float(sums[0]))
+    assert first[0] < rows.sum() < first[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [("accuracy", 0.97, 0.03), ("f1", 0.5, 0.5), ("mse", 0.4, 0.4), ("size_mb", 3.0, 3.0)],
+)
+def test_less_error_is_better(name, value, error):
+    """A measure's error grows away from its best value, and leads back to it."""
+    metric = METRICS[name]
+    better = value + (0.01 if metric.higher_is_better else -0.01)
+
+    assert error == pytest.approx(metric.error(value))
+    assert value == pytest.approx(metric.at_error(metric.error(value)))
+    assert metric.error(better) < metric.error(value)
+    assert 0.0 == metric.error(metric.best)

@@ -11,7 +11,9 @@ SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 20, 28)]
 
 def spec(family: str, size: str = "tiny", shape=(1, 8, 8), num_classes: int = 10) -> ModelSpec:
     channels = shape[0]
-    return ModelSpec(family, size, shape, num_classes, (120.0,) * channels, (60.0,) * channels)
+    image = {"kind": "image", "shape": list(shape), "mean": [120.0] * channels,
+             "std": [60.0] * channels}  # fmt: skip
+    return ModelSpec(family, size, image, {"kind": "classes", "num_classes": num_classes})
 
 
 def pictures(number: int, shape, seed: int = 0) -> torch.Tensor:

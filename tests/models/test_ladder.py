@@ -163,7 +163,7 @@ def test_a_spec_has_a_name():
 def test_an_unknown_rung_is_refused(family, size, what, right):
     """A family or size that is not there is named with the nearest one."""
     with pytest.raises(ConfigError) as caught:
-        build(ModelSpec(family, size, (1, 8, 8), 10, (0.0,), (1.0,)))
+        build(spec(family, size))
 
     assert (what, right) == (caught.value.what, caught.value.expected)
 

@@ -12,6 +12,8 @@ from modelwright.plan import time as plan_time
 from modelwright.plan.time import Deployed
 
 SHAPE, NUM_CLASSES = (1, 8, 8), 4
+INPUTS = {"kind": "image", "shape": list(SHAPE), "mean": [90.0], "std": [60.0]}
+OUTPUTS = {"kind": "classes", "num_classes": NUM_CLASSES}
 SIZES = {"tiny": 1, "small": 2, "base": 4, "large": 8}
 
 torch.set_num_threads(1)
@@ -28,8 +30,8 @@ def recipe_of(**keys: Any) -> Recipe:
 def data_of(train: int = 1600, valid: int = 160) -> dict[str, Any]:
     """What choose reads of the gate's data.json."""
     return {
-        "shape": list(SHAPE), "labels": [str(n) for n in range(NUM_CLASSES)],
-        "mean": [90.0], "std": [60.0], "rows": {"train": train, "valid": valid, "test": 10},
+        "inputs": INPUTS, "outputs": OUTPUTS, "labels": [str(n) for n in range(NUM_CLASSES)],
+        "rows": {"train": train, "valid": valid, "test": 10}, "bytes": 72 * (train + valid),
     }  # fmt: skip
 
 
@@ -37,7 +39,7 @@ def rows(number: int, seed: int = 0) -> Rows:
     random = np.random.default_rng(seed)
     images = random.integers(0, 160, (number, *SHAPE), np.uint8)
     targets = np.arange(number) % NUM_CLASSES
-    return Rows(images, targets, [""] * number)
+    return Rows({"image": images}, targets, [""] * number)
 
 
 class Machine:

@@ -160,7 +160,7 @@ def fixed_accuracy(monkeypatch):
     def known(recipe, candidate, number, *more):
         found = slice_(recipe, candidate, number, *more)
         accuracy = table.get((candidate.spec.family, number), 0.5)
-        return {**found, "accuracy": accuracy, "curve": [(found["steps"], accuracy)]}
+        return {**found, "value": accuracy, "curve": [(found["steps"], accuracy)]}
 
     monkeypatch.setattr(choose, "_slice", known)
     return table
@@ -272,7 +272,7 @@ def test_race_resumes_within_a_slice(machine, tmp_path, monkeypatch):
 
     def spent(result):
         return {
-            family: [(one["steps"], one["accuracy"]) for one in candidate.rounds]
+            family: [(one["steps"], one["value"]) for one in candidate.rounds]
             for family, candidate in result[0].items()
         }
 

@@ -6,7 +6,14 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from modelwright.models.catalog import MODELS, Model, ModelSpec, build, count_params
+from modelwright.models.catalog import (
+    MODELS,
+    Model,
+    ModelSpec,
+    build,
+    count_params,
+    examples,
+)
 from modelwright.models.cnn import ResidualBody
 from modelwright.models.heads import ClassHead
 from modelwright.models.rnn import RecurrentBody
@@ -20,7 +27,8 @@ LADDER = [(family, size) for family, row in MODELS.items() for size in row.sizes
 
 def spec(family, size, shape):
     channels = shape[0]
-    return ModelSpec(family, size, shape, 10, (100.0,) * channels, (50.0,) * channels)
+    image = {"kind": "image", "shape": shape, "mean": [100.0] * channels, "std": [50.0] * channels}
+    return ModelSpec(family, size, image, {"kind": "classes", "num_classes": 10})
 
 
 def measured(model: nn.Module, shape) -> tuple[int, int]:
@@ -28,10 +36,13 @@ def measured(model: nn.Module, shape) -> tuple[int, int]:
 
     Kernels of vendors and fused attention hide their products; the plain ones show them.
     """
-    image = torch.zeros((1, *shape), dtype=torch.uint8)
+    return measured_on(model, torch.zeros((1, *shape), dtype=torch.uint8))
+
+
+def measured_on(model: nn.Module, *inputs) -> tuple[int, int]:
     with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as forward:
-            loss = model(image).sum()
+            loss = model(*inputs).sum()
         with FlopCounterMode(display=False) as backward:
             loss.backward()
     return forward.get_total_flops(), backward.get_total_flops()
@@ -56,6 +67,28 @@ def test_counts_are_pytorchs(family, size, shape):
     assert measured(model, shape) == (found.forward_flops, found.backward_flops)
 
 
+TEXT = {"kind": "text", "vocab_size": 60, "features": 2, "length": 12, "max_length": 40}
+SERIES = {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b", "c"]}
+SEQUENCES = {
+    "classes of texts": (TEXT, {"kind": "classes", "num_classes": 5}),
+    "tags of texts": (TEXT, {"kind": "tags", "num_classes": 5}),
+    "series": (SERIES, {"kind": "horizon", "horizon": 6, "mean": [0.0] * 3, "std": [1.0] * 3}),
+}
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+@pytest.mark.parametrize(("family", "size"), LADDER)
+def test_counts_over_sequences_are_pytorchs(family, size, kind):
+    """With masks, rotary positions and both directions too, exactly."""
+    one = ModelSpec(family, size, *SEQUENCES[kind])
+    model, found = build(one), count(one)
+
+    assert count_params(model) == found.num_params
+    assert measured_on(model, *examples(one, 1).values()) == (
+        found.forward_flops, found.backward_flops,
+    )  # fmt: skip
+
+
 class Floats(nn.Module):
     """Bytes to a sequence of rows, or a grid, of numbers."""
 
@@ -64,7 +97,7 @@ class Floats(nn.Module):
         self.rows = rows
 
     def forward(self, images):
-        return images.float()[:, 0] if self.rows else images.float()
+        return (images.float()[:, 0] if self.rows else images.float()), None
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -74,7 +107,7 @@ def test_recurrent_layers_on_data(cell, bidirectional, layers):
     """Every kind of recurrence directly on the data, whose gradient nobody needs."""
     body = RecurrentBody(6, hidden_dim=5, num_layers=layers, cell=cell, bidirectional=bidirectional)
     model = Model(Floats(rows=True), body, ClassHead(body.out_dim, 3))
-    found = count_module(meta(model), (1, 7, 6))
+    found = count_module(meta(model), image(1, 7, 6))
 
     assert measured(model, (1, 7, 6)) == (found.forward_flops, found.backward_flops)
 
@@ -85,7 +118,7 @@ def test_published_residual_nets(block):
     body = ResidualBody(3, widths=(8, 16), depths=(2, 1), strides=(1, 2), block=block,
                         stem="imagenet", inner=(5, 6, 7))  # fmt: skip
     model = Model(Floats(), body, ClassHead(body.out_dim, 3))
-    found = count_module(meta(model), (3, 33, 40))
+    found = count_module(meta(model), image(3, 33, 40))
 
     assert measured(model, (3, 33, 40)) == (found.forward_flops, found.backward_flops)
 
@@ -95,6 +128,11 @@ def meta(model: nn.Module) -> nn.Module:
     import copy
 
     return copy.deepcopy(model).to("meta")
+
+
+def image(*shape: int) -> torch.Tensor:
+    """One example without memory."""
+    return torch.empty((1, *shape), dtype=torch.uint8, device="meta")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +145,7 @@ def test_published_multiply_adds(block, depths, multiply_adds):
         body = ResidualBody(3, widths=(64, 128, 256, 512), depths=depths, strides=(1, 2, 2, 2),
                             block=block, stem="imagenet")  # fmt: skip
         model = Model(Floats(), body, ClassHead(body.out_dim, 1000))
-    found = count_module(model, (3, 224, 224))
+    found = count_module(model, image(3, 224, 224))
 
     assert pytest.approx(2 * multiply_adds, rel=0.001) == found.forward_flops
 
@@ -134,7 +172,7 @@ def test_nothing_is_left_behind():
     """Counting a module leaves neither hooks nor gradients on it."""
     with torch.device("meta"):
         model = build(spec("transformer", "tiny", (1, 8, 8)))
-    count_module(model, (1, 8, 8))
+    count_module(model, image(1, 8, 8))
 
     assert all(not module._forward_hooks for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -8,11 +8,13 @@ import pytest
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.plan import memory
 
+from .conftest import INPUTS, OUTPUTS
+
 FAMILIES = ("cnn", "rnn", "transformer")
 
 
 def predict(family="cnn", size="tiny", batch=16, precision="32-true", optimizer="adamw", ema=True):
-    spec = ModelSpec(family, size, (1, 8, 8), 4, (90.0,), (60.0,))
+    spec = ModelSpec(family, size, INPUTS, OUTPUTS)
     return memory.predict(
         spec, micro_batch_size=batch, precision=precision, optimizer=optimizer, averaged=ema,
         data_bytes=1000, process_bytes=5000,
@@ -32,7 +34,7 @@ def test_total_is_the_sum_of_the_parts(family):
 def test_weights_are_those_of_the_model(family):
     """Weights, gradients, two moments and the average are each the size of the state."""
     plan = predict(family)
-    model = build(ModelSpec(family, "tiny", (1, 8, 8), 4, (90.0,), (60.0,)))
+    model = build(ModelSpec(family, "tiny", INPUTS, OUTPUTS))
     size = sum(value.nbytes for value in model.state_dict().values())
 
     assert (size, size, 2 * size, size) == (
@@ -84,3 +86,31 @@ def test_activations_hold_at_least_each_layer_output():
 def test_resident_memory_is_that_of_a_process():
     """The process itself takes more than an empty interpreter and less than the machine has."""
     assert 20e6 < memory.resident_bytes() < 64e9
+
+
+TEXT = {"kind": "text", "vocab_size": 60, "features": 2, "length": 16, "max_length": 40}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_memory_of_texts_grows_with_their_length(family):
+    """Activations are those of the longest texts: twice the places take about twice the bytes, a
+    recurrence's gates included."""
+    plans = []
+    for longest in (64, 128):
+        spec = ModelSpec(family, "small", {**TEXT, "max_length": longest}, OUTPUTS)
+        plans.append(
+            memory.predict(
+                spec,
+                micro_batch_size=16,
+                precision="32-true",
+                optimizer="adamw",
+                averaged=True,
+                data_bytes=0,
+                process_bytes=0,
+            )
+        )
+    floats = 4 * 16 * 64 * {"cnn": 128, "rnn": 2 * 6 * 64, "transformer": 96}[family]
+
+    assert 1.9 * plans[0].activations <= plans[1].activations <= 4 * plans[0].activations
+    assert floats <= plans[0].activations
+    assert plans[0].weights == plans[1].weights

@@ -1,17 +1,21 @@
 """Calibration: measured once for a machine, and true to what it stands for."""
 
+import math
+
 import pytest
 import torch
 
 from modelwright.core.recipe import Target
 from modelwright.models.catalog import ModelSpec
 from modelwright.plan import time
+from modelwright.tasks.catalog import TASKS
+from modelwright.train.loop import Budget, Trainer, fresh_model
 
-from .conftest import recipe_of
+from .conftest import INPUTS, OUTPUTS, recipe_of
 
 
 def spec_of(size="tiny", mean=90.0):
-    return ModelSpec("transformer", size, (1, 8, 8), 4, (mean,), (60.0,))
+    return ModelSpec("transformer", size, {**INPUTS, "mean": [mean]}, OUTPUTS)
 
 
 def settings_of(precision="32-true"):
@@ -58,7 +62,44 @@ def test_deployed_is_the_exported_graph(tmp_path):
         images = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8)
         model(images).square().sum().backward()
         optimizer.step()
-    export_onnx(model, path, input_shape=(1, 8, 8), num_classes=4)
+    export_onnx(model, path, spec_of())
 
     assert path.stat().st_size == found.size_bytes
     assert 0 < found.latency_ms < 1000
+
+
+KINDS = {
+    "text-classification": (
+        {"kind": "text", "vocab_size": 60, "features": 2, "length": 16, "max_length": 40},
+        {"kind": "classes", "num_classes": 5},
+    ),
+    "tagging": (
+        {"kind": "text", "vocab_size": 60, "features": 2, "length": 16, "max_length": 40},
+        {"kind": "tags", "num_classes": 3, "labels": ["O", "B-A", "I-A"]},
+    ),
+    "audio-classification": (
+        {"kind": "audio", "rate": 8000, "num_mels": 20, "length": 2000},
+        {"kind": "classes", "num_classes": 5},
+    ),
+    "forecasting": (
+        {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b"]},
+        {"kind": "horizon", "horizon": 6, "mean": [0.0, 1.0], "std": [1.0, 2.0]},
+    ),
+}
+
+
+@pytest.mark.parametrize("task", KINDS)
+@pytest.mark.parametrize("family", ["cnn", "rnn", "transformer"])
+def test_made_up_rows_can_be_trained_on(tmp_path, family, task):
+    """Calibration makes rows of any kind of data: batches, loss, steps and metrics work on them."""
+    spec = ModelSpec(family, "tiny", *KINDS[task])
+    rows = time.made_up(spec, 32)
+    trainer = Trainer(
+        fresh_model(spec, 0), spec, TASKS[task], rows, rows, settings_of(), Budget(steps=3),
+        tmp_path,
+    )  # fmt: skip
+    losses = [trainer.train_step() for _ in range(3)]
+    found = trainer.evaluate()
+
+    assert all(math.isfinite(value) for value in (*losses, *found.values()))
+    assert f"valid_{TASKS[task].metric}" == next(iter(found))

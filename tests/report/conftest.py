@@ -54,7 +54,8 @@ def candidate(
                       "size_bytes": params * 4 + 9000, "latency_ms": params / 1.6e6},
         "measured": {"epoch_s": epoch * 1.07} if accuracy else {},
         "status": status, "reason": reason,
-        "rounds": [{"round": n + 1, "steps": 40 * 2**n, "seconds": 3.0 * 2**n, "accuracy": a}
+        "rounds": [{"round": n + 1, "steps": 40 * 2**n, "seconds": 3.0 * 2**n,
+                    "metric": "accuracy", "value": a}
                    for n, a in enumerate(accuracy)],
     }  # fmt: skip
 
@@ -64,7 +65,7 @@ def compressed(
 ) -> dict[str, Any]:
     return {
         "name": name, "steps": steps, "status": status, "reason": more.pop("reason", ""),
-        "folder": f"candidates/{name}", "num_params": 77850,
+        "folder": f"candidates/{name}", "num_params": 77850, "metric": "accuracy",
         "measured": {
             "accuracy": accuracy, "accuracy_low": accuracy - 0.014,
             "accuracy_high": min(accuracy + 0.009, 1), "accuracy_drop": 0.9857 - accuracy,
@@ -109,11 +110,13 @@ def complete() -> Files:
         "recipe.yaml": RECIPE,
         "run.jsonl": ledger(),
         "data/data.json": {
-            "source": "digits", "shape": [1, 8, 8], "labels": LABELS, "digest": "ab" * 32,
+            "source": "digits", "labels": LABELS, "digest": "ab" * 32,
+            "inputs": {"kind": "image", "shape": [1, 8, 8], "mean": [77.8], "std": [95.9]},
+            "outputs": {"kind": "classes", "num_classes": 10, "labels": LABELS},
+            "files": [], "bytes": 89472,
             "rows": {"train": 1258, "valid": 140, "test": 399},
             "class_counts": {"train": [124, 127, 124, 128, 127, 127, 127, 125, 122, 127],
                              "valid": [14] * 10, "test": [40] * 9 + [39]},
-            "mean": [77.8], "std": [95.9],
             "findings": [
                 {"check": "near_duplicates", "blocking": False, "waived": False, "count": 2,
                  "text": "2 pairs of images are nearly equal",
@@ -157,11 +160,13 @@ def complete() -> Files:
         "export/parity.json": {"passed": True, "hops": [
             {"name": "trained → onnx", "rows": 1398, "edge_inputs": ["zeros", "full", "noise"],
              "max_error": 2e-6, "tolerance": 1e-4, "decisions_equal": 1398,
-             "decisions_total": 1398, "metric_before": 0.9857, "metric_after": 0.9857,
+             "decisions_total": 1398, "metric": "accuracy", "metric_before": 0.9857,
+             "metric_after": 0.9857,
              "passed": True, "first_differing_node": None},
             {"name": "onnx → onnxruntime, optimised", "rows": 1398, "edge_inputs": ["zeros"],
              "max_error": 4.1e-6, "tolerance": 1e-4, "decisions_equal": 1398,
-             "decisions_total": 1398, "metric_before": 0.9857, "metric_after": 0.9857,
+             "decisions_total": 1398, "metric": "accuracy", "metric_before": 0.9857,
+             "metric_after": 0.9857,
              "passed": True, "first_differing_node": None}]},
         "certify/certificate.json": {
             "verdict": "certified",
@@ -172,7 +177,8 @@ def complete() -> Files:
                       "latency_p99_ms": {"bound": "<= 0.1", "measured": 0.0582, "low": 0.0571,
                                          "high": 0.0603, "met": True, "unit": "ms"},
                       "size_mb": {"bound": "<= 0.15", "measured": 0.1, "met": True, "unit": "mb"}},
-            "rows": 399, "accuracy": 0.9825, "parent_accuracy": 0.985,
+            "rows": 399, "metric": "accuracy", "accuracy": 0.9825, "accuracy_low": 0.9642,
+            "accuracy_high": 0.9915, "parent_accuracy": 0.985,
             "latency": {"p50_ms": 0.0443, "p95_ms": 0.0489, "p99_ms": 0.0582, "calls": 2478,
                         "control_ratio": 1.01, "histogram": histogram()},
             "baseline": {"size_mb": 0.318, "latency_p50_ms": 0.104, "accuracy": 0.985},
@@ -188,6 +194,85 @@ def complete() -> Files:
         **{f"{folder}/done.json": {"finished": 1.0}
            for folder in ("data", "plan", "train", "compress", "export", "certify")},
     }  # fmt: skip
+
+
+def older() -> Files:
+    """The same run as the first version wrote it, which knew pictures alone."""
+    files = complete()
+    data = files["data/data.json"]
+    data |= {name: data["inputs"][name] for name in ("shape", "mean", "std")}
+    for name in ("inputs", "outputs", "files", "bytes"):
+        del data[name]
+    for one in files["plan/plan.json"]["candidates"]:
+        for lap in one["rounds"]:
+            del lap["metric"]
+            lap["accuracy"] = lap.pop("value")
+    for one in files["compress/compress.json"]["candidates"]:
+        one.pop("metric", None)
+    for hop in files["export/parity.json"]["hops"]:
+        del hop["metric"]
+    del files["certify/certificate.json"]["metric"]
+    return files
+
+
+def tagging() -> Files:
+    """The same run of a tagger, whose F1 is what the accuracy was."""
+    files = _renamed("f1", "tagging")
+    tags = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+    data, proof = files["data/data.json"], files["certify/certificate.json"]
+    data |= {
+        "labels": tags, "class_counts": {"train": [], "valid": [], "test": []},
+        "inputs": {"kind": "text", "vocab_size": 21345, "features": 5, "length": 16,
+                   "max_length": 256, "unit": "given"},
+        "outputs": {"kind": "tags", "num_classes": 5, "labels": tags},
+    }  # fmt: skip
+    proof |= {"precision": 0.9801, "recall": 0.9849, "places_right": 0.9911}
+    files["deploy/manifest.json"]["model"] = {"inputs": data["inputs"]}
+    return files
+
+
+def forecasting() -> Files:
+    """The same run of a forecaster, whose squared error is what accuracy lacked to one."""
+    files = _flipped(_renamed("mse", "forecasting"))
+    recipe = files["recipe.yaml"].replace(">= 0.97", "<= 0.03").replace("0.5 pt", "0.005")
+    files["recipe.yaml"] = recipe.replace("digits}", "digits, horizon: 24}")
+    data, proof = files["data/data.json"], files["certify/certificate.json"]
+    data |= {
+        "labels": [], "class_counts": {"train": [], "valid": [], "test": []},
+        "inputs": {"kind": "series", "length": 96, "patch": 16, "channels": ["HUFL", "OT"]},
+        "outputs": {"kind": "horizon", "horizon": 24, "mean": [1.0, 2.0], "std": [1.0, 1.0]},
+    }  # fmt: skip
+    proof["mae"] = 0.101
+    proof["goals"]["mse"] |= {"bound": "<= 0.03", "unit": ""}
+    proof["goals"]["mse_drop"]["unit"] = ""
+    for hop in files["export/parity.json"]["hops"]:
+        hop |= {"decisions_equal": 0, "decisions_total": 0}
+    files["deploy/manifest.json"]["model"] = {"inputs": data["inputs"]}
+    return files
+
+
+def _renamed(metric: str, task: str) -> Files:
+    text = json.dumps(complete()).replace("accuracy", metric)
+    files: Files = json.loads(text.replace("image-classification", task))
+    for name in ("confusion", "mistakes"):
+        del files["certify/certificate.json"][name]
+    return files
+
+
+def _flipped(value: Any, key: str = "") -> Any:
+    """With 1 - x for every x that is the metric, and the ends of its intervals changed over."""
+    if isinstance(value, list):
+        return [_flipped(one, key) for one in value]
+    if isinstance(value, dict):
+        found = {name: _flipped(one, name) for name, one in value.items()}
+        for low, high in (("mse_low", "mse_high"), ("low", "high")):
+            if low in found and (low == "mse_low" or value.get("measured") == 0.9825):
+                found |= {low: 1 - value[high], high: 1 - value[low]}
+        if value.get("measured") == 0.9825:
+            found["measured"] = 1 - value["measured"]
+        return found
+    own = key in ("mse", "value", "valid_mse", "parent_mse", "metric_before", "metric_after")
+    return 1 - value if own and isinstance(value, float) and value < 1 else value
 
 
 def ledger() -> list[dict[str, Any]]:
@@ -251,6 +336,11 @@ def write(folder: Path, files: Files) -> Run:
 @pytest.fixture
 def certified() -> Files:
     return complete()
+
+
+@pytest.fixture(params=[tagging, forecasting], ids=["f1", "mse"])
+def other_task(request: pytest.FixtureRequest) -> Files:
+    return request.param()
 
 
 @pytest.fixture

@@ -120,10 +120,33 @@ def test_several_runs_make_one_table(make_run, certified, impossible, tmp_path):
     rows = collect_runs(folders)
 
     assert [row["verdict"] for row in rows] == ["certified", "infeasible", "no run"]
-    assert {key: rows[0][key] for key in ("accuracy", "size_mb", "latency_p99_ms")} == {
+    assert {key: rows[0][key] for key in ("metric", "accuracy", "size_mb", "latency_p99_ms")} == {
+        "metric": "accuracy",
         "accuracy": 0.9825,
         "size_mb": 0.1,
         "latency_p99_ms": 0.0582,
     }
     assert rows[0]["minutes"] == pytest.approx(265.6 / 60)
-    assert (rows[2]["accuracy"], rows[1]["run"]) == (None, "digits-002")
+    assert (rows[2]["metric"], rows[1]["run"]) == (None, "digits-002")
+
+
+@pytest.mark.parametrize("lost", [(), ("recipe.yaml",), ("recipe.yaml", "train/model/manifest.json",
+                                  "deploy/manifest.json")])  # fmt: skip
+def test_the_metric_is_known_from_any_file_that_says_it(make_run, other_task, lost):
+    """Recipe, manifests and certificate each name it; its unit and direction come along."""
+    expected = other_task["certify/certificate.json"]["metric"]
+    for name in lost:
+        del other_task[name]
+    life = collect(make_run(other_task))
+
+    assert (expected, expected == "f1") == (life.metric.name, life.metric.higher_is_better)
+    assert len(life.evaluations) == 15
+
+
+def test_runs_of_several_tasks_each_have_their_own_metric(make_run, certified, other_task):
+    """A row says what its run was measured by, and has the value under that name."""
+    first, second = collect_runs([make_run(certified).folder, make_run(other_task).folder])
+    metric = second["metric"]
+
+    assert (first["accuracy"], metric in first) == (0.9825, False)
+    assert second[metric] == other_task["certify/certificate.json"][metric]

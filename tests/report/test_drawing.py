@@ -250,3 +250,17 @@ def test_hostile_names_stay_text(name):
     assert "script" not in {element.tag for element in root.iter()}
     assert root.findtext("title") == HOSTILE
     assert root.get("role") == "img" and root.findtext("desc")
+
+
+def test_where_less_is_better_the_tinted_corner_is_below():
+    """A goal from above tints the side under it, down to the axis."""
+    points = [Point(0.1, 0.5, "fp32", "baseline"), Point(0.04, 0.4, "int8", "chosen")]
+    svg = charts.scatter("t", points, x_label="ms", y_label="MSE", x_at_most=0.05, y_at_most=0.45)
+    region = parts(svg, "rect", "meets")[0]
+    top, height = float(region.get("y")), float(region.get("height"))
+    chosen = next(e for e in parts(svg, "circle", "mark") if e.get("data-name") == "int8")
+    square = parts(svg, "rect", "baseline")[0]
+
+    assert top + height == pytest.approx(246, abs=0.01)
+    assert top < float(chosen.get("cy")) < top + height
+    assert float(square.get("y")) + float(square.get("height")) / 2 < top

@@ -11,7 +11,7 @@ from modelwright.core.errors import ConfigError
 from modelwright.core.run import Run
 from modelwright.report.page import write_report
 
-from .conftest import event
+from .conftest import event, forecasting, older, tagging
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 CHAPTERS = ("goals", "predicted", "data", "candidates", "training", "compression", "quality",
@@ -318,3 +318,61 @@ def test_the_ledger_cut_by_a_crash_is_read_up_to_the_cut(make_run, certified):
         file.write(json.dumps({"time": "x"})[:5])
 
     assert "run.jsonl: 1 line cannot be read" in write_report(run).read_text()
+
+
+def test_a_run_of_the_first_version_has_the_same_page(page, certified):
+    """Files that knew pictures and accuracy alone are read as the same life."""
+    assert page(certified).text == page(older()).text.replace("digits-002", "digits-001")
+
+
+def test_another_metric_is_never_called_accuracy(page, other_task):
+    """Every chapter, heading and caption names what the task is measured by."""
+    found = page(other_task)
+
+    assert "accuracy" not in found.text.lower()
+    assert set(CHAPTERS) <= set(found.ids)
+    assert "onfusion" not in found.text and "img" not in found.tags
+
+
+def test_a_tagger_shows_precision_and_recall(page):
+    """The chapter on quality says in figures what no matrix can show; shares are in percent."""
+    text = page(tagging()).text
+
+    for words in ("F1 98.25% on 399 unseen rows; 98.50% before compression", "precision 98.01%",
+                  "recall 98.49%", "F1 98.25% 96.42 to 99.15%", "F1 on valid, %", "best F1",
+                  "F1 98.57% → 98.57%", "5 tags", "up and to the left is better",
+                  "One row is a text, typically of 16 words, cut at 256 words, with 21,345 entries",
+                  "answer for one text modelwright predict runs/digits-001/deploy 'A "
+                  "TEXT'"):  # fmt: skip
+        assert words in text
+
+
+def test_a_forecast_is_judged_by_what_is_less(page):
+    """Errors are no percentages, the smallest is the best, and the goal is kept from below."""
+    found = page(forecasting())
+
+    for words in ("MSE 0.0175 0.0085 to 0.0358 on 399 unseen rows", "MAE 0.101",
+                  "MSE ✓ met Met, but the interval reaches past the bound", "0.0175 ≤ 0.03",
+                  "MSE added ✓ met", "down and to the left is better", "best valid MSE 0.014",
+                  "it is as a rule too low", "MSE 0.0143 → 0.0143", "compared (1,398 real rows",
+                  "One row is a window, of 96 steps, of 2 series (HUFL, OT), to be continued by 24",
+                  "candidate MSE added median"):  # fmt: skip
+        assert words in found.text
+    for text in ("98.25", "1.75%", "of 0", "Rows of each class"):
+        assert text not in found.text
+    ranked = re.findall(r"0\.\d+ (?=winner|raced)", found.text.partition("best MSE outcome")[2])
+    assert ["0.021 ", "0.036 ", "0.257 ", "0.571 "] == ranked
+
+
+def test_texts_that_were_mistaken_stand_in_cards(page, certified):
+    """A wrong answer about a text shows the text, cut where it is long, and never as markup."""
+    mistakes = certified["certify/certificate.json"]["mistakes"]
+    for item in mistakes:
+        del item["image"]
+        item["text"] = "<b>so so</b> " + "long " * 100
+    found = page(certified)
+
+    assert found.tags.count("q") == len(mistakes)
+    assert "mistakes texts" in found.classes
+    assert "<b>so so</b> long" in found.text and "long …" not in found.text
+    assert "no picture" not in found.text

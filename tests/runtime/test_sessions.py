@@ -19,8 +19,9 @@ MANIFEST = {"task": "image-classification", "labels": list("abcd"), "preprocess"
             "digest": "of the parent"}  # fmt: skip
 
 
-def spec(family="cnn", size="tiny", **more):
-    return ModelSpec(family, size, SHAPE, CLASSES, (120.0,), (60.0,), **more)
+def spec(family="cnn", size="tiny", classes=CLASSES, **more):
+    image = {"kind": "image", "shape": list(SHAPE), "mean": [120.0], "std": [60.0]}
+    return ModelSpec(family, size, image, {"kind": "classes", "num_classes": classes}, **more)
 
 
 def images(number=5):
@@ -42,7 +43,7 @@ def trained(request, tmp_path):
     model = build(spec(request.param))
     for _ in range(3):
         model(torch.from_numpy(images()))
-    return write_trained(tmp_path / "model", model, spec(request.param), MANIFEST), model.eval()
+    return write_trained(tmp_path / "model", model, spec(request.param), MANIFEST, {}), model.eval()
 
 
 def test_a_torch_session_is_the_model(trained):
@@ -114,12 +115,12 @@ def test_a_closed_session_holds_no_model(trained):
 @pytest.mark.parametrize(
     "other",
     [spec(size="small"), spec("rnn"), spec(args={"widths": [4, 4]}),
-     ModelSpec("cnn", "tiny", SHAPE, CLASSES + 1, (1.0,), (1.0,))],
+     spec(classes=CLASSES + 1)],
     ids=["size", "family", "widths", "classes"],
 )  # fmt: skip
 def test_weights_of_another_architecture_are_refused(tmp_path, other):
     """A sound folder whose weights do not fit the architecture that it names ends with code 4."""
-    made = write_trained(tmp_path / "model", build(spec()), other, MANIFEST)
+    made = write_trained(tmp_path / "model", build(spec()), other, MANIFEST, {})
     with pytest.raises(IntegrityError, match=f"the weights do not fit {other.name}") as caught:
         open_session(artifact.open_artifact(made.folder))
 
@@ -134,7 +135,7 @@ def test_a_file_without_weights_is_refused(tmp_path, content):
     made = artifact.write(
         tmp_path / "model", "trained", model_file="model.safetensors",
         fill=lambda folder: (folder / "model.safetensors").write_bytes(content),
-        signature=Signature((), ()), model=spec().to_json(),
+        signature=Signature((), ()), extras={}, model=spec().to_json(),
     )  # fmt: skip
     with pytest.raises(IntegrityError, match=str(made.folder)):
         open_session(made)
@@ -166,7 +167,7 @@ SIGNATURE = Signature(
 def write_graph(folder, kind="onnx", content=None):
     content = graph().SerializeToString() if content is None else content
     return artifact.write(
-        folder, kind, model_file="model.onnx", signature=SIGNATURE,
+        folder, kind, model_file="model.onnx", signature=SIGNATURE, extras={},
         fill=lambda partial: (partial / "model.onnx").write_bytes(content),
     )  # fmt: skip
 

@@ -28,6 +28,8 @@ SIGNATURE = Signature(
     tuple(TensorSpec(name, "float32", ("batch", 10)) for name in ("logits", "probabilities")),
 )
 
+INPUTS = {"kind": "image", "shape": [1, 8, 8], "mean": [0.0], "std": [1.0]}
+
 
 def _graph() -> onnx.ModelProto:
     nodes = [
@@ -70,8 +72,10 @@ def deploy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("serve") / "deploy"
     artifact.write(
         folder, "deploy", model_file="model.onnx", fill=_fill, signature=SIGNATURE,
-        task="image-classification", labels=LABELS, target={"threads": 1},
-        model={"family": "cnn", "size": "tiny", "num_params": 640},
+        task="image-classification", labels=LABELS, target={"threads": 1}, extras={},
+        preprocess={"files": []},
+        model={"family": "cnn", "size": "tiny", "num_params": 640, "inputs": INPUTS,
+               "outputs": {"kind": "classes", "num_classes": 10, "labels": LABELS}},
     )  # fmt: skip
     return folder
 

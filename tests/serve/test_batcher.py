@@ -236,3 +236,20 @@ def test_drain_gives_up_when_its_grace_ends():
     answers, _ = play(act)
 
     assert [Closed, Closed] == [type(answer) for answer in answers]
+
+
+def test_rows_of_unequal_length_run_apart():
+    """What waits is grouped by its shape beyond the rows; nothing is padded or cut."""
+
+    async def act(batcher: Batcher, model: Model) -> list[Any]:
+        model.go.clear()
+        jobs = [batcher.submit(row(1), deadline_s=5)]
+        await running(model)
+        jobs += [batcher.submit(row(tag, width=tag % 2 + 2), deadline_s=5) for tag in (2, 3, 4, 5)]
+        model.go.set()
+        return [answer["y"].shape for answer in await asyncio.gather(*jobs)]
+
+    shapes, model = play(act)
+
+    assert shapes == [(1, 2), (1, 2), (1, 3), (1, 2), (1, 3)]
+    assert model.batches == [[1], [2, 4], [3, 5]]

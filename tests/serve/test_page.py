@@ -46,8 +46,8 @@ def test_the_page_knows_the_model_its_goals_and_its_samples(client):
     """Facts come from the manifest, goals from the certificate, samples from samples.json."""
     facts = client.get("/page/model.json").json()
 
-    assert ("cnn-tiny", 640, 10, True) == tuple(
-        facts[key] for key in ("name", "num_params", "classes", "pictures")
+    assert ("cnn-tiny", 640, "10 classes", "image") == tuple(
+        facts[key] for key in ("name", "num_params", "answers", "takes")
     )
     assert ["accuracy"] == list(facts["goals"])
     assert ["3"] == [sample["label"] for sample in facts["samples"]]

@@ -128,8 +128,8 @@ def test_an_export_that_goes_wrong_is_caught_in_the_run(plain, tmp_path, command
 
     export_onnx = catalog.FORMATS["onnx"]
 
-    def faulty(model, path, **keys):
-        signature = export_onnx(model, path, **keys)
+    def faulty(model, path, spec):
+        signature = export_onnx(model, path, spec)
         proto = onnx.load(path)
         relu_to_sigmoid(proto.graph)
         onnx.save(proto, path)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.tasks import classify
-from modelwright.tasks.catalog import TASKS
+from modelwright.tasks.catalog import TASKS, Task
 
 LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.0, 0.0, 3.0]])
 
@@ -69,19 +69,27 @@ def test_the_gradient_is_probability_minus_truth():
     torch.testing.assert_close((LOGITS.softmax(1) - truth) / 2, logits.grad)
 
 
-def test_metrics():
-    """Accuracy is a share of rows, the loss is unsmoothed."""
-    found = classify.metrics(LOGITS, torch.tensor([0, 1]))
+def statistics(logits, targets):
+    outputs = {"logits": logits.numpy(), "probabilities": logits.softmax(-1).numpy()}
+    return classify.statistics(outputs, np.array(targets))
 
+
+def test_metrics():
+    """Accuracy is a share of rows, the loss is unsmoothed; both are sums over rows, divided."""
+    rows = statistics(LOGITS, [0, 1])
+    found = classify.values(rows.sum(0))
+
+    assert [[1, 1], [1, 0]] == rows[:, :2].tolist()
     assert 0.5 == found["accuracy"]
     assert math.isclose(cross_entropy(LOGITS, [0, 1]), found["loss"], rel_tol=1e-6)
 
 
 def test_metrics_are_plain_numbers():
-    """They go into the ledger as they are."""
-    found = classify.metrics(LOGITS, torch.tensor([0, 1]))
+    """They go into the ledger as they are, the one that goals are about first."""
+    found = classify.values(statistics(LOGITS, [0, 1]).sum(0))
 
     assert {"accuracy": float, "loss": float} == {name: type(v) for name, v in found.items()}
+    assert classify.METRIC == next(iter(found))
 
 
 @settings(max_examples=50, deadline=None)
@@ -90,7 +98,7 @@ def test_an_answer_lists_every_label_once(scores):
     """Most likely first, equal ones in the order of the labels; probabilities stay as they were."""
     labels = [f"label {index}" for index in range(len(scores))]
     probabilities = np.array(scores, np.float32) / 100
-    found = classify.answer(probabilities, labels)
+    found = classify.answer({"probabilities": probabilities}, labels)
     order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
 
     assert [labels[index] for index in order] == [one["label"] for one in found["probabilities"]]
@@ -100,6 +108,7 @@ def test_an_answer_lists_every_label_once(scores):
     assert found["answer"] == found["probabilities"][0]["label"]
 
 
-def test_the_catalog_names_this_task():
-    """image-classification is this file."""
-    assert classify is TASKS["image-classification"]
+@pytest.mark.parametrize("kind", ["image", "text", "audio"])
+def test_the_catalog_names_this_task(kind):
+    """Classification of any kind of data is this file."""
+    assert Task(kind, "classes", classify) == TASKS[f"{kind}-classification"]

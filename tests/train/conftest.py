@@ -14,6 +14,8 @@ from modelwright.train.loop import Budget, Settings, Trainer, fill_in, fresh_mod
 
 FAMILIES = ("cnn", "rnn", "transformer")
 SHAPE, NUM_CLASSES = (1, 8, 8), 4
+INPUTS = {"kind": "image", "shape": list(SHAPE), "mean": [90.0], "std": [60.0]}
+OUTPUTS = {"kind": "classes", "num_classes": NUM_CLASSES}
 # every kind of randomness that resuming has to bring back
 AUGMENT = (Augment(shift=0.2), Augment(rotate=10), Augment(mixup=0.4))
 
@@ -27,11 +29,11 @@ def rows(number: int, seed: int = 0) -> Rows:
     targets = np.arange(number) % NUM_CLASSES
     for image, target in zip(images, targets, strict=True):
         image[:, 2 * target : 2 * target + 2] += 90
-    return Rows(images, targets, [""] * number)
+    return Rows({"image": images}, targets, [""] * number)
 
 
 def spec_of(family: str, **args: Any) -> ModelSpec:
-    return ModelSpec(family, "tiny", SHAPE, NUM_CLASSES, (90.0,), (60.0,), args)
+    return ModelSpec(family, "tiny", INPUTS, OUTPUTS, args)
 
 
 def settings_of(family: str = "cnn", *, budget: Budget | None = None, **keys: Any) -> Settings:
@@ -60,8 +62,8 @@ def trainer_of(
     folder.mkdir(parents=True, exist_ok=True)
     spec = spec_of(family, **(args or {}))
     return Trainer(
-        fresh_model(spec, settings.seed), TASKS["image-classification"], rows(72), rows(24, 1),
-        NUM_CLASSES, settings, budget, folder, metrics=metrics,
+        fresh_model(spec, settings.seed), spec, TASKS["image-classification"], rows(72),
+        rows(24, 1), settings, budget, folder, metrics=metrics,
     )  # fmt: skip
 
 

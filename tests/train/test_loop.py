@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import types
 
 import pytest
 import torch
@@ -36,21 +37,19 @@ def clock(monkeypatch):
 
 def timed(trainer, clock, step_s, evaluation_s=0.0):
     """The trainer, whose steps and evaluations take what the functions or numbers say."""
-    train_step, metrics = trainer.train_step, trainer.task.metrics
+    train_step, logic = trainer.train_step, trainer.task.logic
 
     def slow_step():
         clock.now += step_s(trainer.step) if callable(step_s) else step_s
         return train_step()
 
-    class Task:
-        loss = staticmethod(trainer.task.loss)
+    def slow_statistics(*arguments):
+        clock.now += evaluation_s
+        return logic.statistics(*arguments)
 
-        @staticmethod
-        def metrics(*arguments):
-            clock.now += evaluation_s
-            return metrics(*arguments)
-
-    trainer.train_step, trainer.task = slow_step, Task
+    slow = types.SimpleNamespace(**{**vars(logic), "statistics": slow_statistics})
+    trainer.train_step = slow_step
+    trainer.task = dataclasses.replace(trainer.task, logic=slow)
     return trainer
 
 

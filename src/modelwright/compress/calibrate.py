@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from modelwright.data.rows import Rows
 from modelwright.runtime.onnx_session import inference_session
 
 BINS = 2048
@@ -36,17 +37,14 @@ class Histogram:
 Range = tuple[float, float]
 
 
-def observe(graph: onnx.ModelProto, images: np.ndarray) -> dict[str, Histogram]:
-    """Histograms of every float value in the graph over real rows.
-
-    images: (rows, channels, height, width) uint8
-    """
+def observe(graph: onnx.ModelProto, rows: Rows) -> dict[str, Histogram]:
+    """Histograms of every float value in the graph over real rows."""
     exposed, names = _with_outputs(graph)
     session = inference_session(exposed.SerializeToString(), threads=2)
 
     def values() -> Iterator[tuple[str, np.ndarray]]:
-        for start in range(0, len(images), BATCH_ROWS):
-            batch = {"image": images[start : start + BATCH_ROWS]}
+        for start in range(0, len(rows), BATCH_ROWS):
+            batch = rows.batch(np.arange(start, min(start + BATCH_ROWS, len(rows))))
             yield from zip(names, session.run(names, batch), strict=True)
 
     low = dict.fromkeys(names, np.inf)

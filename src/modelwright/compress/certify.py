@@ -14,14 +14,16 @@ import onnxruntime
 import torch
 
 from modelwright.core.artifact import Artifact
+from modelwright.core.goals import METRICS, Goal
 from modelwright.core.hardware import this_machine
-from modelwright.core.recipe import METRICS, Goal, Recipe
+from modelwright.core.recipe import Recipe
 from modelwright.data.image import encode_png
-from modelwright.data.rows import Rows
+from modelwright.data.rows import Rows, typical
 from modelwright.measure.compare import Difference, compare
 from modelwright.measure.quality import Quality, evaluate
 from modelwright.measure.timing import Latency, measure_pair
 from modelwright.runtime.catalog import open_session
+from modelwright.tasks.catalog import TASKS
 
 MISTAKES = 24
 SAMPLES = 24
@@ -41,17 +43,16 @@ def certify(
         baseline: the uncompressed graph, timed in turns with the chosen one.
         trained: the model that was trained, for the drop in accuracy.
     """
-    classes = len(trained.labels)
-    target = recipe.target
+    target, task, name = recipe.target, TASKS[recipe.task], TASKS[recipe.task].metric
     session = open_session(chosen, threads=target.threads)
     plain = open_session(baseline, threads=target.threads)
     parent = open_session(trained, threads=this_machine().cores)
     try:
-        quality = evaluate(session, test.images, test.targets, classes)
-        before = evaluate(parent, test.images, test.targets, classes)
-        difference = compare(before, quality)
-        rows = np.arange(target.batch_size) % len(test)
-        pair = measure_pair(session, plain, {"image": test.images[rows]}, max_seconds=6.0)
+        quality = evaluate(session, test, task, trained.labels)
+        before = evaluate(parent, test, task, trained.labels)
+        difference = compare(before, quality, task)
+        batch = test.batch(typical(test, target.batch_size))
+        pair = measure_pair(session, plain, batch, max_seconds=6.0)
     finally:
         for one in (session, plain, parent):
             one.close()
@@ -66,10 +67,11 @@ def certify(
         "text": _text(goals, missed, quality),
         "goals": goals,
         "rows": quality.rows,
-        "accuracy": quality.accuracy,
-        "accuracy_low": quality.low,
-        "accuracy_high": quality.high,
-        "parent_accuracy": before.accuracy,
+        "metric": name,
+        **quality.values,
+        f"{name}_low": quality.low,
+        f"{name}_high": quality.high,
+        f"parent_{name}": before.value,
         "drop": {"value": difference.drop, "low": difference.low, "high": difference.high,
                  "flipped": difference.flipped},
         "latency": pair.first.to_json(),
@@ -80,11 +82,10 @@ def certify(
             "size_mb": baseline.model_bytes / 1e6,
             "latency_p50_ms": pair.second.p50_ms,
             "latency_p99_ms": pair.second.p99_ms,
-            "accuracy": before.accuracy,
+            name: before.value,
         },
         "size_mb": size_mb,
-        "confusion": quality.confusion.tolist(),
-        "mistakes": worst_mistakes(quality, test, trained.labels),
+        **(_mistakes(quality, test, trained.labels) if name == "accuracy" else {}),
         "machine": machine.to_json(),
         "versions": {
             "python": platform.python_version(), "torch": torch.__version__,
@@ -137,22 +138,42 @@ def _relaxed(goal: Goal, best: float) -> str:
     digits = 10.0 ** (3 - math.floor(math.log10(abs(best) or 1.0)))
     towards = math.floor if goal.op == ">=" else math.ceil
     bound = f"{goal.op} {towards(best * digits) / digits:g}"
-    if goal.name == "accuracy_drop":
-        return f"goals.accuracy to drop {bound}"
+    if goal.name.endswith("_drop"):
+        return f"goals.{goal.name.removesuffix('_drop')} to drop {bound}"
     return f"goals.{goal.name} to {bound}"
 
 
 def samples(test: Rows, labels: Sequence[str]) -> list[dict[str, str]]:
-    """Some test rows as pictures with their labels, a few of each class, for the server's page."""
-    order = np.argsort(_turn(test.targets), kind="stable")[:SAMPLES]
+    """Some test rows as people see them, a few of each class, for the server's page."""
+    order = np.arange(min(SAMPLES, len(test)))
+    classes = isinstance(test.targets, np.ndarray) and test.targets.ndim == 1
+    if classes:
+        order = np.argsort(_turn(test.classes), kind="stable")[:SAMPLES]
     return [
-        {"image": _data_url(test.images[row]), "label": labels[int(test.targets[row])]}
+        {
+            **_shown(test, int(row)),
+            "label": labels[int(test.classes[row])] if classes else "",
+        }
         for row in order
     ]
 
 
+def _shown(rows: Rows, row: int) -> dict[str, str]:
+    """A row as a picture, or as the text that it is."""
+    if "image" in rows.inputs:
+        return {"image": _data_url(rows.images[row])}
+    return {"text": rows.origins[row]}
+
+
+def _mistakes(quality: Quality, test: Rows, labels: Sequence[str]) -> dict[str, Any]:
+    return {
+        "confusion": quality.confusion.tolist(),
+        "mistakes": worst_mistakes(quality, test, labels),
+    }
+
+
 def worst_mistakes(quality: Quality, rows: Rows, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The wrong answers that the model was surest of, as pictures."""
+    """The wrong answers that the model was surest of, as people see them."""
     wrong = np.flatnonzero(~quality.correct)
     sureness = quality.probabilities[wrong, quality.answers[wrong]]
     return [
@@ -161,7 +182,7 @@ def worst_mistakes(quality: Quality, rows: Rows, labels: Sequence[str]) -> list[
             "truth": labels[int(quality.targets[row])],
             "answer": labels[int(quality.answers[row])],
             "probability": float(quality.probabilities[row, quality.answers[row]]),
-            "image": _data_url(rows.images[row]),
+            **_shown(rows, int(row)),
         }
         for row in wrong[np.argsort(-sureness, kind="stable")][:MISTAKES]
     ]
@@ -172,9 +193,9 @@ def _judge(
 ) -> dict[str, Any]:
     low: float | None
     high: float | None
-    if goal.name == "accuracy":
-        value, low, high = quality.accuracy, quality.low, quality.high
-    elif goal.name == "accuracy_drop":
+    if goal.name == quality.metric:
+        value, low, high = quality.value, quality.low, quality.high
+    elif goal.name == f"{quality.metric}_drop":
         value, low, high = difference.drop, difference.low, difference.high
     elif goal.name == "size_mb":
         value = low = high = size_mb
@@ -183,7 +204,7 @@ def _judge(
         value = getattr(latency, percentile)
         low = getattr(latency, percentile.replace("_ms", "_low_ms"))
         high = getattr(latency, percentile.replace("_ms", "_high_ms"))
-    unit = "share" if goal.name == "accuracy_drop" else METRICS[goal.name].unit
+    unit = METRICS[goal.name.removesuffix("_drop")].unit
     return {
         "bound": goal.text, "measured": value, "low": low, "high": high,
         "met": bool(goal.met_by(value)), "unit": unit, "confidence": 0.95,
@@ -219,7 +240,7 @@ def _distance(missed: Mapping[str, Any], bounds: Sequence[Goal]) -> float:
 
 def _gap(goal: Goal, value: float) -> float:
     """Relative distance to the bound; for shares near one, relative to the errors allowed."""
-    if goal.name == "accuracy":
+    if goal.op == ">=":
         return (goal.bound - value) / max(1 - goal.bound, 1e-3)
     return (value - goal.bound) / max(abs(goal.bound), 1e-3)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from modelwright.core.errors import NothingChanged
 from modelwright.models.catalog import MODELS, Model, ModelSpec, build, count_params
-from modelwright.models.groups import Group, Place
+from modelwright.models.groups import Group
 
 MULTIPLE = 4  # kept channels are rounded down to this: kernels work on groups of channels
 
@@ -38,9 +38,16 @@ def prune(model: Model, spec: ModelSpec, ratio: float) -> tuple[Model, ModelSpec
         )
     args = args_for([len(keep) for keep in kept])
     smaller_spec = replace(spec, args={**spec.args, **args})
+    stay: dict[tuple[str, int], Tensor] = {}  # of each tensor's axis, all groups together
     for group, keep in zip(groups, kept, strict=True):
+        own = torch.zeros(group.size, dtype=torch.bool).index_fill_(0, keep, True)
         for place in group.places:
-            state[place.tensor] = _select(state[place.tensor], place, group.size, keep)
+            length = state[place.tensor].shape[place.dim]
+            axis = stay.setdefault((place.tensor, place.dim), torch.ones(length, dtype=torch.bool))
+            end = place.offset + place.repeats * group.size
+            axis[place.offset : end] &= own.repeat(place.repeats)
+    for (name, dim), axis in stay.items():
+        state[name] = state[name].index_select(dim, axis.nonzero().flatten())
     smaller = build(smaller_spec)
     smaller.load_state_dict(state)
     assert count_params(smaller) < count_params(model)
@@ -63,15 +70,3 @@ def _kept(group: Group, state: dict[str, Tensor], ratio: float) -> Tensor:
             norm = part.reshape(group.size, -1).square().sum(1)
             importance += norm / norm.mean().clamp_min(1e-12)
     return importance.topk(count).indices.sort().values
-
-
-def _select(tensor: Tensor, place: Place, size: int, keep: Tensor) -> Tensor:
-    """The tensor without the dropped channels in the place's blocks; the rest stays."""
-    length = tensor.shape[place.dim]
-    end = place.offset + place.repeats * size
-    index = torch.cat(
-        [torch.arange(place.offset)]
-        + [place.offset + block * size + keep for block in range(place.repeats)]
-        + [torch.arange(end, length)]
-    )
-    return tensor.index_select(place.dim, index)

@@ -23,6 +23,7 @@ from modelwright.core.files import write_bytes
 OPERATORS = ("Conv", "Gemm", "MatMul", "Add", "Relu", "GlobalAveragePool", "ReduceMean", "MaxPool")
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 RECURRENT = ("LSTM", "GRU")
+FIXED = ("embed.basis", "embed.filters")  # of models/embed.py: products that compute a spectrum
 FEWEST_SUMMED = 32  # input channels x kernel height x kernel width
 
 
@@ -51,6 +52,7 @@ def quantize_graph(
         operators.remove("Add")  # it would leave int8 at once, for the norm
     shapes = {one.name: tuple(one.dims) for one in graph.graph.initializer}
     kept = [node.name for node in graph.graph.node if _better_in_float(node, shapes)]
+    kept += _outside(graph.graph)
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
     before = logging.root.level
@@ -95,6 +97,28 @@ def quantize_graph(
         node.doc_string = ""
     write_bytes(path, result.SerializeToString(deterministic=True))
     return changed
+
+
+def _outside(graph: onnx.GraphProto) -> list[str]:
+    """Nodes before the first learned product and behind the last: scaling there stays exact."""
+    before: set[str] = set()  # values that some product is behind
+    for node in reversed(graph.node):
+        if _is_learned(node) or before & set(node.output):
+            before |= set(node.input)
+    behind: set[str] = set()  # values that some product is before
+    for node in graph.node:
+        if _is_learned(node) or behind & set(node.input):
+            behind |= set(node.output)
+    return [
+        node.name
+        for node in graph.node
+        if not _is_learned(node) and not (before & set(node.output) and behind & set(node.input))
+    ]
+
+
+def _is_learned(node: onnx.NodeProto) -> bool:
+    """Whether a node is a product that is not part of a fixed transform, such as a spectrum."""
+    return node.op_type in PRODUCTS and not any(name.endswith(FIXED) for name in node.input)
 
 
 def _better_in_float(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -36,9 +36,7 @@ def recover(
     settings = replace(
         settings, learning_rate=LEARNING_RATE_SHARE * settings.learning_rate, decay=1.0
     )
-    trainer = Trainer(
-        model, TASKS[recipe.task], train, valid, spec.num_classes, settings, budget, folder
-    )
+    trainer = Trainer(model, spec, TASKS[recipe.task], train, valid, settings, budget, folder)
     trainer.run(title=title)
     trainer.save()
     averaged = trainer.averaged

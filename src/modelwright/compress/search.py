@@ -19,11 +19,12 @@ from modelwright.compress.quantize import quantize_graph
 from modelwright.compress.recover import recover
 from modelwright.core.artifact import Artifact, write
 from modelwright.core.errors import NothingChanged, Unsupported
+from modelwright.core.goals import METRICS, Goal
 from modelwright.core.hardware import this_machine
 from modelwright.core.progress import say, show
-from modelwright.core.recipe import Goal, Prune, Quantize, Recipe
+from modelwright.core.recipe import Prune, Quantize, Recipe
 from modelwright.core.run import Run
-from modelwright.data.rows import Rows
+from modelwright.data.rows import Rows, typical
 from modelwright.export.catalog import KEPT_FIELDS, export
 from modelwright.measure.compare import compare, pareto
 from modelwright.measure.quality import Quality, evaluate
@@ -31,13 +32,20 @@ from modelwright.measure.timing import measure_latency
 from modelwright.models.catalog import Model, ModelSpec, count_params
 from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
+from modelwright.tasks.catalog import TASKS
 from modelwright.train.precision import Precision
 from modelwright.train.save import write_trained
 
 AUTO_RATIOS = (0.25, 0.5)  # pruned one after the other while a goal is missed
 AUTO_RECOVER = 0.1  # of the budget, after each
 RUNNER_UP = "runner-up"  # status of a calibration that gave way to another of the same graph
-SAFE_DROP = 0.005  # accuracy that "best" may give away for size and speed where no goal says
+# Share of answers that a quantized form may change, and of the metric that it may lose, before it
+# counts as a fault; whether the loss is acceptable is the goals' business.
+MOST_FLIPPED = 0.05
+COSTS = ("error", "latency_p50_ms", "size_mb")
+SAFE_DROP = (
+    0.005  # of the task's metric, that "best" may give away for size and speed where no goal says
+)
 
 
 @dataclass
@@ -51,17 +59,31 @@ class Candidate:
     num_params: int
     base: str = ""  # the float32 candidate it was made from; its own name where it is one
     model: str = ""  # of a float32 candidate: the trained artifact's folder, from the run's folder
+    metric: str = "accuracy"  # the task's
     measured: dict[str, float] = field(default_factory=dict)
     meets: dict[str, bool] = field(default_factory=dict)
     status: str = ""
     settled: str = ""  # how it won among the calibrations of its graph
     reason: str = ""
 
+    @property
+    def error(self) -> float:
+        """How far the metric on valid is from the best that there is."""
+        return METRICS[self.metric].error(self.measured[self.metric])
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """What makes one candidate better than another; less of each."""
+        return {
+            "error": self.error,
+            **{name: self.measured[name] for name in ("latency_p50_ms", "size_mb")},
+        }
+
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name, "steps": self.steps, "status": self.status, "reason": self.reason,
             "folder": f"candidates/{self.name}", "base": self.base, "model": self.model,
-            "num_params": self.num_params,
+            "num_params": self.num_params, "metric": self.metric,
             "measured": self.measured, "meets": self.meets,
         }  # fmt: skip
 
@@ -141,8 +163,9 @@ class Search:
             self.folder / "recovery" / name, precision=self.precision, title=f"recover {name}",
         )  # fmt: skip
         trained = write_trained(
-            self.folder / "models" / name, recovered, smaller_spec, self.trained.manifest
-        )
+            self.folder / "models" / name, recovered, smaller_spec, self.trained.manifest,
+            self.trained.extras,
+        )  # fmt: skip
         steps = [*self.candidates[0 if not prefix else -1].steps, {"prune": section.model_dump()}]
         self._add(name, steps, recovered, smaller_spec, trained)
         return name, recovered, smaller_spec
@@ -159,7 +182,7 @@ class Search:
         show(f"compress: calibrating {prefix}int8")
         graph = onnx.load(parent.artifact.file("model.onnx"))
         rows = np.linspace(0, len(self.train) - 1, min(section.calibration_rows, len(self.train)))
-        histograms = observe(graph, self.train.images[rows.astype(np.int64)])
+        histograms = observe(graph, self.train.take(rows.astype(np.int64)))
         names = list(CALIBRATIONS) if section.calibration == "auto" else [section.calibration]
         made = []
         for calibration in names:
@@ -171,7 +194,8 @@ class Search:
             manifest = parent.artifact.manifest
             artifact = write(
                 self.folder / "candidates" / name, "onnx", model_file="model.onnx", fill=fill,
-                signature=parent.artifact.signature, parent=parent.artifact.digest, measured={},
+                signature=parent.artifact.signature, extras=parent.artifact.extras,
+                parent=parent.artifact.digest, measured={},
                 **{key: manifest[key] for key in KEPT_FIELDS},
             )  # fmt: skip
             step = {"quantize": {**section.model_dump(), "calibration": calibration}}
@@ -181,6 +205,17 @@ class Search:
             self._measure(candidate)
             made.append(candidate)
         settle(made)
+        for candidate in made:
+            flipped = candidate.measured.get("flipped", 0.0)
+            if flipped > MOST_FLIPPED and not candidate.status:
+                self.run.write(
+                    "compress", "refused",
+                    text=f"{candidate.name} changes {flipped:.1%} of the answers on valid; beyond "
+                    f"{MOST_FLIPPED:.0%} it counts as another model",
+                )  # fmt: skip
+                candidate.status = "refused"
+                candidate.reason = f"changes {flipped:.1%} of the answers on valid"
+                say(f"compress: {candidate.name}: {candidate.reason}")
         self.candidates += made
 
     def _add(
@@ -188,7 +223,9 @@ class Search:
         trained: Artifact,
     ) -> None:  # fmt: skip
         show(f"compress: exporting {name}")
-        artifact = export(model, trained.manifest, self.folder / "candidates" / name)
+        artifact = export(
+            model, trained.manifest, self.folder / "candidates" / name, extras=trained.extras
+        )
         source = str(trained.folder.relative_to(self.run.folder))
         candidate = Candidate(name, steps, artifact, spec, count_params(model), name, source)
         self._measure(candidate)
@@ -199,21 +236,23 @@ class Search:
         target = self.recipe.target
         session = open_session(candidate.artifact, threads=target.threads)
         try:
-            quality = evaluate(
-                session, self.valid.images, self.valid.targets, candidate.spec.num_classes
-            )
+            task = TASKS[self.recipe.task]
+            labels = candidate.spec.outputs.get("labels", ())
+            quality = evaluate(session, self.valid, task, labels)
             if self.baseline is None:
                 self.baseline = quality
-            drop = compare(self.baseline, quality)
-            rows = np.arange(target.batch_size) % len(self.valid)
-            latency = measure_latency(session, {"image": self.valid.images[rows]}, max_seconds=1.0)
+            drop = compare(self.baseline, quality, task)
+            batch = self.valid.batch(typical(self.valid, target.batch_size))
+            latency = measure_latency(session, batch, max_seconds=1.0)
         finally:
             session.close()
+        name = candidate.metric = task.metric
         candidate.measured = {
-            "accuracy": quality.accuracy,
-            "accuracy_low": quality.low,
-            "accuracy_high": quality.high,
-            "accuracy_drop": drop.drop,
+            **quality.values,
+            f"{name}_low": quality.low,
+            f"{name}_high": quality.high,
+            f"{name}_drop": drop.drop,
+            **({} if drop.flipped is None else {"flipped": drop.flipped / len(quality.targets)}),
             "latency_p50_ms": latency.p50_ms,
             "latency_p95_ms": latency.p95_ms,
             "latency_p99_ms": latency.p99_ms,
@@ -223,7 +262,7 @@ class Search:
             goal.name: goal.met_by(candidate.measured[goal.name]) for goal in self.recipe.bounds
         }
         say(
-            f"compress: {candidate.name:24} accuracy {quality.accuracy:.4f}  "
+            f"compress: {candidate.name:24} {name} {quality.value:.4f}  "
             f"p50 {latency.p50_ms:.3f} ms  {candidate.measured['size_mb']:.3f} MB"
         )
 
@@ -237,7 +276,9 @@ class Search:
 
 
 def _small_and_fast(candidate: Candidate) -> bool:
-    return all(met for name, met in candidate.meets.items() if not name.startswith("accuracy"))
+    return all(
+        met for name, met in candidate.meets.items() if not name.startswith(candidate.metric)
+    )
 
 
 def settle(made: Sequence[Candidate]) -> None:
@@ -247,56 +288,61 @@ def settle(made: Sequence[Candidate]) -> None:
     """
     if len(made) < 2:
         return
-    best = max(made, key=lambda one: one.measured["accuracy"])
+    best = min(made, key=lambda one: one.error)
     gaps = []
     for one in made:
         if one is best:
             continue
-        gap = 100 * (best.measured["accuracy"] - one.measured["accuracy"])
-        gaps.append(gap)
+        gaps.append(gap := one.error - best.error)
         size, latency = (
             one.measured[key] / best.measured[key] - 1 for key in ("size_mb", "latency_p50_ms")
         )
         one.status = RUNNER_UP
         one.reason = (
-            (f"{gap:.2f} pt less accurate on valid than" if gap else "on valid as accurate as")
+            (f"{_points(gap, one)} worse on valid than" if gap else "on valid as good as")
             + f" {best.name}{'' if gap else ', which was tried first'}; "
             f"size {size:+.1%}, median latency {latency:+.1%} (noise: the graph is the same)"
         )
     ties = gaps.count(0)
     best.settled = f"among {len(made)} calibrations of its graph " + (
-        f"{1 + ties} tie in accuracy on valid, and the first tried was taken"
+        f"{1 + ties} tie in {best.metric} on valid, and the first tried was taken"
         if ties
-        else f"accuracy on valid decided, by {min(gaps):.2f} pt"
+        else f"{best.metric} on valid decided, by {_points(min(gaps), best)}"
     )
+
+
+def _points(gap: float, one: Candidate) -> str:
+    share = METRICS[one.metric].unit == "share"
+    return f"{100 * gap:.2f} pt" if share else f"{gap:.3g}"
 
 
 def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Candidate | None:
     """Mark the Pareto set and the best candidate that meets every goal; None if none does.
 
     Best is the least product of size and latency among those that lose no more accuracy than
-    the goal on accuracy_drop allows (SAFE_DROP where there is none). Where none reaches the goal
-    on accuracy, those stay eligible whose interval does not rule it out: the test part decides.
-    A list in the recipe is shipped as written: its last candidate is the only one to choose.
+    the goal on its drop allows (SAFE_DROP where there is none). Where none reaches the goal on
+    the task's metric, those stay eligible whose interval does not rule it out: the test part
+    decides. A list in the recipe is shipped as written: its last candidate is the only one to
+    choose.
     """
     left = [candidate for candidate in candidates if not candidate.status]
-    points = [candidate.measured for candidate in left]
-    front = pareto(points, higher=("accuracy",), lower=("latency_p50_ms", "size_mb"))
+    front = pareto([candidate.costs for candidate in left], lower=COSTS)
     for index, candidate in enumerate(left):
         candidate.status = "pareto" if index in front else "dominated"
         missed = [name for name, met in candidate.meets.items() if not met]
         candidate.reason = f"misses {', '.join(missed)}" if missed else ""
         if candidate.status == "dominated" and not missed:
             better = next(other for other in left if _beats(other, candidate))
-            candidate.reason = f"{better.name} is at least as accurate, as fast and as small"
+            candidate.reason = f"{better.name} is at least as good, as fast and as small"
     if mode == "list":
         left = left[-1:]
     sure = [candidate for candidate in left if all(candidate.meets.values())]
     eligible = sure or [candidate for candidate in left if _may_meet(candidate, bounds)]
     if not eligible:
         return None
-    drop = next((goal.bound for goal in bounds if goal.name == "accuracy_drop"), SAFE_DROP)
-    safe = [candidate for candidate in eligible if candidate.measured["accuracy_drop"] <= drop]
+    lost = f"{eligible[0].metric}_drop"
+    drop = next((goal.bound for goal in bounds if goal.name == lost), SAFE_DROP)
+    safe = [candidate for candidate in eligible if candidate.measured[lost] <= drop]
     chosen = min(
         safe or eligible,
         key=lambda one: one.measured["size_mb"] * one.measured["latency_p50_ms"],
@@ -310,18 +356,21 @@ def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Ca
     if chosen.settled:
         chosen.reason += f"; {chosen.settled}"
     if not sure:
-        chosen.reason += "; on valid its accuracy misses the goal by less than chance explains"
+        chosen.reason += (
+            f"; on valid its {chosen.metric} misses the goal by less than chance explains"
+        )
     return chosen
 
 
 def _beats(one: Candidate, other: Candidate) -> bool:
-    points = [other.measured, one.measured]
-    return pareto(points, higher=("accuracy",), lower=("latency_p50_ms", "size_mb")) == [1]
+    return pareto([other.costs, one.costs], lower=COSTS) == [1]
 
 
 def _may_meet(candidate: Candidate, bounds: Sequence[Goal]) -> bool:
     for goal in bounds:
-        best = candidate.measured["accuracy_high" if goal.name == "accuracy" else goal.name]
+        end = "high" if goal.op == ">=" else "low"
+        known = f"{goal.name}_{end}" if goal.name == candidate.metric else goal.name
+        best = candidate.measured[known]
         if not goal.met_by(best):
             return False
     return True

@@ -6,13 +6,20 @@ a certificate).
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modelwright.core.errors import ConfigError, IntegrityError
-from modelwright.core.files import digest_json, json_bytes, new_folder, sha256, write_json
+from modelwright.core.files import (
+    digest_json,
+    json_bytes,
+    new_folder,
+    sha256,
+    write_bytes,
+    write_json,
+)
 from modelwright.core.signature import Signature
 
 FORMAT = "modelwright-artifact/1"
@@ -53,6 +60,12 @@ class Artifact:
         return self.folder / name
 
     @property
+    def extras(self) -> dict[str, bytes]:
+        """What travels with the model besides its weights, such as a tokenizer, by name."""
+        names = self.manifest["preprocess"].get("files", [])
+        return {name: self.file(name).read_bytes() for name in names}
+
+    @property
     def model_bytes(self) -> int:
         """What the runtime has to load, in bytes."""
         return int(self.manifest["files"][self.manifest["model_file"]]["bytes"])
@@ -65,16 +78,20 @@ def write(
     model_file: str,
     fill: Callable[[Path], None],
     signature: Signature,
+    extras: Mapping[str, bytes],
     **fields: Any,
 ) -> Artifact:
     """Make an artifact folder, whole or not at all.
 
     Args:
         fill: writes the files into the folder it is given.
+        extras: files that travel with the model, named in the manifest's preprocess entry.
         fields: more manifest entries: task, labels, model, preprocess, parent, measured.
     """
     with new_folder(folder) as partial:
         fill(partial)
+        for name, content in extras.items():
+            write_bytes(partial / name, content)
         files = {
             path.name: {"sha256": sha256(path), "bytes": path.stat().st_size}
             for path in sorted(partial.iterdir())

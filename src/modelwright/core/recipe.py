@@ -5,14 +5,12 @@ and the nearest valid name. Nothing else in the product reads recipe files (core
 does the reading; this file is the page of knobs).
 """
 
-import math
-import re
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from modelwright.core.errors import ConfigError, did_you_mean
+from modelwright.core.errors import ConfigError
+from modelwright.core.goals import METRICS, Goal, parse_goal
 from modelwright.core.units import parse_quantity
 
 
@@ -56,9 +54,13 @@ BLOCKING_CHECKS = (
     "too_few_rows",
 )
 NOTED_CHECKS = (
+    "empty_texts",
+    "cleaned",
     "duplicates_within_split",
     "near_duplicates",
     "constant_images",
+    "constant_recordings",
+    "constant_series",
     "class_imbalance",
     "conflicting_labels",
 )
@@ -70,6 +72,8 @@ CheckName = Literal[
     "duplicates_across_splits",
     "too_few_rows",
 ]
+
+RATES = (1_000, 192_000)  # samples a second, of the recordings that are read
 
 
 class Checks(Section):
@@ -83,18 +87,112 @@ class Checks(Section):
     )
 
 
+class Columns(Section):
+    """Which columns of a table to read: by name, or by number from 0 where there are no names."""
+
+    text: str | Whole | tuple[str | Whole, ...] = Field(
+        "text", description="the text; of several columns, joined by blanks"
+    )
+    label: str | Whole = Field("label", description="the class")
+
+
+class Files(Section):
+    """Which file of a folder is which part, where the names do not say."""
+
+    train: str
+    valid: str | None = None
+    test: str | None = None
+
+
+class Clean(Section):
+    """One cleaning step for rows of text: exactly one key."""
+
+    normalize: Literal["NFC", "NFKC"] | None = Field(None, description="Unicode normalisation")
+    strip: Literal["mail_headers", "html"] | None = None
+    shortest: Whole | None = Field(None, ge=1, description="characters; shorter rows are left out")
+    longest: Whole | None = Field(None, ge=1, description="characters; longer rows are left out")
+    script: Literal["latin", "cjk", "cyrillic", "greek", "arabic", "hebrew", "hangul"] | None = (
+        Field(None, description="of most letters; other rows are left out")
+    )
+    drop: Literal["duplicates"] | None = Field(None, description="equal texts within a part")
+
+    @property
+    def key(self) -> str:
+        """The one key that is set."""
+        return next(iter(self.model_fields_set))
+
+    @property
+    def value(self) -> str | int:
+        return getattr(self, self.key)  # type: ignore[no-any-return]
+
+    @property
+    def name(self) -> str:
+        return f"{self.key}: {self.value}"
+
+    @model_validator(mode="after")
+    def _one_key(self) -> "Clean":
+        if len(self.model_fields_set) != 1:
+            raise ValueError('each step has exactly one key, such as "normalize: NFKC"')
+        return self
+
+
+class Tokens(Section):
+    """How texts are cut; the vocabulary is learned from train."""
+
+    unit: Literal["auto", "words", "characters", "given"] = Field(
+        "auto", description='"given": blanks divide tokens already'
+    )
+    features: tuple[
+        Literal["token", "pair", "next_pair", "start", "end", "ending", "shape"], ...
+    ] = Field((), description="of each token; empty takes the task's own")
+    vocab_size: Whole = Field(30_000, ge=10, description="at most, of each kind of feature")
+    max_length: Whole = Field(256, ge=1, le=100_000, description="tokens of a text that are read")
+
+
 class Data(Section):
     """Where the rows come from and how they are divided."""
 
     source: str = Field(description='"digits", or a path to an image folder, IDX files or an NPZ')
-    format: Literal["auto", "digits", "folder", "idx", "npz"] = "auto"
+    format: Literal[
+        "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "audio_folder",
+        "table",
+    ] = "auto"  # fmt: skip
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
     test: Share = Field(0.2, description="share held out to judge by, where the source has no test")
     image_size: Whole | None = Field(
         None, ge=4, le=1024, description="side in pixels of resized images (folders only)"
     )
+    rate: Whole | None = Field(
+        None, ge=RATES[0], le=RATES[1], description="samples a second of recordings"
+    )
     split_seed: Whole = Field(0, ge=0)
+    files: Files | None = None
+    columns: Columns = Columns()
+    clean: tuple[Clean, ...] = Field((), description="steps for rows of text, in order")
+    tokens: Tokens = Tokens()
+    horizon: Whole | None = Field(
+        None, ge=1, description="steps of a table to forecast, such as 96; forecasting needs it"
+    )
+    window: Whole = Field(336, ge=1, description="steps of a table that are looked back at")
+    split_rows: tuple[Annotated[Whole, Field(ge=1)], ...] | None = Field(
+        None, description="rows of train, valid and test in a table, in the order of time"
+    )
+    channels: tuple[str, ...] | None = Field(None, description="columns of a table to take")
     checks: Checks = Checks()
+
+    @field_validator("split_rows")
+    @classmethod
+    def _three_parts(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and len(value) != 3:
+            raise ValueError(f"three counts of rows, [train, valid, test]; here are {len(value)}")
+        return value
+
+    @field_validator("channels")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(set(value)) != max(len(value), 1):
+            raise ValueError("at least one name, and each once")
+        return value
 
 
 class Budget(Section):
@@ -244,91 +342,19 @@ class Compress(Section):
         return self
 
 
-@dataclass(frozen=True)
-class Metric:
-    """What a goal can be about."""
-
-    name: str
-    unit: str
-    higher_is_better: bool
-
-    @property
-    def op(self) -> str:
-        """The side that a bound on it holds."""
-        return ">=" if self.higher_is_better else "<="
-
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("accuracy", "share", True),
-        Metric("latency_p50_ms", "ms", False),
-        Metric("latency_p95_ms", "ms", False),
-        Metric("latency_p99_ms", "ms", False),
-        Metric("size_mb", "mb", False),
-    )
+# what a task's quality is measured by; tasks/catalog.py says how
+QUALITY_OF = {
+    "image-classification": "accuracy",
+    "text-classification": "accuracy",
+    "audio-classification": "accuracy",
+    "tagging": "f1",
+    "forecasting": "mse",
 }
 
-
-@dataclass(frozen=True)
-class Goal:
-    """One bound on one metric.
-
-    `name` is the metric's, or "accuracy_drop": points lost against the uncompressed model.
-    Shares are kept as shares (0.005, not 0.5 pt).
-    """
-
-    name: str
-    op: Literal[">=", "<="]
-    bound: float
-
-    def met_by(self, value: float) -> bool:
-        return value >= self.bound if self.op == ">=" else value <= self.bound
-
-    @property
-    def text(self) -> str:
-        """
-        >>> Goal("accuracy_drop", "<=", 0.005).text
-        '<= 0.005'
-        """
-        return f"{self.op} {self.bound:g}"
-
-
-_GOAL = re.compile(r"^\s*(drop)?\s*(>=|<=)\s*(.+)$")
-
-
-def parse_goal(metric_name: str, text: str) -> Goal:
-    """
-    >>> parse_goal("accuracy", "drop <= 0.5 pt")
-    Goal(name='accuracy_drop', op='<=', bound=0.005)
-    >>> parse_goal("latency_p99_ms", "<= 2 ms").bound
-    2.0
-    """
-    if metric_name not in METRICS:
-        raise ValueError(f"no goal {metric_name!r}; {did_you_mean(str(metric_name), METRICS)}")
-    metric = METRICS[metric_name]
-    match = _GOAL.match(text) if isinstance(text, str) else None
-    if match is None:
-        number = isinstance(text, int | float) and not isinstance(text, bool)
-        shown = str(text) if number else "0.97" if metric.higher_is_better else "2"
-        raise ValueError(f'{text!r} is no bound; write "{metric.op} {shown}"')
-    drop, op, quantity = match[1], match[2], match[3]
-    try:
-        bound = parse_quantity(quantity, metric.unit)
-    except ConfigError as error:
-        raise ValueError(f"{error.what}; expected {error.expected}") from error
-    if drop and metric_name != "accuracy":
-        raise ValueError('"drop" goes with accuracy only')
-    wanted = "<=" if drop else metric.op
-    if op != wanted:
-        raise ValueError(f"{metric_name}{' drop' if drop else ''} is bounded with {wanted}")
-    if not math.isfinite(bound):
-        raise ValueError(f"{quantity.strip()!r} is no finite bound")
-    if metric.unit == "share" and not 0 <= bound <= 1:
-        raise ValueError(f"{bound:g} is no share; write 0.97 or 97 %")
-    if not metric.higher_is_better and bound <= 0:
-        raise ValueError(f"{bound:g} can't be reached; write a bound above zero")
-    return Goal("accuracy_drop" if drop else metric_name, "<=" if op == "<=" else ">=", bound)
+# keys of `data` that one task alone reads
+DATA_KEYS_OF = {
+    "forecasting": ("horizon", "window", "split_rows", "channels"),
+}
 
 
 def _goals(value: Any) -> Any:
@@ -353,7 +379,10 @@ class Recipe(Section):
     """The whole recipe."""
 
     name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="of the run's folder")
-    task: Literal["image-classification"]
+    task: Literal[
+        "image-classification", "text-classification", "audio-classification", "tagging",
+        "forecasting",
+    ]  # fmt: skip
     data: Data
     budget: Budget = Field(default_factory=lambda: Budget(train_minutes=5.0))
     goals: Annotated[dict[str, tuple[str, ...]], BeforeValidator(_goals)] = Field(
@@ -365,6 +394,24 @@ class Recipe(Section):
     )
     train: Train = Train()
     compress: Compress = Compress()
+
+    @model_validator(mode="after")
+    def _goals_fit_the_task(self) -> "Recipe":
+        own = QUALITY_OF[self.task]
+        for name in self.goals:
+            if METRICS[name].quality and name != own:
+                raise ValueError(f"goals.{name}: {self.task} is measured by {own}")
+        return self
+
+    @model_validator(mode="after")
+    def _data_fits_the_task(self) -> "Recipe":
+        for task, names in DATA_KEYS_OF.items():
+            for name in names if task != self.task else ():
+                if getattr(self.data, name) != Data.model_fields[name].default:
+                    raise ValueError(f"data.{name}: {self.task} does not read it, only {task} does")
+        if self.task == "forecasting" and self.data.horizon is None:
+            raise ValueError("data.horizon: forecasting needs it: the number of steps to forecast")
+        return self
 
     @property
     def bounds(self) -> tuple[Goal, ...]:

@@ -200,6 +200,9 @@ def _explain(error: ValidationError, places: Mapping[Place, str], path: str) -> 
         name, _, text = detail["msg"].removeprefix("Value error, ").partition(": ")
         if text and name.replace("_", "").isalnum():
             place, detail["msg"] = ("goals", name), text
+    if place == () and detail["type"] == "value_error":  # of two sections: the text names the key
+        name, _, text = detail["msg"].removeprefix("Value error, ").partition(": ")
+        place, detail["msg"] = tuple(name.split(".")), text
     # a list of steps is read as its long form; the lines are those of the list
     if place[:2] == ("compress", "steps") and ("compress", "steps") not in places:
         places = {

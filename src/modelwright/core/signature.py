@@ -7,6 +7,8 @@ dtype is NumPy's.
 from dataclasses import dataclass
 from typing import Any
 
+NO_TARGET = -100  # of a place that is padding; no loss and no metric counts it
+
 
 @dataclass(frozen=True)
 class TensorSpec:

@@ -11,7 +11,7 @@ UNITS: dict[str, tuple[str, float]] = {
     "b": ("size", 1.0), "byte": ("size", 1.0), "bytes": ("size", 1.0),
     "kb": ("size", 1e3), "mb": ("size", 1e6), "gb": ("size", 1e9),
     "kib": ("size", 2.0**10), "mib": ("size", 2.0**20), "gib": ("size", 2.0**30),
-    "share": ("share", 1.0), "pt": ("share", 0.01), "%": ("share", 0.01),
+    "": ("number", 1.0), "share": ("share", 1.0), "pt": ("share", 0.01), "%": ("share", 0.01),
 }  # fmt: skip
 
 _QUANTITY = re.compile(r"^\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*$")

@@ -44,7 +44,7 @@ def read_digits(path: Path, section: recipe.Data) -> Loaded:
         raise MissingExtra("scikit-learn", "vision", "the source digits") from error
     values, targets = load_digits(return_X_y=True)
     images = np.rint(values.reshape(-1, 1, 8, 8) * 255 / 16).astype(np.uint8)
-    rows = Rows(images, targets.astype(np.int64), [""] * len(images))
+    rows = Rows({"image": images}, targets.astype(np.int64), [""] * len(images))
     return {"train": rows}, [str(digit) for digit in range(10)], []
 
 
@@ -279,7 +279,7 @@ def _in_range(
         outside += [f"{names[part] or part} {row}" for row in bad]
         if not good.all():
             images, targets = images[good], targets[good]
-        parts[part] = Rows(images, targets, [""] * len(images))
+        parts[part] = Rows({"image": images}, targets, [""] * len(images))
     findings = []
     if outside:
         have = "row has a label" if len(outside) == 1 else "rows have labels"

@@ -4,25 +4,27 @@
 test first, then valid from train, by class, by a seed, and never between two equal images.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError
-from modelwright.data import arrays, folder
+from modelwright.data import arrays, audio, folder, image, series, text
 from modelwright.data.rows import (
     PARTS,
     Dataset,
     Finding,
     Loaded,
+    Prepared,
     Rows,
     dataset,
-    image_hashes,
     load_part,
+    row_hashes,
     save,
 )
 
@@ -35,11 +37,14 @@ class Source:
 
     is_here: whether a path that exists looks like it; format: auto takes the first that says yes.
     read: the rows at a path.
+    kind: of the inputs, a row of KINDS; answers: kinds of answers that its targets are.
     """
 
     is_here: Callable[[Path], bool]
     read: Callable[[Path, recipe.Data], Loaded]
     looks_like: str
+    kind: str = "image"
+    answers: tuple[str, ...] = ("classes",)
 
 
 SOURCES: dict[str, Source] = {
@@ -47,10 +52,38 @@ SOURCES: dict[str, Source] = {
     "npz": Source(
         lambda path: path.is_file() and path.suffix == ".npz", arrays.read_npz, "a file *.npz"
     ),
+    "text_table": Source(
+        text.has_tables,
+        text.read_table,
+        "a CSV, TSV or JSON lines file with the columns text and label, or a folder with train.csv "
+        "and the like",
+        kind="text",
+    ),
+    "tagged_words": Source(
+        text.has_tables,
+        text.read_tagged,
+        "a file with a word and its tag on each line and a blank line between sentences, or a "
+        "folder with train.txt and the like",
+        kind="text",
+        answers=("tags",),
+    ),
+    "table": Source(
+        series.is_table,
+        series.read,
+        "a CSV, TSV or TXT file with a row for each point in time and a column for each series",
+        kind="series",
+        answers=("horizon",),
+    ),
     "idx": Source(
         lambda path: path.is_dir() and arrays.has_idx(path),
         arrays.read_idx,
         "a folder with train-images-idx3-ubyte[.gz] and its companions",
+    ),
+    "audio_folder": Source(
+        audio.is_here,
+        audio.read,
+        "a folder with one folder of WAV or FLAC files for each class",
+        kind="audio",
     ),
     "folder": Source(
         lambda path: path.is_dir(),
@@ -58,19 +91,55 @@ SOURCES: dict[str, Source] = {
         "a folder with one folder of PNG or JPEG files for each class",
     ),
 }
-_EXPECTED = "; ".join(source.looks_like for source in SOURCES.values())
 
 
-def load(section: recipe.Data) -> Dataset:
-    """Read the rows of a recipe and divide them into train, valid and test.
+@dataclass(frozen=True)
+class Kind:
+    """What is done to one kind of data.
+
+    prepare: divided rows to what a model takes; whatever is learned comes from train.
+    preprocess: what the manifest says about it, from the inputs' description.
+    read_input: what a person brings (a file's bytes, a text) as a batch of one.
+    suffixes: of the files that hold one; lines: whether each line of a file is one.
+    tokens: what a person brings, cut into what answers are about; none but for text.
+    """
+
+    prepare: Callable[[dict[str, Rows], recipe.Data, str], Prepared]
+    preprocess: Callable[[Mapping[str, Any]], dict[str, Any]]
+    read_input: Callable[..., dict[str, npt.NDArray[Any]]]
+    suffixes: tuple[str, ...]
+    lines: bool = False
+    tokens: Callable[[bytes, Mapping[str, Any]], list[str]] = lambda content, inputs: []
+
+
+KINDS: dict[str, Kind] = {
+    "series": Kind(series.prepare, series.preprocess, series.read_input, series.SUFFIXES),
+    "text": Kind(
+        text.prepare,
+        text.preprocess,
+        text.read_input,
+        text.TABLE_SUFFIXES,
+        lines=True,
+        tokens=text.tokens,
+    ),
+    "audio": Kind(audio.prepare, audio.preprocess, audio.read_input, audio.SUFFIXES),
+    "image": Kind(image.prepare, image.preprocess, image.read_input, folder.SUFFIXES),
+}
+
+
+def load(section: recipe.Data, kind: str = "image", answer: str = "classes") -> Dataset:
+    """Read the rows of a recipe, divide them, and make of them what a model takes.
 
     The same recipe and files give the same rows in the same order. Rows with a fault are left out
     and listed in `findings`; the gate (checks.py) decides what becomes of them.
 
+    Args:
+        kind: of the inputs that the task takes, a row of KINDS.
+        answer: of the task, a row of models/heads.py.
     Raises: ConfigError for a source that is not there or no known format; DataError for one that
         cannot be read; MissingExtra for a library that the format needs.
     """
-    name, path = _recognise(section)
+    name, path = _recognise(section, kind, answer)
     try:
         parts, labels, findings = SOURCES[name].read(path, section)
     except OSError as error:
@@ -88,22 +157,45 @@ def load(section: recipe.Data) -> Dataset:
         parts["train"], parts["test"] = cut(parts["train"], section.test, section.split_seed)
     if "valid" not in parts:
         parts["train"], parts["valid"] = cut(parts["train"], section.valid, section.split_seed)
-    return dataset(parts, labels, section.source, findings)
+    made = KINDS[kind].prepare(parts, section, answer)
+    outputs: dict[str, Any] = {"kind": answer, **made.answers}
+    if answer in ("classes", "tags"):
+        outputs |= {"num_classes": len(labels), "labels": list(labels)}
+    return dataset(made.parts, labels, section.source, findings, made.inputs, outputs, made.files)
+
+
+def recognise(section: recipe.Data) -> Source:
+    """What the data looks like, whatever the task.
+
+    Raises: ConfigError if it is not there or of no known format.
+    """
+    problem: ConfigError | None = None
+    for kind in KINDS:
+        for answer in dict.fromkeys(
+            answer for row in SOURCES.values() if row.kind == kind for answer in row.answers
+        ):
+            try:
+                return SOURCES[_recognise(section, kind, answer)[0]]
+            except ConfigError as error:
+                problem = problem or error
+    assert problem is not None
+    every = "; ".join(row.looks_like for row in SOURCES.values())
+    raise ConfigError(problem.what, expected=every, repair=problem.repair)
 
 
 def cut(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
     """The rows that stay and the rows cut off: `share` of each class, in their old order.
 
-    Equal images stay together, so that no cut makes a leak; a class gives at least one image and
+    Equal rows stay together, so that no cut makes a leak; a class gives at least one row and
     keeps at least one, unless the share is 0 or 1.
     """
-    images = image_hashes(rows.images)
     groups: dict[bytes, list[int]] = {}
-    for index, image in enumerate(images):
-        groups.setdefault(image, []).append(index)
+    for index, digest in enumerate(row_hashes(rows.inputs)):
+        groups.setdefault(digest, []).append(index)
     by_class: dict[int, list[list[int]]] = {}
     for group in groups.values():  # a group of contradicting labels counts for its first row's
-        by_class.setdefault(int(rows.targets[group[0]]), []).append(group)
+        one = isinstance(rows.targets, np.ndarray)  # else rows have no class to be divided by
+        by_class.setdefault(int(rows.classes[group[0]]) if one else 0, []).append(group)
     off = np.zeros(len(rows), np.bool_)
     for target in sorted(by_class):
         order = np.random.default_rng((seed, target)).permutation(len(by_class[target]))
@@ -121,29 +213,35 @@ def _take(groups: Sequence[list[int]], share: float) -> npt.NDArray[np.int64]:
     return np.array([index for group in groups[:number] for index in group], np.int64)
 
 
-def _recognise(section: recipe.Data) -> tuple[str, Path]:
+def _recognise(section: recipe.Data, kind: str, answer: str) -> tuple[str, Path]:
     """The row of SOURCES and the path."""
     source, name = section.source, section.format
+    known = {own: row for own, row in SOURCES.items() if row.kind == kind and answer in row.answers}
+    expected = "; ".join(row.looks_like for row in known.values())
     if not source.strip():
-        raise ConfigError("data.source is empty", expected='"digits", or a path to the data')
-    if source == "digits" and name in ("auto", "digits"):
+        raise ConfigError("data.source is empty", expected=expected)
+    if source == "digits" and name in ("auto", "digits") and "digits" in known:
         return "digits", Path()
+    if name != "auto" and name not in known:
+        raise ConfigError(
+            f"data.format: {name} does not hold what the task takes", expected=expected
+        )
     if name == "digits":
         raise ConfigError(
-            f"data.format is digits, but data.source is {source!r}", expected=_EXPECTED
+            f"data.format is digits, but data.source is {source!r}", expected=expected
         )
     path = Path(source).expanduser()
     if not path.exists():
         raise ConfigError(
             f"data.source: {source!r} is not there",
-            expected=_EXPECTED,
+            expected=expected,
             repair=f"correct the path; it is taken from {Path.cwd()}",
         )
-    for known, row in SOURCES.items():
-        if name == known or (name == "auto" and row.is_here(path)):
-            return known, path
+    for own, row in known.items():
+        if name == own or (name == "auto" and row.is_here(path)):
+            return own, path
     raise ConfigError(
         f"data.source: {source!r} is of no kind that is known",
-        expected=_EXPECTED,
+        expected=expected,
         repair="set data.format where the name does not show it",
     )

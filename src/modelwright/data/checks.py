@@ -17,7 +17,8 @@ import numpy as np
 from modelwright.core import recipe
 from modelwright.core.errors import DataError
 from modelwright.data import similarity
-from modelwright.data.rows import PARTS, Dataset, Finding, Rows, dataset, image_hashes
+from modelwright.data.image import prepare
+from modelwright.data.rows import PARTS, Dataset, Finding, Rows, Windows, dataset, row_hashes
 
 __all__ = ["CHECKS", "Finding", "check", "refuse"]
 
@@ -34,22 +35,50 @@ class Subject:
 
     @cached_property
     def hashes(self) -> dict[str, list[bytes]]:
-        """Hashes of the images' pixels, part by part."""
-        return {part: image_hashes(rows.images) for part, rows in self.data.parts.items()}
+        """Hashes of the rows' inputs, part by part."""
+        return {part: row_hashes(rows.inputs) for part, rows in self.data.parts.items()}
 
     def each(self) -> Iterator[tuple[str, int, bytes]]:
         """Part, index and hash of every row; train first."""
         for part, hashes in self.hashes.items():
-            for index, image in enumerate(hashes):
-                yield part, index, image
+            for index, row in enumerate(hashes):
+                yield part, index, row
+
+    @property
+    def nouns(self) -> tuple[str, str]:
+        """What one row is called, and several."""
+        one = {"image": "image", "text": "text", "audio": "recording"}.get(self.data.kind, "row")
+        return one, f"{one}s"
 
     def name(self, part: str, index: int) -> str:
         return self.data.parts[part].name(part, index)
 
     def count(self, part: str) -> list[int]:
         """Rows of each class in one part."""
-        targets = self.data.parts[part].targets
+        if not self.has_classes:
+            return []
+        targets = self.data.parts[part].classes
         return [int(n) for n in np.bincount(targets, minlength=len(self.data.labels))]
+
+    @property
+    def has_classes(self) -> bool:
+        return bool(self.data.outputs["kind"] == "classes")
+
+    def applies(self, name: str) -> bool:
+        """Whether a check means anything for this kind of data."""
+        if name in ("near_duplicates", "constant_images"):
+            return self.data.kind == "image"
+        if name == "constant_recordings":
+            return self.data.kind == "audio"
+        if name == "constant_series":
+            return self.data.kind == "series"
+        if name in ("empty_texts", "cleaned"):
+            return self.data.kind == "text"
+        if name in ("class_imbalance", "conflicting_labels"):
+            return self.has_classes
+        if name in ("duplicates_across_splits", "duplicates_within_split"):
+            return self.data.kind != "series"  # whose rows overlap by nature
+        return True
 
 
 Check = Callable[[Subject], Finding | None]
@@ -69,25 +98,28 @@ def check(data: Dataset, section: recipe.Data) -> tuple[Dataset, dict[str, Any]]
     started = time.perf_counter()
     subject = Subject(data, section)
     findings = list(data.findings)
-    across = duplicates_across_splits(subject)
+    across = None
+    if subject.applies("duplicates_across_splits"):
+        across = duplicates_across_splits(subject)
     if across is not None:
         findings.append(across)
         if across.check in section.checks.waive:
             data = _drop_leaks(subject)
             subject = Subject(data, section)
-    found = (examine(subject) for examine in CHECKS.values() if examine is not None)
+    checked = [name for name in CHECKS if subject.applies(name)]
+    found = (examine(subject) for name in checked if (examine := CHECKS[name]) is not None)
     findings += [finding for finding in found if finding is not None]
-    checked = list(CHECKS)
     findings.sort(key=lambda finding: checked.index(finding.check))
     report = {
         "source": data.source,
-        "shape": list(data.shape),
+        "inputs": data.inputs,
+        "outputs": data.outputs,
         "labels": data.labels,
         "digest": data.digest,
         "rows": {part: len(rows) for part, rows in data.parts.items()},
+        "files": sorted(data.files),
+        "bytes": sum(data.parts[part].nbytes for part in ("train", "valid")),
         "class_counts": {part: subject.count(part) for part in PARTS},
-        "mean": list(data.mean),
-        "std": list(data.std),
         "findings": [_entry(finding, section) for finding in findings],
         "checked": checked,
         "seconds": time.perf_counter() - started,
@@ -117,11 +149,14 @@ def refuse(report: dict[str, Any]) -> None:
         where = f" ({', '.join(rows)}{more})" if rows else ""
         lines.append(f"\n    {finding['check']}: {finding['text']}{where}")
     names = ", ".join(dict.fromkeys(finding["check"] for finding in blocking))
+    waived = "faulty rows, and copies of held-out rows, are then left out"
+    if report["inputs"]["kind"] == "series":  # rows that are left out would shift the time
+        waived = "a missing value is then the last one before it"
     raise DataError(
         f"the data of {report['source']!r} is not fit to train on:{''.join(lines)}",
         expected="none of these",
         repair=f"correct the data, or accept it as it is with data.checks.waive: [{names}]; "
-        "faulty rows, and copies of held-out rows, are then left out",
+        f"{waived}",
     )
 
 
@@ -148,7 +183,10 @@ def _drop_leaks(subject: Subject) -> Dataset:
         parts[part] = subject.data.parts[part].take(np.array(keep, np.int64))
         later.update(hashes)
     data = subject.data
-    return dataset(parts, data.labels, data.source, data.findings)
+    inputs = data.inputs
+    if data.kind == "image":  # statistics of the rows that are left
+        inputs = prepare(parts, subject.section, data.outputs["kind"]).inputs
+    return dataset(parts, data.labels, data.source, data.findings, inputs, data.outputs, data.files)
 
 
 def duplicates_across_splits(subject: Subject) -> Finding | None:
@@ -164,7 +202,8 @@ def duplicates_across_splits(subject: Subject) -> Finding | None:
         ]
         for index, image in enumerate(hashes):
             later.setdefault(image, subject.name(part, index))
-    what = _plural(len(pairs), "image of train or valid is", "images of train or valid are")
+    one, many = subject.nouns
+    what = _plural(len(pairs), f"{one} of train or valid is", f"{many} of train or valid are")
     return _listed("duplicates_across_splits", pairs, f"{what} also in a part held out for judging")
 
 
@@ -176,7 +215,8 @@ def duplicates_within_split(subject: Subject) -> Finding | None:
         original = first.setdefault((part, image), index)
         if original != index:
             pairs.append((subject.name(part, original), subject.name(part, index)))
-    what = _plural(len(pairs), "image repeats", "images repeat")
+    one, many = subject.nouns
+    what = _plural(len(pairs), f"{one} repeats", f"{many} repeat")
     return _listed("duplicates_within_split", pairs, f"{what} an earlier one of the same part")
 
 
@@ -187,22 +227,23 @@ def conflicting_labels(subject: Subject) -> Finding | None:
     for part, index, image in subject.each():
         where = first.setdefault(image, (part, index))
         parts = subject.data.parts
-        if parts[part].targets[index] != parts[where[0]].targets[where[1]]:
+        if parts[part].classes[index] != parts[where[0]].classes[where[1]]:
             pairs.append((subject.name(*where), subject.name(part, index)))
-    what = _plural(len(pairs), "image has", "images have")
-    return _listed("conflicting_labels", pairs, f"{what} another label than an equal image")
+    one, many = subject.nouns
+    what = _plural(len(pairs), f"{one} has", f"{many} have")
+    return _listed("conflicting_labels", pairs, f"{what} another label than an equal {one}")
 
 
 def too_few_rows(subject: Subject) -> Finding | None:
     """Parts without a row, classes with fewer than two training rows, fewer than two classes."""
     data = subject.data
     faults = [f"the {part} part is empty" for part in PARTS if not len(data.parts[part])]
-    counts = zip(data.labels, subject.count("train"), strict=True)
+    counts = zip(data.labels, subject.count("train"), strict=subject.has_classes)
     small = [label for label, count in counts if count < 2]
     if small:
         what = _plural(len(small), "class has", "classes have")
         faults.append(f"{what} fewer than 2 training rows: {', '.join(small[:10])}")
-    if len(data.labels) < 2:
+    if subject.has_classes and len(data.labels) < 2:
         faults.append(_plural(len(data.labels), "class is too few", "classes are too few"))
     number = len(faults) - bool(small) + len(small)
     return Finding("too_few_rows", number, "; ".join(faults)) if faults else None
@@ -217,6 +258,28 @@ def constant_images(subject: Subject) -> Finding | None:
         names += [(subject.name(part, int(index)),) for index in np.flatnonzero(constant)]
     what = _plural(len(names), "image shows", "images show")
     return _listed("constant_images", names, f"{what} one colour and nothing else")
+
+
+def constant_recordings(subject: Subject) -> Finding | None:
+    """Recordings that have one value throughout, such as silence."""
+    names = []
+    for part, rows in subject.data.parts.items():
+        samples = rows.inputs["samples"]
+        for index in range(len(rows)):
+            if (samples[index] == samples[index][0]).all():
+                names.append((subject.name(part, index),))
+    what = _plural(len(names), "recording holds", "recordings hold")
+    return _listed("constant_recordings", names, f"{what} one value and nothing else")
+
+
+def constant_series(subject: Subject) -> Finding | None:
+    """Series that have one value in all of train, so that nothing is learned of them."""
+    windows = subject.data.parts["train"].inputs["window"]
+    assert isinstance(windows, Windows)
+    constant = np.flatnonzero((windows.values == windows.values[:1]).all(0))
+    names = [(str(subject.data.inputs["channels"][place]),) for place in constant]
+    what = _plural(len(names), "series has", "series have")
+    return _listed("constant_series", names, f"{what} one value in all of train")
 
 
 def class_imbalance(subject: Subject) -> Finding | None:
@@ -268,9 +331,13 @@ CHECKS: dict[str, Check | None] = {
     "nan_values": None,
     "duplicates_across_splits": None,
     "too_few_rows": too_few_rows,
+    "empty_texts": None,
+    "cleaned": None,
     "duplicates_within_split": duplicates_within_split,
     "near_duplicates": near_duplicates,
     "constant_images": constant_images,
+    "constant_recordings": constant_recordings,
+    "constant_series": constant_series,
     "class_imbalance": class_imbalance,
     "conflicting_labels": conflicting_labels,
 }

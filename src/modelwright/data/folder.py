@@ -1,42 +1,80 @@
-"""The source "folder": one folder of PNG and JPEG files for each class.
+"""Folders with one folder of files for each class; the source "folder" is that of images.
 
 root/cats/a.png                 cut into train, valid and test by the recipe
 root/train/cats/a.png           or divided already: train, valid (or val), test
+
+What the files hold is a Medium: IMAGES here, RECORDINGS in audio.py.
 """
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from modelwright.core import recipe
 from modelwright.core.errors import DataError
 from modelwright.data import image
-from modelwright.data.rows import Finding, Images, Loaded, Rows
+from modelwright.data.rows import Column, Finding, Images, Loaded, Rows
+
+T = TypeVar("T")
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 PART_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
 LARGEST_SIDE = 64  # of the size chosen where images differ; data.image_size goes beyond
-_EXPECTED = "one folder for each class, with PNG or JPEG files; or train/, valid/ and test/ of them"
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+_LOOKED_AT = 20  # files that tell what a folder holds
+
+
+@dataclass(frozen=True)
+class Medium:
+    """What the files of class folders hold.
+
+    one, formats, suffixes: what a person calls a row, and what its file is
+    read: what each readable file holds, and the reason why each other one is not
+    join: of what was read, the chosen files' as inputs of Rows
+    """
+
+    one: str
+    formats: str
+    suffixes: tuple[str, ...]
+    read: Callable[[Sequence[Path], recipe.Data], tuple[dict[Path, Any], dict[Path, str]]]
+    join: Callable[[Mapping[Path, Any], Sequence[Path]], dict[str, Column]]
+
+    @property
+    def expected(self) -> str:
+        """How a source looks."""
+        return (
+            f"one folder for each class, with {self.formats} files; "
+            "or train/, valid/ and test/ of them"
+        )
 
 
 def read(root: Path, section: recipe.Data) -> Loaded:
-    """Every readable image of an image folder; labels are the folder names, sorted.
+    """Every readable image of an image folder; one channel if every image is grey, else three.
 
-    Files are taken from class folders at any depth. A file that cannot be read, or is neither PNG
-    nor JPEG, becomes a finding broken_files; a class folder without a readable image becomes
-    empty_class. Names that begin with a dot are not looked at. One channel if every image is
-    grey, else three.
+    Raises: DataError as read_classes does; MissingExtra without Pillow.
+    """
+    return read_classes(root, section, IMAGES)
 
-    Raises: DataError if there is no class folder, no readable image, a mixture of part and class
-        folders, or a link that leaves the folder; MissingExtra without Pillow.
+
+def read_classes(root: Path, section: recipe.Data, medium: Medium) -> Loaded:
+    """Every readable file of a folder of class folders; labels are the folder names, sorted.
+
+    Files are taken from class folders at any depth. A file that cannot be read, or is of another
+    format, becomes a finding broken_files; a class folder without a readable file becomes
+    empty_class. Names that begin with a dot are not looked at.
+
+    Raises: DataError if there is no class folder, no readable file, a mixture of part and class
+        folders, or a link that leaves the folder.
     """
     if not root.is_dir():
-        raise DataError(f"{root} is not a folder", expected=_EXPECTED)
+        raise DataError(f"{root} is not a folder", expected=medium.expected)
     part_folders = _part_folders(root)
     classes = {
         (part, folder.name): list(_files(folder, root))
@@ -44,27 +82,18 @@ def read(root: Path, section: recipe.Data) -> Loaded:
         for folder in _subfolders(base, root)
     }
     if not classes:
-        raise DataError(f"{root} has no class folders", expected=_EXPECTED)
+        raise DataError(f"{root} has no class folders", expected=medium.expected)
     files = [file for found in classes.values() for file in found]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sizes = dict(zip(files, pool.map(_size, files), strict=True))
-        broken = {file: found for file, found in sizes.items() if isinstance(found, str)}
-        height, width = _common_size([s for s in sizes.values() if not isinstance(s, str)], section)
-        whole = [file for file in files if file not in broken]
-        pixels: dict[Path, Images] = {}
-        read_one = functools.partial(_read, height=height, width=width)
-        for file, found in zip(whole, pool.map(read_one, whole), strict=True):
-            if isinstance(found, str):
-                broken[file] = found
-            else:
-                pixels[file] = found
-    if not pixels:
+    named = [file for file in files if file.suffix.lower() in medium.suffixes]
+    contents, broken = medium.read(named, section)
+    foreign = f"its name does not end in {', '.join(medium.suffixes)}"
+    broken |= {file: foreign for file in files if file.suffix.lower() not in medium.suffixes}
+    if not contents:
         raise DataError(
-            f"{root}: none of {len(files)} files is a readable PNG or JPEG", expected=_EXPECTED
+            f"{root}: none of {len(files)} files is a readable {medium.formats}",
+            expected=medium.expected,
         )
-    grey = all((p[0] == p[1]).all() and (p[0] == p[2]).all() for p in pixels.values())
-    channels = 1 if grey else 3
-    readable = {key: [f for f in found if f in pixels] for key, found in classes.items()}
+    readable = {key: [f for f in found if f in contents] for key, found in classes.items()}
     labels = sorted({label for (_, label), found in readable.items() if found})
     parts = {}
     for part in part_folders:
@@ -74,30 +103,64 @@ def read(root: Path, section: recipe.Data) -> Loaded:
             if where == part
             for file in found
         ]
-        images = np.empty((len(chosen), channels, height, width), np.uint8)
-        for row, (file, _) in enumerate(chosen):
-            images[row] = pixels[file][:channels]
+        inputs = medium.join(contents, [file for file, _ in chosen])
         targets = np.array([target for _, target in chosen], np.int64)
-        parts[part] = Rows(images, targets, [_name(file, root) for file, _ in chosen])
+        parts[part] = Rows(inputs, targets, [_name(file, root) for file, _ in chosen])
     empty = [
         label if part_folders[part] == root else f"{part}/{label}"
         for (part, label), found in readable.items()
         if not found
     ]
-    return parts, labels, _findings(root, broken, empty)
+    return parts, labels, _findings(root, broken, empty, medium)
 
 
-def _findings(root: Path, broken: dict[Path, str], empty: list[str]) -> list[Finding]:
+def read_each(
+    files: Sequence[Path], decode: Callable[[bytes], T]
+) -> tuple[dict[Path, T], dict[Path, str]]:
+    """What each file holds, decoded on all cores, and the reason why each other one cannot be."""
+
+    def attempt(file: Path) -> tuple[T | None, str]:
+        try:
+            return decode(file.read_bytes()), ""
+        except (DataError, OSError) as error:
+            return None, error.what if isinstance(error, DataError) else str(error)
+
+    contents: dict[Path, T] = {}
+    broken: dict[Path, str] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for file, (found, reason) in zip(files, pool.map(attempt, files), strict=True):
+            if found is None:
+                broken[file] = reason
+            else:
+                contents[file] = found
+    return contents, broken
+
+
+def holds(root: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether most of the first files below a folder, at any depth, have one of the suffixes."""
+    first = list(islice(_names(root), _LOOKED_AT))
+    return 2 * sum(name.lower().endswith(suffixes) for name in first) > len(first)
+
+
+def _names(root: Path) -> Iterator[str]:
+    for _, folders, files in os.walk(root):  # which follows no links
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from sorted(name for name in files if not name.startswith("."))
+
+
+def _findings(
+    root: Path, broken: dict[Path, str], empty: list[str], medium: Medium
+) -> list[Finding]:
     findings = []
     if broken:
         reasons = {_name(file, root): reason for file, reason in broken.items()}
         names = sorted(reasons)
         are = "file is" if len(names) == 1 else "files are"
-        text = f"{len(names)} {are} not readable as PNG or JPEG; {names[0]}: {reasons[names[0]]}"
-        findings.append(_finding("broken_files", names, text))
+        text = f"{len(names)} {are} not readable as {medium.formats}; "
+        findings.append(_finding("broken_files", names, f"{text}{names[0]}: {reasons[names[0]]}"))
     if empty:
         have = "class folder has" if len(empty) == 1 else "class folders have"
-        text = f"{len(empty)} {have} no readable image: {', '.join(empty[:10])}"
+        text = f"{len(empty)} {have} no readable {medium.one}: {', '.join(empty[:10])}"
         findings.append(_finding("empty_class", empty, text))
     return findings
 
@@ -157,20 +220,27 @@ def _refuse_leaving(path: Path, root: Path) -> None:
         )
 
 
-def _size(file: Path) -> tuple[int, int] | str:
-    if file.suffix.lower() not in SUFFIXES:
-        return f"its name does not end in {', '.join(SUFFIXES)}"
-    try:
-        return image.size(file.read_bytes())
-    except (DataError, OSError) as error:
-        return error.what if isinstance(error, DataError) else str(error)
+def _read_images(
+    files: Sequence[Path], section: recipe.Data
+) -> tuple[dict[Path, Images], dict[Path, str]]:
+    """Pixels of one size, (1 or 3, height, width)."""
+    sizes, broken = read_each(files, image.size)
+    height, width = _common_size(list(sizes.values()), section)
+    decode = functools.partial(image.decode, channels=3, height=height, width=width)
+    pixels, faulty = read_each(list(sizes), decode)
+    grey = all((p[0] == p[1]).all() and (p[0] == p[2]).all() for p in pixels.values())
+    channels = 1 if grey else 3
+    return {file: found[:channels] for file, found in pixels.items()}, broken | faulty
 
 
-def _read(file: Path, height: int, width: int) -> Images | str:
-    try:
-        return image.decode(file.read_bytes(), 3, height, width)
-    except (DataError, OSError) as error:
-        return error.what if isinstance(error, DataError) else str(error)
+def _join_images(found: Mapping[Path, Images], chosen: Sequence[Path]) -> dict[str, Column]:
+    images = np.empty((len(chosen), *next(iter(found.values())).shape), np.uint8)
+    for row, file in enumerate(chosen):
+        images[row] = found[file]
+    return {"image": images}
+
+
+IMAGES = Medium("image", "PNG or JPEG", SUFFIXES, _read_images, _join_images)
 
 
 def _common_size(sizes: list[tuple[int, int]], section: recipe.Data) -> tuple[int, int]:

@@ -5,12 +5,15 @@ call it, so that a model is asked what it was trained on.
 """
 
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from modelwright.core import recipe
 from modelwright.core.errors import DataError, MissingExtra
-from modelwright.data.rows import Images
+from modelwright.data.rows import Images, Prepared, Rows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,6 +23,57 @@ MAX_PIXELS = 50_000_000
 # EXIF tag of the orientation, and its values that swap height and width.
 # Source: EXIF 2.32, JEITA CP-3451, table 4.
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
+
+
+def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepared:
+    """Images are taken as they are; mean and spread of each channel come from train."""
+    mean, std = statistics(parts["train"].images)
+    shape = parts["train"].images.shape[1:]
+    return Prepared(parts, {"kind": "image", "shape": shape, "mean": mean, "std": std}, {}, {})
+
+
+def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What is done to a picture before and inside the graph, for the manifest."""
+    channels, height, width = inputs["shape"]
+    return {
+        "channels": channels, "height": height, "width": width, "resize": "bilinear",
+        "in_graph": "subtract mean, divide by std, per channel, on the 0–255 scale",
+    }  # fmt: skip
+
+
+def read_input(
+    content: bytes, inputs: Mapping[str, Any], files: Mapping[str, bytes]
+) -> dict[str, npt.NDArray[Any]]:
+    """One picture as a batch of one.
+
+    Raises: DataError if the bytes are no picture.
+    """
+    return {"image": decode(content, *inputs["shape"])[None]}
+
+
+# Of 255: keeps a channel that never changes from being divided by zero and amplified to noise.
+SMALLEST_STD = 1.0
+
+
+def statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, on the 0–255 scale, exact for any number of rows.
+
+    images: uint8 (rows, channels, height, width)
+
+    The standard deviation is at least SMALLEST_STD; no rows give 0 and 1.
+    """
+    channels = images.shape[1]
+    counts = np.zeros((channels, 256), np.int64)
+    for start in range(0, len(images), 4096):
+        for channel in range(channels):
+            pixels = images[start : start + 4096, channel].reshape(-1)
+            counts[channel] += np.bincount(pixels, minlength=256)
+    values = np.arange(256, dtype=np.float64)
+    number = np.maximum(counts.sum(axis=1), 1)
+    mean = counts @ values / number
+    variance = np.maximum(counts @ values**2 / number - mean**2, 0)
+    std = np.maximum(np.sqrt(variance), SMALLEST_STD)
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def decode(content: bytes, channels: int, height: int, width: int) -> Images:

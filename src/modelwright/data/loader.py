@@ -27,14 +27,14 @@ _ORDERS_KEPT = 2  # a batch mostly lies in one epoch's order or two
 class Batch:
     """What one step trains on.
 
-    images: uint8 (batch, channels, height, width), or float32 after interpolating steps; either
-        way on the 0–255 scale
-    targets: int64 (batch,)
+    inputs: by the signature's names, in its order; images are uint8, or float32 after
+        interpolating steps, either way on the 0–255 scale
+    targets: (batch, ...); NO_TARGET at places that are padding
     targets_mixed: int64 (batch,) of the images mixed in, or None
     mix: share of `targets` in the loss; 1 - mix goes to targets_mixed
     """
 
-    images: Tensor
+    inputs: dict[str, Tensor]
     targets: Tensor
     targets_mixed: Tensor | None = None
     mix: float = 1.0
@@ -45,10 +45,11 @@ class Loader:
 
     A batch that an epoch's end would leave short is filled from the next epoch, so every batch is
     full and every row comes exactly once an epoch; a batch larger than the data wraps around.
+    Rows of unequal length are put together with others of about their own.
 
     Args:
         augment: the recipe's steps, in order; data/augment.py.
-        num_classes: every target must lie below it.
+        num_classes: every target must lie below it, where targets are classes.
     Raises: DataError without rows or with a target that is no class; ConfigError for a step that
         would change nothing.
     """
@@ -60,25 +61,33 @@ class Loader:
         batch_size: int,
         seed: int,
         augment: Sequence[Augment] = (),
-        num_classes: int,
+        num_classes: int | None = None,
     ) -> None:
         if not len(rows):
             raise DataError("there are no rows to load", expected="at least one row")
-        if rows.targets.min() < 0 or rows.targets.max() >= num_classes:
+        targets = rows.targets
+        targets = targets if isinstance(targets, np.ndarray) else targets.values
+        if num_classes is not None and (targets.min() < 0 or targets.max() >= num_classes):
             raise DataError(
-                f"targets go from {rows.targets.min()} to {rows.targets.max()}",
+                f"targets go from {targets.min()} to {targets.max()}",
                 expected=f"0 to {num_classes - 1}, for {num_classes} classes",
             )
         for step in augment:
             steps_of.key_and_value(step)
         self.batch_size, self.seed, self.augment = batch_size, seed, tuple(augment)
-        self._images = torch.from_numpy(np.require(rows.images, requirements=("C", "W")))
-        self._targets = torch.from_numpy(np.require(rows.targets, requirements=("C", "W")))
+        self._rows = rows
+        dense = {
+            name: torch.from_numpy(np.require(column, requirements=("C", "W")))
+            for name, column in {**rows.inputs, "": rows.targets}.items()
+            if isinstance(column, np.ndarray)
+        }
+        # all dense, all in memory: a batch is one gather, nothing passes through Python
+        self._dense = dense if len(dense) == len(rows.inputs) + 1 else None
         self._orders: OrderedDict[int, Tensor] = OrderedDict()
 
     def __len__(self) -> int:
         """Rows, not batches."""
-        return len(self._targets)
+        return len(self._rows)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -100,25 +109,54 @@ class Loader:
 
     def batch(self, step: int) -> Batch:
         """The batch of `step` (from 0): the same whenever and in whatever order it is asked for."""
-        chosen = self.indices(step)
-        images = self._images.index_select(0, chosen)
-        targets = self._targets.index_select(0, chosen)
+        inputs, targets = self._gather(self.indices(step))
         if not self.augment:
-            return Batch(images, targets)
-        mixed = steps_of.apply(images, self.augment, _generator(self.seed, "augment", step))
+            return Batch(inputs, targets)
+        draw = _generator(self.seed, "augment", step)
+        mixed = steps_of.apply(inputs["image"], self.augment, draw)
         if mixed.partner is None:
-            return Batch(mixed.images, targets)
-        return Batch(mixed.images, targets, targets[mixed.partner], mixed.share)
+            return Batch({"image": mixed.images}, targets)
+        return Batch({"image": mixed.images}, targets, targets[mixed.partner], mixed.share)
+
+    def _gather(self, chosen: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        if self._dense is not None:
+            found = {name: column.index_select(0, chosen) for name, column in self._dense.items()}
+            return found, found.pop("")
+        indices = chosen.numpy()
+        arrays = self._rows.batch(indices)
+        inputs = {name: torch.from_numpy(value) for name, value in arrays.items()}
+        return inputs, torch.from_numpy(self._rows.batch_targets(indices))
 
     def _order(self, epoch: int) -> Tensor:
         """The permutation of one epoch; kept for the next call, but a function of (seed, epoch)."""
         if epoch not in self._orders:
-            self._orders[epoch] = torch.randperm(
-                len(self), generator=_generator(self.seed, "order", epoch)
-            )
+            draw = _generator(self.seed, "order", epoch)
+            order = torch.randperm(len(self), generator=draw)
+            lengths = self._rows.lengths
+            if lengths is not None:
+                order = _bucketed(order, torch.from_numpy(lengths), self.batch_size, draw)
+            self._orders[epoch] = order
             while len(self._orders) > _ORDERS_KEPT:
                 self._orders.popitem(last=False)
         return self._orders[epoch]
+
+
+def _bucketed(order: Tensor, lengths: Tensor, size: int, draw: Generator) -> Tensor:
+    """The same rows, so that each batch holds similar lengths and batches come in any order.
+
+    Pools of many batches are sorted by length and their batches shuffled; a last, short batch
+    stays last, so that the others keep their places.
+    """
+    pools = []
+    for pool in torch.split(order, POOL_BATCHES * size):
+        batches = list(torch.split(pool[lengths[pool].argsort(stable=True)], size))
+        last = [batches.pop()] if len(batches[-1]) < size else []
+        mixed = [batches[i] for i in torch.randperm(len(batches), generator=draw).tolist()]
+        pools += mixed + last
+    return torch.cat(pools)
+
+
+POOL_BATCHES = 32
 
 
 def _generator(seed: int, purpose: str, counter: int) -> Generator:

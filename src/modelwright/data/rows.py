@@ -1,4 +1,4 @@
-"""What every source turns into: rows of images with targets, in three parts, kept on disk.
+"""What every source turns into: rows of inputs with targets, in three parts, kept on disk.
 
 Reads and writes `train.safetensors`, `valid.safetensors` and `test.safetensors` of a run's data
 folder (docs/reference/run-folder.md). The test part is read only by who asks for "test".
@@ -6,9 +6,8 @@ folder (docs/reference/run-folder.md). The test part is read only by who asks fo
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,15 @@ import safetensors.numpy
 
 from modelwright.core.errors import ConfigError, DataError, IntegrityError, did_you_mean
 from modelwright.core.files import sha256, write_bytes, write_json
+from modelwright.core.signature import NO_TARGET
 
+Array = npt.NDArray[Any]
+Indices = npt.NDArray[np.int64]
 Images = npt.NDArray[np.uint8]
 Targets = npt.NDArray[np.int64]
 
 PARTS = ("train", "valid", "test")
 HASHES = "hashes.json"  # SHA-256 of each part's file
-# Of 255: keeps a channel that never changes from being divided by zero and amplified to noise.
-SMALLEST_STD = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,104 +44,284 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Images and their classes.
+class Ragged:
+    """Rows of unequal length, one after the other.
 
-    images: uint8 (rows, channels, height, width)
-    targets: int64 (rows,)
-    origins: one for each row: its file, relative to the source, or "".
+    values: (all places, ...); offsets: int64 (rows + 1,), where each row begins and the last ends
     """
 
-    images: Images
-    targets: Targets
+    values: Array
+    offsets: Indices
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> Array:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def lengths(self) -> Indices:
+        """int64 (rows,)."""
+        return np.diff(self.offsets)
+
+    def padded(self, indices: Indices, fill: float = 0) -> Array:
+        """The rows at `indices`, (len(indices), time, ...), filled up behind their ends.
+
+        Time is the longest of them, rounded up to PAD_MULTIPLE, so that few shapes come up.
+        """
+        lengths = self.lengths[indices]
+        time = max(1, -(-int(lengths.max(initial=1)) // PAD_MULTIPLE)) * PAD_MULTIPLE
+        places = np.arange(time)
+        inside = places < lengths[:, None]
+        out = np.full((len(indices), time, *self.values.shape[1:]), fill, self.values.dtype)
+        out[inside] = self.values[(self.offsets[indices][:, None] + places)[inside]]
+        return out
+
+    def take(self, indices: Indices) -> "Ragged":
+        """The rows at `indices`, in that order."""
+        return ragged([self[int(row)] for row in indices], self.values)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Stretches of one long table, cut out only when they are asked for.
+
+    values: (time, channels) float32; starts: int64 (rows,), where each stretch begins
+    """
+
+    values: Array
+    starts: Indices
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, row: int) -> Array:
+        return self.values[self.starts[row] : self.starts[row] + self.length]
+
+    def gather(self, indices: Indices) -> Array:
+        """The stretches at `indices`, (len(indices), length, channels)."""
+        return np.asarray(self.values[self.starts[indices][:, None] + np.arange(self.length)])
+
+
+def ragged(rows: Sequence[Array], like: Array | None = None) -> Ragged:
+    """Put rows of unequal length together; `like` gives type and width where there may be none."""
+    empty = like[:0] if like is not None else rows[0][:0] if len(rows) else np.zeros(0, np.int64)
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    return Ragged(np.concatenate([empty, *rows]), offsets)
+
+
+PAD_MULTIPLE = 8
+Column = Array | Ragged | Windows
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Inputs and what should come out.
+
+    inputs: a column for each tensor of the model's signature but "lengths", which is made from
+        the unequal rows of the others
+    targets: int64 (rows,) classes; Ragged int64, a label for each place; or float32 (rows, ...),
+        Windows where they are what comes next in a table
+    origins: what a person knows each row by: its file relative to the source, its text, or ""
+    """
+
+    inputs: dict[str, Column]
+    targets: Column
     origins: list[str]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.origins)
 
-    def take(self, indices: npt.NDArray[np.int64]) -> "Rows":
+    @property
+    def images(self) -> Images:
+        """uint8 (rows, channels, height, width), of rows that are images."""
+        column = self.inputs["image"]
+        assert isinstance(column, np.ndarray)
+        return column
+
+    @property
+    def classes(self) -> Targets:
+        """int64 (rows,), where each row has one class."""
+        assert isinstance(self.targets, np.ndarray)
+        return self.targets
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all columns."""
+        return sum(value.nbytes for value in _tensors(self).values())
+
+    @property
+    def lengths(self) -> Indices | None:
+        """Places of each row, int64 (rows,), where they differ."""
+        return next((c.lengths for c in self.inputs.values() if isinstance(c, Ragged)), None)
+
+    def take(self, indices: Indices) -> "Rows":
         """The rows at `indices`, in that order."""
-        return Rows(self.images[indices], self.targets[indices], [self.origins[i] for i in indices])
+        inputs = {name: _take(column, indices) for name, column in self.inputs.items()}
+        return Rows(inputs, _take(self.targets, indices), [self.origins[i] for i in indices])
+
+    def batch(self, indices: Indices) -> dict[str, Array]:
+        """The inputs at `indices` as arrays, padded where rows differ in length."""
+        return batch(self.inputs, indices)
+
+    def batch_targets(self, indices: Indices) -> Array:
+        """The targets at `indices`; NO_TARGET behind the end of shorter rows."""
+        if isinstance(self.targets, Ragged):
+            return self.targets.padded(indices, NO_TARGET)
+        return _gather(self.targets, indices)
 
     def name(self, part: str, index: int) -> str:
         """A row's name for people: `train 12 (cats/a.png)`, or `train 12` where it has no file."""
         origin = self.origins[index]
-        return f"{part} {index} ({origin})" if origin else f"{part} {index}"
+        short = origin if len(origin) <= NAME_LENGTH else origin[: NAME_LENGTH - 1] + "…"
+        return f"{part} {index} ({short})" if origin else f"{part} {index}"
+
+
+NAME_LENGTH = 60
+Inputs = Mapping[str, Column]
+
+
+def batch(inputs: Inputs, indices: Indices) -> dict[str, Array]:
+    """The rows at `indices` as the arrays of a signature, with "lengths" where a model takes them.
+
+    Sound is padded with silence, which no mask could tell from a quiet recording.
+    """
+    arrays: dict[str, Array] = {}
+    for name, column in inputs.items():
+        if isinstance(column, Ragged):
+            arrays[name] = column.padded(indices)
+            if name == "samples":
+                arrays[name] = arrays[name].astype(np.float32) / SOUND_SCALE
+                arrays["lengths"] = column.lengths[indices]
+        else:
+            arrays[name] = _gather(column, indices)
+    return arrays
+
+
+def _gather(column: Array | Windows, indices: Indices) -> Array:
+    if isinstance(column, Windows):
+        return column.gather(indices)
+    return np.ascontiguousarray(column[indices])
+
+
+SOUND_SCALE = 32768  # recordings are kept as int16
+
+
+def _take(column: Column, indices: Indices) -> Column:
+    if isinstance(column, Windows):
+        return replace(column, starts=column.starts[indices])
+    return column.take(indices) if isinstance(column, Ragged) else column[indices]
+
+
+def typical(rows: Rows, number: int) -> Indices:
+    """That many rows of the median length, or the first ones where all are alike."""
+    every = np.arange(len(rows))
+    if rows.lengths is not None:
+        every = np.argsort(np.abs(rows.lengths - np.median(rows.lengths)), kind="stable")
+    return every[np.arange(number) % len(rows)]
+
+
+def row_hashes(inputs: Inputs) -> list[bytes]:
+    """One 16-byte hash of each row's inputs; equal exactly where the rows are equal."""
+    number = len(next(iter(inputs.values())))
+    hashes = [hashlib.blake2b(digest_size=16) for _ in range(number)]
+    for column in inputs.values():
+        for row, digest in enumerate(hashes):
+            digest.update(np.ascontiguousarray(column[row]).data)
+    return [digest.digest() for digest in hashes]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three parts that share one shape and one list of labels; build it with `dataset`.
+    """Three parts that share one description of their inputs; build it with `dataset`.
 
-    mean, std: per channel, on the 0–255 scale, of the train part alone.
-    digest: hex SHA-256 over every part's shapes, pixels and targets, and the labels.
+    inputs: the description that the embedding needs (models/embed.py), learned from train alone.
+    outputs: the description that the head needs (models/heads.py).
+    labels: names of the classes; empty where the answer is not one.
+    files: what must travel with the model besides its weights, such as a tokenizer, by name.
+    digest: hex SHA-256 over every part's inputs and targets, and the labels.
     findings: what was found while loading; the rows concerned are already left out.
     """
 
     parts: dict[str, Rows]
     labels: list[str]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+    files: dict[str, bytes]
     source: str
     digest: str
     findings: list[Finding]
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of one image."""
-        channels, height, width = self.parts["train"].images.shape[1:]
-        return channels, height, width
+    def kind(self) -> str:
+        """Of the inputs: image, text, …"""
+        return str(self.inputs["kind"])
 
 
-# What a source gives: the parts it has (train at least), the labels, what it found.
+# What a source gives: the parts it has (train at least), the labels, what it found. Rows that are
+# not images are still raw: what a model takes is made once the parts are divided (`Prepared`).
 Loaded = tuple[dict[str, Rows], list[str], list[Finding]]
 
 
-def dataset(
-    parts: Mapping[str, Rows], labels: Sequence[str], source: str, findings: Sequence[Finding]
-) -> Dataset:
-    """A Dataset with its statistics and digest computed from the rows given."""
-    ordered = {part: parts[part] for part in PARTS}
-    mean, std = statistics(ordered["train"].images)
-    return Dataset(
-        ordered, list(labels), mean, std, source, _digest(ordered, labels), list(findings)
-    )
+@dataclass(frozen=True)
+class Prepared:
+    """Divided rows as a model takes them; whatever had to be learned comes from train alone.
 
-
-def statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, on the 0–255 scale, exact for any number of rows.
-
-    images: uint8 (rows, channels, height, width)
-
-    The standard deviation is at least SMALLEST_STD; no rows give 0 and 1.
+    inputs: the description that the embedding needs; answers: what the head needs besides labels
+    files: what must travel with the model, by name
     """
-    channels = images.shape[1]
-    counts = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(images), 4096):
-        for channel in range(channels):
-            pixels = images[start : start + 4096, channel].reshape(-1)
-            counts[channel] += np.bincount(pixels, minlength=256)
-    values = np.arange(256, dtype=np.float64)
-    number = np.maximum(counts.sum(axis=1), 1)
-    mean = counts @ values / number
-    variance = np.maximum(counts @ values**2 / number - mean**2, 0)
-    std = np.maximum(np.sqrt(variance), SMALLEST_STD)
-    return tuple(mean.tolist()), tuple(std.tolist())
+
+    parts: dict[str, Rows]
+    inputs: dict[str, Any]
+    answers: dict[str, Any]
+    files: dict[str, bytes]
 
 
-def image_hashes(images: Images) -> list[bytes]:
-    """One 16-byte hash of each image's pixels; equal exactly where the pixels are equal."""
-    flat = np.ascontiguousarray(images).reshape(len(images), math.prod(images.shape[1:]))
-    return [hashlib.blake2b(row.data, digest_size=16).digest() for row in flat]
+def dataset(
+    parts: Mapping[str, Rows],
+    labels: Sequence[str],
+    source: str,
+    findings: Sequence[Finding],
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+    files: Mapping[str, bytes] | None = None,
+) -> Dataset:
+    """A Dataset with its digest computed from the rows given."""
+    ordered = {part: parts[part] for part in PARTS}
+    return Dataset(
+        ordered, list(labels), dict(inputs), dict(outputs), dict(files or {}), source,
+        _digest(ordered, labels), list(findings),
+    )  # fmt: skip
 
 
 def _digest(parts: Mapping[str, Rows], labels: Sequence[str]) -> str:
     digest = hashlib.sha256(json.dumps(list(labels)).encode())
     for part, rows in parts.items():
-        digest.update(f"{part} {rows.images.shape}".encode())
-        digest.update(np.ascontiguousarray(rows.images).data)
-        digest.update(np.ascontiguousarray(rows.targets).data)
+        for name, value in sorted(_tensors(rows).items()):
+            digest.update(f"{part} {name} {value.dtype} {value.shape}".encode())
+            digest.update(value.data)
     return digest.hexdigest()
+
+
+# beside the values of a column: where rows of unequal length begin; where windows do, and their
+# length
+OFFSETS, STARTS = ".offsets", ".starts"
+
+
+def _tensors(rows: Rows) -> dict[str, Array]:
+    """The columns under the names that they have in a file."""
+    tensors: dict[str, Array] = {}
+    for name, column in {**rows.inputs, "targets": rows.targets}.items():
+        if isinstance(column, Ragged):
+            tensors[name + OFFSETS] = column.offsets
+            column = column.values
+        elif isinstance(column, Windows):
+            tensors[name + STARTS] = np.append(column.starts, column.length)
+            column = column.values
+        tensors[name] = np.ascontiguousarray(column)
+    return tensors
 
 
 def save(data: Dataset, folder: Path) -> None:
@@ -151,14 +331,48 @@ def save(data: Dataset, folder: Path) -> None:
     """
     hashes = {}
     for part, rows in data.parts.items():
-        tensors: dict[str, npt.NDArray[Any]] = {
-            "images": np.ascontiguousarray(rows.images),
-            "targets": np.ascontiguousarray(rows.targets),
-        }
-        content = safetensors.numpy.save(tensors, {"origins": json.dumps(rows.origins)})
+        content = safetensors.numpy.save(_tensors(rows), {"origins": json.dumps(rows.origins)})
         write_bytes(folder / f"{part}.safetensors", content)
         hashes[part] = hashlib.sha256(content).hexdigest()
+    for name, content in data.files.items():
+        write_bytes(folder / name, content)
+        hashes[name] = hashlib.sha256(content).hexdigest()
     write_json(folder / HASHES, hashes)
+
+
+def joined(first: Rows, second: Rows) -> Rows:
+    """The rows of two parts of one dataset, one after the other."""
+    inputs = {name: _join(first.inputs[name], second.inputs[name]) for name in first.inputs}
+    targets = _join(first.targets, second.targets)
+    return Rows(inputs, targets, first.origins + second.origins)
+
+
+def _join(first: Column, second: Column) -> Column:
+    if isinstance(first, Ragged):
+        assert isinstance(second, Ragged)
+        ends = second.offsets[1:] + first.offsets[-1]
+        return Ragged(
+            np.concatenate([first.values, second.values]), np.concatenate([first.offsets, ends])
+        )
+    if isinstance(first, Windows):
+        assert isinstance(second, Windows)
+        starts = np.concatenate([first.starts, second.starts + len(first.values)])
+        return Windows(np.concatenate([first.values, second.values]), starts, first.length)
+    assert isinstance(second, np.ndarray)
+    return np.concatenate([first, second])
+
+
+def load_files(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """Files that `save` wrote beside the parts.
+
+    Raises: IntegrityError if one is not what `save` wrote.
+    """
+    found = {}
+    for name in names:
+        if sha256(folder / name) != json.loads((folder / HASHES).read_bytes())[name]:
+            raise _unsound(folder / name)
+        found[name] = (folder / name).read_bytes()
+    return found
 
 
 def load_part(folder: Path, part: str) -> Rows:
@@ -179,24 +393,34 @@ def load_part(folder: Path, part: str) -> Rows:
         if sha256(path) != recorded:
             raise _unsound(path)
         with safetensors.safe_open(path, "np") as file:
-            images, targets = file.get_tensor("images"), file.get_tensor("targets")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             origins = json.loads((file.metadata() or {})["origins"])
-        sound = (
-            images.dtype == np.uint8
-            and images.ndim == 4
-            and targets.dtype == np.int64
-            and len(images) == len(targets) == len(origins)
+        columns = {
+            name: _column(name, tensors) for name in tensors if not name.endswith((OFFSETS, STARTS))
+        }
+        targets = columns.pop("targets")
+        sound = bool(columns) and all(
+            len(column) == len(origins) for column in (*columns.values(), targets)
         )
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _unsound(path) from error
     if not sound:
         raise _unsound(path)
-    return Rows(images, targets, origins)
+    return Rows(columns, targets, origins)
+
+
+def _column(name: str, tensors: Mapping[str, Array]) -> Column:
+    if name + OFFSETS in tensors:
+        return Ragged(tensors[name], tensors[name + OFFSETS])
+    if name + STARTS in tensors:
+        *starts, length = tensors[name + STARTS].tolist()
+        return Windows(tensors[name], np.array(starts, np.int64), length)
+    return tensors[name]
 
 
 def _unsound(path: Path) -> IntegrityError:
     return IntegrityError(
         f"{path} is not the file that was written",
-        expected=f"the SHA-256 in {HASHES}, and images, targets and origins inside",
+        expected=f"the SHA-256 in {HASHES}, and inputs, targets and origins inside",
         repair="delete the run's data folder and run the same command again",
     )

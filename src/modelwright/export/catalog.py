@@ -10,6 +10,7 @@ from modelwright.core.artifact import Artifact, write
 from modelwright.core.errors import ConfigError, did_you_mean
 from modelwright.core.signature import Signature
 from modelwright.export.onnx import export_onnx
+from modelwright.models.catalog import ModelSpec
 
 # artifact kind -> how to write the model's file; the file is named model.<kind>
 FORMATS: dict[str, Callable[..., Signature]] = {
@@ -25,6 +26,7 @@ def export(
     manifest: Mapping[str, Any],
     folder: Path,
     *,
+    extras: Mapping[str, bytes],
     format: str = "onnx",
     **fields: Any,
 ) -> Artifact:
@@ -33,6 +35,7 @@ def export(
     Args:
         manifest: of the artifact that the model comes from; its digest becomes the parent, and
             task, labels, preprocess, model and target are taken over.
+        extras: what travels with the model, of the same artifact.
         fields: manifest entries that are new or replace those, such as target, measured, or
             parent where the model is not the manifest's own.
     Raises: ConfigError for an unknown format; what the format's own function raises.
@@ -45,7 +48,7 @@ def export(
         "measured": {},
         **fields,
     }
-    architecture = entries["model"]
+    spec = ModelSpec.from_json(entries["model"])
     model_file = f"model.{format}"
     # The signature is known only once the file is written, and `write` wants it first: the
     # format's function writes beside the folder, and `fill` moves the file in.
@@ -55,18 +58,14 @@ def export(
         beside.replace(partial / model_file)
 
     try:
-        signature = FORMATS[format](
-            model,
-            beside,
-            input_shape=tuple(architecture["input_shape"]),
-            num_classes=architecture["num_classes"],
-        )
+        signature = FORMATS[format](model, beside, spec)
         return write(
             folder,
             format,
             model_file=model_file,
             fill=move_in,
             signature=signature,
+            extras=extras,
             **entries,
         )
     finally:

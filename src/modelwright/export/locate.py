@@ -1,10 +1,10 @@
 """Which node of a graph is the first to give other values than the model it came from.
 
 Reads a graph file and its reference, a PyTorch model or another graph; gives a function of a few
-images that names the node. export/parity.py calls it when a hop has failed.
+rows that names the node. export/parity.py calls it when a hop has failed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from torch.export.graph_signature import InputKind
 
 from modelwright.core.errors import IntegrityError
 from modelwright.export.onnx import renumber, strip, traced
+from modelwright.models.catalog import ModelSpec
 
 LINED_UP_SHARE = 0.5  # of a graph's values, from which names count as lined up
 MIN_SNR_DB = 10.0
 
 Values = dict[str, np.ndarray]
+Inputs = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Located:
 
 
 def against_model(
-    model: nn.Module, graph: Path, *, tolerance: float = 1e-4
-) -> Callable[[np.ndarray], Located]:
+    model: nn.Module, graph: Path, spec: ModelSpec, *, tolerance: float = 1e-4
+) -> Callable[[Inputs], Located]:
     """Compare a graph's values to those of the PyTorch model, in the graph's order.
 
     Values that keep the name of a torch.export node are compared to PyTorch. The others, which
@@ -47,15 +49,16 @@ def against_model(
         tolerance: largest error of a value relative to its own largest.
     """
 
-    def locate(images: np.ndarray) -> Located:
-        program = traced(model, images.shape[1:])
+    def locate(inputs: Inputs) -> Located:
+        program = traced(model, spec)
         fresh = program.model_proto
         strip(fresh)
         renumber(fresh)
         proto = onnx.load(graph)
-        found, remade = graph_values(proto, images), graph_values(fresh, images)
+        found, remade = graph_values(proto, inputs), graph_values(fresh, inputs)
         assert program.exported_program is not None  # it is for programs traced just now
-        wanted = program_values(program.exported_program, images)
+        names = [one.name for one in spec.signature.outputs]
+        wanted = program_values(program.exported_program, inputs, names)
         nodes = list(_outputs(proto))
         if not remade.keys() <= found.keys():
             remade = {}  # the file's own names are counted otherwise, so they mean other values
@@ -72,7 +75,7 @@ def against_model(
                     f"of the model has, and that one has {len(fresh_nodes)} values",
                 )
             how = f"{len(nodes)} values by place, against a fresh export of the model"
-            again = graph_values(fresh, images)
+            again = graph_values(fresh, inputs)
             pairs = {
                 name: (None, again[twin])
                 for (name, _), (twin, _) in zip(nodes, fresh_nodes, strict=True)
@@ -97,7 +100,7 @@ def against_model(
 
 def against_graph(
     before: Path, after: Path, *, min_snr_db: float = MIN_SNR_DB
-) -> Callable[[np.ndarray], Located]:
+) -> Callable[[Inputs], Located]:
     """Compare the values that a quantized graph shares by name with the graph it was made from.
 
     An operator that the quantizer fused with the next one is named with that one's value.
@@ -107,10 +110,10 @@ def against_graph(
             20 to 40 dB where it works.
     """
 
-    def locate(images: np.ndarray) -> Located:
+    def locate(inputs: Inputs) -> Located:
         quantized = onnx.load(after)
-        wanted = graph_values(onnx.load(before), images)
-        found = _as_read(quantized, graph_values(quantized, images))
+        wanted = graph_values(onnx.load(before), inputs)
+        found = _as_read(quantized, graph_values(quantized, inputs))
         shared = [
             (name, op_type)
             for name, op_type in _outputs(quantized)
@@ -145,10 +148,12 @@ def signal_to_noise_db(signal: np.ndarray, other: np.ndarray) -> float:
     return float(10 * np.log10(power / noise)) if power else -np.inf
 
 
-def program_values(program: torch.export.ExportedProgram, images: np.ndarray) -> Values:
+def program_values(
+    program: torch.export.ExportedProgram, inputs: Inputs, outputs: Sequence[str]
+) -> Values:
     """Every tensor of a torch.export program by its node's name, run node by node.
 
-    The outputs also stand under the names "logits" and "probabilities".
+    Its outputs also stand under the names given.
     """
     values: Values = {}
 
@@ -160,22 +165,21 @@ def program_values(program: torch.export.ExportedProgram, images: np.ndarray) ->
             return result
 
     state = {**program.state_dict, **program.constants}
+    given = iter(inputs.values())
     arguments = [
-        torch.from_numpy(np.ascontiguousarray(images))
+        torch.from_numpy(np.ascontiguousarray(next(given)))
         if spec.kind is InputKind.USER_INPUT
         else state[str(spec.target)]
         for spec in program.graph_signature.input_specs
     ]
     with torch.inference_mode():
         Recorder(program.graph_module).run(*arguments)
-    for name, node in zip(
-        ("logits", "probabilities"), program.graph_signature.user_outputs, strict=True
-    ):
+    for name, node in zip(outputs, program.graph_signature.user_outputs, strict=True):
         values[name] = values[str(node)]
     return values
 
 
-def graph_values(graph: onnx.ModelProto, images: np.ndarray) -> Values:
+def graph_values(graph: onnx.ModelProto, inputs: Inputs) -> Values:
     """Every value of a graph by its name, run as written: all made outputs, nothing optimised."""
     exposed = onnx.ModelProto()
     exposed.CopyFrom(graph)
@@ -185,7 +189,7 @@ def graph_values(graph: onnx.ModelProto, images: np.ndarray) -> Values:
         onnx.ValueInfoProto(name=name) for name in names if name not in have
     )
     session = unoptimised(exposed.SerializeToString())
-    return dict(zip(names, session.run(names, {"image": images}), strict=True))
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
 def unoptimised(graph: bytes) -> onnxruntime.InferenceSession:

@@ -1,66 +1,48 @@
 """A PyTorch model to one ONNX file, and what such a file must be before anyone uses it.
 
-Reads an nn.Module over uint8 images; writes a graph with the input "image" and the outputs
-"logits" and "probabilities", free in the batch size. The graph's values keep the names of the
-torch.export program's nodes, by which export/parity.py finds the first one that differs.
+Reads a model and its spec; writes a graph with the inputs and outputs of the spec's signature,
+free in the batch size, and in time where rows differ in length. The graph's values keep the names
+of the torch.export program's nodes, by which export/parity.py finds the first one that differs.
 """
 
 import copy
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from torch import Tensor, nn
+from onnxscript import opset20 as op
+from torch import nn
 
 from modelwright.core.errors import ModelwrightError, ParityError, Unsupported
 from modelwright.core.files import write_bytes
 from modelwright.core.signature import Signature, TensorSpec
+from modelwright.models.catalog import ModelSpec, WithAnswers, examples
 from modelwright.runtime.onnx_session import inference_session
 
 OPSET = 20  # the newest whose operators the quantizer knows: from 23 on, attention is one node
 MAX_BYTES = 2**31 - 1  # of one protobuf message; larger graphs need a second file
 # At least 2, or the exporter takes the size for a constant; odd, so that no fold can halve it.
 EXAMPLE_BATCH = 3
+EXAMPLE_LENGTH = 24
 COUNTED = re.compile(r"val_\d+")  # what the exporter calls values of its own
 
 
-class WithProbabilities(nn.Module):
-    """The model as every artifact offers it.
-
-    image: (batch, channels, height, width) uint8
-        -> logits, probabilities: each (batch, num_classes) float32
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model(image)
-        return logits, logits.softmax(1)
-
-
-def export_onnx(
-    model: nn.Module, path: Path, *, input_shape: tuple[int, ...], num_classes: int
-) -> Signature:
+def export_onnx(model: nn.Module, path: Path, spec: ModelSpec) -> Signature:
     """Write the model as an ONNX graph and check that it runs.
 
     Batch norms are folded into the convolutions before them. The same weights give the same
     bytes. The model given is left as it is: mode, device, memory format, random state.
 
-    Args:
-        input_shape: channels, height, width.
     Raises: Unsupported if PyTorch cannot export an operation, or the graph is too large for one
         file; ParityError if the file is not what `check_graph` asks for.
     """
-    graph = traced(model, input_shape).model_proto
+    graph = traced(model, spec).model_proto
     strip(graph)
     renumber(graph)
     content = graph.SerializeToString(deterministic=True) if graph.ByteSize() <= MAX_BYTES else b""
@@ -71,26 +53,33 @@ def export_onnx(
             repair="choose a smaller model with model.size",
         )
     write_bytes(path, content)
-    return check_graph(path, input_shape=input_shape, num_classes=num_classes)
+    return check_graph(path, spec)
 
 
-def traced(model: nn.Module, input_shape: tuple[int, ...]) -> torch.onnx.ONNXProgram:
+def traced(model: nn.Module, spec: ModelSpec) -> torch.onnx.ONNXProgram:
     """A copy of the model, in evaluation mode on the CPU, as ONNX and as torch.export program.
 
     Raises: Unsupported if PyTorch cannot export an operation.
     """
     twin = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    example = torch.zeros(EXAMPLE_BATCH, *input_shape, dtype=torch.uint8)
+    signature = spec.signature
+    free = {name: torch.export.Dim(name) for name in ("batch", "time")}
+    shapes = tuple(
+        {dim: free[size] for dim, size in enumerate(one.shape) if isinstance(size, str)}
+        for one in signature.inputs
+    )
+    length = max(EXAMPLE_LENGTH, spec.inputs.get("length", 0))
     try:
         with _silence(), torch.random.fork_rng(devices=[]):
             program = torch.onnx.export(
-                WithProbabilities(twin).eval(),
-                (example,),
+                WithAnswers(twin, spec.outputs).eval(),
+                tuple(examples(spec, EXAMPLE_BATCH, length).values()),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=["image"],
-                output_names=["logits", "probabilities"],
-                dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+                input_names=[one.name for one in signature.inputs],
+                output_names=[one.name for one in signature.outputs],
+                dynamic_shapes=(shapes,),
+                custom_translation_table={torch.ops.modelwright.recur.default: _recurrent_node},
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
@@ -103,6 +92,31 @@ def traced(model: nn.Module, input_shape: tuple[int, ...]) -> torch.onnx.ONNXPro
         ) from error
     assert program is not None  # None belongs to the older exporter alone
     return program
+
+
+def _recurrent_node(sequence: Any, weights: Sequence[Any], cell: str) -> Any:
+    """One layer in one direction as ONNX has it: time first, gates in another order.
+
+    Source: ONNX operators, LSTM (gates input, output, forget, cell) and GRU (update, reset, new).
+    """
+    order = (0, 3, 1, 2) if cell == "lstm" else (1, 0, 2)
+
+    def gates(value: Any, axis: int = 0) -> list[Any]:
+        parts = op.Split(value, axis=axis, num_outputs=len(order))
+        return [parts[index] for index in order]
+
+    inputs, state, first, second = (
+        op.Unsqueeze(op.Concat(*gates(value), axis=0), op.Constant(value_ints=[0]))
+        for value in weights
+    )
+    biases = op.Concat(first, second, axis=1)
+    over_time = op.Transpose(sequence, perm=[1, 0, 2])
+    size = weights[1].shape[1]
+    if cell == "lstm":
+        found = op.LSTM(over_time, inputs, state, biases, hidden_size=size)[0]
+    else:
+        found = op.GRU(over_time, inputs, state, biases, hidden_size=size, linear_before_reset=1)[0]
+    return op.Transpose(op.Squeeze(found, op.Constant(value_ints=[1])), perm=[1, 0, 2])
 
 
 def strip(graph: onnx.ModelProto) -> None:
@@ -147,19 +161,13 @@ def renumber(graph: onnx.ModelProto) -> None:
         tensor.name = name_of(tensor.name)
 
 
-def check_graph(path: Path, *, input_shape: tuple[int, ...], num_classes: int) -> Signature:
-    """What goes in and out of a graph, once it has run with one image and with three.
+def check_graph(path: Path, spec: ModelSpec) -> Signature:
+    """What goes in and out of a graph, once it has run with one row and with three.
 
-    Raises: ParityError if names, types or sizes are not the artifact's, the batch size is fixed,
+    Raises: ParityError if names, types or sizes are not the artifact's, a free size is fixed,
         or the graph does not run.
     """
-    expected = Signature(
-        inputs=(TensorSpec("image", "uint8", ("batch", *input_shape)),),
-        outputs=(
-            TensorSpec("logits", "float32", ("batch", num_classes)),
-            TensorSpec("probabilities", "float32", ("batch", num_classes)),
-        ),
-    )
+    expected = spec.signature
     graph = onnx.load(path, load_external_data=False)
     if any(tensor.data_location for tensor in graph.graph.initializer):
         raise ParityError(f"{path.name} keeps weights in a second file", expected="one file")
@@ -172,21 +180,23 @@ def check_graph(path: Path, *, input_shape: tuple[int, ...], num_classes: int) -
         )
     try:
         session = inference_session(path, 1)
-        for batch in (1, EXAMPLE_BATCH):
-            image = np.zeros((batch, *input_shape), np.uint8)
-            for spec, value in zip(
-                expected.outputs, session.run(None, {"image": image}), strict=True
-            ):
-                if value.shape != (batch, num_classes):
+        length = spec.inputs.get("length", 1)
+        for batch, time in ((1, length), (EXAMPLE_BATCH, length + EXAMPLE_LENGTH)):
+            made = examples(spec, batch, time if spec.has_time else None)
+            inputs = {name: value.numpy() for name, value in made.items()}
+            for one, value in zip(expected.outputs, session.run(None, inputs), strict=True):
+                sizes = {"batch": batch, "time": time}
+                shape = tuple(sizes[size] if isinstance(size, str) else size for size in one.shape)
+                if value.shape != shape:
                     raise ParityError(
-                        f"{path.name}: {spec.name} has the shape {value.shape} for {batch} images",
-                        expected=f"({batch}, {num_classes})",
+                        f"{path.name}: {one.name} has the shape {value.shape} for {batch} rows",
+                        expected=str(shape),
                     )
     except ModelwrightError:
         raise
     except Exception as error:  # the runtime's own errors share no base class
         raise ParityError(
-            f"{path.name} does not run: {error}", expected="answers for any number of images"
+            f"{path.name} does not run: {error}", expected="answers for any number of rows"
         ) from error
     return expected
 

@@ -13,10 +13,16 @@ from typing import Any
 import numpy as np
 
 from modelwright.core.errors import DataError, ParityError
+from modelwright.core.goals import METRICS
 from modelwright.core.signature import Signature
+from modelwright.data.rows import Inputs, Rows, batch
+from modelwright.export.edges import edge_inputs
 from modelwright.export.locate import Located, unoptimised
+from modelwright.measure.quality import real_places
+from modelwright.models.catalog import ModelSpec
 from modelwright.runtime.catalog import Session
 from modelwright.runtime.onnx_session import inference_session
+from modelwright.tasks.catalog import Task
 
 FLOAT_TOLERANCE = 1e-4
 INT8_DECISION_TOLERANCE = 0.02
@@ -27,16 +33,17 @@ ODD_BATCH = 7
 ALONE_ROWS = 12
 LOCATE_ROWS = 4
 
-Locate = Callable[[np.ndarray], Located]
+Locate = Callable[[Mapping[str, np.ndarray]], Located]
 
 
 def check_hop(
     name: str,
     before: Session,
     after: Session,
-    images: np.ndarray,
+    rows: Rows,
+    spec: ModelSpec,
+    task: Task,
     *,
-    targets: np.ndarray | None = None,
     tolerance: float | None = FLOAT_TOLERANCE,
     decision_tolerance: float = 0.0,
     metric_tolerance: float = 0.0,
@@ -44,54 +51,48 @@ def check_hop(
 ) -> dict[str, Any]:
     """Judge one hop from one form of a model to the next, on real rows and on edge inputs.
 
-    images: (rows, channels, height, width) uint8; real ones, a thousand or more
-    targets: (rows,); without them the task metric is not judged
-
     It passes if both give finite numbers everywhere, the numbers and decisions agree, the metric
-    holds, the probabilities are the softmax of the logits, and each row's answer is the same
-    alone, in an odd batch and in a large one.
+    holds, probabilities are the softmax of the logits, and each row's answer is the same alone,
+    in an odd batch and in a large one.
 
     Args:
-        tolerance: largest error of a logit, relative to the largest logit of all rows. None
-            leaves the numbers unjudged, which is for quantized forms: there, decisions count,
-            also between batches, since dynamic quantization scales by the whole batch.
-        decision_tolerance: share of real rows that may get another answer. With a tolerance for
-            numbers, rows whose two best logits lie within it are ties and may flip as well.
-        metric_tolerance: how much accuracy may be lost, as a share.
+        rows: real ones, a thousand or more.
+        tolerance: largest error of a number that comes out, relative to the largest of all rows.
+            None leaves the numbers unjudged, which is for quantized forms: there, decisions
+            count, also between batches, since dynamic quantization scales by the whole batch.
+        decision_tolerance: share of decisions that may change: one a row, or one a place where
+            each place has an answer. With a tolerance for numbers, decisions whose two best
+            logits lie within it are ties and may flip as well.
+        metric_tolerance: how much of the task's metric may be lost, as a share.
         locate: finds the first differing node on a few rows; called only if the hop fails.
     Returns: the hop as parity.json holds it, with `failures`, a list of sentences, and
         `located`, how the node was found or why not.
-    Raises: DataError without images, or if the targets do not fit them.
+    Raises: DataError without rows.
     """
-    if len(images) == 0 or (targets is not None and len(targets) != len(images)):
-        raise DataError(
-            f"parity: {len(images)} images"
-            + ("" if targets is None else f" and {len(targets)} targets"),
-            expected="at least one image, and one target for each",
-        )
-    edges = edge_inputs(images.shape[1:])
+    if not len(rows):
+        raise DataError("parity: no rows", expected="at least one row")
+    edges = edge_inputs(spec)
     hop: dict[str, Any] = {
         "name": name,
-        "rows": len(images),
-        "edge_inputs": list(edges),
+        "rows": len(rows),
+        "edge_inputs": edges.origins,
         "max_error": None,
         "tolerance": tolerance,
         "decisions_equal": 0,
-        "decisions_total": len(images),
+        "decisions_total": 0,
         "ties": 0,
         "decision_tolerance": decision_tolerance,
         "batch_error": None,
+        "metric": task.metric,
         "metric_before": None,
         "metric_after": None,
         "metric_tolerance": metric_tolerance,
     }
-    probe = np.concatenate([images[: LOCATE_ROWS - 1], edges["noise"][None]])
+    probe = rows.batch(np.arange(min(LOCATE_ROWS, len(rows))))
     failures: list[str] = []
     try:
         with np.errstate(invalid="ignore", over="ignore"):  # infinities are judged, not warned of
-            failures, probe = _judge(
-                hop, before, after, images, np.stack(list(edges.values())), targets
-            )
+            failures, probe = _judge(hop, before, after, rows, edges, spec, task)
     except _RunError as error:
         failures = [str(error)]
     located = Located(None, "") if not failures else _locate(locate, probe)
@@ -106,9 +107,10 @@ def check_hop(
 
 def check_kernels(
     graph: Path,
-    images: np.ndarray,
+    rows: Rows,
+    spec: ModelSpec,
+    task: Task,
     *,
-    targets: np.ndarray | None = None,
     threads: int = 1,
     decision_tolerance: float = INT8_DECISION_TOLERANCE,
     metric_tolerance: float = INT8_DECISION_TOLERANCE,
@@ -123,17 +125,16 @@ def check_kernels(
 
     Source: ONNX Runtime docs, "Quantize ONNX models", section on U8S8 saturation.
     """
-    as_written = _GraphSession(unoptimised(graph.read_bytes()))
-    fast = _GraphSession(inference_session(graph, threads))
+    as_written = _GraphSession(unoptimised(graph.read_bytes()), spec.signature)
+    fast = _GraphSession(inference_session(graph, threads), spec.signature)
     hop = check_hop(
-        "int8 graph → int8 kernels", as_written, fast, images,
-        targets=targets, tolerance=None, decision_tolerance=decision_tolerance,
-        metric_tolerance=metric_tolerance,
+        "int8 graph → int8 kernels", as_written, fast, rows, spec, task, tolerance=None,
+        decision_tolerance=decision_tolerance, metric_tolerance=metric_tolerance,
     )  # fmt: skip
     error = hop["max_error"]
     if error is not None and error > KERNEL_TOLERANCE:
         hop["failures"].append(
-            f"a logit is off by {error:.2g} of the logit scale (at most {KERNEL_TOLERANCE})"
+            f"a number is off by {error:.2g} of its scale (at most {KERNEL_TOLERANCE})"
         )
     hop["tolerance"] = KERNEL_TOLERANCE
     hop["passed"] = not hop["failures"]
@@ -174,53 +175,41 @@ def require(parity: Mapping[str, Any]) -> None:
         )
 
 
-def edge_inputs(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Images that real data rarely holds: name -> (channels, height, width) uint8.
-
-    >>> list(edge_inputs((1, 2, 2)))
-    ['zeros', 'full', 'noise', 'bright_pixel', 'checkerboard']
-    """
-    zeros = np.zeros(shape, np.uint8)
-    bright = zeros.copy()
-    bright[..., shape[-2] // 2, shape[-1] // 2] = 255
-    squares = (np.indices(shape[-2:]).sum(0) % 2 * 255).astype(np.uint8)
-    return {
-        "zeros": zeros,
-        "full": np.full(shape, 255, np.uint8),
-        "noise": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
-        "bright_pixel": bright,
-        "checkerboard": np.broadcast_to(squares, shape).copy(),
-    }
-
-
 class _RunError(Exception):
     """A session raised, or gave something that is no answer; the text says which."""
 
 
 @dataclass(frozen=True)
 class _Outputs:
-    logits: np.ndarray
-    probabilities: np.ndarray
+    """What a form gave, at every real place of every row, one after the other.
+
+    judged: (places, n) float64, the first output; read: (places, m), the second, for people
+    rows: (places,), which row each place belongs to
+    sums: the task's statistics, summed; None where there are no targets
+    """
+
+    judged: np.ndarray
+    read: np.ndarray
+    rows: np.ndarray
+    sums: np.ndarray | None
 
     @property
     def finite(self) -> bool:
-        return bool(np.isfinite(self.logits).all() and np.isfinite(self.probabilities).all())
+        return bool(np.isfinite(self.judged).all() and np.isfinite(self.read).all())
 
     @property
     def answers(self) -> np.ndarray:
-        return np.asarray(self.logits.argmax(1))
+        return np.asarray(self.judged.argmax(1))
 
 
 class _GraphSession:
     """An open ONNX Runtime session as a Session."""
 
-    signature = Signature((), ())
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    def __init__(self, session: Any, signature: Signature) -> None:
+        self._session, self.signature = session, signature
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        names = ["logits", "probabilities"]
+        names = [one.name for one in self.signature.outputs]
         return dict(zip(names, self._session.run(names, dict(batch)), strict=True))
 
     def close(self) -> None:
@@ -228,43 +217,53 @@ class _GraphSession:
 
 
 def _judge(
-    hop: dict[str, Any],
-    before: Session,
-    after: Session,
-    images: np.ndarray,
-    edges: np.ndarray,
-    targets: np.ndarray | None,
-) -> tuple[list[str], np.ndarray]:
-    """Fill in the hop's figures; gives the failures, and the rows that show them most."""
+    hop: dict[str, Any], before: Session, after: Session, rows: Rows, edges: Rows,
+    spec: ModelSpec, task: Task,
+) -> tuple[list[str], dict[str, np.ndarray]]:  # fmt: skip
+    """Fill in the hop's figures; gives the failures, and a batch of rows that show them most."""
     tolerance, failures = hop["tolerance"], []
-    rows_before, edges_before = (_run("before", before, part) for part in (images, edges))
-    rows_after, edges_after = (_run("after", after, part) for part in (images, edges))
+    decides = spec.signature.outputs[0].name == "logits"
+    labels = spec.outputs.get("labels", ())
+
+    def both(part: Rows, judge: Task | None) -> list[_Outputs]:
+        every = np.arange(len(part))
+        return [
+            _run(side, session, part.inputs, every, spec, judge, labels, part)
+            for side, session in (("before", before), ("after", after))
+        ]
+
+    (rows_before, rows_after), (edges_before, edges_after) = both(rows, task), both(edges, None)
     if not (rows_before.finite and edges_before.finite):
         failures.append("the form before gives NaN or infinity")
     if not (rows_after.finite and edges_after.finite):
         failures.append("the form after gives NaN or infinity")
-    scale = max(_largest(rows_before.logits), 1e-6)
-    edge_scale = max(_largest(edges_before.logits), 1e-6)
-
-    errors = np.concatenate(
-        [
-            np.abs(rows_after.logits - rows_before.logits).max(1) / scale,
-            np.abs(edges_after.logits - edges_before.logits).max(1) / edge_scale,
-        ]
-    )
-    errors[~np.isfinite(errors)] = np.inf
-    hop["max_error"] = _number(errors.max())
-    if tolerance is not None and not errors.max() <= tolerance:
-        failures.append(
-            f"a logit is off by {errors.max():.2g} of the logit scale (at most {tolerance:g})"
+    scale = max(_largest(rows_before.judged), 1e-6)
+    edge_scale = max(_largest(edges_before.judged), 1e-6)
+    errors = [
+        np.abs(one.judged - other.judged).max(1) / size
+        for one, other, size in (
+            (rows_after, rows_before, scale), (edges_after, edges_before, edge_scale)
         )
-    worst = np.concatenate([images, edges])[np.argsort(-errors, kind="stable")[:LOCATE_ROWS]]
+    ]  # fmt: skip
+    for part in errors:
+        part[~np.isfinite(part)] = np.inf
+    largest = max(float(part.max()) for part in errors)
+    hop["max_error"] = _number(largest)
+    if tolerance is not None and not largest <= tolerance:
+        failures.append(f"a number is off by {largest:.2g} of its scale (at most {tolerance:g})")
+    worst, found, of = (
+        (edges, errors[1], edges_after) if errors[1].max() > errors[0].max()
+        else (rows, errors[0], rows_after)
+    )  # fmt: skip
+    shown = np.unique(of.rows[np.argsort(-found, kind="stable")])[:LOCATE_ROWS]
 
-    _judge_decisions(hop, rows_before, rows_after, scale, failures)
-    _judge_metric(hop, rows_before, rows_after, targets, failures)
-    _judge_probabilities(hop, rows_before, rows_after, scale, failures)
-    _judge_batches(hop, after, (images, rows_after), (edges, edges_after), scale, failures)
-    return failures, worst
+    if decides:
+        _judge_decisions(hop, rows_before, rows_after, scale, failures)
+        _judge_softmax(hop, rows_after, failures)
+    _judge_read(hop, rows_before, rows_after, failures)
+    _judge_metric(hop, rows_before, rows_after, task, decides, failures)
+    _judge_batches(hop, after, (rows, rows_after), (edges, edges_after), spec, decides, failures)
+    return failures, worst.batch(shown)
 
 
 def _judge_decisions(
@@ -273,115 +272,142 @@ def _judge_decisions(
     same = before.answers == after.answers
     flipped = ~same
     if hop["tolerance"] is not None:  # both of the two best may move by the tolerance
-        best = np.sort(before.logits, axis=1)[:, -2:]
+        best = np.sort(before.judged, axis=1)[:, -2:]
         tie = (best[:, -1] - best[:, 0]) <= 2 * hop["tolerance"] * scale
         hop["ties"] = int((flipped & tie).sum())
         flipped &= ~tie
-    hop["decisions_equal"] = int(same.sum())
+    hop["decisions_equal"], hop["decisions_total"] = int(same.sum()), len(same)
     if flipped.sum() > hop["decision_tolerance"] * len(same):
         failures.append(
-            f"{flipped.sum()} of {len(same)} rows get another answer "
-            f"(at most {hop['decision_tolerance']:.1%}), row {int(flipped.argmax())} first"
+            f"{flipped.sum()} of {len(same)} decisions change (at most "
+            f"{hop['decision_tolerance']:.1%}), in row {before.rows[flipped.argmax()]} first"
         )
 
 
 def _judge_metric(
-    hop: dict[str, Any],
-    before: _Outputs,
-    after: _Outputs,
-    targets: np.ndarray | None,
+    hop: dict[str, Any], before: _Outputs, after: _Outputs, task: Task, decides: bool,
     failures: list[str],
-) -> None:
-    if targets is None:
-        return
-    hop["metric_before"] = float((before.answers == targets).mean())
-    hop["metric_after"] = float((after.answers == targets).mean())
-    drop = hop["metric_before"] - hop["metric_after"]
-    allowed = hop["metric_tolerance"] + hop["ties"] / len(targets)
+) -> None:  # fmt: skip
+    assert before.sums is not None and after.sums is not None
+    name = task.metric
+    hop["metric_before"] = task.logic.values(before.sums)[name]
+    hop["metric_after"] = task.logic.values(after.sums)[name]
+    sign = 1 if METRICS[name].higher_is_better else -1
+    drop = sign * (hop["metric_before"] - hop["metric_after"])
+    allowed = hop["metric_tolerance"]
+    if decides:
+        allowed += hop["ties"] / max(1, hop["decisions_total"])
+    else:  # of numbers, a share of the metric itself
+        allowed = max(allowed, hop["tolerance"] or 0.0) * max(1.0, abs(hop["metric_before"]))
     if drop > allowed + 1e-12:
         failures.append(
-            f"accuracy falls from {hop['metric_before']:.4f} to {hop['metric_after']:.4f} "
+            f"{name} goes from {hop['metric_before']:.4f} to {hop['metric_after']:.4f} "
             f"(at most {allowed:.4f} lost)"
         )
 
 
-def _judge_probabilities(
-    hop: dict[str, Any], before: _Outputs, after: _Outputs, scale: float, failures: list[str]
-) -> None:
-    """Against the softmax of the form's own logits, and with numbers judged, the form before's."""
-    tolerance = hop["tolerance"]
-    shifted = np.exp(after.logits - after.logits.max(1, keepdims=True))
+def _judge_softmax(hop: dict[str, Any], after: _Outputs, failures: list[str]) -> None:
+    """Probabilities against the softmax of the form's own logits."""
+    shifted = np.exp(after.judged - after.judged.max(1, keepdims=True))
     own = shifted / shifted.sum(1, keepdims=True)
-    error = float(np.abs(after.probabilities - own).max())
+    error = float(np.abs(after.read - own).max())
+    tolerance = hop["tolerance"]
     allowed = QUANTIZED_PROBABILITY_TOLERANCE if tolerance is None else tolerance
     if not error <= allowed:
         failures.append(
             f"the probabilities are not the softmax of the logits: off by {error:.2g} "
             f"(at most {allowed:g})"
         )
-    if tolerance is not None:
-        error = float(np.abs(after.probabilities - before.probabilities).max())
-        if not error <= tolerance * max(1.0, scale):
-            failures.append(
-                f"a probability is off by {error:.2g} (at most {tolerance * max(1.0, scale):.2g})"
-            )
+
+
+def _judge_read(
+    hop: dict[str, Any], before: _Outputs, after: _Outputs, failures: list[str]
+) -> None:
+    """With numbers judged, what people read against the form before's."""
+    if hop["tolerance"] is None:
+        return
+    error = float(np.abs(after.read - before.read).max())
+    allowed = hop["tolerance"] * max(1.0, _largest(before.judged), _largest(before.read))
+    if not error <= allowed:
+        failures.append(f"a final value is off by {error:.2g} (at most {allowed:.2g})")
 
 
 def _judge_batches(
     hop: dict[str, Any],
     after: Session,
-    rows: tuple[np.ndarray, _Outputs],
-    edges: tuple[np.ndarray, _Outputs],
-    scale: float,
+    rows: tuple[Rows, _Outputs],
+    edges: tuple[Rows, _Outputs],
+    spec: ModelSpec,
+    decides: bool,
     failures: list[str],
 ) -> None:
     """The answer for a row must not depend on the batch that it is in."""
     errors, flips, total = [0.0], 0, 0
-    images, outputs = rows
-    for inputs, known, batch_size in (
-        (images[:ALONE_ROWS], outputs.logits[:ALONE_ROWS], 1),
-        (edges[0], edges[1].logits, 1),
-        (images[: 3 * ODD_BATCH][::-1], outputs.logits[: 3 * ODD_BATCH][::-1], ODD_BATCH),
+    scale = max(_largest(rows[1].judged), 1e-6)
+    few, odd = np.arange(min(ALONE_ROWS, len(rows[0]))), 3 * ODD_BATCH
+    for (part, known), chosen, batch_size in (
+        (rows, few, 1),
+        (edges, np.arange(len(edges[0])), 1),
+        (rows, np.arange(min(odd, len(rows[0])))[::-1], ODD_BATCH),
     ):
-        again = _run("after", after, inputs, batch_size)
-        difference = np.abs(again.logits - known).max()
-        errors.append(float(difference / max(scale, _largest(known))))
-        flips += int((again.answers != known.argmax(1)).sum())
-        total += len(inputs)
+        again = _run("after", after, part.inputs, chosen, spec, None, (), part, batch_size)
+        before = np.concatenate([known.judged[known.rows == row] for row in chosen])
+        difference = np.abs(again.judged - before).max()
+        errors.append(float(difference / max(scale, _largest(before))))
+        flips += int((again.answers != before.argmax(1)).sum())
+        total += len(before)
     error = max(errors) if np.isfinite(errors).all() else np.inf
     hop["batch_error"] = _number(error)
     if hop["tolerance"] is not None and error > hop["tolerance"]:
         failures.append(
-            f"a row's logits depend on the batch that it is in: off by {error:.2g} of the logit "
+            f"a row's numbers depend on the batch that it is in: off by {error:.2g} of their "
             f"scale (at most {hop['tolerance']:g})"
         )
-    elif hop["tolerance"] is None and flips > max(1.0, hop["decision_tolerance"] * total):
+    elif (
+        decides and hop["tolerance"] is None and flips > max(1.0, hop["decision_tolerance"] * total)
+    ):
         failures.append(f"{flips} of {total} answers depend on the batch that the row is in")
 
 
-def _run(side: str, session: Session, images: np.ndarray, batch_size: int = BATCH_SIZE) -> _Outputs:
-    logits: list[np.ndarray] = []
-    probabilities: list[np.ndarray] = []
-    for start in range(0, len(images), batch_size):
-        batch = np.ascontiguousarray(images[start : start + batch_size])
+def _run(
+    side: str, session: Session, inputs: Inputs, chosen: np.ndarray, spec: ModelSpec,
+    task: Task | None, labels: Sequence[str], rows: Rows, batch_size: int = BATCH_SIZE,
+) -> _Outputs:  # fmt: skip
+    """Every output of the rows `chosen`, in that order."""
+    parts: dict[str, list[np.ndarray]] = {one.name: [] for one in spec.signature.outputs}
+    owners: list[np.ndarray] = []
+    sums = np.zeros(())
+    for start in range(0, len(chosen), batch_size):
+        part = chosen[start : start + batch_size]
+        arrays = batch(inputs, part)
         try:
-            outputs = session({"image": batch})
+            outputs = session(arrays)
         except Exception as error:  # any runtime's own error: the form is not the same model
             text = str(error).strip().splitlines() or [type(error).__name__]
             raise _RunError(
-                f"the form {side} cannot run a batch of {len(batch)}: {text[0]}"
+                f"the form {side} cannot run a batch of {len(part)}: {text[0]}"
             ) from error
-        for key, parts in (("logits", logits), ("probabilities", probabilities)):
-            value = np.asarray(outputs[key], np.float64)
-            if value.ndim != 2 or len(value) != len(batch):
+        lengths = None if rows.lengths is None else rows.lengths[part]
+        for one in spec.signature.outputs:
+            value = np.asarray(outputs[one.name], np.float64)
+            if value.ndim != len(one.shape) or len(value) != len(part):
                 raise _RunError(
-                    f"the form {side} gives {key} of shape {value.shape} for {len(batch)} images"
+                    f"the form {side} gives {one.name} of shape {value.shape} for {len(part)} rows"
                 )
-            parts.append(value)
-    return _Outputs(np.concatenate(logits), np.concatenate(probabilities))
+            real = real_places(value, session, lengths)
+            parts[one.name].append(real.reshape(len(real), -1))
+        repeats = np.ones_like(part)  # one place a row, but where each place has an answer
+        if lengths is not None and "time" in spec.signature.outputs[0].shape:
+            repeats = lengths
+        owners.append(np.repeat(part, repeats))
+        if task is not None:
+            statistics = task.logic.statistics(outputs, rows.batch_targets(part), labels)
+            sums = sums + statistics.sum(0)
+    judged, read = (np.concatenate(value) for value in parts.values())
+    return _Outputs(judged, read, np.concatenate(owners), None if task is None else sums)
 
 
-def _locate(locate: Locate | None, probe: np.ndarray) -> Located:
+def _locate(locate: Locate | None, probe: Mapping[str, np.ndarray]) -> Located:
     if locate is None:
         return Located(None, "no search was asked for")
     try:

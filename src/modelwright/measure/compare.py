@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelwright.core.errors import ConfigError, DataError
-from modelwright.measure.quality import Quality
+from modelwright.core.goals import METRICS
+from modelwright.measure.quality import Quality, bootstrap
+from modelwright.tasks.catalog import Task
 
 Z_95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
 
@@ -19,23 +21,19 @@ Z_95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
 class Difference:
     """What changed from one model to another on the same rows.
 
-    drop: accuracy before minus accuracy after; positive is a loss
+    drop: how much worse the metric became; positive is a loss
     low, high: 95 % interval of the drop, paired by row
-    flipped: rows with another answer: broken (right before, wrong after), repaired (wrong
-        before, right after), or wrong both times in different ways
+    flipped: answers that differ, of as many as there are places; None where answers are numbers
     """
 
     rows: int
     drop: float
     low: float
     high: float
-    broken: int
-    repaired: int
-    flipped: int
-    flipped_rows: tuple[int, ...]
+    flipped: int | None
 
 
-def compare(before: Quality, after: Quality) -> Difference:
+def compare(before: Quality, after: Quality, task: Task) -> Difference:
     """The paired difference of two models judged on the same rows.
 
     Raises: DataError if the two were judged on different targets.
@@ -45,22 +43,26 @@ def compare(before: Quality, after: Quality) -> Difference:
             f"compare: {before.rows} and {after.rows} rows with different targets",
             expected="both models judged on the same rows in the same order",
         )
-    both = int((before.correct & after.correct).sum())
-    broken = int((before.correct & ~after.correct).sum())
-    repaired = int((~before.correct & after.correct).sum())
-    neither = before.rows - both - broken - repaired
-    low, high = paired_interval(both, broken, repaired, neither)
-    flipped = np.flatnonzero(before.answers != after.answers)
-    return Difference(
-        rows=before.rows,
-        drop=(broken - repaired) / before.rows,
-        low=low,
-        high=high,
-        broken=broken,
-        repaired=repaired,
-        flipped=len(flipped),
-        flipped_rows=tuple(flipped.tolist()),
-    )
+    sign = 1 if METRICS[task.metric].higher_is_better else -1
+    drop = sign * (before.value - after.value)
+    flipped = None
+    if "logits" in before.outputs:
+        flipped = int((before.answers != after.answers).sum())
+    if task.metric == "accuracy":
+        first, second = before.correct, after.correct
+        low, high = paired_interval(
+            int((first & second).sum()), int((first & ~second).sum()),
+            int((~first & second).sum()), int((~first & ~second).sum()),
+        )  # fmt: skip
+    else:
+        kinds = before.statistics.shape[1]
+
+        def lost(sums: np.ndarray) -> float:
+            values = [task.logic.values(part)[task.metric] for part in (sums[:kinds], sums[kinds:])]
+            return float(sign * (values[0] - values[1]))
+
+        low, high = bootstrap(np.hstack([before.statistics, after.statistics]), lost)
+    return Difference(before.rows, drop, low, high, flipped)
 
 
 def paired_interval(

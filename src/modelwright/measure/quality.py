@@ -1,101 +1,161 @@
 """How good a model's answers are on given rows, with an interval for what the rows cannot tell.
 
-Reads a Session of any runtime, images and targets; gives a Quality.
+Reads a Session of any runtime, rows and the task; gives a Quality.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from modelwright.core.errors import DataError, IntegrityError
+from modelwright.data.rows import Rows
 from modelwright.runtime.catalog import Session
+from modelwright.tasks.catalog import Task
+
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class Quality:
-    """Accuracy on some rows, with its 95 % interval, and every single answer.
+    """A task's metric on some rows, with its 95 % interval, and what every row added to it.
 
-    low, high: Clopper-Pearson, exact: over repeated draws of rows they enclose the true accuracy
-        at least 95 times in 100
-    confusion: (num_classes, num_classes) int64; truth down, answer across
-    probabilities: (rows, num_classes) float32
-    answers, targets: (rows,) int64
+    values: all metrics of the task; `value` is the one that goals are about
+    low, high: 95 % interval of `value`. Of an accuracy Clopper-Pearson, exact: over repeated draws
+        of rows they enclose the true one at least 95 times in 100. Of others the percentile
+        bootstrap over rows.
+    statistics: (rows, k) float64; the metrics are functions of their sum
+    outputs: by name (n, ...), at every real place of every row, one after the other
+    targets: (n, ...), of the same places
     """
 
-    rows: int
-    accuracy: float
+    metric: str
+    values: dict[str, float]
     low: float
     high: float
-    confusion: np.ndarray
-    probabilities: np.ndarray
-    answers: np.ndarray
+    statistics: np.ndarray
+    outputs: dict[str, np.ndarray]
     targets: np.ndarray
 
     @property
+    def value(self) -> float:
+        return self.values[self.metric]
+
+    @property
+    def accuracy(self) -> float:
+        return self.values["accuracy"]
+
+    @property
+    def rows(self) -> int:
+        return len(self.statistics)
+
+    @property
+    def answers(self) -> np.ndarray:
+        """(n,) int64: the class with the largest logit, the first of them in a tie."""
+        return np.asarray(self.outputs["logits"].argmax(-1))
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(n, num_classes) float32."""
+        return self.outputs["probabilities"]
+
+    @property
     def correct(self) -> np.ndarray:
-        """(rows,) bool."""
+        """(n,) bool."""
         return np.asarray(self.answers == self.targets)
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """(num_classes, num_classes) int64; truth down, answer across."""
+        classes = self.outputs["logits"].shape[-1]
+        counts = np.bincount(self.targets * classes + self.answers, minlength=classes**2)
+        return counts.reshape(classes, classes)
 
 
 def evaluate(
-    session: Session,
-    images: np.ndarray,
-    targets: np.ndarray,
-    num_classes: int,
-    batch_size: int = 256,
+    session: Session, rows: Rows, task: Task, labels: Sequence[str] = (), batch_size: int = 256
 ) -> Quality:
     """Run a session over rows and judge its answers.
 
-    images: (rows, channels, height, width) uint8
-    targets: (rows,), whole numbers below num_classes
-
-    The answer is the class with the largest logit, the first of them in a tie.
-
-    Raises: DataError if rows and targets do not fit; IntegrityError if an output is not a number.
+    Args:
+        labels: names of the classes, where the task's metric reads them.
+    Raises: DataError without rows; IntegrityError if an output is not a number.
     """
-    targets = np.asarray(targets)
-    rows = len(images)
-    if rows == 0 or targets.shape != (rows,):
-        raise DataError(
-            f"evaluate: {rows} images and targets of shape {targets.shape}",
-            expected="at least one image, and one target for each",
-        )
-    if targets.min() < 0 or targets.max() >= num_classes:
-        raise DataError(
-            f"evaluate: targets from {targets.min()} to {targets.max()}",
-            expected=f"classes 0 to {num_classes - 1}",
-        )
-    answers = np.empty(rows, np.int64)
-    probabilities = np.empty((rows, num_classes), np.float32)
-    for start in range(0, rows, batch_size):
-        part = slice(start, start + batch_size)
-        outputs = session({"image": images[part]})
-        if not (
-            np.isfinite(outputs["logits"]).all() and np.isfinite(outputs["probabilities"]).all()
-        ):
+    if not len(rows):
+        raise DataError("evaluate: no rows", expected="at least one row")
+    lengths = rows.lengths
+    order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
+    statistics: list[np.ndarray] = []
+    outputs: dict[str, list[np.ndarray]] = {}
+    targets: list[np.ndarray] = []
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        found = session(rows.batch(part))
+        if not all(np.isfinite(value).all() for value in found.values()):
             raise IntegrityError(
                 f"evaluate: the model gives NaN or infinity within rows {start} to "
-                f"{min(start + batch_size, rows) - 1}",
-                expected="finite logits and probabilities",
+                f"{start + len(part) - 1}",
+                expected="finite outputs",
                 repair="take an earlier checkpoint, or train again with a lower learning rate",
             )
-        answers[part] = outputs["logits"].argmax(1)
-        probabilities[part] = outputs["probabilities"]
-    targets = targets.astype(np.int64)
-    confusion = np.bincount(targets * num_classes + answers, minlength=num_classes**2)
-    correct = int((answers == targets).sum())
-    low, high = clopper_pearson(correct, rows)
+        wanted = rows.batch_targets(part)
+        statistics.append(task.logic.statistics(found, wanted, labels))
+        here = None if lengths is None else lengths[part]
+        for name, value in found.items():
+            outputs.setdefault(name, []).append(real_places(value, session, here))
+        targets.append(real_places(wanted, session, here))
+    back = np.argsort(order, kind="stable")
+    table = np.concatenate(statistics)[back]
+    metrics = task.logic.values(table.sum(0))
+    places = back
+    if lengths is not None and _over_time(session):  # the places of each row, in the rows' order
+        sizes = lengths[order]
+        begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        places = np.concatenate([np.arange(begins[i], begins[i] + sizes[i]) for i in back])
+    if task.metric == "accuracy":
+        low, high = clopper_pearson(int(table[:, 1].sum()), len(table))
+    else:
+        low, high = bootstrap(table, lambda sums: task.logic.values(sums)[task.metric])
     return Quality(
-        rows=rows,
-        accuracy=correct / rows,
+        metric=task.metric,
+        values=metrics,
         low=low,
         high=high,
-        confusion=confusion.reshape(num_classes, num_classes),
-        probabilities=probabilities,
-        answers=answers,
-        targets=targets,
+        statistics=table,
+        outputs={name: np.concatenate(parts)[places] for name, parts in outputs.items()},
+        targets=np.concatenate(targets)[places],
     )
+
+
+def real_places(value: np.ndarray, session: Session, lengths: np.ndarray | None) -> np.ndarray:
+    """A batch's values without padding: (batch, time, ...) -> (places, ...), row by row.
+
+    Where answers are one for a row, nothing is changed.
+    """
+    if lengths is None or not _over_time(session):
+        return value
+    return value[np.arange(value.shape[1]) < lengths[:, None]]
+
+
+def _over_time(session: Session) -> bool:
+    return "time" in session.signature.outputs[0].shape
+
+
+def bootstrap(statistics: np.ndarray, value: Callable[[np.ndarray], float]) -> tuple[float, float]:
+    """The 95 % percentile interval of a function of summed rows, rows drawn again and again.
+
+    statistics: (rows, k)
+
+    Source: Efron, Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    """
+    draw, number = np.random.default_rng(0), len(statistics)
+    found = []
+    for _ in range(RESAMPLES):
+        weights = np.bincount(draw.integers(0, number, number), minlength=number)
+        found.append(value(weights @ statistics))
+    low, high = np.quantile(found, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def clopper_pearson(

@@ -1,4 +1,4 @@
-"""Residual convolution nets for grids: features in, feature map out.
+"""Residual convolution nets for grids and for sequences: features in, features out.
 
 One class covers the small nets of the size ladder and the published ResNet shapes.
 Source: He et al. 2015, arXiv:1512.03385 (blocks); He et al. 2018, arXiv:1812.01187
@@ -116,8 +116,75 @@ class ResidualBody(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.out_dim = channels
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         return torch.as_tensor(self.stages(self.stem(features)))
+
+
+class SequenceBlock(nn.Module):
+    """Norm, a dilated convolution over time, a product within each place, around a skip.
+
+    sequence: (batch, time, dim); mask: (batch, time) bool -> (batch, time, dim)
+
+    Padding is set to zero before the convolution, so it never changes a real place.
+    Source: Bai et al. 2018, arXiv:1803.01271 (dilated and causal); Gehring et al. 2017.
+    """
+
+    def __init__(
+        self, dim: int, inner: int, *, kernel_size: int, dilation: int, causal: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        reach = dilation * (kernel_size - 1)
+        self.padding = (reach, 0) if causal else (reach // 2, reach - reach // 2)
+        self.conv = nn.Conv1d(dim, inner, kernel_size, dilation=dilation)
+        self.out = nn.Linear(inner, dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
+        normed = self.norm(sequence)
+        if mask is not None:
+            normed = normed * mask[..., None]
+        padded = nn.functional.pad(normed.transpose(1, 2), self.padding)
+        hidden = self.conv(padded).transpose(1, 2).relu()
+        return torch.as_tensor(sequence + self.dropout(self.out(self.dropout(hidden))))
+
+
+class SequenceBody(nn.Module):
+    """Convolution blocks over time; the reach doubles from block to block.
+
+    sequence: (batch, time, dim); mask: (batch, time) bool -> (batch, time, dim)
+
+    Args:
+        inner: channels inside each block; as many as there are blocks.
+        causal: a place sees only what came before it.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        inner: Sequence[int],
+        kernel_size: int = 3,
+        causal: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            SequenceBlock(
+                dim, width, kernel_size=kernel_size, dilation=2**index, causal=causal,
+                dropout=dropout,
+            )
+            for index, width in enumerate(inner)
+        )  # fmt: skip
+        self.norm = nn.LayerNorm(dim)
+        self.out_dim = dim
+
+    def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
+        for block in self.blocks:
+            sequence = block(sequence, mask)
+        return torch.as_tensor(self.norm(sequence))
 
 
 def _conv_norm(name: str) -> list[Place]:
@@ -135,4 +202,8 @@ def groups(model: nn.Module) -> Groups:
             assert isinstance(first, nn.Conv2d)
             places = [*_conv_norm(f"{name}.body.0"), Place(f"{name}.body.2.0.weight", 1)]
             found.append(Group(first.out_channels, tuple(places)))
+        elif isinstance(module, SequenceBlock):
+            places = [Place(f"{name}.conv.{part}", 0) for part in ("weight", "bias")]
+            places.append(Place(f"{name}.out.weight", 1))
+            found.append(Group(module.conv.out_channels, tuple(places)))
     return found, lambda sizes: {"inner": sizes}

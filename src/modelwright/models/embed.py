@@ -1,9 +1,21 @@
-"""Bytes of images to what a body takes: normalised grids, patches, rows."""
+"""EMBEDS: what a model takes in, by kind of data, and how bytes become what a body takes.
 
-from collections.abc import Sequence
+An embedding gives (features, mask): a grid (batch, channels, height, width) or a sequence
+(batch, time, dim), and which places of the sequence are real (batch, time), or None where all are.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from modelwright.core.signature import TensorSpec
+from modelwright.models.layers import mel_filters
+
+Masked = tuple[Tensor, Tensor | None]
+PAD = 0  # the id of a place that holds nothing; the tokenizers never give it
 
 
 class Normalize(nn.Module):
@@ -46,3 +58,142 @@ class Patches(nn.Module):
         cells = grid.reshape(batch, channels, height // down, down, width // across, across)
         patches = cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         return torch.as_tensor(self.project(patches))
+
+
+class ImageEmbed(nn.Module):
+    """Normalised pixels, as the grid that they are or cut into a sequence.
+
+    image: (batch, channels, height, width) uint8 -> grid or sequence, no mask
+    """
+
+    def __init__(self, normalize: Normalize, patches: Patches | None = None) -> None:
+        super().__init__()
+        self.normalize, self.patches = normalize, patches
+
+    def forward(self, image: Tensor) -> Masked:
+        grid = self.normalize(image)
+        return (grid if self.patches is None else self.patches(grid)), None
+
+
+class TokenEmbed(nn.Module):
+    """The sum of the vectors of each token's features; a place whose first id is 0 is padding.
+
+    ids: (batch, time, features) int64 -> (batch, time, dim)
+    """
+
+    def __init__(self, vocab_size: int, dim: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.vectors = nn.Embedding(vocab_size, dim, padding_idx=PAD)
+        nn.init.normal_(self.vectors.weight, std=dim**-0.5)
+        with torch.no_grad():
+            self.vectors.weight[PAD] = 0
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, ids: Tensor) -> Masked:
+        return self.dropout(self.vectors(ids).sum(2)), ids[..., 0] != PAD
+
+
+class MelEmbed(nn.Module):
+    """Sound to a sequence of log-mel frames, each mapped to a vector.
+
+    samples: (batch, samples) float32 in [-1, 1]; lengths: (batch,) int64, real samples of each row
+        -> (batch, time, dim), one frame every `hop` samples
+
+    The transform is two convolutions with windowed cosines and sines, so that it ships inside the
+    graph. Each row's frames are brought to zero mean and unit variance over its real frames.
+    Source: Davis, Mermelstein 1980 (mel scale); Slaney 1998, Auditory Toolbox (filters).
+    """
+
+    basis: Tensor
+    filters: Tensor
+
+    def __init__(self, rate: int, num_mels: int, dim: int) -> None:
+        super().__init__()
+        self.window, self.hop = rate // 40, rate // 100  # 25 ms every 10 ms
+        size = 1 << (self.window - 1).bit_length()
+        time = torch.arange(self.window, dtype=torch.float64)
+        angle = 2 * torch.pi * torch.arange(size // 2 + 1)[:, None] * time / size
+        hann = torch.hann_window(self.window, periodic=False, dtype=torch.float64)
+        waves = torch.cat([angle.cos(), angle.sin()]) * hann
+        self.register_buffer("basis", waves[:, None].float())
+        self.register_buffer("filters", mel_filters(rate, size, num_mels))
+        self.project = nn.Linear(num_mels, dim)
+
+    def forward(self, samples: Tensor, lengths: Tensor) -> Masked:
+        half = self.window // 2  # an odd window needs one sample more behind
+        padded = nn.functional.pad(samples, (half, self.window - half))
+        parts = nn.functional.conv1d(padded[:, None], self.basis.to(padded.dtype), stride=self.hop)
+        real, imaginary = parts.float().square().chunk(2, dim=1)
+        # from 1e-8 on, counted from there: silence is zero exactly, whatever computes it
+        mels = (1e8 * (self.filters @ (real + imaginary))).clamp_min(1).log().transpose(1, 2)
+        places = torch.arange(mels.shape[1], device=mels.device)
+        mask = places < (lengths[:, None] // self.hop + 1)
+        weight = mask[..., None] / mask.sum(1)[:, None, None]
+        mean = (mels * weight).sum(1, keepdim=True)
+        spread = ((mels - mean).square() * weight).sum(1, keepdim=True)
+        frames = (mels - mean) * torch.rsqrt(spread + 1e-3)
+        return self.project(frames * mask[..., None]), mask
+
+
+class WindowEmbed(nn.Module):
+    """A window of several series: each on its own, brought to zero mean, cut into patches.
+
+    window: (batch, length, channels) float32 -> (batch * channels, time, dim)
+
+    Source: Nie et al. 2022, arXiv:2211.14730 (patches, one channel at a time); Kim et al. 2022,
+        "Reversible Instance Normalization" (each window's own mean and spread).
+    """
+
+    def __init__(self, length: int, patch: int, dim: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.patch, self.length = patch, length
+        self.project = nn.Linear(patch, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, window: Tensor) -> Masked:
+        mean, spread = window_statistics(window)
+        flat = ((window - mean) / spread).transpose(1, 2).flatten(0, 1)
+        patches = flat.reshape(flat.shape[0], self.length // self.patch, self.patch)
+        return self.dropout(self.project(patches)), None
+
+
+def window_statistics(window: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread of each channel of each window, (batch, 1, channels) both."""
+    mean = window.mean(1, keepdim=True)
+    variance = (window - mean).square().mean(1, keepdim=True)
+    return mean, torch.sqrt(variance + 1e-5)
+
+
+@dataclass(frozen=True)
+class Embed:
+    """One kind of input.
+
+    inputs: the tensors that a model of this kind takes, from its description.
+    sequence: (description, dim, dropout) -> the module that makes a sequence; None for images,
+        which each family cuts its own way.
+    """
+
+    inputs: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
+    sequence: Callable[[Mapping[str, Any], int, float], nn.Module] | None
+
+
+EMBEDS: dict[str, Embed] = {
+    "image": Embed(lambda own: (TensorSpec("image", "uint8", ("batch", *own["shape"])),), None),
+    "text": Embed(
+        lambda own: (TensorSpec("ids", "int64", ("batch", "time", own["features"])),),
+        lambda own, dim, dropout: TokenEmbed(own["vocab_size"], dim, dropout=dropout),
+    ),
+    "audio": Embed(
+        lambda own: (
+            TensorSpec("samples", "float32", ("batch", "time")),
+            TensorSpec("lengths", "int64", ("batch",)),
+        ),
+        lambda own, dim, dropout: MelEmbed(own["rate"], own["num_mels"], dim),
+    ),
+    "series": Embed(
+        lambda own: (
+            TensorSpec("window", "float32", ("batch", own["length"], len(own["channels"]))),
+        ),
+        lambda own, dim, dropout: WindowEmbed(own["length"], own["patch"], dim, dropout=dropout),
+    ),
+}

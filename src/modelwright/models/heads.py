@@ -1,9 +1,18 @@
-"""What a body's output becomes: scores of classes."""
+"""HEADS: what a body's output becomes, by kind of answer.
 
-from typing import Literal
+A head takes (features, mask, *inputs) and gives the tensor that the loss is made of; `finish`
+adds what people and programs read. Both are the outputs of every artifact, under `outputs`' names.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from modelwright.core.signature import TensorSpec
+from modelwright.models.embed import window_statistics
 
 
 class ClassHead(nn.Module):
@@ -12,7 +21,8 @@ class ClassHead(nn.Module):
     features: (batch, dim, height, width) or (batch, time, dim) -> logits (batch, num_classes)
 
     Args:
-        pool: "mean" over all places, or the "first" place (a class token).
+        pool: "mean" over all real places; "first" place (a class token); "both" the mean and the
+            largest value of each feature, side by side.
     """
 
     def __init__(
@@ -20,17 +30,128 @@ class ClassHead(nn.Module):
         dim: int,
         num_classes: int,
         *,
-        pool: Literal["mean", "first"] = "mean",
+        pool: Literal["mean", "first", "both"] = "mean",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.pool = pool
         self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(2 * dim if pool == "both" else dim, num_classes)
+
+    def forward(self, features: Tensor, mask: Tensor | None = None, *inputs: Tensor) -> Tensor:
+        return torch.as_tensor(self.linear(self.dropout(self._pooled(features, mask))))
+
+    def _pooled(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        if self.pool == "first":
+            return features[:, 0]
+        if features.dim() == 4:
+            return features.mean((2, 3))
+        if mask is None:
+            mean, real = features.mean(1), None
+        else:
+            real = mask[..., None]
+            mean = (features * real).sum(1) / real.sum(1).clamp_min(1)
+        if self.pool == "mean":
+            return mean
+        lowest = features if real is None else features.masked_fill(~real, -1e4)
+        return torch.cat([mean, lowest.amax(1)], dim=-1)
+
+
+class TagHead(nn.Module):
+    """Scores of labels at every place.
+
+    features: (batch, time, dim) -> logits (batch, time, num_classes)
+    """
+
+    def __init__(self, dim: int, num_classes: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(dim, num_classes)
 
-    def forward(self, features: Tensor) -> Tensor:
-        if self.pool == "first":
-            pooled = features[:, 0]
-        else:
-            pooled = features.mean((2, 3) if features.dim() == 4 else 1)
-        return torch.as_tensor(self.linear(self.dropout(pooled)))
+    def forward(self, features: Tensor, mask: Tensor | None = None, *inputs: Tensor) -> Tensor:
+        return torch.as_tensor(self.linear(self.dropout(features)))
+
+
+class HorizonHead(nn.Module):
+    """The next values of every channel, from all places of its sequence.
+
+    features: (batch * channels, time, dim); window: (batch, length, channels)
+        -> (batch, horizon, channels), less each channel's `mean`, in units of its `std`
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, dim: int, time: int, horizon: int, mean: Sequence[float], std: Sequence[float],
+        *, dropout: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(dim * time, horizon)
+
+    def forward(self, features: Tensor, mask: Tensor | None, window: Tensor) -> Tensor:
+        batch, _, channels = window.shape
+        flat = self.linear(self.dropout(features.flatten(1)))
+        mean, spread = window_statistics(window)
+        own = flat.reshape(batch, channels, -1).transpose(1, 2)
+        return torch.as_tensor((own * spread + mean - self.mean) / self.std)
+
+
+def _softmax(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    return raw, raw.softmax(-1)
+
+
+def _unscaled(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    std = torch.tensor(own["std"], dtype=raw.dtype)
+    return raw, raw * std + torch.tensor(own["mean"], dtype=raw.dtype)
+
+
+@dataclass(frozen=True)
+class Head:
+    """One kind of answer.
+
+    build: (its description, the inputs' description, dim, dropout) -> module.
+    outputs: the tensors that an artifact gives: first what is judged, then what is read.
+    finish: the head's tensor to all of them.
+    """
+
+    build: Callable[[Mapping[str, Any], Mapping[str, Any], int, float], nn.Module]
+    outputs: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
+    finish: Callable[[Tensor, Mapping[str, Any]], tuple[Tensor, ...]]
+
+
+def _floats(*shape: int | str) -> Callable[..., tuple[TensorSpec, ...]]:
+    return lambda *names: tuple(TensorSpec(name, "float32", shape) for name in names)
+
+
+HEADS: dict[str, Head] = {
+    "classes": Head(
+        lambda own, inputs, dim, dropout: ClassHead(
+            dim, own["num_classes"], dropout=dropout,
+            pool="mean" if inputs["kind"] == "image" else "both",
+        ),
+        lambda own: _floats("batch", own["num_classes"])("logits", "probabilities"),
+        _softmax,
+    ),
+    "tags": Head(
+        lambda own, inputs, dim, dropout: TagHead(dim, own["num_classes"], dropout=dropout),
+        lambda own: _floats("batch", "time", own["num_classes"])("logits", "probabilities"),
+        _softmax,
+    ),
+    "next": Head(
+        lambda own, inputs, dim, dropout: TagHead(dim, own["num_classes"]),
+        lambda own: _floats("batch", "time", own["num_classes"])("logits", "probabilities"),
+        _softmax,
+    ),
+    "horizon": Head(
+        lambda own, inputs, dim, dropout: HorizonHead(
+            dim, inputs["length"] // inputs["patch"], own["horizon"], own["mean"], own["std"],
+            dropout=dropout,
+        ),
+        lambda own: _floats("batch", own["horizon"], len(own["mean"]))("scaled", "forecast"),
+        _unscaled,
+    ),
+}  # fmt: skip

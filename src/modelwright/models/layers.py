@@ -46,24 +46,69 @@ def sinusoidal_positions(length: int, dim: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).reshape(length, -1)[:, :dim]
 
 
+def mel_filters(rate: int, size: int, num_mels: int) -> Tensor:
+    """Triangles over a spectrum, evenly spaced on the mel scale, (num_mels, size / 2 + 1).
+
+    Args:
+        rate: samples a second.
+        size: of the transform that gives the spectrum.
+    Source: O'Shaughnessy 1987, mel = 2595 log10(1 + f / 700).
+    """
+    highest = 2595 * math.log10(1 + rate / 2 / 700)
+    mels = torch.linspace(0, highest, num_mels + 2, dtype=torch.float64)
+    edges = 700 * (10 ** (mels / 2595) - 1)
+    bins = torch.linspace(0, rate / 2, size // 2 + 1, dtype=torch.float64)
+    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    return torch.minimum(rising, falling).clamp_min(0).float()
+
+
+def rotate(heads: Tensor) -> Tensor:
+    """Turn pairs of features by an angle that grows with the place: rotary positions.
+
+    heads: (batch, num_heads, time, head_dim), head_dim even -> same shape
+    Source: Su et al. 2021, arXiv:2104.09864, section 3.2; halves instead of neighbours, as Llama.
+    """
+    time, dim = heads.shape[-2:]
+    places = torch.arange(time, device=heads.device, dtype=torch.float32)
+    rates = 10_000.0 ** (-torch.arange(0, dim, 2, device=heads.device, dtype=torch.float32) / dim)
+    angle = places[:, None] * rates
+    cos, sin = angle.cos().to(heads.dtype), angle.sin().to(heads.dtype)
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention.
 
-    sequence: (batch, time, dim) -> (batch, time, dim)
+    sequence: (batch, time, dim); mask: (batch, time) bool, true at real places
+        -> (batch, time, dim)
 
+    Args:
+        rotary: turn queries and keys by their place.
+        causal: each place sees itself and what came before.
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.
     """
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, *, rotary: bool = False, causal: bool = False
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
+        self.rotary, self.causal = rotary, causal
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, sequence: Tensor) -> Tensor:
+    def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
         batch, time, dim = sequence.shape
         qkv = self.qkv(sequence).view(batch, time, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        if self.rotary:
+            query, key = rotate(query), rotate(key)
+        # padding comes last, so a causal place never sees it
+        seen = None if mask is None or self.causal else mask[:, None, None]
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=seen, is_causal=self.causal
+        )
         return torch.as_tensor(self.out(mixed.transpose(1, 2).reshape(batch, time, dim)))

@@ -3,7 +3,7 @@
 Source: Hochreiter, Schmidhuber 1997 (LSTM); Cho et al. 2014, arXiv:1406.1078 (GRU).
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,82 @@ from torch import Tensor, nn
 from modelwright.models.groups import Group, Groups, Place
 
 
+@torch.library.custom_op("modelwright::recur", mutates_args=())
+def recur(sequence: Tensor, weights: list[Tensor], cell: str) -> Tensor:
+    """One recurrent layer in one direction, from a zero state, as one node of a graph.
+
+    sequence: (batch, time, in_dim); weights: input, state, two biases, as torch orders them
+        -> (batch, time, hidden_dim)
+
+    Exporters would fix the length of torch's own operators; export/onnx.py says what this one is.
+    """
+    zeros = sequence.new_zeros(1, sequence.shape[0], weights[1].shape[1])
+    rest = (weights, True, 1, 0.0, False, False, True)
+    if cell == "lstm":
+        return torch.lstm(sequence, (zeros, zeros), *rest)[0].clone()
+    return torch.gru(sequence, zeros, *rest)[0].clone()
+
+
+@recur.register_fake
+def _(sequence: Tensor, weights: list[Tensor], cell: str) -> Tensor:
+    return sequence.new_empty(*sequence.shape[:2], weights[1].shape[1])
+
+
+class _Masked:
+    """What torch's recurrent layers lack: rows of unequal length without packing.
+
+    With a mask and two directions, the backward one starts at each row's last real place, so that
+    padding never changes a result. Packed sequences would do it too, but no exporter takes them.
+    """
+
+    cell: str
+
+    def forward(self: Any, sequence: Tensor, mask: Tensor | None = None) -> Any:
+        if mask is None:
+            return super().forward(sequence)  # type: ignore[misc]
+        places = torch.arange(sequence.shape[1], device=sequence.device)
+        # real places in reverse, then padding where it is
+        turned = torch.where(mask, mask.sum(1, keepdim=True) - 1 - places, places)[..., None]
+        for layer in range(self.num_layers):
+            if layer and self.training:
+                sequence = nn.functional.dropout(sequence, self.dropout)
+            found = [self._direction(sequence, f"l{layer}")]
+            if self.bidirectional:
+                order = turned.expand(-1, -1, sequence.shape[2])
+                back = self._direction(sequence.gather(1, order), f"l{layer}_reverse")
+                found.append(back.gather(1, turned.expand(-1, -1, back.shape[2])))
+            sequence = torch.cat(found, dim=-1)
+        return (sequence,)
+
+    def _direction(self: Any, sequence: Tensor, suffix: str) -> Tensor:
+        """One layer in one direction, with the weights of that suffix."""
+        parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        weights = [getattr(self, f"{part}_{suffix}") for part in parts]
+        if torch.compiler.is_exporting():
+            return torch.as_tensor(recur(sequence, weights, self.cell))
+        zeros = sequence.new_zeros(1, sequence.shape[0], self.hidden_size)
+        rest = (weights, True, 1, 0.0, self.training, False, True)
+        if self.cell == "lstm":
+            return torch.as_tensor(torch.lstm(sequence, (zeros, zeros), *rest)[0])
+        return torch.as_tensor(torch.gru(sequence, zeros, *rest)[0])
+
+
+class LSTM(_Masked, nn.LSTM):  # type: ignore[misc]  # forward takes less than torch's, on purpose
+    """torch's, with a mask."""
+
+    cell = "lstm"
+
+
+class GRU(_Masked, nn.GRU):  # type: ignore[misc]
+    """torch's, with a mask."""
+
+    cell = "gru"
+
+
 class RecurrentBody(nn.Module):
     """A stack of recurrent layers.
 
-    sequence: (batch, time, in_dim) -> (batch, time, out_dim)
+    sequence: (batch, time, in_dim); mask: (batch, time) bool -> (batch, time, out_dim)
 
     Args:
         hidden_dim: state size of one direction; out_dim is twice that with two directions.
@@ -32,7 +104,7 @@ class RecurrentBody(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        layer = nn.LSTM if cell == "lstm" else nn.GRU
+        layer = LSTM if cell == "lstm" else GRU
         self.layers = layer(
             in_dim,
             hidden_dim,
@@ -54,8 +126,8 @@ class RecurrentBody(nn.Module):
                     # the forget gate starts open: Jozefowicz et al. 2015, section 2.2
                     weight.detach()[hidden_dim : 2 * hidden_dim] = 1.0
 
-    def forward(self, sequence: Tensor) -> Tensor:
-        return torch.as_tensor(self.layers(sequence)[0])
+    def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
+        return torch.as_tensor(self.layers(sequence, mask)[0])
 
 
 def groups(model: nn.Module) -> Groups:
@@ -72,13 +144,13 @@ def groups(model: nn.Module) -> Groups:
                 for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             ]
             places.append(Place(f"{prefix}.weight_hh_{here}", 1))
-            # the two directions lie side by side in what comes next; the later one is cut first,
-            # so that this one's offset still counts from the uncut tensor
+            # the two directions lie side by side in what comes next
+            after = ["head.linear.weight"]
             if layer + 1 < layers.num_layers:
                 after = [f"{prefix}.weight_ih_l{layer + 1}{other}" for other in directions]
-            else:
-                after = ["head.linear.weight"]
-            places += [Place(name, 1, offset=number * size) for name in after]
+            width = len(directions) * size
+            for name in after:  # a head may read the features more than once: mean and largest
+                blocks = range(0, model.get_parameter(name).shape[1], width)
+                places += [Place(name, 1, offset=block + number * size) for block in blocks]
             found.append(Group(size, tuple(places)))
-    found.reverse()
     return found, lambda sizes: {"hidden_dim": sizes[0]}

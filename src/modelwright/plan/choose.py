@@ -18,8 +18,9 @@ from typing import Any
 
 from modelwright.core.errors import Infeasible
 from modelwright.core.files import write_json
+from modelwright.core.goals import METRICS, Goal, Metric
 from modelwright.core.progress import say, show
-from modelwright.core.recipe import Goal, Recipe
+from modelwright.core.recipe import Recipe
 from modelwright.core.units import format_bytes, format_seconds
 from modelwright.data.rows import Rows
 from modelwright.models.catalog import MODELS, ModelSpec
@@ -36,7 +37,8 @@ RACE_SLICE = 0.04  # of the budget, for each candidate in each round
 BF16_MARGIN = 1.05  # bf16 has to be this much faster to be worth its rounding
 # The best that compression could do, so that no candidate is dropped which it could save.
 INT8_SPEEDUP, PRUNED_SHARE, SIZE_MARGIN = 4.0, 0.5, 0.95
-INT8_BYTES_PER_LAYER = {"Conv2d": 1300, "Linear": 700}  # quantize and dequantize nodes
+# of quantize and dequantize nodes
+INT8_BYTES_PER_LAYER = {"Conv2d": 1300, "Conv1d": 1300, "Linear": 700}
 INT8_BYTES_PER_CHANNEL = 16  # scales, offsets, biases
 
 
@@ -55,12 +57,12 @@ class Candidate:
     reason: str = ""
     binds: str = ""  # the goal or budget that dropped it
     rounds: list[dict[str, Any]] = field(default_factory=list)
-    expected_accuracy: float = 0.0
+    expected: float = 0.0  # of the task's metric on valid, at the budget's end
 
     @property
     def curve(self) -> list[tuple[float, float]]:
-        """Budget spent and valid accuracy there, over all rounds."""
-        return [(spent, accuracy) for one in self.rounds for spent, accuracy in one["curve"]]
+        """Budget spent and the metric on valid there, over all rounds."""
+        return [(spent, value) for one in self.rounds for spent, value in one["curve"]]
 
     def best_values(self) -> dict[str, float]:
         """Per goal, the best that compression could make of the candidate."""
@@ -129,10 +131,7 @@ def predict(recipe: Recipe, data: Mapping[str, Any]) -> list[Candidate]:
 
 def _calibrate(recipe: Recipe, data: Mapping[str, Any], family: str, size: str) -> Candidate:
     """Count one candidate, time a few of its steps, export it once."""
-    spec = ModelSpec(
-        family, size, tuple(data["shape"]), len(data["labels"]),
-        tuple(data["mean"]), tuple(data["std"]),
-    )  # fmt: skip
+    spec = ModelSpec(family, size, data["inputs"], data["outputs"])
     counted = count.count(spec)
     candidate = Candidate(spec, counted.num_params, counted.forward_flops, counted.backward_flops)
     show(f"plan: calibrating {spec.name}")
@@ -170,7 +169,7 @@ def _judge(
         precision=candidate.precision,
         optimizer=settings.optimizer,
         averaged=settings.ema > 0,
-        data_bytes=math.prod(data["shape"]) * (data["rows"]["train"] + data["rows"]["valid"]),
+        data_bytes=data["bytes"],
         process_bytes=process_bytes,
     )
     candidate.predicted["memory_bytes"] = planned.total
@@ -266,7 +265,7 @@ def race(
             expected="at least one candidate that can meet them",
             repair="see the table for what each one misses, and relax that goal or budget",
         )
-    whole = training_budget(recipe)
+    whole, metric = training_budget(recipe), METRICS[TASKS[recipe.task].metric]
     horizon = whole.steps or whole.seconds or 1.0
     record = _read_record(folder / "race.json")
     for candidate in alive:
@@ -282,23 +281,25 @@ def race(
                 record[candidate.spec.name] = candidate.rounds
                 write_json(folder / "race.json", record)
         for candidate in alive:
-            candidate.expected_accuracy = 1 - expected_error(candidate.curve, horizon)
-        alive.sort(key=lambda candidate: -candidate.expected_accuracy)
+            errors = [(spent, metric.error(value)) for spent, value in candidate.curve]
+            candidate.expected = metric.at_error(expected_error(errors, horizon))
+        alive.sort(key=lambda candidate: metric.error(candidate.expected))
         keep = math.ceil(len(alive) / 2) if len(alive) > 2 else 1
         best = alive[0]
         for loser in alive[keep:]:
             loser.status = "raced"
             loser.reason = (
-                f"round {number}: {loser.expected_accuracy:.1%} expected at the budget's end "
-                f"({loser.rounds[-1]['accuracy']:.1%} now); {best.spec.name}: "
-                f"{best.expected_accuracy:.1%} ({best.rounds[-1]['accuracy']:.1%} now)"
+                f"round {number}: {shown(metric, loser.expected)} expected at the budget's end "
+                f"({shown(metric, loser.rounds[-1]['value'])} now); {best.spec.name}: "
+                f"{shown(metric, best.expected)} ({shown(metric, best.rounds[-1]['value'])} now)"
             )
         alive = alive[:keep]
     winner = alive[0]
     raced = bool(winner.rounds)
     winner.status = "winner"
     winner.reason = (
-        f"{winner.expected_accuracy:.1%} expected on valid at the budget's end, the most of all"
+        f"{metric.name} {shown(metric, winner.expected)} expected on valid at the budget's end, "
+        "the best of all"
         if raced
         else "the only one that fits"
     )
@@ -314,12 +315,12 @@ def _slice(
     recipe: Recipe, candidate: Candidate, number: int, whole: Budget,
     train: Rows, valid: Rows, folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train one candidate up to the end of its slice and look at its accuracy."""
+    """Train one candidate up to the end of its slice and look at its metric on valid."""
     spec = candidate.spec
     settings = fill_in(recipe.train, spec.family, candidate.precision, whole)
     trainer = Trainer(
-        fresh_model(spec, settings.seed), TASKS[recipe.task], train, valid, spec.num_classes,
-        settings, whole, folder / "race" / spec.name,
+        fresh_model(spec, settings.seed), spec, TASKS[recipe.task], train, valid, settings,
+        whole, folder / "race" / spec.name,
     )  # fmt: skip
     for index in range(len(trainer.looks) + 1, number * LOOKS + 1):
         share = RACE_SLICE * index / LOOKS
@@ -330,16 +331,17 @@ def _slice(
         trainer.run(until, title=f"race {number}: {spec.name}")
         trainer.look(CURVE_ROWS)
     trainer.save()
-    accuracy = trainer.looks[-1][1]
+    value, name = trainer.looks[-1][1], trainer.task.metric
     say(
-        f"race {number}: {spec.name:18} accuracy {accuracy:.3f} after {trainer.step} steps, "
+        f"race {number}: {spec.name:18} {name} {value:.3f} after {trainer.step} steps, "
         f"{format_seconds(trainer.elapsed)}"
     )
     return {
         "round": number,
         "steps": trainer.step,
         "seconds": trainer.elapsed,
-        "accuracy": accuracy,
+        "metric": name,
+        "value": value,
         "curve": trainer.looks[-LOOKS:],
     }
 
@@ -351,13 +353,13 @@ def expected_error(curve: Sequence[tuple[float, float]], horizon: float) -> floa
     held between 0 (learns no more) and -1.
 
     Args:
-        curve: budget spent (seconds or steps) and accuracy, in order.
+        curve: budget spent (seconds or steps) and error, in order.
 
-    >>> round(expected_error([(10, 0.8), (20, 0.9)], 40), 3)
+    >>> round(expected_error([(10, 0.2), (20, 0.1)], 40), 3)
     0.05
     """
     times = [math.log(spent) for spent, _ in curve]
-    errors = [math.log(max(1 - accuracy, LEAST_ERROR)) for _, accuracy in curve]
+    errors = [math.log(max(error, LEAST_ERROR)) for _, error in curve]
     mean_time, mean_error = sum(times) / len(times), sum(errors) / len(errors)
     spread = sum((time - mean_time) ** 2 for time in times)
     slope = 0.0
@@ -366,6 +368,11 @@ def expected_error(curve: Sequence[tuple[float, float]], horizon: float) -> floa
         slope = sum((one - mean_time) * (error - mean_error) for one, error in pairs) / spread
     slope = min(0.0, max(-1.0, slope))
     return math.exp(mean_error + slope * (math.log(horizon) - mean_time))
+
+
+def shown(metric: Metric, value: float) -> str:
+    """A value of a metric in a sentence."""
+    return f"{value:.1%}" if metric.unit == "share" else f"{value:.4g}"
 
 
 def _read_record(path: Path) -> dict[str, list[dict[str, Any]]]:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelwright.models.catalog import ModelSpec, build
+from modelwright.models.catalog import ModelSpec, build, examples
 from modelwright.models.layers import Attention
+from modelwright.models.rnn import RecurrentBody
 
 
 @dataclass(frozen=True)
@@ -48,24 +49,28 @@ class Count:
 def count(spec: ModelSpec) -> Count:
     """Count a model that need not exist.
 
-    >>> from modelwright.models.catalog import ModelSpec
-    >>> count(ModelSpec("cnn", "tiny", (1, 8, 8), 10, (0.0,), (1.0,))).num_params
+    >>> image = {"kind": "image", "shape": (1, 8, 8), "mean": (0.0,), "std": (1.0,)}
+    >>> count(ModelSpec("cnn", "tiny", image, {"kind": "classes", "num_classes": 10})).num_params
     5122
     """
+    made = examples(spec, 1)
     with torch.device("meta"):
         model = build(spec)
-    return count_module(model, spec.input_shape)
+        return count_module(
+            model, *(torch.empty_like(value, device="meta") for value in made.values())
+        )
 
 
-def count_module(model: nn.Module, input_shape: tuple[int, ...]) -> Count:
-    """Count a module on the meta device that takes uint8 inputs (batch, *input_shape)."""
+def count_module(model: nn.Module, *inputs: Tensor) -> Count:
+    """Count a module on the meta device; the inputs are one example."""
     layers: list[LayerCount] = []
 
     def record(name: str, rule: Rule) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
             forward, weight, before = rule(module, inputs[0], output)
             backward = weight + (before if inputs[0].requires_grad else 0)
-            own = sum(p.numel() for p in module.parameters(recurse=False))
+            # a recurrent body counts for the layers in it
+            own = sum(p.numel() for p in module.parameters(type(module) is RecurrentBody))
             channels = getattr(module, "out_channels", getattr(module, "out_features", 0))
             kind = type(module).__name__
             layers.append(LayerCount(name, kind, own, forward, backward, int(channels)))
@@ -79,7 +84,7 @@ def count_module(model: nn.Module, input_shape: tuple[int, ...]) -> Count:
     ]
     try:
         with torch.enable_grad():
-            model(torch.empty((1, *input_shape), dtype=torch.uint8, device="meta"))
+            model(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
@@ -91,7 +96,7 @@ def count_module(model: nn.Module, input_shape: tuple[int, ...]) -> Count:
 Rule = Callable[[Any, Tensor, Any], tuple[int, int, int]]
 
 
-def _conv(module: nn.Conv2d, before: Tensor, after: Tensor) -> tuple[int, int, int]:
+def _conv(module: nn.Conv1d | nn.Conv2d, before: Tensor, after: Tensor) -> tuple[int, int, int]:
     taps = module.in_channels // module.groups * math.prod(module.kernel_size)
     flops = 2 * after.numel() * taps
     return flops, flops, flops
@@ -102,7 +107,8 @@ def _linear(module: nn.Linear, before: Tensor, after: Tensor) -> tuple[int, int,
     return flops, flops, flops
 
 
-def _recurrent(module: nn.RNNBase, before: Tensor, after: Any) -> tuple[int, int, int]:
+def _recurrent(body: RecurrentBody, before: Tensor, after: Any) -> tuple[int, int, int]:
+    module = body.layers
     batch, time, _ = before.shape
     directions = 2 if module.bidirectional else 1
     gates = {"LSTM": 4, "GRU": 3}[module.mode] * module.hidden_size
@@ -128,8 +134,8 @@ def _attention(module: Attention, before: Tensor, after: Tensor) -> tuple[int, i
 
 RULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: _conv,
+    nn.Conv1d: _conv,
     nn.Linear: _linear,
-    nn.LSTM: _recurrent,
-    nn.GRU: _recurrent,
+    RecurrentBody: _recurrent,
     Attention: _attention,
 }

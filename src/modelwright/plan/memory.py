@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from modelwright.models.catalog import ModelSpec, build
+from modelwright.models.catalog import ModelSpec, build, examples
+from modelwright.models.rnn import RecurrentBody
 from modelwright.train.precision import Precision, autocast
 
 # Share of activations and workspace that the C allocator holds on top, in fragments and in the
@@ -103,8 +104,8 @@ def _activations(
         if not isinstance(first, Tensor):
             return
         largest = max(largest, first.untyped_storage().nbytes())
-        if isinstance(module, nn.RNNBase):
-            recurrent.append(_recurrent_bytes(module, first))
+        if isinstance(module, RecurrentBody):
+            recurrent.append(_recurrent_bytes(module.layers, first))
 
     recurrent: list[int] = []
     alive: list[Tensor] = []  # a freed storage could lend its identity to another
@@ -113,15 +114,14 @@ def _activations(
         own = {value.untyped_storage()._cdata for value in model.state_dict().values()}
         state = sum(value.untyped_storage().nbytes() for value in model.state_dict().values())
         for module in model.modules():
-            if not list(module.children()):
+            if isinstance(module, RecurrentBody) or not list(module.children()):
                 module.register_forward_hook(look)
-        images = torch.empty((micro_batch_size, *spec.input_shape), dtype=torch.uint8)
+        longest = spec.inputs.get("max_length")
+        inputs = examples(spec, micro_batch_size, longest)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             with autocast(precision):
-                logits = model(images)
-            torch.nn.functional.cross_entropy(
-                logits.float(), torch.zeros(micro_batch_size, dtype=torch.int64)
-            )
+                outputs = model(*inputs.values()).float()
+            _ = outputs.log_softmax(-1) if "num_classes" in spec.outputs else outputs.square()
     saved = sum(size for key, size in kept.items() if key not in own) + sum(recurrent)
     return saved, largest, state
 

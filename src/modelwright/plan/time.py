@@ -1,7 +1,7 @@
 """Seconds of a training step and milliseconds of an answer, by a short calibration on this machine.
 
-A candidate is run for a few steps with random images, and once exported with random weights:
-both depend on shapes, not on what was learned. Results are cached per machine.
+A candidate is run for a few steps with noise of the data's shape, and once exported with random
+weights: both depend on shapes, not on what was learned. Results are cached per machine.
 """
 
 import math
@@ -19,10 +19,10 @@ from torch import nn
 
 from modelwright.core.hardware import measured_once
 from modelwright.core.recipe import Target
-from modelwright.data.rows import Rows
+from modelwright.data.rows import SOUND_SCALE, Column, Rows, ragged
 from modelwright.export.onnx import export_onnx
 from modelwright.measure.timing import measure_latency
-from modelwright.models.catalog import ModelSpec
+from modelwright.models.catalog import ModelSpec, examples
 from modelwright.runtime.onnx_session import OnnxSession
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.loop import Budget, Settings, Trainer, fresh_model
@@ -47,15 +47,11 @@ def step_seconds(spec: ModelSpec, task: str, settings: Settings) -> float:
     """
 
     def measure() -> dict[str, float]:
-        random = np.random.default_rng(0)
-        rows = settings.batch_size * 2
-        images = random.integers(0, 256, (rows, *spec.input_shape), dtype=np.uint8)
-        targets = np.arange(rows, dtype=np.int64) % spec.num_classes
-        part = Rows(images, targets, [""] * rows)
+        part = made_up(spec, settings.batch_size * 2)
         with tempfile.TemporaryDirectory() as folder:
             trainer = Trainer(
-                fresh_model(spec, 0), TASKS[task], part, part, spec.num_classes,
-                settings, Budget(steps=1_000_000), Path(folder),
+                fresh_model(spec, 0), spec, TASKS[task], part, part, settings,
+                Budget(steps=1_000_000), Path(folder),
             )  # fmt: skip
             for _ in range(WARM_STEPS):
                 trainer.train_step()
@@ -90,13 +86,10 @@ def deployed(spec: ModelSpec, target: Target) -> Deployed:
     def measure() -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            signature = export_onnx(
-                _as_if_trained(fresh_model(spec, 0)), path, input_shape=spec.input_shape,
-                num_classes=spec.num_classes,
-            )  # fmt: skip
+            signature = export_onnx(_as_if_trained(fresh_model(spec, 0)), path, spec)
             session = OnnxSession(path, signature, target.threads)
-            shape = (target.batch_size, *spec.input_shape)
-            batch = {"image": np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)}
+            made = examples(spec, target.batch_size)
+            batch = {name: value.numpy() for name, value in made.items()}
             latency = measure_latency(session, batch, max_seconds=0.5)
             spread = max(latency.control_ratio, 1 / latency.control_ratio)
             return {
@@ -110,6 +103,27 @@ def deployed(spec: ModelSpec, target: Target) -> Deployed:
     return Deployed(found["size_bytes"], found["latency_ms"])
 
 
+def made_up(spec: ModelSpec, number: int) -> Rows:
+    """Rows of noise that a model of that spec can be trained on; every class comes up."""
+    inputs: dict[str, Column] = {}
+    for name, value in examples(spec, number).items():
+        array = value.numpy()
+        if name == "samples":
+            array = (array * SOUND_SCALE / 8).clip(-32768, 32767).astype(np.int16)
+        if name != "lengths":
+            inputs[name] = ragged(list(array)) if spec.has_time else array
+    sizes = {"batch": number, "time": spec.inputs.get("length", 1)}
+    shape = [
+        sizes[size] if isinstance(size, str) else size for size in spec.signature.outputs[0].shape
+    ]
+    if "num_classes" not in spec.outputs:
+        draw = np.random.default_rng(0)
+        return Rows(inputs, draw.standard_normal(shape, dtype=np.float32), [""] * number)
+    classes = np.arange(math.prod(shape[:-1])).reshape(shape[:-1]) % spec.outputs["num_classes"]
+    targets: Column = ragged(list(classes)) if classes.ndim > 1 else classes
+    return Rows(inputs, targets, [""] * number)
+
+
 def _as_if_trained(model: nn.Module) -> nn.Module:
     """No two values alike: the exporter stores equal ones, such as fresh biases, only once."""
     with torch.no_grad():
@@ -120,7 +134,12 @@ def _as_if_trained(model: nn.Module) -> nn.Module:
 
 
 def _what(kind: str, spec: ModelSpec, **more: Any) -> dict[str, Any]:
-    shape = replace(spec, mean=(), std=())  # the data's statistics change no time
+    # the data's statistics and the names of its classes change no time
+    shape = replace(
+        spec,
+        inputs={key: value for key, value in spec.inputs.items() if key not in ("mean", "std")},
+        outputs={key: value for key, value in spec.outputs.items() if key != "labels"},
+    )
     return {"kind": kind, "spec": shape.to_json(), "torch": torch.__version__, **more}
 
 

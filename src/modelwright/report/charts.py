@@ -98,29 +98,32 @@ def line_chart(
 def scatter(
     title: str, points: Sequence[Point], *, x_label: str, y_label: str,
     x_at_most: float | None = None, y_at_least: float | None = None,
+    y_at_most: float | None = None,
 ) -> str:  # fmt: skip
-    """Marks with names; the corner that meets both goals is tinted, the Pareto front is joined."""
+    """Marks with names; the corner that meets the goals is tinted, the Pareto front is joined."""
+    y_bound = y_at_least if y_at_most is None else y_at_most
     points = [p for p in points if math.isfinite(p.x) and math.isfinite(p.y)]
     if not points:
         return empty(title)
     all_x = [p.x for p in points]
     all_y = [y for p in points for y in (p.y, p.low, p.high) if y is not None]
     all_x += [x_at_most] if x_at_most is not None and _near(x_at_most, all_x) else []
-    all_y += [y_at_least] if y_at_least is not None and _near(y_at_least, all_y) else []
+    all_y += [y_bound] if y_bound is not None and _near(y_bound, all_y) else []
     xs = make_axis(_padded(all_x), LEFT, WIDTH - 24)
     ys = make_axis(_padded(all_y), HEIGHT - BOTTOM, TOP)
     edge_x = xs.high if x_at_most is None else min(max(x_at_most, xs.low), xs.high)
-    edge_y = ys.low if y_at_least is None else min(max(y_at_least, ys.low), ys.high)
+    edge_y = ys.low if y_bound is None else min(max(y_bound, ys.low), ys.high)
+    top, bottom = (ys.end, ys(edge_y)) if y_at_most is None else (ys(edge_y), ys.start)
     body = []
-    if x_at_most is not None or y_at_least is not None:
+    if x_at_most is not None or y_bound is not None:
         body.append(
-            f'<rect class="meets" x="{xs.start}" y="{ys.end}" width="{xs(edge_x) - xs.start:.2f}" '
-            f'height="{ys(edge_y) - ys.end:.2f}"/>'
+            f'<rect class="meets" x="{xs.start}" y="{top}" width="{xs(edge_x) - xs.start:.2f}" '
+            f'height="{bottom - top:.2f}"/>'
         )
     body += grid(xs, ys, x_label, y_label)
     if x_at_most is not None:
         body.append(rule(xs(edge_x), ys.end, xs(edge_x), ys.start, "goal"))
-    if y_at_least is not None:
+    if y_bound is not None:
         body.append(rule(xs.start, ys(edge_y), xs.end, ys(edge_y), "goal"))
     front = sorted((p.x, p.y) for p in points if p.front)
     if len(front) > 1:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.core.errors import ConfigError
-from modelwright.core.recipe import Recipe
+from modelwright.core.goals import METRICS, Metric
+from modelwright.core.recipe import QUALITY_OF, Recipe
 from modelwright.core.recipe_file import read
 from modelwright.core.run import STAGES, Run
 
@@ -70,6 +71,7 @@ class Life:
     folder: Path
     recipe: Recipe | None
     recipe_text: str
+    metric: Metric  # of the task: its name, unit and direction
     data: dict[str, Any]
     plan: dict[str, Any]
     trained: dict[str, Any]
@@ -113,10 +115,11 @@ def collect(run: Run) -> Life:
     seconds = sum(known) if known else times[-1] - times[0] if len(times) > 1 else None
     life = Life(
         name=folder.resolve().name, folder=folder, recipe=recipe, recipe_text=text,
+        metric=_metric(recipe, found, deploy),
         data=found["gate"], plan=found["plan"], trained=found["train"], compress=found["compress"],
         parity=found["export"], certificate=found["certify"], deploy=deploy,
         steps=[line for line in metrics if "loss" in line],
-        evaluations=[line for line in metrics if "valid_accuracy" in line],
+        evaluations=[line for line in metrics if any(key.startswith("valid_") for key in line)],
         events=events, stages=stages, pairs=(), verdict=verdict, reason=reason,
         started=str(events[0].get("time", "")) if events else "", seconds=seconds,
         notices=tuple(notices),
@@ -125,8 +128,9 @@ def collect(run: Run) -> Life:
 
 
 def collect_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """One row a run: run, verdict, accuracy, size_mb, latency_p99_ms, minutes, reason.
+    """One row a run: run, verdict, metric, its value, size_mb, latency_p99_ms, minutes, reason.
 
+    The value has the name of the metric: {"metric": "f1", "f1": 0.93, …}.
     A folder that is no run keeps its row, with the verdict "no run". Figures that a run has not
     measured are None.
     """
@@ -136,17 +140,28 @@ def collect_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
         try:
             life = collect(Run(folder))
         except ConfigError as error:
-            empty = dict.fromkeys(("accuracy", "size_mb", "latency_p99_ms", "minutes"))
+            empty = dict.fromkeys(("metric", "size_mb", "latency_p99_ms", "minutes"))
             rows.append({**row, "verdict": "no run", **empty, "reason": error.what})
             continue
-        proof = life.certificate
+        proof, metric = life.certificate, life.metric.name
         rows.append({
-            **row, "verdict": life.verdict, "accuracy": number(proof.get("accuracy")),
+            **row, "verdict": life.verdict, "metric": metric, metric: number(proof.get(metric)),
             "size_mb": number(proof.get("size_mb")),
             "latency_p99_ms": number(section(proof, "latency").get("p99_ms")),
             "minutes": None if life.seconds is None else life.seconds / 60, "reason": life.reason,
         })  # fmt: skip
     return rows
+
+
+def _metric(
+    recipe: Recipe | None, found: dict[str, dict[str, Any]], deploy: dict[str, Any]
+) -> Metric:
+    """What the run's task is measured by; accuracy where no file says it."""
+    manifests = (found["train"], deploy)
+    tasks = [recipe.task if recipe else "", *(str(one.get("task")) for one in manifests)]
+    told = [QUALITY_OF.get(task, "") for task in tasks] + [str(found["certify"].get("metric"))]
+    known = set(QUALITY_OF.values())
+    return METRICS[next((name for name in told if name in known), "accuracy")]
 
 
 def section(value: dict[str, Any], key: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Each function takes a Life and gives what the template shows; None where a stage left nothing.
 """
 
+import math
 import shlex
 from collections.abc import Sequence
 from importlib import metadata
@@ -19,6 +20,8 @@ from modelwright.report.collect import Life, number, rows, section
 View = dict[str, Any]
 PARTS = ("train", "valid", "test")
 DRAWN = 240  # points of a long curve that are drawn
+# kind of answer -> what one of its labels is called, and several
+ANSWERS = {"classes": ("class", "classes"), "tags": ("tag", ""), "horizon": ("series", "series")}
 
 
 def gate(life: Life) -> View | None:
@@ -29,6 +32,8 @@ def gate(life: Life) -> View | None:
     counted = section(data, "rows")
     per_class = section(data, "class_counts")
     labels = [str(text) for text in data.get("labels") or []]
+    outputs = section(data, "outputs")
+    inputs = section(data, "inputs") or {"shape": data.get("shape")}  # without: an older run's
     findings = []
     for found in rows(data, "findings"):
         state = (
@@ -45,7 +50,9 @@ def gate(life: Life) -> View | None:
     order = {"blocking": 0, "waived": 1, "noted": 2}
     findings.sort(key=lambda item: order[item["state"]])
     blocking = sum(item["state"] == "blocking" for item in findings)
-    classes = words.many(len(labels), "class", "classes")
+    answer = str(outputs.get("kind", "classes"))
+    named = labels or inputs.get("channels") or []
+    classes = words.many(len(named), *ANSWERS.get(answer, ANSWERS["classes"]))
     parts = [(part, number(counted.get(part))) for part in PARTS]
     total = sum(count or 0 for _, count in parts)
     end = (
@@ -60,8 +67,9 @@ def gate(life: Life) -> View | None:
         "parts": [{"name": part, "rows": words.show(count, ""),
                    "share": f"{count / total:.0%}" if count and total else words.NONE}
                   for part, count in parts],
-        "shape": " × ".join(map(str, data.get("shape") or [])),
-        "chart": Markup(charts.columns("Rows of each class", labels, stacks)),
+        "row": words.one_row(inputs, outputs),
+        "chart": Markup(charts.columns("Rows of each class", labels, stacks))
+        if answer == "classes" else "",
         "findings": findings, "passed": passed,
     }  # fmt: skip
 
@@ -73,17 +81,27 @@ def candidates(life: Life) -> View | None:
         return None
     order = {"winner": 0, "raced": 1, "dropped": 2}
 
-    def best(item: View) -> float:
-        reached = [number(r.get("accuracy")) for r in rows(item, "rounds")]
-        return max((value for value in reached if value is not None), default=-1.0)
+    metric, name_of = life.metric, words.label(life.metric.name)
+    factor, percent = words.axis(metric)
 
-    found.sort(key=lambda item: (order.get(str(item.get("status")), 3), -best(item)))
+    def reached(lap: View) -> float | None:
+        return number(lap.get("value", lap.get(metric.name)))  # the latter in older runs
+
+    def best(item: View) -> float | None:
+        values = [value for lap in rows(item, "rounds") if (value := reached(lap)) is not None]
+        return min(values, key=metric.error, default=None)
+
+    def place(item: View) -> tuple[int, float]:
+        error = math.inf if (value := best(item)) is None else metric.error(value)
+        return order.get(str(item.get("status")), 3), error
+
+    found.sort(key=place)
     table: list[View] = []
     lines: list[Series] = []
     for item in found:
         predicted, status = section(item, "predicted"), str(item.get("status", ""))
-        laps = [(r, number(r.get("accuracy"))) for r in rows(item, "rounds")]
-        run = [(number(r.get("round")) or n + 1, 100 * a)
+        laps = [(r, reached(r)) for r in rows(item, "rounds")]
+        run = [(number(r.get("round")) or n + 1, factor * a)
                for n, (r, a) in enumerate(laps) if a is not None]  # fmt: skip
         table.append({
             "name": item.get("name", ""), "status": status, "reason": item.get("reason", ""),
@@ -93,7 +111,7 @@ def candidates(life: Life) -> View | None:
             "epoch": words.show(number(predicted.get("epoch_s")), "s"),
             "size": words.show(number(predicted.get("size_bytes")), "bytes"),
             "latency": words.show(number(predicted.get("latency_ms")), "ms"),
-            "best": words.show(best(item), "share") if run else words.NONE,
+            "best": words.show(best(item), metric.unit),
         })  # fmt: skip
         if run:
             strong = "strong" if status == "winner" else ""
@@ -108,12 +126,12 @@ def candidates(life: Life) -> View | None:
         "precision_reason": words.sentence(life.plan.get("precision_reason", "")),
         "rows": table,
         "race": Markup(charts.line_chart("The race", lines, x_label="round", whole_x=True,
-                                         y_label="accuracy on valid, %")) if lines else "",
+                                         y_label=f"{name_of} on valid{percent}")) if lines else "",
     }  # fmt: skip
 
 
 def curves(life: Life) -> View | None:
-    """The chapter on training: loss, accuracy, learning rate."""
+    """The chapter on training: loss, the task's metric, learning rate."""
     if not life.steps and not life.evaluations:
         return None
     end = max(number(line.get("seconds")) or 0 for line in life.steps + life.evaluations)
@@ -126,29 +144,31 @@ def curves(life: Life) -> View | None:
         return [(x / unit, factor * y) for x, y in pairs if x is not None and y is not None]
 
     raw, rate = series(life.steps, "loss"), series(life.steps, "learning_rate")
-    valid, accuracy = (
-        series(life.evaluations, "valid_loss"),
-        series(life.evaluations, "valid_accuracy", 100),
-    )
+    metric, name_of = life.metric, words.label(life.metric.name)
+    scale, percent = words.axis(metric)
+    valid = series(life.evaluations, "valid_loss")
+    quality = series(life.evaluations, f"valid_{metric.name}", scale)
     loss = [Series("", thin(raw), 0, "faint"), Series("train", thin(smooth(raw)), 0, "strong")]
     if valid:
         loss.append(Series("valid", valid, 1, dots=len(valid) < 40))
     speed = [v for line in life.steps if (v := number(line.get("examples_per_s"))) is not None]
-    best = max((y for _, y in accuracy), default=None)
+    best = min((y / scale for _, y in quality), key=metric.error, default=None)
     last = life.steps[-1] if life.steps else {}
     facts = [f"{words.show(number(last.get('step')), '')} steps" if last else "",
              words.show(end, "s") + (f", of which {words.show(raced, 's')} in the race"
                                      if raced else ""),
              f"{sorted(speed)[len(speed) // 2]:,.0f} examples a second" if speed else "",
-             f"best valid accuracy {best:.2f}%" if best is not None else ""]  # fmt: skip
+             f"best valid {name_of} {words.show(best, metric.unit)}"
+             if best is not None else ""]  # fmt: skip
     broken = len(life.steps) - len(raw)
     return {
         "intro": ", ".join(fact for fact in facts if fact) + ".",
         "warning": f"{broken} steps have a loss that is not a number." if broken else "",
         "pictures": [Markup(picture) for picture in (
             charts.line_chart("Loss", loss, x_label=name, y_label="loss"),
-            charts.line_chart("Accuracy on valid", [Series("valid", accuracy, 1, "strong",
-                              dots=len(accuracy) < 40)], x_label=name, y_label="accuracy, %"),
+            charts.line_chart(f"{words.title(metric)} on valid",
+                              [Series("valid", quality, 1, "strong", dots=len(quality) < 40)],
+                              x_label=name, y_label=f"{name_of}{percent}"),
             charts.line_chart("Learning rate", [Series("", thin(rate), 2, "strong")],
                               x_label=name, y_label="learning rate", zero=True),
         )],
@@ -163,46 +183,50 @@ def compression(life: Life) -> View | None:
     base = next((c for c in found if not c.get("steps")), {})
     size0, p50_0 = (number(section(base, "measured").get(key)) for key in
                     ("size_mb", "latency_p50_ms"))  # fmt: skip
+    metric, name_of = life.metric, words.label(life.metric.name)
+    factor, percent = words.axis(metric)
+    drop = f"{metric.name}_drop"
     table, by_latency, by_size = [], [], []
     sizes = [s for c in found if (s := number(section(c, "measured").get("size_mb"))) is not None]
     for item in found:
         m = {key: number(value) for key, value in section(item, "measured").items()}
         status = str(item.get("status", ""))
         chosen = item.get("name") == life.compress.get("chosen")
-        size, p50, accuracy = m.get("size_mb"), m.get("latency_p50_ms"), m.get("accuracy")
-        low, high = m.get("accuracy_low"), m.get("accuracy_high")
-        interval = low is not None and high is not None
+        size, p50, value = m.get("size_mb"), m.get("latency_p50_ms"), m.get(metric.name)
+        low, high = m.get(f"{metric.name}_low"), m.get(f"{metric.name}_high")
+        ends: dict[str, float] = {}
+        if low is not None and high is not None:
+            ends = {"low": factor * low, "high": factor * high}
+        shown = [f"{end:.2f}" if percent else words.digits(end) for end in ends.values()]
         table.append({
             "name": item.get("name", ""), "steps": _steps(item.get("steps")), "chosen": chosen,
             "status": "chosen" if chosen else status, "reason": item.get("reason", ""),
-            "accuracy": words.show(accuracy, "share"),
-            "interval": f"{100 * (low or 0):.2f} to {100 * (high or 0):.2f}" if interval else "",
-            "drop": words.show(m.get("accuracy_drop"), "points"), "p50": words.show(p50, "ms"),
+            "value": words.show(value, metric.unit),
+            "interval": " to ".join(shown),
+            "drop": words.show(m.get(drop), words.goal_unit(drop)), "p50": words.show(p50, "ms"),
             "p99": words.show(m.get("latency_p99_ms"), "ms"), "size": words.show(size, "mb"),
             "smaller": words.times(size0, size), "faster": words.times(p50_0, p50),
             "meets": [{"name": words.label(name), "met": met is True}
                       for name, met in section(item, "meets").items()],
         })  # fmt: skip
-        if accuracy is None or status == "refused":
+        if value is None or status == "refused":
             continue
         kind = "chosen" if chosen else "baseline" if item is base else status
         kind = kind if kind in ("chosen", "baseline", "dominated", "runner-up") else "pareto"
         name, area = str(item.get("name", "")), (size or 0) / (max(sizes, default=0) or 1)
         front = status in ("pareto", "chosen") or chosen
-        ends = (
-            {"low": 100 * low, "high": 100 * high} if low is not None and high is not None else {}
-        )
+        y = factor * value
         if p50 is not None:
-            by_latency.append(
-                Point(p50, 100 * accuracy, name, kind, area=area, front=front, **ends)
-            )
+            by_latency.append(Point(p50, y, name, kind, area=area, front=front, **ends))
         if size is not None:
-            by_size.append(Point(size, 100 * accuracy, name, kind, area=0.3, front=front, **ends))
+            by_size.append(Point(size, y, name, kind, area=0.3, front=front, **ends))
     limits = {goal.name: goal.bound for goal in life.recipe.bounds} if life.recipe else {}
-    least = limits.get("accuracy")
-    least = None if least is None else 100 * least
+    limit = limits.get(metric.name)
+    side = "y_at_least" if metric.higher_is_better else "y_at_most"
+    bounds = {side: None if limit is None else factor * limit}
+    titled = words.title(metric)
     chosen_row = next((row for row in table if row["chosen"]), None)
-    intro = f"{words.many(len(table), 'candidate')} measured on the target; accuracy is on valid."
+    intro = f"{words.many(len(table), 'candidate')} measured on the target; {name_of} is on valid."
     if chosen_row:
         gains = [f"{chosen_row[key]} {word}" for key, word in (("smaller", "smaller"),
                  ("faster", "as fast")) if chosen_row[key] and chosen_row["steps"]]  # fmt: skip
@@ -210,12 +234,12 @@ def compression(life: Life) -> View | None:
     return {
         "intro": intro, "reason": words.sentence(life.compress.get("reason", "")), "rows": table,
         "pictures": [Markup(picture) for picture in (
-            charts.scatter("Accuracy against latency", by_latency, x_label="median latency, ms",
-                           y_label="accuracy, %", x_at_most=limits.get("latency_p50_ms"),
-                           y_at_least=least),
-            charts.scatter("Accuracy against size", by_size, x_label="size, MB",
-                           y_label="accuracy, %", x_at_most=limits.get("size_mb"),
-                           y_at_least=least),
+            charts.scatter(f"{titled} against latency", by_latency, x_label="median latency, ms",
+                           y_label=f"{name_of}{percent}",
+                           x_at_most=limits.get("latency_p50_ms"), **bounds),
+            charts.scatter(f"{titled} against size", by_size, x_label="size, MB",
+                           y_label=f"{name_of}{percent}", x_at_most=limits.get("size_mb"),
+                           **bounds),
         )],
     }  # fmt: skip
 
@@ -227,7 +251,10 @@ def reproduce(life: Life) -> View:
     if life.deploy:
         deploy = _q(folder / "deploy")
         commands.append(("answer requests", f"modelwright serve {deploy}"))
-        commands.append(("answer for one file", f"modelwright predict {deploy} IMAGE.png"))
+        kind = str(section(section(life.deploy, "model"), "inputs").get("kind", "image"))
+        one = words.ROWS.get(kind, ("", "FILE"))[1]
+        what = "one text" if kind == "text" else "one file"
+        commands.append((f"answer for {what}", f"modelwright predict {deploy} {one}"))
     proof = life.certificate
     digests = {str(k): v for k, v in section(proof, "digests").items()}
     if life.data.get("digest"):

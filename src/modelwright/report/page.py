@@ -11,8 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from modelwright.core.files import write_bytes
+from modelwright.core.goals import Metric
 from modelwright.core.run import Run
-from modelwright.report import making, sections
+from modelwright.report import making, sections, words
 from modelwright.report.collect import Life, collect
 
 HERE = Path(__file__).parent
@@ -33,6 +34,7 @@ def render(life: Life) -> str:
     return _template().render(
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         name=life.name,
+        metric=_spoken(life.metric),
         verdict=sections.verdict(life),
         goals=sections.goals(life),
         misses=sections.misses(life),
@@ -46,6 +48,18 @@ def render(life: Life) -> str:
         parity=sections.parity(life),
         reproduce=making.reproduce(life),
     )
+
+
+def _spoken(metric: Metric) -> dict[str, str]:
+    """The task's metric in the words of headings and captions."""
+    up = metric.higher_is_better
+    return {
+        "name": words.label(metric.name),
+        "title": words.title(metric),
+        "lost": words.lost(metric),
+        "better": "up" if up else "down",
+        "flattered": "high" if up else "low",  # what an early forecast is as a rule too much
+    }
 
 
 @cache

@@ -10,11 +10,25 @@ from typing import Any
 
 from markupsafe import Markup
 
+from modelwright.core.goals import METRICS
 from modelwright.report import charts, words
 from modelwright.report.collect import FILES, Life, number, rows, section
 
 View = dict[str, Any]
 PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=\s]+")
+# metric -> what stands beside it in the chapter on quality, and what each figure says
+BESIDE = {
+    "f1": {
+        "f1": "the harmonic mean of precision and recall, over whole spans",
+        "precision": "of the spans that the model names, the share that is right",
+        "recall": "of the spans that there are, the share that the model names right",
+        "places_right": "of all words or characters, the share with the right tag",
+    },
+    "mse": {
+        "mse": "mean squared error, where each series has variance one on train; less is better",
+        "mae": "mean absolute error, on the same scale; less is better",
+    },
+}
 HEADLINES = {
     "certified": ("✓", "Certified", "Every goal holds on rows that no search saw."),
     "infeasible": ("✗", "Not feasible as asked", "At least one goal cannot be met."),
@@ -28,16 +42,19 @@ def verdict(life: Life) -> View:
     sign, head, default = HEADLINES[life.verdict]
     recipe, proof = life.recipe, life.certificate
     latency, baseline = section(proof, "latency"), section(proof, "baseline")
-    goal = section(section(proof, "goals"), "accuracy")
+    metric = life.metric
+    goal = section(section(proof, "goals"), metric.name)
     tiles = []
-    accuracy = number(proof.get("accuracy"))
-    if accuracy is not None:
+    value = number(proof.get(metric.name))
+    if value is not None:
         low, high = number(goal.get("low")), number(goal.get("high"))
-        parent = number(proof.get("parent_accuracy"))
-        note = f"{_interval(low, high, 'share')} on {words.many(_rows(proof), 'unseen row')}"
+        parent = number(proof.get(f"parent_{metric.name}"))
+        note = f"{_interval(low, high, metric.unit)} on {words.many(_rows(proof), 'unseen row')}"
         if parent is not None:
-            note += f"; {words.show(parent, 'share')} before compression"
-        tiles.append(("accuracy", words.show(accuracy, "share"), note.removeprefix(" ")))
+            note += f"; {words.show(parent, metric.unit)} before compression"
+        tiles.append(
+            (words.label(metric.name), words.show(value, metric.unit), note.removeprefix(" "))
+        )
     size, p99 = number(proof.get("size_mb")), number(latency.get("p99_ms"))
     if size is not None:
         ratio = words.times(number(baseline.get("size_mb")), size)
@@ -143,10 +160,11 @@ def predicted(life: Life) -> View | None:
             "interval": _interval(pair.low, pair.high, pair.unit), "error": text, "tone": tone,
             "how": pair.how, "width": min(abs(error or 0), 1) * 100,
         })  # fmt: skip
+    forecast = f"valid_{life.metric.name}"  # ranks candidates; no promise about the run
     errors = sorted(
         abs(p.error)
         for p in life.pairs
-        if p.error is not None and p.subject == "run" and p.unit != "share"
+        if p.error is not None and p.subject == "run" and p.unit != "share" and p.name != forecast
     )
     intro = "Nothing was predicted and measured both."
     if errors:
@@ -160,11 +178,31 @@ def predicted(life: Life) -> View | None:
 
 
 def quality(life: Life) -> View | None:
-    """The chapter on right and wrong answers."""
-    proof = life.certificate
-    matrix = proof.get("confusion")
-    if not isinstance(matrix, list):
+    """The chapter on right and wrong answers: by class where there are classes, else in figures."""
+    if isinstance(life.certificate.get("confusion"), list):
+        return _by_class(life)
+    metric, proof = life.metric, life.certificate
+    value, name = number(proof.get(metric.name)), words.label(metric.name)
+    if value is None or metric.name not in BESIDE:
         return None
+    low, high = (number(proof.get(f"{metric.name}_{end}")) for end in ("low", "high"))
+    parent = number(proof.get(f"parent_{metric.name}"))
+    before = f"; {words.show(parent, metric.unit)} before compression" if parent is not None else ""
+    return {
+        "intro": f"{name} {words.show(value, metric.unit)} on "
+        f"{words.many(_rows(proof), 'unseen row')}{before}.",
+        "figures": [
+            {"name": words.label(key), "value": words.show(number(proof.get(key)), metric.unit),
+             "interval": _interval(low, high, metric.unit) if key == metric.name else "",
+             "what": what}
+            for key, what in BESIDE[metric.name].items()
+        ],
+    }  # fmt: skip
+
+
+def _by_class(life: Life) -> View:
+    proof = life.certificate
+    matrix = proof["confusion"]
     labels = [str(text) for text in life.data.get("labels") or life.deploy.get("labels") or []]
     named = labels + [str(i) for i in range(len(labels), len(matrix))]
     total = sum(sum(row) for row in matrix)
@@ -179,6 +217,7 @@ def quality(life: Life) -> View | None:
             "row": item.get("row", ""), "truth": item.get("truth", ""),
             "answer": item.get("answer", ""), "sure": _percent(number(item.get("probability"))),
             "image": image if PNG.fullmatch(image) else "",
+            "text": words.cut(item.get("text", "")),
         })  # fmt: skip
     missed = sum(value for value, *_ in wrong)
     return {
@@ -228,6 +267,7 @@ def parity(life: Life) -> View | None:
     """The chapter on the proof that the forms of the model agree."""
     hops = []
     for hop in rows(life.parity, "hops"):
+        metric = METRICS.get(str(hop.get("metric")), life.metric)
         error, limit = number(hop.get("max_error")), number(hop.get("tolerance"))
         before, after = number(hop.get("metric_before")), number(hop.get("metric_after"))
         equal, total = number(hop.get("decisions_equal")), number(hop.get("decisions_total"))
@@ -244,9 +284,11 @@ def parity(life: Life) -> View | None:
             "name": hop.get("name", ""), "passed": hop.get("passed") is True,
             "error": words.show(error, ""), "tolerance": words.show(limit, ""), "room": room,
             "width": round(width, 1), "equal": words.show(equal, ""),
-            "total": words.show(total, ""), "rows": words.show(number(hop.get("rows")), ""),
+            "total": words.show(total, "") if total != 0 else "",
+            "rows": words.show(number(hop.get("rows")), ""),
             "edges": ", ".join(map(str, hop.get("edge_inputs") or [])),
-            "before": words.show(before, "share"), "after": words.show(after, "share"),
+            "metric": words.label(metric.name), "before": words.show(before, metric.unit),
+            "after": words.show(after, metric.unit),
             "node": hop.get("first_differing_node") or "",
         })  # fmt: skip
     if not hops:

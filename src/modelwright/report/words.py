@@ -1,10 +1,15 @@
 """Figures and names in the words of the report."""
 
+from typing import Any
+
+from modelwright.core.goals import METRICS, Metric
 from modelwright.core.units import format_bytes, format_count, format_seconds
+from modelwright.report.collect import number
 
 LABELS = {
-    "accuracy": "accuracy",
-    "accuracy_drop": "accuracy lost",
+    "f1": "F1",
+    "mse": "MSE",
+    "mae": "MAE",
     "latency_p50_ms": "latency, median",
     "latency_p95_ms": "latency, p95",
     "latency_p99_ms": "latency, p99",
@@ -16,9 +21,7 @@ LABELS = {
     "backward_flops": "FLOPs, backward",
     "memory_bytes": "memory while training",
     "epoch_s": "time per epoch",
-    "valid_accuracy": "accuracy on valid, forecast by the race",
 }
-GOAL_UNITS = {"accuracy": "share", "accuracy_drop": "points", "size_mb": "mb"}
 NONE = "–"
 
 
@@ -26,10 +29,37 @@ def label(name: str) -> str:
     """
     >>> label("size_mb"), label("train_s"), label("peak_rate")
     ('size', 'train time', 'peak rate')
+    >>> label("accuracy_drop"), label("mse_drop"), label("valid_f1")
+    ('accuracy lost', 'MSE added', 'F1 on valid, forecast by the race')
     """
+    own = METRICS.get(name.removesuffix("_drop").removeprefix("valid_"))
+    if name.endswith("_drop") and own is not None:
+        return f"{label(own.name)} {lost(own)}"
+    if name.startswith("valid_") and own is not None:
+        return f"{label(own.name)} on valid, forecast by the race"
     if name.endswith("_s") and name not in LABELS:
         name = f"{name[:-2]} time"
     return LABELS.get(name, name.replace("_", " "))
+
+
+def title(metric: Metric) -> str:
+    """A metric's name at the beginning of a sentence."""
+    name = label(metric.name)
+    return name[0].upper() + name[1:]
+
+
+def lost(metric: Metric) -> str:
+    """What becomes of a metric where a model gets worse."""
+    return "lost" if metric.higher_is_better else "added"
+
+
+def axis(metric: Metric) -> tuple[float, str]:
+    """What a chart multiplies a metric with, and what it then writes behind its name.
+
+    >>> axis(METRICS["f1"]), axis(METRICS["mse"])
+    ((100, ', %'), (1, ''))
+    """
+    return (100, ", %") if metric.unit == "share" else (1, "")
 
 
 def digits(value: float) -> str:
@@ -38,6 +68,8 @@ def digits(value: float) -> str:
     >>> digits(0.02), digits(1234.5), digits(98.34), digits(0.0000021), digits(999.9)
     ('0.02', '1,234', '98.3', '2.1e-6', '1,000')
     """
+    if value < 0:
+        return f"−{digits(-value)}"
     if abs(value) >= 999.5:
         return f"{value:,.0f}"
     if value and abs(value) < 1e-3:
@@ -77,7 +109,10 @@ def show(value: float | None, unit: str) -> str:
 
 def goal_unit(name: str) -> str:
     """The unit of a goal's value, as the page prints it."""
-    return GOAL_UNITS.get(name, "ms" if name.endswith("_ms") else "")
+    metric = METRICS.get(name.removesuffix("_drop"))
+    if metric is None:
+        return "ms" if name.endswith("_ms") else ""
+    return "points" if metric.unit == "share" and name.endswith("_drop") else metric.unit
 
 
 def bound_text(name: str, bound: str) -> str:
@@ -126,11 +161,66 @@ def gap_text(name: str, bound: str, measured: float | None) -> str:
     if not value:
         return ""
     times = measured / value
+    if op == ">=":
+        return f"{100 * (1 - times):.3g}% under the bound"
     return (
         f"{digits(times)} times the bound"
         if times >= 2
         else f"{100 * (times - 1):.3g}% over the bound"
     )
+
+
+# kind of inputs -> what one row is called, and what stands for it in a command
+ROWS = {
+    "image": ("image", "IMAGE.png"),
+    "text": ("text", "'A TEXT'"),
+    "audio": ("recording", "SOUND.wav"),
+    "series": ("window", "TABLE.csv"),
+}
+
+
+def one_row(inputs: dict[str, Any], outputs: dict[str, Any]) -> str:
+    """What a row of the data is, in a sentence; what is not known is left out.
+
+    >>> one_row({"kind": "image", "shape": [1, 8, 8]}, {})
+    'One row is an image of 1 × 8 × 8 (channels × height × width).'
+    >>> one_row({"kind": "audio", "rate": 16000, "length": 8000}, {})
+    'One row is a recording, at 16,000 Hz, typically of 0.5 s.'
+    """
+
+    def count(key: str, text: str, described: dict[str, Any] = inputs) -> str:
+        value = number(described.get(key))
+        return text.replace("#", f"{value:,.0f}") if value else ""
+
+    def listed(key: str) -> list[str]:
+        value = inputs.get(key)
+        return [str(one) for one in value] if isinstance(value, list | tuple) else []
+
+    kind = str(inputs.get("kind", "image"))
+    if kind == "image":
+        return f"One row is an image of {' × '.join(listed('shape'))} (channels × height × width)."
+    parts = []
+    if kind == "text":
+        unit = "characters" if inputs.get("unit") == "characters" else "words"
+        parts = [
+            count("length", f"typically of # {unit}"), count("max_length", f"cut at # {unit}"),
+            count("vocab_size", "with # entries in the vocabulary"),
+        ]  # fmt: skip
+    elif kind == "audio":
+        length, rate = number(inputs.get("length")), number(inputs.get("rate"))
+        parts = [
+            count("rate", "at # Hz"),
+            f"typically of {digits(length / rate)} s" if length and rate else "",
+        ]
+    elif kind == "series":
+        names = listed("channels")
+        few = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
+        parts = [
+            count("length", "of # steps"), f"of {len(names)} series ({few})" if names else "",
+            count("horizon", "to be continued by # steps", outputs),
+        ]  # fmt: skip
+    noun = ROWS.get(kind, (kind, ""))[0]
+    return ", ".join([f"One row is a {noun}", *(part for part in parts if part)]) + "."
 
 
 def many(count: float, noun: str, plural: str = "") -> str:
@@ -151,6 +241,16 @@ def times(before: float | None, after: float | None) -> str:
         return ""
     ratio = before / after
     return f"{ratio:.2g}×" if ratio < 1 else f"{ratio:.1f}×" if ratio < 10 else f"{ratio:.0f}×"
+
+
+def cut(text: object, length: int = 240) -> str:
+    """A text as long as a card holds it.
+
+    >>> cut("never again", 6)
+    'never…'
+    """
+    said = " ".join(str(text).split())
+    return said if len(said) <= length else said[: length - 1] + "…"
 
 
 def sentence(text: object) -> str:

@@ -10,22 +10,23 @@ from safetensors.torch import load_file
 
 from modelwright.core.artifact import Artifact
 from modelwright.core.errors import IntegrityError
-from modelwright.core.signature import Signature
-from modelwright.models.catalog import Model, ModelSpec, build
+from modelwright.models.catalog import Model, ModelSpec, WithAnswers, build
 
 
 class TorchSession:
     """One model, in evaluation mode, float32."""
 
-    def __init__(self, model: torch.nn.Module, signature: Signature, threads: int) -> None:
-        self.signature = signature
-        self._model = model.eval()
+    def __init__(self, model: torch.nn.Module, spec: ModelSpec, threads: int) -> None:
+        self.signature = spec.signature
+        self._model = WithAnswers(model, spec.outputs).eval()
         self._threads = threads
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        arrays = [np.ascontiguousarray(batch[one.name]) for one in self.signature.inputs]
         with _threads(self._threads), torch.inference_mode():
-            logits = self._model(torch.from_numpy(np.ascontiguousarray(batch["image"])))
-            return {"logits": logits.numpy(), "probabilities": logits.softmax(-1).numpy()}
+            outputs = self._model(*map(torch.from_numpy, arrays))
+            names = (one.name for one in self.signature.outputs)
+            return {name: value.float().numpy() for name, value in zip(names, outputs, strict=True)}
 
     def close(self) -> None:
         del self._model
@@ -49,7 +50,8 @@ def load_model(artifact: Artifact) -> Model:
 
 def open_session(artifact: Artifact, threads: int) -> TorchSession:
     """A trained artifact's model that answers with `threads` threads."""
-    return TorchSession(load_model(artifact), artifact.signature, threads)
+    spec = ModelSpec.from_json(artifact.manifest["model"])
+    return TorchSession(load_model(artifact), spec, threads)
 
 
 @contextlib.contextmanager

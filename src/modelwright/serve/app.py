@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from modelwright.core.errors import DataError, MissingExtra
+from modelwright.core.errors import MissingExtra
 from modelwright.core.signature import Signature
 
 try:
@@ -32,6 +32,7 @@ try:
 except ImportError as error:
     raise MissingExtra(error.name or "starlette", "serve", "serving a model") from error
 
+from modelwright.serve.answers import Answers
 from modelwright.serve.batcher import Arrays, Batcher, Closed, DeadlinePassed, QueueFull
 from modelwright.serve.limits import Access, Intake, Limits, Refused, busy
 
@@ -42,6 +43,7 @@ except metadata.PackageNotFoundError:  # run from a checkout that is not install
     VERSION = "0"
 PAGE_TYPES = {"index.html": "text/html", "app.js": "text/javascript", "style.css": "text/css"}
 PARSE_ASIDE_BYTES = 256 * 2**10  # a body above this is parsed on a thread, not on the event loop
+SONG_PLACES = 8  # of the canary's row, where its size is free and nothing says how long rows are
 
 # The page runs its own files and shows pictures; it can be framed by nobody.
 SECURITY_HEADERS = [
@@ -66,8 +68,8 @@ class Served:
     limits: Limits
     intake: Intake
     page: dict[str, Any]
-    labels: list[str]
-    decoding: asyncio.Semaphore  # pictures being unpacked: a small file can fill much memory
+    answers: Answers | None  # for the page; None where nobody knows what the model takes
+    decoding: asyncio.Semaphore  # files being unpacked: a small one can fill much memory
     expected: Arrays | None = None  # the canary's answer at the start
     canary: asyncio.Task[bool] | None = None
 
@@ -110,13 +112,9 @@ class Served:
         return await asyncio.shield(self.canary)
 
     async def _sing(self) -> bool:
-        inputs = {
-            spec.name: np.zeros([s if isinstance(s, int) else 1 for s in spec.shape], spec.dtype)
-            for spec in self.signature.inputs
-        }
         try:
             outputs = await self.batcher.submit(
-                inputs, deadline_s=self.limits.ready_s, beyond_limit=True
+                self._song(), deadline_s=self.limits.ready_s, beyond_limit=True
             )
         except Exception as error:
             LOG.error("the canary failed: %s", type(error).__name__)
@@ -127,6 +125,21 @@ class Served:
             np.allclose(value, outputs[name], rtol=1e-3, atol=1e-4)
             for name, value in self.expected.items()
         )
+
+    def _song(self) -> Arrays:
+        """One row that any model can answer: black, silent, or one token again and again."""
+        inputs = self.answers.inputs if self.answers else {}
+        places = int(inputs.get("length", SONG_PLACES))
+        values = {"ids": 1, "lengths": places}
+        song = {}
+        for spec in self.signature.inputs:
+            free = [1] + [places] * len(spec.shape)
+            shape = [
+                size if isinstance(size, int) else own
+                for size, own in zip(spec.shape, free, strict=False)
+            ]
+            song[spec.name] = np.full(shape, values.get(spec.name, 0), spec.dtype)
+        return song
 
 
 def _served(request: Request) -> Served:
@@ -203,45 +216,23 @@ async def page_model(request: Request) -> Response:
 
 
 async def page_answer(request: Request) -> Response:
-    """The answer to one picture, as raw bytes, for the page."""
+    """The answer to one picture, text, recording or table, as raw bytes, for the page."""
     served = _served(request)
-    if not served.page["pictures"]:
-        raise Refused(404, "this model does not take pictures")
+    answers = served.answers
+    if answers is None:
+        raise Refused(404, "this model takes nothing that a page could send")
+    medium = answers.medium
     kind = request.headers.get("content-type", "").partition("/")[0].strip().lower()
-    if kind not in ("image", "application"):
-        raise Refused(415, "send the picture's bytes with content type image/…")
-    (spec,) = served.signature.inputs
+    if kind not in medium.types:
+        raise Refused(415, f"send the {medium.noun}'s bytes with content type {medium.types[0]}/…")
     async with served.intake.body(request) as body:
         async with served.decoding:
-            image = await asyncio.to_thread(_decode, body, spec.shape[1:])
+            inputs, shown = await asyncio.to_thread(answers.read, body)
         start = time.perf_counter()
-        outputs = await served.compute(request, {spec.name: image[np.newaxis]})
+        outputs = await served.compute(request, inputs)
         latency_ms = (time.perf_counter() - start) * 1000
-    shares = outputs["probabilities"][0].tolist()
-    ranked = sorted(zip(served.labels, shares, strict=True), key=lambda pair: -pair[1])
-    return _json({
-        "answer": ranked[0][0],
-        "probabilities": [{"label": label, "probability": share} for label, share in ranked],
-        "latency_ms": round(latency_ms, 3),
-    })  # fmt: skip
-
-
-def _decode(body: bytes, shape: tuple[int | str, ...]) -> np.ndarray:
-    """The picture as predict would see it.
-
-    Raises: Refused 400 for anything that is not a picture of a sane size.
-    """
-    from modelwright.data.image import MAX_PIXELS, decode  # Pillow loads with the first picture
-
-    channels, height, width = (int(size) for size in shape)
-    try:
-        return decode(body, channels, height, width)
-    except DataError:  # its text speaks of our insides
-        raise Refused(
-            400,
-            "this file cannot be read as a picture: send a whole PNG or JPEG of at most "
-            f"{MAX_PIXELS:,} pixels",
-        ) from None
+    said = answers.answer(inputs, outputs, shown)
+    return _json({**said, "latency_ms": round(latency_ms, 3)})
 
 
 async def page_file(request: Request) -> Response:

@@ -34,8 +34,9 @@ class Limits:
     buffered_bytes: int = 128 * 2**20  # all bodies in memory at once
     header_bytes: int = 32 * 2**10  # request line and headers
     json_depth: int = 16  # lists in lists
-    decodes: int = 2  # pictures being unpacked at once
+    decodes: int = 2  # pictures, sounds and tables being unpacked at once
     request_rows: int = 1024  # rows in one request
+    free_size: int = 2**20  # places of one row, where a model leaves them free; less by the model
     queue_rows: int = 4096  # rows waiting for the model
     batch_rows: int = 64  # rows that the model sees at once
     batch_wait_s: float = 0.001  # how long a row waits for company, under load only

@@ -29,6 +29,7 @@ EXTENSIONS = ["binary_tensor_data"]
 JSON_LENGTH = "Inference-Header-Content-Length"
 
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+MOST_LISTS = 2**18  # of a tensor whose sizes a request may choose
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,17 @@ def _check_brackets(body: bytes, signature: Signature, limits: Limits) -> None:
     of its own (1,024), and every list is checked against its shape afterwards.
     """
     brackets = body.translate(None, _NOT_BRACKETS)
-    rows = sum(math.prod(s for s in spec.shape[1:-1] if isinstance(s, int)) + len(spec.shape)
-               for spec in signature.inputs)  # fmt: skip
-    if len(brackets) > 2 * (1000 + limits.request_rows * rows * 2):
+    lists = 0
+    for spec in signature.inputs:
+        inner = spec.shape[1:-1]
+        places = (
+            min(_most_places(limits), MOST_LISTS)
+            if any(isinstance(s, str) for s in inner)
+            else limits.request_rows
+        )
+        lists += places * math.prod(s for s in inner if isinstance(s, int))
+        lists += limits.request_rows * len(spec.shape)
+    if len(brackets) > 2 * (1000 + lists * 2):
         raise Refused(400, "the body holds more lists than any request to this model needs")
     if len(brackets) > limits.json_depth:
         codes = np.frombuffer(brackets, dtype=np.uint8)
@@ -188,6 +197,7 @@ def _read_inputs(
         shape = _shape(entry.get("shape"), spec, sizes)
         if spec is signature.inputs[0] and shape and shape[0] > limits.request_rows:
             raise Refused(400, f"{shape[0]} rows; one request may bring {limits.request_rows}")
+        _check_places(shape, spec, limits)
         size = _parameters(entry, f"input {spec.name!r}").get("binary_data_size")
         if size is None:
             arrays[spec.name] = _from_json(entry.get("data"), shape, spec)
@@ -273,6 +283,27 @@ def _shape(value: Any, spec: TensorSpec, sizes: dict[str, int]) -> list[int]:
         free: size for free, size in zip(spec.shape, value, strict=True) if isinstance(free, str)
     }
     return value
+
+
+def _check_places(shape: list[int], spec: TensorSpec, limits: Limits) -> None:
+    """Refuse rows longer than the model is meant for, and more places than a full batch has.
+
+    A model may take time by the square of a row's length, so the size of the body is no bound.
+    """
+    free = [
+        size for size, own in zip(shape[1:], spec.shape[1:], strict=True) if isinstance(own, str)
+    ]
+    if free and max(free) > limits.free_size:
+        raise Refused(400, f"input {spec.name!r}: a row may have {limits.free_size} places at most")
+    if free and shape[0] * math.prod(free) > _most_places(limits):
+        raise Refused(
+            400, f"input {spec.name!r}: one request may bring {_most_places(limits)} places in all"
+        )
+
+
+def _most_places(limits: Limits) -> int:
+    """Rows times free sizes that one request may bring: those of a full batch of longest rows."""
+    return limits.batch_rows * limits.free_size
 
 
 def _from_json(data: Any, shape: list[int], spec: TensorSpec) -> np.ndarray:

@@ -14,12 +14,14 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from modelwright.core.artifact import Artifact, open_artifact
 from modelwright.core.errors import ConfigError, MissingExtra
 from modelwright.core.signature import Signature
+from modelwright.serve.answers import Answers, answers_of, longest
 from modelwright.serve.batcher import Batcher
 from modelwright.serve.limits import Access, Intake, Limits
 
@@ -165,6 +167,10 @@ def _open(artifact: Artifact, threads: int | None, name: str | None, limits: Lim
                 "Protocol has no name for",
                 expected="one of: " + ", ".join(DATATYPES),
             )
+    answers = answers_of(artifact)
+    most = longest(answers.inputs) if answers else None
+    if most is not None:
+        limits = replace(limits, free_size=min(limits.free_size, most))
     session = open_session(artifact, threads=threads)
     return Served(
         name=name,
@@ -179,8 +185,8 @@ def _open(artifact: Artifact, threads: int | None, name: str | None, limits: Lim
         ),
         limits=limits,
         intake=Intake(limits),
-        page=_page(artifact, name),
-        labels=[str(label) for label in artifact.manifest.get("labels") or []],
+        page=_page(artifact, name, answers),
+        answers=answers,
         decoding=asyncio.Semaphore(limits.decodes),
     )
 
@@ -191,21 +197,10 @@ def _joins(signature: Signature) -> bool:
     return len(first) == 1 and isinstance(first.pop(), str)
 
 
-def _page(artifact: Artifact, name: str) -> dict[str, Any]:
+def _page(artifact: Artifact, name: str, answers: Answers | None) -> dict[str, Any]:
     """What the page shows about the model; everything from the verified folder."""
     manifest = artifact.manifest
     model = manifest.get("model") or {}
-    signature = artifact.signature
-    inputs = signature.inputs
-    pictures = (
-        len(inputs) == 1
-        and inputs[0].dtype == "uint8"
-        and len(inputs[0].shape) == 4
-        and inputs[0].shape[1] in (1, 3)
-        and all(isinstance(size, int) for size in inputs[0].shape[1:])
-        and any(spec.name == "probabilities" for spec in signature.outputs)
-        and bool(manifest.get("labels"))
-    )
     certificate = _read(artifact, "certificate.json") or {}
     return {
         "name": name,
@@ -213,9 +208,11 @@ def _page(artifact: Artifact, name: str) -> dict[str, Any]:
         "task": manifest.get("task"),
         "num_params": model.get("num_params"),
         "model_bytes": artifact.model_bytes,
-        "classes": len(manifest.get("labels") or []),
-        "input_shape": list(inputs[0].shape[1:]),
-        "pictures": pictures,
+        "takes": answers.kind if answers else None,
+        "answers": answers.summary if answers else "",
+        "span_kinds": answers.span_kinds if answers else [],
+        "columns": answers.labels if answers and answers.kind == "series" else [],
+        "rows": answers.inputs["length"] if answers and answers.kind == "series" else None,
         "verdict": certificate.get("verdict"),
         "certified_rows": certificate.get("rows"),
         "goals": certificate.get("goals") or {},

@@ -1,7 +1,31 @@
 """TASKS: what a model is for. To add one: write a file, add a row."""
 
+from dataclasses import dataclass
 from types import ModuleType
 
-from modelwright.tasks import classify
+from modelwright.tasks import classify, forecast, tag
 
-TASKS: dict[str, ModuleType] = {"image-classification": classify}
+
+@dataclass(frozen=True)
+class Task:
+    """What a task takes and gives, by the kinds of models/embed.py and models/heads.py.
+
+    logic: loss, statistics, values, answer, and METRIC, the name of the first of its values.
+    """
+
+    inputs: str
+    outputs: str
+    logic: ModuleType
+
+    @property
+    def metric(self) -> str:
+        return str(self.logic.METRIC)
+
+
+TASKS: dict[str, Task] = {
+    "image-classification": Task("image", "classes", classify),
+    "text-classification": Task("text", "classes", classify),
+    "audio-classification": Task("audio", "classes", classify),
+    "tagging": Task("text", "tags", tag),
+    "forecasting": Task("series", "horizon", forecast),
+}

@@ -1,11 +1,13 @@
-"""One label for each example: loss, metrics, answer."""
+"""One label for each example, be it an image, a text or a sound: loss, metric, answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
+
+METRIC = "accuracy"
 
 
 def loss(
@@ -33,28 +35,39 @@ def loss(
     return mix * value + (1 - mix) * other
 
 
-def metrics(logits: Tensor, targets: Tensor) -> dict[str, float]:
+def statistics(
+    outputs: Mapping[str, np.ndarray], targets: np.ndarray, labels: Sequence[str] = ()
+) -> np.ndarray:
+    """Of each row: rows, rights, and the loss in nats; their sums give the metrics.
+
+    outputs: logits and probabilities (rows, num_classes); targets: (rows,) -> (rows, 3)
+    """
+    rows = np.arange(len(targets))
+    right = outputs["logits"].argmax(-1) == targets
+    surprise = -np.log(np.maximum(outputs["probabilities"][rows, targets], 1e-30))
+    return np.stack([np.ones(len(targets)), right, surprise], axis=1)
+
+
+def values(sums: np.ndarray) -> dict[str, float]:
     """Accuracy as a share, loss in nats.
 
-    >>> import torch
-    >>> metrics(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0]))["accuracy"]
-    0.5
+    >>> values(np.array([4.0, 3.0, 2.0]))
+    {'accuracy': 0.75, 'loss': 0.5}
     """
-    return {
-        "accuracy": (logits.argmax(-1) == targets).float().mean().item(),
-        "loss": F.cross_entropy(logits.float(), targets).item(),
-    }
+    return {"accuracy": float(sums[1] / sums[0]), "loss": float(sums[2] / sums[0])}
 
 
-def answer(probabilities: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+def answer(
+    outputs: Mapping[str, np.ndarray], labels: Sequence[str], tokens: Sequence[str] = ()
+) -> dict[str, Any]:
     """What a person reads: the label and every label's probability, most likely first.
 
-    probabilities: (num_classes,)
+    outputs: of one row, without the batch
 
-    >>> import numpy as np
-    >>> answer(np.array([0.25, 0.75]), ["cat", "dog"])["answer"]
+    >>> answer({"probabilities": np.array([0.25, 0.75])}, ["cat", "dog"])["answer"]
     'dog'
     """
+    probabilities = outputs["probabilities"]
     order = np.argsort(-probabilities, kind="stable")
     return {
         "answer": labels[int(order[0])],

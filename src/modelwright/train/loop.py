@@ -12,9 +12,9 @@ import resource
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +26,10 @@ from modelwright.core.recipe import Augment, Train
 from modelwright.core.units import format_bytes, format_seconds
 from modelwright.data.loader import Batch, Loader
 from modelwright.data.rows import Rows
+from modelwright.measure.quality import evaluate
 from modelwright.models.catalog import MODELS, ModelSpec, build
+from modelwright.runtime.torch_session import TorchSession
+from modelwright.tasks.catalog import Task
 from modelwright.train import checkpoint
 from modelwright.train.guards import StopRequested, catch_signals, require_finite
 from modelwright.train.optimizers import learning_rate_factor, make_optimizer
@@ -113,10 +116,10 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        task: ModuleType,
+        spec: ModelSpec,
+        task: Task,
         train: Rows,
         valid: Rows,
-        num_classes: int,
         settings: Settings,
         budget: Budget,
         folder: Path,
@@ -125,13 +128,14 @@ class Trainer:
     ) -> None:
         keep_freed_memory()
         self.settings, self.budget, self.folder, self.metrics = settings, budget, folder, metrics
-        self.task, self.valid = task, valid
+        self.task, self.spec = task, spec
+        self.valid = valid
         self.loader = Loader(
             train,
             batch_size=settings.batch_size,
             seed=settings.seed,
             augment=settings.augment,
-            num_classes=num_classes,
+            num_classes=spec.outputs.get("num_classes"),
         )
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model) if settings.ema else self.model
@@ -144,7 +148,7 @@ class Trainer:
         )
         self.step, self.elapsed, self.evaluation_seconds = 0, 0.0, 0.0
         self.loss = 0.0
-        self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid accuracy
+        self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid metric
         self._saved_step, self._saved_at, self._evaluated_at = 0, 0.0, 0.0
         self._saved_looks = 0
         self._average_pairs = _pairs(self.averaged, self.model) if settings.ema else None
@@ -168,9 +172,9 @@ class Trainer:
         for micro in _split(batch, settings.micro_batch_size):
             share = len(micro.targets) / len(batch.targets)
             with autocast(settings.precision):
-                logits = self.model(micro.images)
-            value = share * self.task.loss(
-                logits,
+                outputs = self.model(*micro.inputs.values())
+            value = share * self.task.logic.loss(
+                outputs,
                 micro.targets,
                 targets_mixed=micro.targets_mixed,
                 mix=micro.mix,
@@ -221,24 +225,20 @@ class Trainer:
     def evaluate(self, rows: int | None = None) -> dict[str, float]:
         """Metrics of the averaged weights on (the first `rows` of) the valid part."""
         started = time.perf_counter()
-        images = torch.from_numpy(self.valid.images[:rows])
-        targets = torch.from_numpy(self.valid.targets[:rows])
-        self.averaged.eval()
-        with torch.inference_mode(), autocast(self.settings.precision):
-            logits = torch.cat([self.averaged(part) for part in torch.split(images, 512)])
-        found = self.task.metrics(logits.float(), targets)
-        self.evaluation_seconds = (
-            (time.perf_counter() - started) * len(self.valid.targets) / len(targets)
-        )
-        return {f"valid_{name}": value for name, value in found.items()}
+        part = self.valid.take(np.arange(min(rows or len(self.valid), len(self.valid))))
+        session = TorchSession(self.averaged, self.spec, torch.get_num_threads())
+        with autocast(self.settings.precision):
+            found = evaluate(session, part, self.task, self.spec.outputs.get("labels", ()))
+        self.evaluation_seconds = (time.perf_counter() - started) * len(self.valid) / len(part)
+        return {f"valid_{name}": value for name, value in found.values.items()}
 
     def look(self, rows: int) -> None:
-        """Note the valid accuracy now; the time it takes is spent from the budget."""
+        """Note the valid metric now; the time it takes is spent from the budget."""
         started = time.perf_counter()
-        accuracy = self.evaluate(rows)["valid_accuracy"]
+        value = self.evaluate(rows)[f"valid_{self.task.metric}"]
         self.elapsed += time.perf_counter() - started
         spent = self.step if self.budget.steps is not None else self.elapsed
-        self.looks.append((float(spent), accuracy))
+        self.looks.append((float(spent), value))
 
     def finish(self) -> dict[str, float]:
         """The last evaluation, on every valid row, and the last checkpoint."""
@@ -301,7 +301,7 @@ class Trainer:
         self.step, self.elapsed = int(record["step"]), float(position["elapsed"])
         self.evaluation_seconds = float(position["evaluation_seconds"])
         self._evaluated_at = float(position["evaluated_at"])
-        self.looks = [(float(spent), float(accuracy)) for spent, accuracy in position["looks"]]
+        self.looks = [(float(spent), float(value)) for spent, value in position["looks"]]
         self._saved_step, self._saved_at = self.step, self.elapsed
         self._saved_looks = len(self.looks)
         if self.metrics is not None and self.metrics.is_file():
@@ -387,11 +387,14 @@ def announce(trainer: Trainer, title: str) -> None:
 def _split(batch: Batch, size: int) -> list[Batch]:
     if size >= len(batch.targets):
         return [batch]
-    images, targets = torch.split(batch.images, size), torch.split(batch.targets, size)
+    targets = torch.split(batch.targets, size)
+    columns = [torch.split(value, size) for value in batch.inputs.values()]
     mixed = batch.targets_mixed
     others = [None] * len(targets) if mixed is None else torch.split(mixed, size)
-    parts = zip(images, targets, others, strict=True)
-    return [Batch(images, targets, other, batch.mix) for images, targets, other in parts]
+    return [
+        Batch(dict(zip(batch.inputs, inputs, strict=True)), own, other, batch.mix)
+        for own, other, *inputs in zip(targets, others, *columns, strict=True)
+    ]
 
 
 def _pairs(averaged: nn.Module, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

@@ -9,21 +9,24 @@ from torch import nn
 
 from modelwright.core.artifact import Artifact, write
 from modelwright.core.files import write_bytes
-from modelwright.core.signature import Signature, TensorSpec
 from modelwright.models.catalog import ModelSpec, count_params
 
 
 def write_trained(
-    folder: Path, model: nn.Module, spec: ModelSpec, manifest: Mapping[str, Any]
+    folder: Path,
+    model: nn.Module,
+    spec: ModelSpec,
+    manifest: Mapping[str, Any],
+    extras: Mapping[str, bytes],
 ) -> Artifact:
     """Write model.safetensors and its manifest.
 
     Args:
+        extras: what travels with the model, such as a tokenizer, by name.
         manifest: where task, labels, preprocess and target are taken from; its digest, if it has
             one, becomes the parent.
     """
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    classes = ("batch", spec.num_classes)
     return write(
         folder,
         "trained",
@@ -31,13 +34,8 @@ def write_trained(
         fill=lambda partial: write_bytes(
             partial / "model.safetensors", safetensors.torch.save(tensors)
         ),
-        signature=Signature(
-            (TensorSpec("image", "uint8", ("batch", *spec.input_shape)),),
-            (
-                TensorSpec("logits", "float32", classes),
-                TensorSpec("probabilities", "float32", classes),
-            ),
-        ),
+        extras=extras,
+        signature=spec.signature,
         model={**spec.to_json(), "num_params": count_params(model)},
         parent=manifest.get("digest"),
         measured={},

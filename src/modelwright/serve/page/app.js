@@ -1,16 +1,38 @@
-// Try the model: a picture in, the answer with its probabilities out. No library, no storage.
+// Try the model: a picture, text, recording or table in, the answer out. No library, no storage.
 "use strict";
 
 const MOST_BARS = 10;
+const MOST_CHARTS = 8;
+const KIND_COLORS = 6;
 const SMALL_PIXELS = 64; // below this a picture is shown with its pixels, not blurred
 const GOALS = {
-  accuracy: "Accuracy", latency_p50_ms: "Half of the answers within",
+  accuracy: "Accuracy", f1: "F1", mse: "Mean squared error", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
+  mse_drop: "Mean squared error added", latency_p50_ms: "Half of the answers within",
   latency_p95_ms: "95% of answers within", latency_p99_ms: "99% of answers within",
   size_mb: "File size",
+};
+// by what the model takes: several of it, the files to choose, words of the drop zone, what is sent
+const MEDIA = {
+  image: {
+    one: "picture", many: "pictures", accept: "image/png,image/jpeg", invite: "Drop a picture here",
+    hint: "PNG or JPEG. It goes to this server and is not kept.", type: "image/",
+    broken: "This file cannot be read as a picture. Use a whole PNG or JPEG.",
+  },
+  audio: {
+    one: "recording", many: "recordings", accept: ".wav,.flac,audio/wav,audio/flac", invite: "Drop a recording here",
+    hint: "WAV or FLAC. It goes to this server and is not kept.", type: "audio/",
+    broken: "This file cannot be read as a recording. Use a whole WAV or FLAC.",
+  },
+  series: {
+    one: "table", many: "windows", accept: ".csv,.tsv,.txt,text/csv", invite: "Drop a table here",
+    hint: "CSV with the columns {columns} and at least {rows} rows, the latest last. It is not kept.", type: "text/",
+  },
+  text: { one: "text", many: "texts", type: "text/" },
 };
 const $ = (id) => document.getElementById(id);
 let key = ""; // in memory alone: gone when the page closes
 let turn = 0; // the newest question; answers to older ones are dropped
+let model = null; // what the server told about it
 
 async function ask(address, options = {}) {
   const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
@@ -28,17 +50,17 @@ async function ask(address, options = {}) {
 }
 
 function plain(status, text) {
-  if (status === 400) return "This file cannot be read as a picture. Use a whole PNG or JPEG.";
+  const medium = MEDIA[model?.takes] || { one: "file" };
+  if (status === 400) return medium.broken || `This cannot be answered: ${text}.`;
   if (status === 401) return "That key is not the right one.";
-  if (status === 408) return "The upload took too long. Try again, or use a smaller picture.";
-  if (status === 413) return "This picture is too large for the server. Use a smaller one.";
+  if (status === 408) return "The upload took too long. Try again, or use a smaller file.";
+  if (status === 413) return `This ${medium.one} is too large for the server. Use a smaller one.`;
   if (status === 503) return "The server is busy or stopping. Try again in a moment.";
   if (status === 504) return "The model took too long. Try again in a moment.";
   return `The server could not answer${text ? `: ${text}` : ""}.`;
 }
 
 async function start() {
-  let model;
   try {
     model = await ask("/page/model.json");
   } catch (error) {
@@ -52,32 +74,59 @@ async function start() {
     return;
   }
   $("key").hidden = true;
-  show(model);
+  show();
 }
 
-function show(model) {
+function show() {
+  const medium = MEDIA[model.takes];
   document.title = `${model.name} – try the model`;
   $("name").textContent = model.name;
   $("facts").textContent = [
     model.task && model.task.replaceAll("-", " "),
-    model.classes > 1 && `${model.classes} classes`,
+    model.answers,
     model.num_params && `${model.num_params.toLocaleString("en")} parameters`,
     bytes(model.model_bytes),
     `version ${model.version}`,
   ].filter(Boolean).join("  ·  ");
   $("endpoint").textContent = `${location.origin}/v2/models/${model.name}/infer`;
-  if (!model.pictures) {
-    $("facts").textContent += ". This model does not take pictures; ask it at the address below.";
+  if (!medium) {
+    $("facts").textContent += ". The page cannot ask this model; programs can, at the address below.";
   }
-  $("try").hidden = !model.pictures;
-  $("samples").hidden = !(model.pictures && model.samples.length);
-  model.samples.forEach(addSample);
+  $("try").hidden = !medium;
+  $("drop").hidden = !medium?.accept;
+  $("write").hidden = model.takes !== "text";
+  if (medium?.accept) {
+    $("file").accept = medium.accept;
+    $("invite-title").textContent = medium.invite;
+    const columns = model.columns.slice(0, MOST_CHARTS).join(", ") + (model.columns.length > MOST_CHARTS ? ", …" : "");
+    $("invite-hint").textContent = medium.hint.replace("{columns}", columns).replace("{rows}", model.rows);
+  }
+  const field = { image: "image", text: "text" }[model.takes]; // of a sample that can be asked about
+  const samples = model.samples.filter((sample) => sample[field]);
+  $("samples").hidden = !samples.length;
+  $("samples-title").textContent = `Test ${medium?.many} the model never trained on`;
+  samples.forEach(model.takes === "text" ? addText : addSample);
+  if (model.span_kinds.length || model.takes === "series") {
+    $("promise").textContent = "The answer will stand here.";
+  }
   const goals = Object.entries(model.goals);
   $("goals").hidden = !goals.length;
   $("goals-title").textContent = model.verdict === "certified"
-    ? `Certified on ${(model.certified_rows || 0).toLocaleString("en")} pictures that no search saw`
+    ? `Certified on ${(model.certified_rows || 0).toLocaleString("en")} ${medium?.many || "rows"} that no search saw`
     : "Goals, as measured";
   goals.forEach(([name, goal]) => addGoal(name, goal));
+}
+
+function addText(sample) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "text";
+  button.textContent = sample.text;
+  button.onclick = () => {
+    $("text").value = sample.text;
+    write(sample.label || undefined);
+  };
+  $("sample-list").append(button);
 }
 
 function addSample(sample, index) {
@@ -120,7 +169,9 @@ function addGoal(name, goal) {
 
 function amount(value, unit) {
   if (unit === "share") return `${(value * 100).toLocaleString("en", { maximumFractionDigits: 1 })}%`;
-  return `${Number(value).toLocaleString("en", { maximumSignificantDigits: 3 })} ${unit || ""}`.trim();
+  const small = value && Math.abs(value) < 1e-4;
+  const digits = small ? Number(value).toExponential(1) : Number(value).toLocaleString("en", { maximumSignificantDigits: 3 });
+  return `${digits} ${unit === "mb" ? "MB" : unit || ""}`.trim();
 }
 
 function bound(text, unit) {
@@ -139,14 +190,16 @@ function fromDataUri(uri) {
   return new Blob([raw], { type: head.slice(5).split(";")[0] });
 }
 
-async function answer(picture, truth) {
+async function answer(content, truth) {
   const mine = ++turn;
   document.querySelectorAll("#sample-list button").forEach((b) => b.setAttribute("aria-pressed", "false"));
-  preview(picture);
+  if (model.takes === "image") preview(content);
+  else if (model.takes !== "text") $("invite-title").textContent = content.name;
   $("result").classList.add("busy");
   try {
-    const headers = { "Content-Type": picture.type || "application/octet-stream" };
-    const reply = await ask("/page/answer", { method: "POST", body: picture, headers });
+    const type = content.type.startsWith(MEDIA[model.takes].type) ? content.type : "";
+    const headers = { "Content-Type": type || "application/octet-stream" };
+    const reply = await ask("/page/answer", { method: "POST", body: content, headers });
     if (mine === turn) showAnswer(reply, truth);
   } catch (error) {
     if (mine === turn) showProblem(error.message);
@@ -181,6 +234,16 @@ function showProblem(text) {
 function showAnswer(reply, truth) {
   $("waiting").hidden = $("problem").hidden = true;
   $("answer").hidden = false;
+  const plainAnswer = typeof reply.answer === "string";
+  $("best").hidden = $("verdict").hidden = $("bars").hidden = !plainAnswer;
+  $("tagged").hidden = !reply.tags;
+  $("forecast").hidden = plainAnswer || Boolean(reply.tags);
+  const left = plainAnswer ? showChoices(reply, truth) : reply.tags ? showTags(reply) : showForecast(reply);
+  $("latency").textContent =
+    `Answered in ${reply.latency_ms.toLocaleString("en", { maximumSignificantDigits: 2 })} ms${left}`;
+}
+
+function showChoices(reply, truth) {
   $("best").textContent = reply.answer;
   $("best").classList.toggle("long", reply.answer.length > 12);
   const right = truth === reply.answer;
@@ -191,9 +254,72 @@ function showAnswer(reply, truth) {
   $("bars").classList.toggle("short", shown.every((item) => item.label.length <= 3));
   $("bars").replaceChildren(...shown.map(bar));
   const left = reply.probabilities.length - shown.length;
-  $("latency").textContent =
-    `Answered in ${reply.latency_ms.toLocaleString("en", { maximumSignificantDigits: 2 })} ms` +
-    (left > 0 ? `; ${left} less likely choices are not shown` : "");
+  return left > 0 ? `; ${left} less likely choices are not shown` : "";
+}
+
+function showTags(reply) {
+  const words = reply.tags.map((one) => one.text);
+  const joint = words.every((word) => [...word].length === 1) ? "" : " ";
+  const parts = [];
+  let place = 0;
+  for (const one of reply.answer) {
+    parts.push(words.slice(place, one.start).join(joint), span(one));
+    place = one.end;
+  }
+  parts.push(words.slice(place).join(joint));
+  const filled = parts.filter((part) => part !== "");
+  $("tagged").replaceChildren(...filled.flatMap((part, index) => (index && joint ? [joint, part] : [part])));
+  return reply.answer.length ? "" : "; nothing was found";
+}
+
+function span({ text, kind }) {
+  const mark = document.createElement("mark");
+  const name = document.createElement("b");
+  mark.className = `kind k${model.span_kinds.indexOf(kind) % KIND_COLORS}`;
+  name.textContent = kind;
+  mark.append(text, name);
+  return mark;
+}
+
+function showForecast(reply) {
+  const names = Object.keys(reply.answer);
+  $("forecast").replaceChildren(
+    ...names.slice(0, MOST_CHARTS).map((name) => chart(name, reply.before[name], reply.answer[name])));
+  const left = names.length - MOST_CHARTS;
+  return left > 0 ? `; ${left} more series are not drawn` : "";
+}
+
+function chart(name, before, after) {
+  const recent = before.slice(-2 * after.length);
+  const values = [...recent, ...after];
+  const low = Math.min(...values);
+  const reach = Math.max(...values) - low || 1;
+  const spots = values.map((value, index) => {
+    const x = (index / Math.max(values.length - 1, 1)) * 400;
+    return `${x.toFixed(1)},${(84 - ((value - low) / reach) * 80).toFixed(1)}`;
+  });
+  const figure = document.createElement("figure");
+  const caption = document.createElement("figcaption");
+  const number = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4 });
+  caption.textContent = `${name}: from ${number(after[0])} to ${number(after[after.length - 1])}`;
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 400 88");
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", `${recent.length} last values, then ${after.length} forecast ones`);
+  const start = Math.max(recent.length - 1, 0); // the forecast goes on where the past ends
+  for (const [kind, points] of [["past", spots.slice(0, recent.length)], ["next", spots.slice(start)]]) {
+    const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
+    line.setAttribute("class", kind);
+    line.setAttribute("points", points.join(" "));
+    svg.append(line);
+  }
+  figure.append(caption, svg);
+  return figure;
+}
+
+function write(truth) {
+  const text = $("text").value;
+  if (text.trim()) answer(new Blob([text], { type: "text/plain" }), truth);
 }
 
 function percent(share) {
@@ -225,6 +351,13 @@ $("key").onsubmit = (event) => {
   key = $("key-value").value.trim();
   start();
 };
+$("write").onsubmit = (event) => {
+  event.preventDefault();
+  write();
+};
+$("text").onkeydown = (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) write();
+};
 $("file").onchange = () => {
   if ($("file").files[0]) answer($("file").files[0]);
   $("file").value = "";
@@ -240,10 +373,10 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("over");
   const file = event.dataTransfer.files[0];
-  if (file && !$("try").hidden) answer(file);
+  if (file && !$("try").hidden && !$("drop").hidden) answer(file);
 });
 addEventListener("paste", (event) => {
   const file = event.clipboardData.files[0];
-  if (file && !$("try").hidden) answer(file);
+  if (file && !$("try").hidden && !$("drop").hidden) answer(file);
 });
 start();

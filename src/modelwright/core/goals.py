@@ -1,0 +1,110 @@
+"""What a goal can be about, and the bound that a recipe writes for it."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from modelwright.core.errors import ConfigError, did_you_mean
+from modelwright.core.units import parse_quantity
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a goal can be about; `best` is the value of a model without fault."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    best: float = 0.0
+    quality: bool = False
+
+    def error(self, value: float) -> float:
+        """How far a value is from the best one."""
+        return abs(self.best - value)
+
+    def at_error(self, error: float) -> float:
+        """The value that far from the best one."""
+        return self.best - error if self.higher_is_better else self.best + error
+
+    @property
+    def op(self) -> str:
+        """The side that a bound on it holds."""
+        return ">=" if self.higher_is_better else "<="
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "share", True, 1.0, quality=True),
+        Metric("f1", "share", True, 1.0, quality=True),
+        Metric("mse", "", False, quality=True),
+        Metric("latency_p50_ms", "ms", False),
+        Metric("latency_p95_ms", "ms", False),
+        Metric("latency_p99_ms", "ms", False),
+        Metric("size_mb", "mb", False),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One bound on one metric.
+
+    `name` is the metric's, or "accuracy_drop" and the like: what is lost against the uncompressed
+    model.
+    Shares are kept as shares (0.005, not 0.5 pt).
+    """
+
+    name: str
+    op: Literal[">=", "<="]
+    bound: float
+
+    def met_by(self, value: float) -> bool:
+        return value >= self.bound if self.op == ">=" else value <= self.bound
+
+    @property
+    def text(self) -> str:
+        """
+        >>> Goal("accuracy_drop", "<=", 0.005).text
+        '<= 0.005'
+        """
+        return f"{self.op} {self.bound:g}"
+
+
+_GOAL = re.compile(r"^\s*(drop)?\s*(>=|<=)\s*(.+)$")
+
+
+def parse_goal(metric_name: str, text: str) -> Goal:
+    """
+    >>> parse_goal("accuracy", "drop <= 0.5 pt")
+    Goal(name='accuracy_drop', op='<=', bound=0.005)
+    >>> parse_goal("latency_p99_ms", "<= 2 ms").bound
+    2.0
+    """
+    if metric_name not in METRICS:
+        raise ValueError(f"no goal {metric_name!r}; {did_you_mean(str(metric_name), METRICS)}")
+    metric = METRICS[metric_name]
+    match = _GOAL.match(text) if isinstance(text, str) else None
+    if match is None:
+        number = isinstance(text, int | float) and not isinstance(text, bool)
+        shown = str(text) if number else "0.97" if metric.higher_is_better else "2"
+        raise ValueError(f'{text!r} is no bound; write "{metric.op} {shown}"')
+    drop, op, quantity = match[1], match[2], match[3]
+    try:
+        bound = parse_quantity(quantity, metric.unit)
+    except ConfigError as error:
+        raise ValueError(f"{error.what}; expected {error.expected}") from error
+    if drop and not metric.quality:
+        raise ValueError('"drop" goes with the measure of a task only, such as accuracy')
+    wanted = "<=" if drop else metric.op
+    if op != wanted:
+        raise ValueError(f"{metric_name}{' drop' if drop else ''} is bounded with {wanted}")
+    if not math.isfinite(bound):
+        raise ValueError(f"{quantity.strip()!r} is no finite bound")
+    if metric.unit == "share" and not 0 <= bound <= 1:
+        raise ValueError(f"{bound:g} is no share; write 0.97 or 97 %")
+    if not metric.higher_is_better and bound <= 0:
+        raise ValueError(f"{bound:g} can't be reached; write a bound above zero")
+    name = f"{metric_name}_drop" if drop else metric_name
+    return Goal(name, "<=" if op == "<=" else ">=", bound)

@@ -1,0 +1,98 @@
+"""Cleaning steps for rows of text, in the recipe's order; each row passes through once, streamed.
+
+Nothing is dropped silently: what a step changed or left out is counted and becomes a finding.
+"""
+
+import hashlib
+import html
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+
+from modelwright.core.recipe import Clean
+from modelwright.data.rows import Finding
+
+Record = tuple[str, str, str]  # place, text, label
+Step = Callable[[str], str | None]  # a text to what becomes of it; None leaves the row out
+_TAG = re.compile(r"<[^<>]*>")
+
+
+def cleaned(
+    records: Iterator[Record], steps: Sequence[Clean], counts: dict[str, int]
+) -> Iterator[Record]:
+    """The rows after every step; `counts` is added to as they pass.
+
+    Memory grows only with drop: duplicates, by 16 bytes for each different text.
+    """
+    chain = [(step.name, STEPS[step.key](step.value)) for step in steps]
+    for where, text, label in records:
+        for name, step in chain:
+            kept = step(text)
+            if kept != text:
+                counts[name] = counts.get(name, 0) + 1
+            if kept is None:
+                break
+            text = kept
+        else:
+            yield where, text, label
+
+
+def findings(counts: dict[str, int]) -> list[Finding]:
+    """What the steps did, for the gate's report."""
+    return [
+        Finding("cleaned", number, f"{name}: {number:,} rows changed or left out")
+        for name, number in counts.items()
+    ]
+
+
+def _normalize(form: str) -> Step:
+    return lambda text: unicodedata.normalize(form, text)  # type: ignore[arg-type]
+
+
+def _strip(what: str) -> Step:
+    if what == "mail_headers":  # everything up to the first empty line
+        return lambda text: text.partition("\n\n")[2] or text
+    return lambda text: html.unescape(_TAG.sub(" ", text))
+
+
+def _shortest(characters: int) -> Step:
+    return lambda text: text if len(text) >= characters else None
+
+
+def _longest(characters: int) -> Step:
+    return lambda text: text if len(text) <= characters else None
+
+
+def _script(name: str) -> Step:
+    """Rows of which most letters belong to a script, by the Unicode names of the characters."""
+
+    def step(text: str) -> str | None:
+        letters = [character for character in text if character.isalpha()]
+        own = sum(unicodedata.name(one, "").startswith(name.upper()) for one in letters)
+        return text if 2 * own > len(letters) else None
+
+    return step
+
+
+def _drop(what: str) -> Step:
+    seen: set[bytes] = set()
+
+    def step(text: str) -> str | None:
+        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        if digest in seen:
+            return None
+        seen.add(digest)
+        return text
+
+    return step
+
+
+# key of the recipe's step -> the function of its value that makes it
+STEPS: dict[str, Callable[..., Step]] = {
+    "normalize": _normalize,
+    "strip": _strip,
+    "shortest": _shortest,
+    "longest": _longest,
+    "script": _script,
+    "drop": _drop,
+}

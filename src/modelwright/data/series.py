@@ -1,0 +1,419 @@
+"""Tables of series over time: read, divided in time order, cut into windows.
+
+`read` gives the rows of a CSV, TSV or TXT table in three parts, train first; `prepare` makes of
+them windows and the values that come next. Mean and spread come from train alone.
+Source of the protocol: Zhou et al. 2020, arXiv:2012.07436 (errors on the scale of train); Qiu et
+al. 2024, arXiv:2403.20150 (every window counts, also those of a last, short batch).
+"""
+
+import csv
+import gzip
+import io
+import math
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelwright.core import recipe
+from modelwright.core.errors import ConfigError, DataError, did_you_mean
+from modelwright.core.progress import say
+from modelwright.data.rows import PARTS, Array, Column, Finding, Loaded, Prepared, Rows, Windows
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".gz")
+MISSING = ("", "na", "nan", "?")
+PATCH = 16  # steps that a model sees as one place, as near as the window can be divided
+_PEEK_BYTES, _PEEK_ROWS = 2**16, 20
+_LISTED = 100  # entries of a finding's rows
+_NUMBER = "a number with a decimal point; nothing, NA, NaN or ? where there is none"
+
+_DATE = re.compile(r"([a-z]*)[ .,-]*\d[\w\s/.:,+-]*", re.IGNORECASE)
+_NAMES = {
+    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+    "mon", "tue", "wed", "thu", "fri", "sat", "sun",
+}  # fmt: skip
+_DATE_WORDS = {"t", "z", "q", "w", "am", "pm", "utc", "gmt"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One row for each point in time, oldest first.
+
+    values: (rows, channels) float32, NaN where one is missing
+    times: the first column where it is no number, else the row's number
+    lines: the line of the file that each row ends on
+    """
+
+    channels: list[str]
+    values: Array
+    times: list[str]
+    lines: list[int]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is named like a table, and most of its first rows are a time and numbers."""
+    if not path.is_file() or Path(path.name.removesuffix(".gz")).suffix.lower() not in SUFFIXES:
+        return False
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            content = file.read(_PEEK_BYTES)
+    except (OSError, EOFError, zlib.error):
+        return True  # reading it says what is wrong
+    if len(content) == _PEEK_BYTES:
+        content = content.rpartition(b"\n")[0]
+    try:
+        rows = _lines(content, path.name)[: _PEEK_ROWS + 1]
+    except DataError:
+        return False
+    fitting = [fields for _, fields in rows if _is_row(fields)]
+    return 2 * len(fitting) >= len(rows)
+
+
+def read(path: Path, section: recipe.Data) -> Loaded:
+    """The rows of a table in three parts, one input for each channel; windows come later.
+
+    A value that is missing becomes a finding nan_values; the last value before it stands in for
+    it, which counts only where the finding is waived, as the gate stops otherwise.
+
+    Raises: ConfigError without data.horizon; DataError, with the line, for a table that cannot be
+        read, runs backwards or is too short.
+    """
+    if section.horizon is None:
+        raise ConfigError(
+            "data.horizon is missing",
+            expected="how many steps to forecast, such as 96",
+            repair="add horizon below data, as in recipes/forecast.yaml",
+        )
+    table = read_table(path.read_bytes(), str(path), section.channels)
+    first, last = _time(table.times[0]), _time(table.times[-1])
+    if first is not None and last is not None and last < first:
+        raise DataError(
+            f"{path} runs backwards in time: from {table.times[0]} to {table.times[-1]}",
+            expected="the oldest row first",
+            repair="turn the table round",
+        )
+    counts = _counts(len(table), section)
+    used = sum(counts.values())
+    if used < len(table):
+        say(f"data: {len(table) - used:,} rows behind the {used:,} of data.split_rows are not read")
+    values = table.values[:used]
+    findings = _missing(table, values)
+    if findings:
+        values = _filled(path, table.channels, values)
+    parts: dict[str, Rows] = {}
+    start = 0
+    for part, number in counts.items():
+        own = slice(start, start + number)
+        inputs: dict[str, Column] = {
+            name: values[own, place] for place, name in enumerate(table.channels)
+        }
+        parts[part] = Rows(inputs, np.zeros((number, 0), np.float32), table.times[own])
+        start += number
+    return parts, [], findings
+
+
+def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepared:
+    """Each window of each part, and what comes next, less train's mean, in units of its spread.
+
+    A part of n rows has n - horizon + 1 windows, as valid and test look back into the part before;
+    train has n - window - horizon + 1. Windows are raw: the model scales each by itself.
+    """
+    horizon, window = section.horizon, section.window
+    assert horizon is not None
+    names = list(parts["train"].inputs)
+    values = np.concatenate([_stacked(parts[part]) for part in PARTS])
+    times = [time for part in PARTS for time in parts[part].origins]
+    train = values[: len(parts["train"])].astype(np.float64)
+    constant = (train == train[:1]).all(0)
+    mean = np.where(constant, train[0], train.mean(0))
+    std = np.where(constant, 1.0, train.std(0))
+    scaled = ((values - mean) / std).astype(np.float32)
+    made: dict[str, Rows] = {}
+    end = 0
+    for part in PARTS:
+        begin = max(end - window, 0)
+        end += len(parts[part])
+        starts = np.arange(end - begin - window - horizon + 1)
+        inputs: dict[str, Column] = {"window": Windows(values[begin:end], starts, window)}
+        targets = Windows(scaled[begin:end], starts + window, horizon)
+        made[part] = Rows(inputs, targets, [times[begin + window + start] for start in starts])
+    described = {"kind": "series", "length": window, "patch": _patch(window), "channels": names}
+    answers = {"horizon": horizon, "mean": mean.tolist(), "std": std.tolist()}
+    return Prepared(made, described, answers, {})
+
+
+def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What is done to a table before and inside the graph, for the manifest."""
+    return {
+        "length": inputs["length"], "channels": list(inputs["channels"]),
+        "rows": "the last of the table, oldest first, on their own scale",
+        "in_graph": "subtract each window's mean, divide by its spread, per channel",
+    }  # fmt: skip
+
+
+def read_input(
+    content: bytes, inputs: Mapping[str, Any], files: Mapping[str, bytes]
+) -> dict[str, npt.NDArray[Any]]:
+    """The last rows of a table as a batch of one window, (1, length, channels) float32.
+
+    Raises: DataError if it is no such table, has another header, or too few rows, or if one of the
+        values needed is missing.
+    """
+    table = read_table(content, "the table", inputs["channels"])
+    length = inputs["length"]
+    if len(table) < length:
+        raise DataError(
+            f"the table has {len(table)} rows, and the model looks back at {length}",
+            expected=f"at least {length} rows, the latest last",
+        )
+    window = table.values[-length:]
+    for row, channel in np.argwhere(np.isnan(window)):
+        raise DataError(
+            f"the table, line {table.lines[row - length]}: no value in the column "
+            f"{table.channels[channel]!r}",
+            expected=f"a number in each of the last {length} rows",
+        )
+    return {"window": np.ascontiguousarray(window)[None]}
+
+
+def read_table(content: bytes, name: str, wanted: Sequence[str] | None = None) -> Table:
+    """The numbers in a file's bytes, gzip or not.
+
+    Fields are divided by the first of tab, semicolon and comma that the first line has, else by
+    blanks. A header is there if the first row has a field that is neither number nor date; without
+    one, the columns are called "column 0", "column 1", … The first column is time if it is no
+    number.
+
+    Args:
+        name: what errors call the file.
+        wanted: the columns to take, in that order; None takes all but time.
+    Raises: DataError with the line of a row of another length or of a text among the numbers.
+    """
+    rows = _lines(content, name)
+    width = len(rows[0][1])
+    for line, fields in rows:
+        if len(fields) != width:
+            raise DataError(
+                f"{name}, line {line}: {_many(len(fields), 'field')}",
+                expected=f"{width}, as in line {rows[0][0]}",
+                repair="correct that line",
+            )
+    head = rows[0][1]
+    header = any(not _is_number(field) and not _is_date(field) for field in head)
+    body = rows[1:] if header else rows
+    if not body:
+        raise DataError(f"{name} has a header and no row", expected="a row for each point in time")
+    stamp = next((fields[0] for _, fields in body if fields[0].lower() not in MISSING), "")
+    timed = not _is_number(stamp)
+    named = [(header and field) or f"column {place}" for place, field in enumerate(head)]
+    places = _places(name, named[timed:], wanted, int(timed))
+    values = np.empty((len(body), len(places)), np.float64)
+    for row, (line, fields) in enumerate(body):
+        try:
+            values[row] = [float(fields[place]) for place in places.values()]
+        except ValueError:
+            values[row] = [
+                _number(fields[place], f"{name}, line {line}", column)
+                for column, place in places.items()
+            ]
+    for row, channel in np.argwhere(np.abs(values) > np.finfo(np.float32).max):
+        raise DataError(
+            f"{name}, line {body[row][0]}: {body[row][1][list(places.values())[channel]]!r} in the "
+            f"column {list(places)[channel]!r} is beyond what 32 bits hold",
+            expected="numbers up to 3.4e38",
+        )
+    times = [fields[0] if timed else f"row {row}" for row, (_, fields) in enumerate(body, 1)]
+    return Table(list(places), values.astype(np.float32), times, [line for line, _ in body])
+
+
+def _lines(content: bytes, name: str) -> list[tuple[int, list[str]]]:
+    """Line and fields of every row, without blank lines at both ends."""
+    try:
+        text = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        decoded = text.decode("utf-8-sig")
+        first = re.search(r"[^\r\n]+", decoded)
+        marks = [mark for mark in "\t;," if first is not None and mark in first[0]]
+        if marks:
+            reader = csv.reader(io.StringIO(decoded, newline=""), delimiter=marks[0])
+            rows = [(reader.line_num, [field.strip() for field in row]) for row in reader]
+        else:
+            rows = [(line, row.split()) for line, row in enumerate(decoded.splitlines(), 1)]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{name} cannot be read as a table: {error}",
+            expected="whole UTF-8 text, plain or as .gz, with a row for each point in time",
+            repair="save it again as CSV in UTF-8",
+        ) from error
+    rows = [(line, fields or [""]) for line, fields in rows]
+    while rows and rows[-1][1] == [""]:
+        rows.pop()
+    start = next((place for place, (_, fields) in enumerate(rows) if fields != [""]), 0)
+    if not rows:
+        raise DataError(f"{name} is empty", expected="a table with a row for each point in time")
+    return rows[start:]
+
+
+def _places(
+    name: str, names: Sequence[str], wanted: Sequence[str] | None, before: int
+) -> dict[str, int]:
+    """Where each column stands that is to be taken."""
+    if not names:
+        raise DataError(f"{name} has no column of numbers", expected="one for each series")
+    twice = sorted({one for one in names if names.count(one) > 1})
+    if twice:
+        raise DataError(
+            f"{name} has several columns {twice[0]!r}", expected="each name once in the header"
+        )
+    places = {own: place for place, own in enumerate(names, before)}
+    for own in wanted or ():
+        if own not in places:
+            raise DataError(
+                f"{name} has no column {own!r}",
+                expected=did_you_mean(own, names),
+                repair="name columns of its first line; without a header they are called "
+                '"column 0", "column 1", …',
+            )
+    return places if wanted is None else {own: places[own] for own in wanted}
+
+
+def _counts(rows: int, section: recipe.Data) -> dict[str, int]:
+    """Rows of each part."""
+    horizon, window = section.horizon or 0, section.window
+    needed = {"train": window + horizon, "valid": horizon, "test": horizon}
+    if section.split_rows is not None:
+        counts = dict(zip(PARTS, section.split_rows, strict=True))
+        if sum(counts.values()) > rows:
+            raise DataError(
+                f"data.split_rows asks for {sum(counts.values())} rows, and the table of "
+                f"{section.source!r} has {rows}",
+                expected=f"three counts whose sum is at most {rows}",
+            )
+        enough = ""
+    else:
+        shares = {
+            "train": 1 - section.valid - section.test, "valid": section.valid, "test": section.test
+        }  # fmt: skip
+        test, valid = round(section.test * rows), round(section.valid * rows)
+        counts = {"train": rows - valid - test, "valid": valid, "test": test}
+        enough = ""
+        if min(shares.values()) > 0:  # one more: both shares may be rounded up
+            total = max(math.ceil((needed[part] + 1) / shares[part]) for part in PARTS)
+            enough = f"; by the shares data.valid and data.test, {total} rows in all are enough"
+    for part, number in counts.items():
+        if number < needed[part]:
+            steps = f"{window} of data.window and " if part == "train" else ""
+            raise DataError(
+                f"the table of {section.source!r} is too short: {max(number, 0)} of its {rows} "
+                f"rows are the {part} part",
+                expected=f"at least {needed[part]} rows there, {steps}{horizon} of data.horizon"
+                + enough,
+                repair="bring more rows, divide them with data.split_rows, or shorten data.window "
+                "or data.horizon",
+            )
+    return counts
+
+
+def _missing(table: Table, values: Array) -> list[Finding]:
+    gaps = np.isnan(values)
+    rows = np.flatnonzero(gaps.any(1))
+    if not len(rows):
+        return []
+    listed = []
+    for row in rows[:_LISTED]:
+        names = ", ".join(table.channels[place] for place in np.flatnonzero(gaps[row]).tolist())
+        listed.append((f"row {row + 1} (line {table.lines[row]}): {names}",))
+    have = "row has" if len(rows) == 1 else "rows have"
+    text = f"{len(rows)} {have} no value in some column, {_many(int(gaps.sum()), 'value')} in all"
+    return [Finding("nan_values", len(rows), text, tuple(listed))]
+
+
+def _filled(path: Path, channels: Sequence[str], values: Array) -> Array:
+    """With the last value of the same channel where one is missing, never a later one."""
+    known = ~np.isnan(values)
+    for channel in np.flatnonzero(~known[0]).tolist():
+        number = int(known[:, channel].argmax()) if known[:, channel].any() else len(values)
+        raise DataError(
+            f"{path}: the column {channels[channel]!r} has no value in its first "
+            f"{_many(number, 'row')}",
+            expected="a number in the first row, as missing ones are filled with the one before",
+            repair="cut these rows off, or leave the column out with data.channels",
+        )
+    last = np.where(known, np.arange(len(values))[:, None], 0)
+    return np.take_along_axis(values, np.maximum.accumulate(last, axis=0), axis=0)
+
+
+def _stacked(rows: Rows) -> Array:
+    """(rows, channels)."""
+    return np.stack([np.asarray(column) for column in rows.inputs.values()], axis=1)
+
+
+def _patch(window: int) -> int:
+    """The divisor of the window nearest PATCH, the smaller of two.
+
+    >>> _patch(336), _patch(24), _patch(7)
+    (16, 12, 7)
+    """
+    divisors = [size for size in range(1, window + 1) if window % size == 0]
+    return min(divisors, key=lambda size: abs(size - PATCH))
+
+
+def _is_row(fields: Sequence[str]) -> bool:
+    """Whether it looks like numbers, behind a number or a time."""
+    first, rest = fields[0], fields[1:] or fields
+    there = any(field.lower() not in MISSING for field in rest)
+    return there and (_is_number(first) or _is_date(first)) and all(map(_is_number, rest))
+
+
+def _number(field: str, where: str, column: str) -> float:
+    if field.lower() in MISSING:
+        return math.nan
+    try:
+        return float(field)
+    except ValueError:
+        raise DataError(
+            f"{where}: {field!r} in the column {column!r} is no number",
+            expected=_NUMBER,
+            repair="correct it, or name the columns to take with data.channels",
+        ) from None
+
+
+def _is_number(field: str) -> bool:
+    """Whether it is one, or says that one is missing."""
+    try:
+        return field.lower() in MISSING or not math.isnan(float(field))
+    except ValueError:
+        return False
+
+
+def _is_date(field: str) -> bool:
+    """Whether it is a date or a time of day, in whatever order.
+
+    >>> [_is_date(text) for text in ("2016-07-01 00:00:00", "1 Jul 2016", "Q1", "2016-Q1", "T1")]
+    [True, True, False, True, False]
+    """
+    found = _DATE.fullmatch(field)
+    if found is None or (found[1] and found[1][:3].lower() not in _NAMES):
+        return False
+    words = re.findall("[a-z]+", field.lower())
+    return all(word[:3] in _NAMES or word in _DATE_WORDS for word in words)
+
+
+def _time(text: str) -> datetime | None:
+    """The point in time, without its zone, where it is written as ISO 8601 says."""
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=None)
+    except ValueError:
+        return None
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,447 @@
+"""Text: tables of texts with labels, files of tagged words, and the ids that a model takes.
+
+A text is cut into tokens, words or characters; each token is several features (itself, the pair
+with the one before, its ending …), and each feature that train holds often enough has an id. The
+vector of a place is the sum of its features' vectors (models/embed.py).
+Source of the idea: Joulin et al. 2016, arXiv:1607.01759 (pairs); Bojanowski et al. 2016,
+arXiv:1607.04606 (parts of words).
+"""
+
+import csv
+import functools
+import gzip
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelwright.core import recipe
+from modelwright.core.errors import DataError, did_you_mean
+from modelwright.data.clean import cleaned, findings
+from modelwright.data.rows import Finding, Loaded, Prepared, Ragged, Rows, ragged
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl")
+PART_NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
+VOCABULARY = "vocabulary.json"  # in the data's and in the model's folder
+NOTHING, UNKNOWN = 0, 1  # ids of padding and of a token that train does not hold
+LEAST_SEEN = 2  # times in train, from which a feature has an id
+MAX_TEXT_BYTES = 2**24  # of one text
+WORDS = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+_CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af]")
+
+# files
+
+
+def read_table(path: Path, section: recipe.Data) -> Loaded:
+    """Texts with one label each, from CSV, TSV, TXT (tab-separated) or JSON lines, plain or .gz.
+
+    A folder holds files whose names begin with train, valid (or dev, val) and test, unless
+    data.files names them. Columns are data.columns, by name from the first line or by number.
+    Rows without a text are left out and become a finding empty_texts; a label that train does not
+    have becomes label_out_of_range.
+
+    Raises: DataError naming file and line of what cannot be read.
+    """
+    counts: dict[str, int] = {}
+    raw = {
+        part: list(cleaned(_records(file, section.columns), section.clean, counts))
+        for part, file in _files(path, section).items()
+    }
+    labels = sorted({label for _, _, label in raw["train"]}, key=_order)
+    parts, labels, found = _labelled(raw, labels)
+    return parts, labels, found + findings(counts)
+
+
+def _labelled(raw: Mapping[str, Sequence[tuple[str, str, str]]], labels: list[str]) -> Loaded:
+    number = {label: index for index, label in enumerate(labels)}
+    parts, empty, strange = {}, [], []
+    for part, records in raw.items():
+        kept = []
+        for where, text, label in records:
+            if not text.strip():
+                empty.append(where)
+            elif label not in number:
+                strange.append(where)
+            else:
+                kept.append((text, number[label]))
+        texts = [text for text, _ in kept]
+        targets = np.array([target for _, target in kept], np.int64)
+        parts[part] = Rows({"ids": code_points(texts)}, targets, texts)
+    found = [
+        Finding(check, len(rows), f"{len(rows)} {what}", tuple((row,) for row in rows[:100]))
+        for check, rows, what in (
+            ("empty_texts", empty, "rows have no text and were left out"),
+            ("label_out_of_range", strange, "rows have a label that train does not have"),
+        )
+        if rows
+    ]
+    return parts, labels, found
+
+
+def read_tagged(path: Path, section: recipe.Data) -> Loaded:
+    """Words or characters with a tag each: one a line, a blank line between sentences.
+
+    The first field of a line is the word, the last its tag; what stands between is not read.
+
+    Raises: DataError naming file and line of what cannot be read.
+    """
+    raw = {part: list(_sentences(file)) for part, file in _files(path, section).items()}
+    every = [sentence for sentences in raw.values() for sentence in sentences]
+    # of all parts: a tag that train lacks can't be learned, but its rows are judged all the same
+    labels = sorted({tag for _, tags in every for tag in tags}, key=_tag_order)
+    number = {label: index for index, label in enumerate(labels)}
+    joint = _joint(word for words, _ in raw["train"][:1000] for word in words)
+    parts = {}
+    for part, sentences in raw.items():
+        texts = [joint.join(words) for words, _ in sentences]
+        tags = [np.array([number[tag] for tag in tags], np.int64) for _, tags in sentences]
+        parts[part] = Rows({"ids": code_points(texts)}, ragged(tags), texts)
+    return parts, labels, []
+
+
+def has_tables(path: Path) -> bool:
+    """Whether the path is a table of texts, or a folder with one to train on."""
+    return bool(_table_name(path)) if path.is_file() else bool(_part_file(path, "train"))
+
+
+def _table_name(path: Path) -> str:
+    """The suffix without .gz, if it is one of TABLE_SUFFIXES."""
+    suffix = Path(path.name.removesuffix(".gz")).suffix
+    return suffix if suffix in TABLE_SUFFIXES else ""
+
+
+def _part_file(folder: Path, part: str) -> Path | None:
+    found = [
+        file
+        for file in sorted(folder.iterdir())
+        if _table_name(file) and file.name.lower().startswith(PART_NAMES[part])
+    ]
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise DataError(
+            f"{folder} has several files for the part {part}: {names}", expected="one",
+            repair="name it in the recipe, such as data.files: {train: " + found[0].name + "}",
+        )  # fmt: skip
+    return found[0] if found else None
+
+
+def _files(path: Path, section: recipe.Data) -> dict[str, Path]:
+    if path.is_file():
+        return {"train": path}
+    named = section.files.model_dump(exclude_none=True) if section.files else {}
+    found = {
+        part: path / named[part] if part in named else None if named else _part_file(path, part)
+        for part in PART_NAMES
+    }
+    files = {part: file for part, file in found.items() if file is not None}
+    for part, file in files.items():
+        if not file.is_file():
+            raise DataError(
+                f"data.files.{part}: {file} is not there",
+                expected=did_you_mean(file.name, [one.name for one in path.iterdir()]),
+            )
+    if "train" not in files:
+        raise DataError(f"{path} has no file to train on", expected="train.csv, .tsv, .jsonl …")
+    return files
+
+
+def _open(file: Path) -> IO[str]:
+    opener = gzip.open if file.suffix == ".gz" else open
+    return opener(file, "rt", encoding="utf-8-sig", newline="")
+
+
+def _records(file: Path, columns: recipe.Columns) -> Iterator[tuple[str, str, str]]:
+    """Place, text and label of each row."""
+    wanted = [
+        *(columns.text if isinstance(columns.text, tuple) else (columns.text,)),
+        columns.label,
+    ]
+    named = any(isinstance(name, str) for name in wanted)
+    for line, row in _rows(file, named):
+        values = []
+        for name in wanted:
+            value = row.get(name)
+            if not isinstance(value, str | int | float):
+                known = [str(key) for key in row if isinstance(key, type(name))]
+                raise DataError(
+                    f"{file}, line {line}: there is no column {name!r}",
+                    expected=did_you_mean(str(name), known),
+                    repair="name the columns with data.columns: {text: …, label: …}; numbers "
+                    "count from 0 in files without a first line of names",
+                )
+            values.append(str(value))
+        yield f"{file.name} line {line}", " ".join(values[:-1]), values[-1].strip()
+
+
+def _rows(file: Path, named: bool) -> Iterator[tuple[int, dict[str | int, Any]]]:
+    """Line and fields of each row, by number, and by name where the first line has names."""
+    suffix = _table_name(file)
+    try:
+        with _open(file) as text:
+            if suffix == ".jsonl":
+                for line, content in enumerate(text, 1):
+                    if content.strip():
+                        yield line, dict(json.loads(content))
+                return
+            csv.field_size_limit(MAX_TEXT_BYTES)
+            reader = csv.reader(
+                text, delimiter="," if suffix == ".csv" else "\t",
+                quoting=csv.QUOTE_MINIMAL if suffix == ".csv" else csv.QUOTE_NONE,
+            )  # fmt: skip
+            first: list[str] = []
+            for fields in reader:
+                if not fields:
+                    continue
+                if first and len(fields) != len(first):
+                    raise DataError(
+                        f"{file}, line {reader.line_num}: {len(fields)} fields",
+                        expected=f"{len(first)}, as in the first line",
+                    )
+                row: dict[str | int, Any] = dict(enumerate(fields))
+                if named:
+                    row |= dict(zip(first, fields, strict=False))
+                if first or not named:
+                    yield reader.line_num, row
+                first = first or fields
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
+        raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
+
+
+def _sentences(file: Path) -> Iterator[tuple[list[str], list[str]]]:
+    words: list[str] = []
+    tags: list[str] = []
+    try:
+        with _open(file) as text:
+            for number, line in enumerate(text, 1):
+                fields = line.split()
+                if len(fields) == 1:
+                    raise DataError(
+                        f"{file}, line {number}: {line.strip()!r}",
+                        expected="a word and its tag, or a blank line between sentences",
+                    )
+                if fields:
+                    words.append(fields[0])
+                    tags.append(fields[-1])
+                elif words:
+                    yield words, tags
+                    words, tags = [], []
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
+    if words:
+        yield words, tags
+
+
+def _order(label: str) -> tuple[int, float, str]:
+    """Numbers by their size, then words."""
+    return (0, float(label), label) if label.lstrip("-").isdigit() else (1, 0.0, label)
+
+
+def _tag_order(tag: str) -> tuple[bool, str, str]:
+    """O first, then by kind, B before I."""
+    prefix, _, kind = tag.partition("-")
+    return tag != "O", kind, prefix
+
+
+def code_points(texts: Sequence[str]) -> Ragged:
+    """Texts as numbers, until the vocabulary is known: equal exactly where the texts are."""
+    return ragged(
+        [np.frombuffer(text.encode("utf-32-le", "replace"), np.uint32) for text in texts],
+        np.zeros(0, np.uint32),
+    )
+
+
+# tokens and ids
+
+
+def _joint(tokens: Iterable[str]) -> str:
+    """What stands between tokens: a blank, or nothing where most are single characters of CJK."""
+    sample = list(tokens)
+    return "" if sum(bool(_CJK.match(token)) for token in sample) > len(sample) / 2 else " "
+
+
+def split(text: str, unit: str) -> list[str]:
+    """The tokens of a text: words and punctuation, blanks between them, or characters.
+
+    >>> split("It's 5°!", "words")
+    ["It's", '5', '°', '!']
+    """
+    text = unicodedata.normalize("NFKC", text)
+    if unit == "words":
+        return WORDS.findall(text)
+    return text.split() if unit == "given" else [one for one in text if not one.isspace()]
+
+
+def _shape(token: str) -> str:
+    """Kinds of characters, runs as one: 'Xx' for a name, 'd' for a number."""
+    kinds = ("X" if c.isupper() else "x" if c.islower() else "d" if c.isdigit() else c
+             for c in token)  # fmt: skip
+    return re.sub(r"(.)\1+", r"\1", "".join(kinds))
+
+
+# name -> the feature of the token at a place; "" where there is none
+FEATURES: dict[str, Callable[[Sequence[str], int], str]] = {
+    "token": lambda tokens, i: tokens[i].lower(),
+    "pair": lambda tokens, i: f"{tokens[i - 1]} {tokens[i]}".lower() if i else "",
+    "next_pair": lambda tokens, i: (
+        f"{tokens[i]} {tokens[i + 1]}".lower() if i + 1 < len(tokens) else ""
+    ),
+    "start": lambda tokens, i: tokens[i][:3].lower(),
+    "end": lambda tokens, i: tokens[i][-3:].lower(),
+    "ending": lambda tokens, i: tokens[i][-2:].lower(),
+    "shape": lambda tokens, i: _shape(tokens[i]),
+}
+
+
+class Vocabulary:
+    """Features of tokens and their ids; 0 is nothing, 1 an unknown token.
+
+    Args:
+        unit: "words", "characters", or "given" where blanks divide tokens already.
+        features: names of FEATURES.
+        table: feature name, a colon and the feature -> id.
+    """
+
+    def __init__(self, unit: str, features: Sequence[str], table: Mapping[str, int]) -> None:
+        self.unit, self.features, self.table = unit, tuple(features), dict(table)
+
+    def __len__(self) -> int:
+        return 2 + len(self.table)
+
+    def ids(self, tokens: Sequence[str]) -> npt.NDArray[np.int64]:
+        """(tokens, features); no tokens at all count as one unknown one."""
+        if not tokens:
+            return np.array([[UNKNOWN] + [NOTHING] * (len(self.features) - 1)], np.int64)
+        rows = [
+            [
+                self.table.get(f"{name}:{FEATURES[name](tokens, place)}", NOTHING)
+                for name in self.features
+            ]
+            for place in range(len(tokens))
+        ]
+        ids = np.array(rows, np.int64)
+        ids[ids[:, 0] == NOTHING, 0] = UNKNOWN
+        return ids
+
+    def to_bytes(self) -> bytes:
+        content = {"unit": self.unit, "features": self.features, "table": self.table}
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Vocabulary":
+        value = json.loads(content)
+        return cls(value["unit"], value["features"], value["table"])
+
+
+def learn(
+    tokenised: Sequence[Sequence[str]], unit: str, features: Sequence[str], size: int
+) -> Vocabulary:
+    """The features that train holds at least LEAST_SEEN times, at most `size` of each kind."""
+    table: dict[str, int] = {}
+    for name in features:
+        seen: Counter[str] = Counter()
+        for tokens in tokenised:
+            seen.update(FEATURES[name](tokens, place) for place in range(len(tokens)))
+        seen.pop("", None)
+        known = sorted(seen.items(), key=lambda item: (-item[1], item[0]))[:size]
+        for feature, times in known:
+            if times >= LEAST_SEEN:
+                table[f"{name}:{feature}"] = 2 + len(table)
+    return Vocabulary(unit, features, table)
+
+
+def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepared:
+    """Texts to ids; the vocabulary is learned from train alone."""
+    asked = section.tokens
+    train = parts["train"].origins
+    unit = asked.unit
+    if unit == "auto":
+        spaced = _joint(character for text in train[:1000] for character in text) == " "
+        unit = ("given" if answer == "tags" else "words") if spaced else "characters"
+    features = asked.features or DEFAULT_FEATURES[answer, "characters" == unit]
+    cut = {
+        part: [split(text, unit)[: asked.max_length] for text in rows.origins]
+        for part, rows in parts.items()
+    }
+    vocabulary = learn(cut["train"], unit, features, asked.vocab_size)
+    made = {}
+    for part, rows in parts.items():
+        ids = ragged([vocabulary.ids(one) for one in cut[part]], np.zeros((0, len(features)), int))
+        targets = rows.targets
+        if isinstance(targets, Ragged):
+            targets = _fitted(targets, ids, part, rows)
+        made[part] = Rows({"ids": ids}, targets, rows.origins)
+    lengths = made["train"].inputs["ids"].lengths  # type: ignore[union-attr]
+    inputs = {
+        "kind": "text",
+        "vocab_size": len(vocabulary),
+        "features": len(features),
+        "length": max(8, 8 * round(float(lengths.mean()) / 8)),
+        "max_length": asked.max_length,
+        "unit": unit,
+    }
+    return Prepared(made, inputs, {}, {VOCABULARY: vocabulary.to_bytes()})
+
+
+# by answer and whether tokens are characters; docs/experiments.md has the reasons
+DEFAULT_FEATURES = {
+    ("classes", False): ("token", "pair"),
+    ("classes", True): ("token", "pair"),
+    ("tags", False): ("token", "start", "end", "ending", "shape"),
+    ("tags", True): ("token", "pair", "next_pair"),
+}
+
+
+def _fitted(targets: Ragged, ids: Ragged, part: str, rows: Rows) -> Ragged:
+    """The targets of the tokens that are left of longer rows."""
+    tags = [targets[row][: len(ids[row])] for row in range(len(ids))]
+    for row, own in enumerate(tags):
+        if len(own) != len(ids[row]):
+            raise DataError(
+                f"{rows.name(part, row)} has {len(targets[row])} tags and {len(ids[row])} tokens",
+                expected="one tag for each word or character",
+                repair='set data.tokens.unit: "given" for words, "characters" for characters',
+            )
+    return ragged(tags)
+
+
+def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What is done to a text before the graph, for the manifest."""
+    return {
+        "unit": inputs["unit"], "normalisation": "NFKC", "vocabulary": VOCABULARY,
+        "max_length": inputs["max_length"],
+    }  # fmt: skip
+
+
+def read_input(
+    content: bytes, inputs: Mapping[str, Any], files: Mapping[str, bytes]
+) -> dict[str, npt.NDArray[Any]]:
+    """One text as a batch of one.
+
+    Raises: DataError if it is not UTF-8.
+    """
+    return {"ids": _vocabulary(files[VOCABULARY]).ids(tokens(content, inputs))[None]}
+
+
+@functools.lru_cache(maxsize=4)
+def _vocabulary(content: bytes) -> Vocabulary:
+    """Read once; it may have a hundred thousand entries."""
+    return Vocabulary.from_bytes(content)
+
+
+def tokens(content: bytes, inputs: Mapping[str, Any]) -> list[str]:
+    """What a person wrote as the model reads it; where train came divided, words are cut here.
+
+    Raises: DataError if it is not UTF-8.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"the text is not UTF-8: {error}", expected="UTF-8 text") from error
+    unit = "words" if inputs["unit"] == "given" else inputs["unit"]
+    return split(text, unit)[: inputs["max_length"]]

@@ -1,0 +1,84 @@
+"""Inputs that real data rarely holds, by kind of data: parity must hold on them as well."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from modelwright.data.rows import Rows, ragged
+from modelwright.models.catalog import ModelSpec
+
+Description = Mapping[str, Any]
+
+
+def edge_inputs(spec: ModelSpec) -> Rows:
+    """The edge inputs of a model's kind of data; their names are the origins, targets mean nothing.
+
+    >>> image = {"kind": "image", "shape": (1, 2, 2)}
+    >>> edge_inputs(ModelSpec("cnn", "tiny", image, {})).origins
+    ['zeros', 'full', 'noise', 'bright_pixel', 'checkerboard']
+    """
+    name, made = EDGES[spec.inputs["kind"]](spec.inputs)
+    values = list(made.values())
+    same = len({value.shape for value in values}) == 1
+    column = np.stack(values) if same and not spec.has_time else ragged(values, values[0])
+    return Rows({name: column}, np.zeros(len(values), np.int64), list(made))
+
+
+def _images(own: Description) -> tuple[str, dict[str, np.ndarray]]:
+    shape = tuple(own["shape"])
+    zeros = np.zeros(shape, np.uint8)
+    bright = zeros.copy()
+    bright[..., shape[-2] // 2, shape[-1] // 2] = 255
+    squares = (np.indices(shape[-2:]).sum(0) % 2 * 255).astype(np.uint8)
+    return "image", {
+        "zeros": zeros,
+        "full": np.full(shape, 255, np.uint8),
+        "noise": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
+        "bright_pixel": bright,
+        "checkerboard": np.broadcast_to(squares, shape).copy(),
+    }
+
+
+def _texts(own: Description) -> tuple[str, dict[str, np.ndarray]]:
+    vocab, length, features = own["vocab_size"], own["max_length"], own["features"]
+    noise = np.random.default_rng(0).integers(1, vocab, (length, features))
+    return "ids", {
+        "one_token": np.full((1, features), vocab - 1),
+        "unknown": np.ones((5, features), np.int64),
+        "one_token_again_and_again": np.full((length, features), vocab // 2 + 1),
+        "noise": noise,
+        "short_noise": noise[:3],
+    }
+
+
+def _sounds(own: Description) -> tuple[str, dict[str, np.ndarray]]:
+    length = own["length"]
+    click = np.zeros(length, np.int16)
+    click[length // 2] = 32767
+    noise = np.random.default_rng(0).integers(-32768, 32767, (length,), np.int16)
+    tone = (20000 * np.sin(np.arange(length) * 0.3)).astype(np.int16)
+    return "samples", {
+        "silence": np.zeros(length, np.int16),
+        "click": click,
+        "loud_noise": noise,
+        "tone": tone,
+        "very_short": noise[:200],
+    }
+
+
+def _windows(own: Description) -> tuple[str, dict[str, np.ndarray]]:
+    shape = (own["length"], len(own["channels"]))
+    noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    ramp = np.broadcast_to(np.arange(shape[0], dtype=np.float32)[:, None], shape)
+    jump = np.zeros(shape, np.float32)
+    jump[shape[0] // 2 :] = 5
+    return "window", {"noise": noise, "ramp": ramp.copy(), "jump": jump, "large": 100 * noise + 50}
+
+
+EDGES: dict[str, Callable[[Description], tuple[str, dict[str, np.ndarray]]]] = {
+    "image": _images,
+    "text": _texts,
+    "audio": _sounds,
+    "series": _windows,
+}

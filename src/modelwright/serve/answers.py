@@ -1,0 +1,171 @@
+"""What a person brings to the page, as inputs of the model; what comes out, as an answer.
+
+Reads an artifact's manifest; data and tasks have the knowledge, MEDIA what the page adds to it.
+Nothing here knows of requests: app.py has the route.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from modelwright.core.artifact import Artifact
+from modelwright.core.errors import DataError, MissingExtra
+from modelwright.core.signature import Signature
+from modelwright.data import audio
+from modelwright.data.catalog import KINDS
+from modelwright.data.image import MAX_PIXELS
+from modelwright.serve.limits import Refused
+from modelwright.tasks.catalog import TASKS
+
+Arrays = Mapping[str, np.ndarray]
+GZIP = b"\x1f\x8b"  # a small one can unpack to more than the memory holds
+PADDING = 8  # clients may fill rows up to a multiple of it
+
+
+@dataclass(frozen=True)
+class Medium:
+    """How one kind of input comes to the page.
+
+    types: first halves of the content types taken; the first is the one to send.
+    expected: what is said to one who sent something else; "" says what the reader found.
+    most_bytes: larger is refused, since reading takes time by the byte; 0 is the limit of a body.
+    """
+
+    noun: str
+    types: tuple[str, ...]
+    expected: str
+    most_bytes: int = 0
+
+
+MEDIA = {
+    "image": Medium(
+        "picture", ("image", "application"),
+        "this file cannot be read as a picture: send a whole PNG or JPEG of at most "
+        f"{MAX_PIXELS:,} pixels",
+    ),
+    "text": Medium("text", ("text",), "this is no text: send UTF-8", 2**16),
+    "audio": Medium(
+        "recording", ("audio", "application"),
+        "this file cannot be read as a recording: send a whole WAV or FLAC file of at most "
+        f"{audio.MAX_SECONDS} seconds",
+    ),
+    "series": Medium("table", ("text", "application"), "", 2**22),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One model's way from what a person brings to what a person reads.
+
+    inputs, outputs: the descriptions in the manifest; files: what travels with the model.
+    """
+
+    task: str
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+    labels: list[str]
+    files: dict[str, bytes]
+
+    @property
+    def kind(self) -> str:
+        return str(self.inputs["kind"])
+
+    @property
+    def medium(self) -> Medium:
+        return MEDIA[self.kind]
+
+    @property
+    def span_kinds(self) -> list[str]:
+        """What the spans of a tagger can be."""
+        if self.outputs["kind"] != "tags":
+            return []
+        return sorted({kind for tag in self.labels if (kind := tag.partition("-")[2])})
+
+    @property
+    def summary(self) -> str:
+        """What the model answers, in a few words."""
+        if self.outputs["kind"] == "horizon":
+            return f"{len(self.labels)} series, {self.outputs['horizon']} steps ahead"
+        if self.outputs["kind"] == "tags":
+            number = len(self.span_kinds)
+            return f"{number} {'kind of span' if number == 1 else 'kinds of spans'}"
+        return f"{len(self.labels)} classes" if len(self.labels) > 1 else ""
+
+    def read(self, content: bytes) -> tuple[Arrays, list[str]]:
+        """A batch of one, and its tokens where it is a text.
+
+        Raises: Refused 400 or 413.
+        """
+        medium = self.medium
+        if medium.most_bytes and len(content) > medium.most_bytes:
+            raise Refused(
+                413, f"a {medium.noun} on the page may have {medium.most_bytes:,} bytes at most"
+            )
+        if self.kind == "series" and content.startswith(GZIP):
+            raise Refused(400, "packed tables are not accepted: send the table as it is")
+        try:
+            inputs = KINDS[self.kind].read_input(content, self.inputs, self.files)
+            tokens = KINDS[self.kind].tokens(content, self.inputs)
+        except DataError as error:  # its text may speak of our insides
+            raise Refused(400, medium.expected or error.what) from None
+        except MissingExtra as error:
+            raise Refused(500, f"this server cannot read a {medium.noun}: {error.what}") from None
+        places = max(value.shape[1] for value in inputs.values() if value.ndim > 1)
+        if places > (longest(self.inputs) or places):
+            raise Refused(413, f"the {medium.noun} is too long for this model: cut it into pieces")
+        if self.kind == "text" and not tokens:
+            raise Refused(400, "the text is empty")
+        return inputs, tokens
+
+    def answer(self, inputs: Arrays, outputs: Arrays, tokens: list[str]) -> dict[str, Any]:
+        """What a person reads, as the task says it; beside a forecast what came before it."""
+        row = {name: value[0] for name, value in outputs.items()}
+        said: dict[str, Any] = TASKS[self.task].logic.answer(row, self.labels, tokens)
+        if self.kind == "series":
+            window = inputs["window"][0]
+            said["before"] = {
+                label: window[:, place].tolist() for place, label in enumerate(self.labels)
+            }
+        return said
+
+
+def answers_of(artifact: Artifact) -> Answers | None:
+    """How a person can ask this model; None where nothing says what it takes."""
+    manifest = artifact.manifest
+    model = manifest.get("model") or {}
+    task = str(manifest.get("task"))
+    inputs, outputs = model.get("inputs"), model.get("outputs")
+    labels = [str(label) for label in manifest.get("labels") or []]
+    if inputs is None and _takes_pictures(artifact.signature) and labels:  # older folders
+        inputs, outputs = {"kind": "image"}, {"kind": "classes"}
+        inputs["shape"] = list(artifact.signature.inputs[0].shape[1:])
+    if (
+        task not in TASKS
+        or not inputs
+        or not outputs
+        or inputs.get("kind") not in KINDS.keys() & MEDIA.keys()
+    ):
+        return None
+    files = artifact.extras if "preprocess" in manifest else {}
+    return Answers(task, inputs, outputs, labels or list(inputs.get("channels", [])), files)
+
+
+def longest(inputs: Mapping[str, Any]) -> int | None:
+    """Most places of one row that are computed: twice as many as training saw; None: no matter."""
+    most = inputs.get("max_length")
+    return None if most is None else -(-2 * int(most) // PADDING) * PADDING
+
+
+def _takes_pictures(signature: Signature) -> bool:
+    if len(signature.inputs) != 1:
+        return False
+    (spec,) = signature.inputs
+    return (
+        spec.dtype == "uint8"
+        and len(spec.shape) == 4
+        and spec.shape[1] in (1, 3)
+        and all(isinstance(size, int) for size in spec.shape[1:])
+        and any(one.name == "probabilities" for one in signature.outputs)
+    )

@@ -1,0 +1,107 @@
+"""A label for each word or character: loss, span F1, answer.
+
+Labels follow the IOB2 scheme: B-X begins a span of kind X, I-X continues it, O is outside.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from modelwright.core.signature import NO_TARGET
+
+METRIC = "f1"
+Span = tuple[int, int, str]
+
+
+def loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    targets_mixed: Tensor | None = None,
+    mix: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Mean cross-entropy over all real places, in nats.
+
+    logits: (batch, time, num_classes); targets: (batch, time), NO_TARGET at padding
+    """
+    return F.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten(),
+        ignore_index=NO_TARGET, label_smoothing=label_smoothing,
+    )  # fmt: skip
+
+
+def statistics(
+    outputs: Mapping[str, np.ndarray], targets: np.ndarray, labels: Sequence[str] = ()
+) -> np.ndarray:
+    """Of each row: spans found, spans true, spans found and true, places, places right.
+
+    outputs: logits (rows, time, num_classes); targets: (rows, time) -> (rows, 5)
+    """
+    answers = outputs["logits"].argmax(-1)
+    rows = []
+    for own, true in zip(answers, targets, strict=True):
+        real = true != NO_TARGET
+        found = set(spans([labels[int(tag)] for tag in own[real]]))
+        wanted = set(spans([labels[int(tag)] for tag in true[real]]))
+        right = int((own[real] == true[real]).sum())
+        rows.append((len(found), len(wanted), len(found & wanted), int(real.sum()), right))
+    return np.array(rows, np.float64)
+
+
+def values(sums: np.ndarray) -> dict[str, float]:
+    """Span F1, precision and recall over the whole set, and the share of places right.
+
+    Source: Tjong Kim Sang, Buchholz 2000, section 3; the definition of the script conlleval.
+
+    >>> values(np.array([4.0, 5.0, 3.0, 10.0, 9.0]))["f1"]
+    0.6666666666666666
+    """
+    found, wanted, both, places, right = sums.tolist()
+    return {
+        "f1": 2 * both / max(found + wanted, 1),
+        "precision": both / max(found, 1),
+        "recall": both / max(wanted, 1),
+        "places_right": right / max(places, 1),
+    }
+
+
+def spans(tags: Sequence[str]) -> list[Span]:
+    """First place, place after the last, and kind of each span, as conlleval reads them.
+
+    A span begins at B-, and at an I- whose kind differs from the tag before.
+
+    >>> spans(["B-NP", "I-NP", "O", "I-VP", "B-VP"])
+    [(0, 2, 'NP'), (3, 4, 'VP'), (4, 5, 'VP')]
+    """
+    found: list[Span] = []
+    start, kind = 0, ""
+    for place, tag in enumerate([*tags, "O"]):
+        prefix, _, own = tag.partition("-")
+        if kind and (prefix != "I" or own != kind):
+            found.append((start, place, kind))
+            kind = ""
+        if prefix in ("B", "I") and not kind:
+            start, kind = place, own
+    return found
+
+
+def answer(
+    outputs: Mapping[str, np.ndarray], labels: Sequence[str], tokens: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What a person reads: each word or character with its label, and the spans.
+
+    outputs: of one row, without the batch; tokens: the row's words or characters
+    """
+    tags = [labels[int(tag)] for tag in outputs["logits"].argmax(-1)]
+    joint = "" if all(len(token) == 1 for token in tokens) else " "
+    return {
+        "answer": [
+            {"text": joint.join(tokens[start:end]), "kind": kind, "start": start, "end": end}
+            for start, end, kind in spans(tags)
+        ],
+        "tags": [{"text": word, "tag": tag} for word, tag in zip(tokens, tags, strict=False)],
+    }

@@ -1,0 +1,74 @@
+"""What a person sees of answers, measures and proofs, whatever the task."""
+
+import pytest
+
+from modelwright import show
+
+
+@pytest.fixture
+def said(capsys):
+    """What a function of show prints, as words with single blanks."""
+
+    def print_and_read(function, found):
+        function(found)
+        return " ".join(capsys.readouterr().out.split())
+
+    return print_and_read
+
+
+def test_a_tagged_text_is_shown_with_its_spans(said):
+    """Each span has its kind behind it; the words around stay as they are, markup or not."""
+    words = ["Ann", "saw", "[red]", "New", "York", "[/]"]
+    spans = [{"text": "Ann", "kind": "PER", "start": 0, "end": 1},
+             {"text": "New York", "kind": "LOC", "start": 3, "end": 5}]  # fmt: skip
+    one = {"file": "x", "answer": spans, "tags": [{"text": w, "tag": "O"} for w in words]}
+
+    assert "Ann[PER] saw [red] New York[LOC] [/]" == said(show.predict, {"answers": [one]})
+
+
+def test_characters_stand_side_by_side(said):
+    """A text without blanks is shown without blanks."""
+    spans = [{"text": "北京", "kind": "LOC", "start": 1, "end": 3}]
+    one = {"file": "x", "answer": spans, "tags": [{"text": c, "tag": "O"} for c in "在北京玩"]}
+
+    assert "在北京[LOC]玩" == said(show.predict, {"answers": [one]})
+
+
+def test_a_text_with_markup_is_one_cell(said):
+    """Nobody's text is taken for a colour, or for a mistake in one."""
+    shares = [{"label": "[b]", "probability": 0.9}, {"label": "bad", "probability": 0.1}]
+    one = {"file": "so [/] so", "answer": "[b]", "probabilities": shares}
+
+    assert "so [/] so [b] 90.0% bad 10.0%" in said(show.predict, {"answers": [one]})
+
+
+def test_a_goal_on_size_alone_is_exact(said):
+    """An interval without width is still an interval where it was measured on rows."""
+    goal = {"bound": ">= 0.9", "measured": 1.0, "low": 1.0, "high": 1.0, "met": True}
+    size = {"bound": "<= 5", "measured": 0.1, "low": 0.1, "high": 0.1, "met": True}
+    found = {"goals": {"f1": goal, "size_mb": size}, "verdict": "certified", "run": "runs/x",
+             "artifact": None, "report": None}  # fmt: skip
+    text = said(show.result, found)
+
+    assert "f1 >= 0.9 1 1 to 1 met" in text
+    assert "size_mb <= 5 0.1 exact met" in text
+
+
+def test_runs_of_several_tasks_each_fill_their_own_column(said):
+    """A run has a value where it was measured by that metric, and a blank elsewhere."""
+    rest = {"verdict": "certified", "size_mb": 0.5, "latency_p99_ms": 2.0, "minutes": 3.0}
+    runs = [{"run": "a", "metric": "accuracy", "accuracy": 0.98, **rest},
+            {"run": "b", "metric": "mse", "mse": 0.31, **rest},
+            {"run": "c", "metric": None, **dict.fromkeys(rest), "verdict": "no run"}]  # fmt: skip
+    text = said(show.report, {"runs": runs, "reports": []})
+
+    assert "run verdict accuracy mse size MB p99 ms minutes a certified 0.98 0.5" in text
+    assert "b certified 0.31 0.5 2 3 c no run" in text
+
+
+def test_a_hop_without_decisions_says_nothing_of_them(said):
+    """Where answers are numbers there is nothing to count."""
+    hop = {"name": "trained → onnx", "rows": 40, "max_error": 1e-6, "decisions_equal": 0,
+           "decisions_total": 0}  # fmt: skip
+
+    assert "trained → onnx 40 1e-06 passed" in said(show.verify, {"hops": [hop]})

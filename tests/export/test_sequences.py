@@ -1,0 +1,155 @@
+"""Models over texts, sounds and series: exported, free in batch and time, and proven the same."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from modelwright.core.goals import METRICS
+from modelwright.data.rows import Rows, ragged
+from modelwright.export.edges import EDGES, edge_inputs
+from modelwright.export.locate import against_model
+from modelwright.export.onnx import export_onnx
+from modelwright.export.parity import check_hop
+from modelwright.models.catalog import ModelSpec, build
+from modelwright.models.embed import EMBEDS
+from modelwright.plan.time import made_up
+from modelwright.runtime.onnx_session import OnnxSession
+from modelwright.runtime.torch_session import TorchSession
+from modelwright.tasks.catalog import TASKS
+
+LABELS = ["O", "B-A", "I-A", "B-B", "I-B"]
+TEXT = {"kind": "text", "vocab_size": 60, "features": 2, "length": 12, "max_length": 30}
+SOUND = {"kind": "audio", "rate": 8000, "num_mels": 20, "length": 2000}
+SERIES = {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b", "c"]}
+KINDS = {
+    "text-classification": (TEXT, {"kind": "classes", "num_classes": 5}),
+    "tagging": (TEXT, {"kind": "tags", "num_classes": 5, "labels": LABELS}),
+    "audio-classification": (SOUND, {"kind": "classes", "num_classes": 5}),
+    "forecasting": (SERIES, {"kind": "horizon", "horizon": 6, "mean": [1.0, 2.0, 3.0],
+                             "std": [1.0, 0.5, 2.0]}),
+}  # fmt: skip
+CASES = [(family, task) for family in ("cnn", "rnn", "transformer") for task in KINDS]
+
+
+def rows_of(spec: ModelSpec, number: int) -> Rows:
+    """Noise of many lengths."""
+    rows = made_up(spec, number)
+    if spec.has_time:
+        draw = np.random.default_rng(0)
+        lengths = draw.integers(1, spec.inputs["length"] + 1, number)
+        (name,) = rows.inputs
+        cut = [rows.inputs[name][row][:length] for row, length in enumerate(lengths)]
+        targets = rows.targets
+        if not isinstance(targets, np.ndarray):
+            targets = ragged([targets[row][:length] for row, length in enumerate(lengths)])
+        rows = Rows({name: ragged(cut)}, targets, rows.origins)
+    return rows
+
+
+class Made:
+    """A model without zeros, its spec, graph and rows."""
+
+    def __init__(self, family: str, task: str, path) -> None:
+        torch.manual_seed(0)
+        self.spec, self.task, self.path = ModelSpec(family, "tiny", *KINDS[task]), TASKS[task], path
+        self.model = build(self.spec).eval()
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        self.signature = export_onnx(self.model, path, self.spec)
+        self.rows = rows_of(self.spec, 70)
+
+    def hop(self, path=None):
+        path = path or self.path
+        return check_hop(
+            "trained → onnx", TorchSession(self.model, self.spec, 1),
+            OnnxSession(path, self.signature, 1), self.rows, self.spec, self.task,
+            locate=against_model(self.model, path, self.spec),
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """(family, task) -> Made, each exported once a session."""
+    found: dict[tuple[str, str], Made] = {}
+
+    def get(family: str, task: str) -> Made:
+        if (family, task) not in found:
+            path = tmp_path_factory.mktemp(f"{family}-{task}") / "model.onnx"
+            found[family, task] = Made(family, task, path)
+        return found[family, task]
+
+    return get
+
+
+@pytest.mark.parametrize(("family", "task"), CASES)
+def test_a_true_export_passes(made, family, task):
+    """Every family's graph over every kind agrees with PyTorch, alone and in any batch."""
+    one = made(family, task)
+    hop = one.hop()
+
+    assert [] == hop["failures"]
+    assert hop["passed"] and hop["max_error"] < 5e-5 and hop["batch_error"] < 5e-5
+    assert one.task.metric == hop["metric"]
+    assert hop["metric_before"] == pytest.approx(hop["metric_after"], rel=1e-4)
+    places = one.rows.lengths.sum() if task == "tagging" else 70
+    assert hop["decisions_total"] == (0 if task == "forecasting" else places)
+
+
+@pytest.mark.parametrize(("family", "task"), CASES)
+def test_a_wrong_graph_is_refused(made, family, task, tmp_path):
+    """A last layer whose weights are one percent too large fails the hop, and a node is named."""
+    one = made(family, task)
+    proto = onnx.load(one.path)
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    last = [
+        node for node in proto.graph.node
+        if node.op_type in ("Gemm", "MatMul") and node.input[1] in weights
+    ][-1]  # fmt: skip
+    weight = weights[last.input[1]]
+    value = onnx.numpy_helper.to_array(weight) * np.float32(1.01)
+    weight.CopyFrom(onnx.numpy_helper.from_array(value, weight.name))
+    onnx.save(proto, tmp_path / "wrong.onnx")
+    hop = one.hop(tmp_path / "wrong.onnx")
+
+    assert not hop["passed"]
+    assert hop["first_differing_node"] is not None, hop["located"]
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_edge_inputs_go_through(made, task):
+    """Each kind has edge inputs that its model takes; of unequal length where rows are so."""
+    one = made("cnn", task)
+    edges = edge_inputs(one.spec)
+    outputs = TorchSession(one.model, one.spec, 1)(edges.batch(np.arange(len(edges))))
+
+    assert 4 <= len(edges) == len(set(edges.origins))
+    assert one.spec.has_time == (edges.lengths is not None and len(set(edges.lengths)) > 1)
+    assert all(np.isfinite(value).all() for value in outputs.values())
+
+
+def test_every_kind_has_edge_inputs():
+    """A new kind of data brings its own."""
+    assert set(EMBEDS) == set(EDGES)
+
+
+def test_a_metric_where_less_is_better_may_fall(made):
+    """An error that shrinks is no loss; the direction is the metric's."""
+    assert not METRICS[TASKS["forecasting"].metric].higher_is_better
+    one = made("cnn", "forecasting")
+    session = OnnxSession(one.path, one.signature, 1)
+
+    class Worse:
+        signature = session.signature
+
+        def __call__(self, batch):
+            return {name: value + 100 for name, value in session(batch).items()}
+
+        def close(self):
+            pass
+
+    for before, after, passed in ((Worse(), session, True), (session, Worse(), False)):
+        hop = check_hop("hop", before, after, one.rows, one.spec, one.task, tolerance=None)
+
+        assert passed == hop["passed"], hop["failures"]

@@ -1,0 +1,244 @@
+"""Every family over texts, sounds and series: padding changes nothing, order and heads do."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modelwright.data.rows import Rows, ragged
+from modelwright.models.catalog import (
+    MODELS,
+    ModelSpec,
+    WithAnswers,
+    build,
+    count_params,
+    examples,
+)
+from modelwright.models.rnn import RecurrentBody
+
+from .conftest import LADDER
+
+TEXT = {"kind": "text", "vocab_size": 60, "features": 2, "length": 12, "max_length": 40}
+SOUND = {"kind": "audio", "rate": 8000, "num_mels": 20, "length": 4000}
+SERIES = {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b", "c"]}
+CLASSES = {"kind": "classes", "num_classes": 5}
+TAGS = {"kind": "tags", "num_classes": 5}
+NEXT = {"kind": "next", "num_classes": 60}
+HORIZON = {"kind": "horizon", "horizon": 6, "mean": [1.0, 2.0, 3.0], "std": [1.0, 0.5, 2.0]}
+PAIRS = {
+    "classes of texts": (TEXT, CLASSES),
+    "tags of texts": (TEXT, TAGS),
+    "next of texts": (TEXT, NEXT),
+    "classes of sounds": (SOUND, CLASSES),
+    "horizon of series": (SERIES, HORIZON),
+}
+CLOSE = {"rtol": 0, "atol": 2e-5}
+
+
+def spec(family: str, pair: str, size: str = "tiny") -> ModelSpec:
+    return ModelSpec(family, size, *PAIRS[pair])
+
+
+def shaken(one: ModelSpec) -> torch.nn.Module:
+    """A model without zeros: what starts as nothing, such as a block's last layer, counts too."""
+    model = build(one).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        if one.inputs["kind"] == "text":
+            model.embed.vectors.weight[0] = 3.0  # whatever stands at padding
+    return model
+
+
+def texts(lengths) -> Rows:
+    random = np.random.default_rng(0)
+    rows = [random.integers(1, 60, (length, TEXT["features"])) for length in lengths]
+    return Rows({"ids": ragged(rows)}, np.zeros(len(rows), np.int64), [""] * len(rows))
+
+
+def sounds(lengths, quiet: bool = False) -> Rows:
+    random = np.random.default_rng(0)
+    top = 3 if quiet else 20000
+    rows = [random.integers(-top, top, length).astype(np.int16) for length in lengths]
+    return Rows({"samples": ragged(rows)}, np.zeros(len(rows), np.int64), [""] * len(rows))
+
+
+def answers(model, rows: Rows, indices) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(*map(torch.from_numpy, rows.batch(np.array(indices)).values()))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("head", ["classes", "tags", "next"])
+@pytest.mark.parametrize("family", MODELS)
+def test_padding_of_texts_changes_nothing(family, head, layers):
+    """A text is answered alone as beside ones of any length, at each of its places."""
+    size = "tiny" if layers == 1 else "large" if family == "rnn" else "small"
+    model = shaken(spec(family, f"{head} of texts", size))
+    lengths = (5, 1, 40, 17, 8)
+    rows = texts(lengths)
+    together = answers(model, rows, range(5))
+    scale = together[:, 0].abs().max()
+    for row, length in enumerate(lengths):
+        alone = answers(model, rows, [row])[0]
+        beside = together[row]
+        if head != "classes":
+            alone, beside = alone[:length], beside[:length]
+
+        torch.testing.assert_close(alone / scale, beside / scale, **CLOSE)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050])
+@pytest.mark.parametrize("family", MODELS)
+def test_padding_of_sounds_changes_nothing(family, rate, quiet):
+    """A recording is answered alone as beside longer ones, at whatever rate and loudness."""
+    one = ModelSpec(family, "tiny", {**SOUND, "rate": rate}, CLASSES)
+    model, hop = shaken(one), rate // 100
+    # whole numbers of frames, one sample more and less, and recordings shorter than a window
+    lengths = (8 * hop, 8 * hop + 1, 16 * hop - 1, 40 * hop, 100, 16 * hop)
+    rows = sounds(lengths, quiet)
+    together = answers(model, rows, range(6))
+    alone = torch.cat([answers(model, rows, [row]) for row in range(6)])
+    scale = together.abs().max()
+
+    torch.testing.assert_close(alone / scale, together / scale, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_what_comes_next_is_not_seen(family):
+    """Where the next token is asked for, a place's answer hangs on what came before alone."""
+    model = shaken(spec(family, "next of texts", "small"))
+    rows = texts((20, 20))
+    ids = torch.from_numpy(rows.batch(np.array([0, 1]))["ids"])[:, :20]
+    other = torch.cat([ids[:1, :12], ids[1:, 12:]], 1)
+    with torch.inference_mode():
+        one, two = model(ids[:1]), model(other)
+
+    torch.testing.assert_close(one[:, :12], two[:, :12], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(one[:, 12:], two[:, 12:], atol=1e-3)
+
+
+@pytest.mark.parametrize("pair", ["classes of texts", "tags of texts"])
+@pytest.mark.parametrize("family", MODELS)
+def test_order_matters(family, pair):
+    """The same tokens in another order are another text."""
+    model = shaken(spec(family, pair, "small"))
+    ids = torch.from_numpy(texts((16,)).batch(np.array([0]))["ids"])
+    with torch.inference_mode():
+        one, turned = model(ids), model(ids.flip(1))
+    if pair.startswith("tags"):
+        turned = turned.flip(1)
+
+    assert not torch.allclose(one, turned, atol=1e-3)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_masked_rows_are_pytorchs_packed_ones(cell):
+    """With a mask, both directions give what packed sequences give."""
+    body = RecurrentBody(4, hidden_dim=5, num_layers=2, cell=cell).eval()
+    lengths = torch.tensor([3, 7, 1, 5])
+    sequence = torch.randn(4, 7, 4)
+    mask = torch.arange(7) < lengths[:, None]
+    packed = torch.nn.utils.rnn.pack_padded_sequence(
+        sequence, lengths, batch_first=True, enforce_sorted=False
+    )
+    wanted, _ = torch.nn.utils.rnn.pad_packed_sequence(
+        body.layers(packed)[0], batch_first=True, total_length=7
+    )
+
+    torch.testing.assert_close(wanted[mask], body(sequence, mask)[mask], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize(("family", "size"), LADDER)
+def test_outputs_are_those_of_the_signature(family, size, pair):
+    """Names, types and shapes of what goes in and comes out are what the spec says."""
+    one = spec(family, pair, size)
+    made = examples(one, 3, None if pair.endswith("series") else 16)
+    with torch.device("meta"):
+        model = WithAnswers(build(one), one.outputs)
+        found = model(*(value.to("meta") for value in made.values()))
+    sizes = {"batch": 3, "time": 16}
+
+    assert [tensor.name for tensor in one.signature.inputs] == list(made)
+    for tensor, value in zip(one.signature.outputs, found, strict=True):
+        assert tuple(sizes.get(size, size) for size in tensor.shape) == value.shape
+        assert tensor.dtype == str(value.dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("family", MODELS)
+def test_each_size_is_larger_than_the_last(family, pair):
+    """The ladder over sequences goes up as well."""
+    with torch.device("meta"):
+        sizes = [count_params(build(spec(family, pair, size))) for size in MODELS[family].sizes]
+
+    assert sorted(set(sizes)) == sizes
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize(("family", "size"), LADDER)
+def test_the_gradient_reaches_every_parameter(family, size, pair):
+    """No parameter stands unused; what starts at zero still learns."""
+    one = spec(family, pair, size)
+    model = build(one)
+    made = examples(one, 4, {"text": 16, "audio": 1600}.get(one.inputs["kind"]))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.step()
+        model.zero_grad()
+        raw = model(*made.values())
+        (raw - torch.linspace(-1, 1, raw.numel()).view(raw.shape)).square().mean().backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None]
+
+    assert [] == silent
+    assert [] == [name for name, p in model.named_parameters() if not p.grad.abs().sum() > 0]
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_eight_texts_are_learned_by_heart(family):
+    """A model that cannot overfit eight texts has a fault, whatever else is right."""
+    one = ModelSpec(family, "tiny", TEXT, {"kind": "classes", "num_classes": 8})
+    model, rows = build(one), texts((5, 1, 40, 17, 8, 3, 9, 30))
+    ids, targets = torch.from_numpy(rows.batch(np.arange(8))["ids"]), torch.arange(8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(ids), targets)
+        loss.backward()
+        optimizer.step()
+
+    assert 0.1 > loss.item()
+    assert list(range(8)) == model.eval()(ids).argmax(1).tolist()
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_a_forecast_moves_with_its_window(family):
+    """Values a thousand higher and ten times as far apart are forecast that much so; each series
+    is read on its own."""
+    one = spec(family, "horizon of series")
+    model = WithAnswers(shaken(one), one.outputs).eval()
+    window = examples(one, 4)["window"]
+    moved = window * torch.tensor([10.0, 1.0, 1.0]) + torch.tensor([1000.0, 0.0, 0.0])
+    with torch.inference_mode():
+        plain, (scaled, found) = model(window)[1], model(moved)
+
+    torch.testing.assert_close(10 * plain[..., 0] + 1000, found[..., 0], rtol=1e-4, atol=0.05)
+    torch.testing.assert_close(plain[..., 1:], found[..., 1:], rtol=1e-4, atol=1e-4)
+    mean, std = torch.tensor(HORIZON["mean"]), torch.tensor(HORIZON["std"])
+    torch.testing.assert_close((found - mean) / std, scaled, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("family", MODELS)
+def test_a_spec_goes_through_json(family, pair):
+    """What a manifest keeps builds the same model, and has the same signature."""
+    one = spec(family, pair)
+    again = ModelSpec.from_json(json.loads(json.dumps(one.to_json())))
+
+    assert one == again
+    assert one.signature == again.signature
+    assert count_params(build(one)) == count_params(build(again))
