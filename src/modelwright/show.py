@@ -95,7 +95,9 @@ def evaluate(found: Found) -> None:
 
 
 def predict(found: Found) -> None:
-    """Answers, one a line; a tagged text as it is, with its spans; of a forecast a table."""
+    """Answers, one a line; a tagged text as it is, with its spans; of a forecast a table;
+    what was written, behind its beginning.
+    """
     table = _table("file", "answer", "probability", "next")
     for one in found["answers"]:
         if isinstance(one["answer"], dict):
@@ -103,6 +105,9 @@ def predict(found: Found) -> None:
             continue
         if "tags" in one:
             console.print(_marked(one), soft_wrap=True)
+            continue
+        if "prompt" in one:
+            console.print(Text.assemble((one["prompt"], "bold"), one["answer"]), soft_wrap=True)
             continue
         best, *rest = one["probabilities"]
         others = ", ".join(f"{two['label']} {two['probability']:.1%}" for two in rest[:2])

@@ -45,6 +45,7 @@ from modelwright.train.loop import (
 from modelwright.train.save import write_trained
 
 PARITY_ROWS = 2000  # real rows from valid and train; all there are where there are fewer
+PARITY_PLACES, PARITY_SCORES = 100_000, 8_000_000  # of language models, whose every place has many
 
 
 def gate(run: Run, recipe: Recipe) -> dict[str, Any]:
@@ -134,9 +135,7 @@ def train(run: Run, recipe: Recipe) -> dict[str, Any]:
         partial.rename(checkpoints)
     checkpoints.mkdir(parents=True, exist_ok=True)
     budget = Budget(**chosen["train_budget"])
-    settings = fill_in(
-        recipe.train, spec.family, chosen["precision"], choose.training_budget(recipe)
-    )
+    settings = fill_in(recipe.train, spec, chosen["precision"], choose.training_budget(recipe))
     reset_peak_memory()
     trainer = Trainer(
         fresh_model(spec, settings.seed), spec, TASKS[recipe.task], train_rows, valid_rows,
@@ -320,20 +319,25 @@ def chain(run: Run) -> tuple[Artifact, Artifact, Artifact]:
 
 def parity_rows(run: Run) -> Rows:
     """Real rows that are not test rows: evenly from valid, then from train."""
+    data = read(run.stage_folder("gate") / "data.json")
+    most = PARITY_ROWS
+    if data["outputs"]["kind"] == "next":
+        places = min(PARITY_PLACES, PARITY_SCORES // data["outputs"]["num_classes"])
+        most = min(most, max(1, places // data["inputs"]["length"]))
     valid = load_part(run.stage_folder("gate"), "valid")
-    if len(valid) >= PARITY_ROWS:
-        return valid.take(np.linspace(0, len(valid) - 1, PARITY_ROWS).astype(np.int64))
+    if len(valid) >= most:
+        return valid.take(np.linspace(0, len(valid) - 1, most).astype(np.int64))
     train = load_part(run.stage_folder("gate"), "train")
-    number = min(PARITY_ROWS - len(valid), len(train))
+    number = min(most - len(valid), len(train))
     return joined(valid, train.take(np.linspace(0, len(train) - 1, number).astype(np.int64)))
 
 
 def _manifest_fields(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
     kind = data_catalog.KINDS[data["inputs"]["kind"]]
-    series = data["inputs"]["channels"] if data["inputs"]["kind"] == "series" else []
+    own = data["inputs"].get("channels") or data["outputs"].get("labels", [])
     return {
         "task": recipe.task,
-        "labels": data["labels"] or series,
+        "labels": data["labels"] or own,
         "preprocess": {**kind.preprocess(data["inputs"]), "files": data["files"]},
         "target": recipe.target.model_dump(),
     }

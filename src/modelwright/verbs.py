@@ -6,6 +6,7 @@ Each gives a plain dict, the same that `--json` prints (docs/reference/commands.
 import importlib.metadata
 import importlib.util
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from modelwright.core.progress import say
 from modelwright.core.recipe import Data, Recipe
 from modelwright.core.run import STAGES, Run
 from modelwright.data import catalog as data_catalog
-from modelwright.data import checks
+from modelwright.data import checks, language
 from modelwright.data.rows import load_part
 from modelwright.plan import choose
 from modelwright.stages import STEPS, load
@@ -132,33 +133,53 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def predict(folder: str | Path, inputs: Sequence[str | Path]) -> dict[str, Any]:
+def predict(folder: str | Path, inputs: Sequence[str | Path], **writing: Any) -> dict[str, Any]:
     """Answers of a model folder for files, for every file in a folder, or for texts.
 
     Args:
-        inputs: paths; where the model takes text, a text itself, or a file with one on each line.
+        inputs: paths; where the model takes text, a text itself, or a file with one on each line;
+            where it takes items, a user's history: ids or names divided by commas, oldest first.
+            A language model goes on with a text, or with a whole file.
+        writing: of language models: max_new, temperature, top_k, top_p, seed, stop; as in
+            runtime.generate.Writing.
     Returns: "answers", each with its file or text, the answer, and what belongs to it by task,
         such as probabilities, most likely first; "failed", what cannot be read, with the reason.
+    Raises: ConfigError for a `writing` that another model could not follow.
     """
     from modelwright.runtime.catalog import open_session
+    from modelwright.runtime.generate import Recomputed, Writing, written
     from modelwright.tasks.catalog import TASKS
 
     artifact = open_artifact(_model_folder(Path(folder)))
     described = artifact.manifest["model"]["inputs"]
     kind = data_catalog.KINDS[described["kind"]]
-    logic, files = TASKS[artifact.manifest["task"]].logic, artifact.extras
+    task, files = TASKS[artifact.manifest["task"]], artifact.extras
+    writes = task.outputs == "next"
+    if writing and not writes:
+        raise ConfigError(
+            f"predict: {', '.join(sorted(writing))} is of no use to {artifact.manifest['task']}",
+            expected="a language model, which goes on with a text",
+            repair="leave it out",
+        )
+    how = Writing(**writing)
     session = open_session(artifact)
     answers, failed = [], []
     for name, content in _items(inputs, kind):
         try:
             own = content if isinstance(content, bytes) else content.read_bytes()
+            if writes:
+                scores = Recomputed(session, described["max_length"])
+                prompt = language.prompt(own)
+                pieces = written(scores, language.tokens_of(files), prompt, how)
+                answers.append({"file": name, "prompt": prompt, "answer": "".join(pieces)})
+                continue
             outputs = session(kind.read_input(own, described, files))
         except (OSError, DataError) as error:
             reason = error.what if isinstance(error, DataError) else error.strerror
             failed.append({"file": name, "reason": reason})
             continue
         row = {key: value[0] for key, value in outputs.items()}
-        answer = logic.answer(row, artifact.labels, kind.tokens(own, described))
+        answer = task.logic.answer(row, artifact.labels, kind.tokens(own, described, files))
         answers.append({"file": name, **answer})
     return {"artifact": str(artifact.folder), "answers": answers, "failed": failed}
 
@@ -228,6 +249,7 @@ def doctor() -> dict[str, Any]:
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors")
 EXTRAS = {
     "vision": ("PIL", "sklearn"),
+    "text": ("tokenizers",),
     "serve": ("starlette", "uvicorn", "httptools", "orjson", "PIL"),
 }
 
@@ -270,7 +292,8 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
     )
     write_bytes(path, text.encode())
     recipe_file.read(path)
-    return {"recipe": str(path), "rows": rows, "labels": data.labels, "shape": shape,
+    labels = [] if data.kind == "items" else data.labels
+    return {"recipe": str(path), "rows": rows, "labels": labels, "shape": shape,
             "findings": report["findings"]}  # fmt: skip
 
 
@@ -302,6 +325,10 @@ STARTER_HORIZON = 24
 OWN_KEYS = {
     "series": f"  horizon: {STARTER_HORIZON:<19}# edit: steps to forecast\n"
     "  # window: 336               # steps looked back at\n",
+    "items": "  # interactions: {user: 0, item: 1, time: 3, names: null}  # columns; a file of "
+    "titles\n",
+    "stream": "  # window: 128               # tokens looked back at\n"
+    "  # tokens: {unit: characters}  # or bytes, or bpe with a vocab_size\n",
 }
 
 
@@ -309,7 +336,9 @@ GOALS = {
     "accuracy": '  accuracy: ">= 0.9"          # edit: what you need; or "drop <= 0.5 pt" against '
     "the uncompressed",
     "f1": '  f1: ">= 0.9"                # edit: what you need; or "drop <= 0.5 pt"',
+    "ndcg_at_10": '  ndcg_at_10: ">= 0.05"      # edit: what you need; or "drop <= 0.5 pt"',
     "mse": '  mse: "<= 0.5"               # edit: in units of each series\' variance on train',
+    "nats_per_char": '  nats_per_char: "<= 1.8"     # edit: surprise at each character, in nats',
 }
 
 
@@ -320,8 +349,13 @@ def _described(report: Mapping[str, Any]) -> str:
         shape = " x ".join(str(size) for size in inputs["shape"])
         what = f"images of {shape} (channels x height x width)"
     else:
-        kinds = {"text": "texts", "audio": "recordings", "series": "windows"}
+        kinds = {
+            "text": "texts", "audio": "recordings", "series": "windows",
+            "stream": "stretches of text", "items": "histories",
+        }  # fmt: skip
         what = kinds.get(inputs["kind"], "rows")
+    if inputs["kind"] == "items":
+        return f"{what} of {len(labels):,} items"
     return what + (f" in {len(labels)} classes" if labels else "")
 
 
@@ -374,16 +408,16 @@ def _items(
     """What to answer, by name: files, and texts where the model takes them."""
     for one in inputs:
         path = Path(one)
-        if path.is_dir():
+        if os.path.isdir(one):  # noqa: PTH112 - a text may be too long for a path
             found = [
                 file for file in sorted(path.rglob("*")) if file.suffix.lower() in kind.suffixes
             ]
             if not found:
                 raise DataError(f"no file {', '.join(kind.suffixes)} in {path}")
             yield from ((str(file), file) for file in found)
-        elif not kind.lines:
+        elif not kind.texts or (os.path.isfile(one) and not kind.lines):  # noqa: PTH113
             yield str(path), path
-        elif path.is_file():
+        elif os.path.isfile(one):  # noqa: PTH113
             for line in path.read_text(encoding="utf-8").splitlines():
                 yield line, line.encode()
         else:

@@ -27,7 +27,7 @@ from modelwright.data.rows import PARTS, Rows
 from modelwright.export import catalog as export_catalog
 from modelwright.export.catalog import FORMATS
 from modelwright.models import catalog as models_catalog
-from modelwright.models.catalog import MODELS, Family, Model, ModelSpec, build
+from modelwright.models.catalog import MODELS, Family, Ladder, Model, ModelSpec, build
 from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize
 from modelwright.models.heads import HEADS, ClassHead
 from modelwright.plan.count import count
@@ -104,7 +104,11 @@ def test_only_justified_files_know_a_row_by_name(name):
         (recipe.Data.model_fields["format"], SOURCES),
         (recipe.Recipe.model_fields["task"], TASKS),
         (recipe.Quantize.model_fields["calibration"], CALIBRATIONS),
-        *((recipe.Model.model_fields["size"], family.sizes) for family in MODELS.values()),
+        *(
+            (recipe.Model.model_fields["size"], ladder.sizes)
+            for family in MODELS.values()
+            for ladder in family.ladders.values()
+        ),
     ],
 )
 def test_the_page_of_knobs_offers_every_row(field, table):
@@ -119,12 +123,13 @@ def test_the_page_of_knobs_offers_every_method():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_family_is_a_builder_and_a_ladder(name):
-    """A row of MODELS holds two functions of its own and four sizes."""
+    """A row of MODELS holds two functions of its own and four sizes for each kind of input."""
     family = MODELS[name]
 
     assert {FunctionType} == {type(family.build), type(family.groups)}
-    assert ["tiny", "small", "base", "large"] == list(family.sizes)
-    assert list(family.sizes) == list(family.sequence_sizes)
+    assert set(EMBEDS) <= set(family.ladders) <= set(EMBEDS) | set(HEADS)
+    for ladder in family.ladders.values():
+        assert ["tiny", "small", "base", "large"] == list(ladder.sizes)
     assert len(MODELS) == len({one.build for one in MODELS.values()})
     assert len(MODELS) == len({one.groups for one in MODELS.values()})
 
@@ -171,7 +176,8 @@ MANIFEST = {"task": "image-classification", "labels": ["a", "b", "c"], "preproce
 @pytest.fixture
 def flat_family(monkeypatch):
     """A new row of MODELS: one linear layer on all pixels."""
-    row = Family(_flat, {"tiny": {"dim": 8}}, {}, {}, lambda model: ([], lambda sizes: {}))
+    ladders = {"image": Ladder({"tiny": {"dim": 8}}, {})}
+    row = Family(_flat, ladders, lambda model: ([], lambda sizes: {}))
     monkeypatch.setitem(MODELS, "flat", row)
 
 

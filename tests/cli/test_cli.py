@@ -152,7 +152,7 @@ ERRORS = {
                 "'nowhere' is not there", "repair:   correct the path; it is taken from "),
     "no model": (("evaluate", "."), "is not a model folder: it has no manifest.json",
                  "expected: a folder written by train, compress, export or run"),
-    "no file": (("predict", "."), "no file given", "expected: one or more images, or a folder"),
+    "no file": (("predict", "."), "no file given", "expected: one or more files"),
     "no run": (("verify", "."), "is no run and lies in none", "runs/digits-001"),
     "no runs": (("report",), "no run given", "runs/digits-001"),
     "report of no run": (("report", "."), "is no run and lies in none", "runs/digits-001"),

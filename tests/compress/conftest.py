@@ -57,7 +57,7 @@ class Trained:
 
     def __init__(self, folder: Path) -> None:
         settings = fill_in(
-            Train(batch_size=32, checkpoint_steps=10_000), "cnn", "32-true", Budget(steps=150)
+            Train(batch_size=32, checkpoint_steps=10_000), SPEC, "32-true", Budget(steps=150)
         )
         (folder / "checkpoints").mkdir()
         trainer = Trainer(

@@ -20,12 +20,17 @@ from modelwright.tasks.catalog import TASKS
 
 LABELS = ["O", "B-A", "I-A", "B-B", "I-B"]
 TEXT = {"kind": "text", "vocab_size": 60, "features": 2, "length": 12, "max_length": 30}
+STREAM = {**TEXT, "kind": "stream", "features": 1}
 SOUND = {"kind": "audio", "rate": 8000, "num_mels": 20, "length": 2000}
 SERIES = {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b", "c"]}
+ITEMS = {"kind": "items", "vocab_size": 42, "features": 1, "length": 12, "max_length": 30}
 KINDS = {
     "text-classification": (TEXT, {"kind": "classes", "num_classes": 5}),
     "tagging": (TEXT, {"kind": "tags", "num_classes": 5, "labels": LABELS}),
+    "recommendation": (ITEMS, {"kind": "ranking", "num_classes": 40}),
     "audio-classification": (SOUND, {"kind": "classes", "num_classes": 5}),
+    "language-modeling": (STREAM, {"kind": "next", "num_classes": 60,
+                                   "labels": ["", "?", *map(chr, range(58))]}),
     "forecasting": (SERIES, {"kind": "horizon", "horizon": 6, "mean": [1.0, 2.0, 3.0],
                              "std": [1.0, 0.5, 2.0]}),
 }  # fmt: skip
@@ -93,8 +98,8 @@ def test_a_true_export_passes(made, family, task):
     assert hop["passed"] and hop["max_error"] < 5e-5 and hop["batch_error"] < 5e-5
     assert one.task.metric == hop["metric"]
     assert hop["metric_before"] == pytest.approx(hop["metric_after"], rel=1e-4)
-    places = one.rows.lengths.sum() if task == "tagging" else 70
-    assert hop["decisions_total"] == (0 if task == "forecasting" else places)
+    places = one.rows.lengths.sum() if task in ("tagging", "language-modeling") else 70
+    assert hop["decisions_total"] == (0 if task in ("forecasting", "recommendation") else places)
 
 
 @pytest.mark.parametrize(("family", "task"), CASES)
@@ -153,3 +158,36 @@ def test_a_metric_where_less_is_better_may_fall(made):
         hop = check_hop("hop", before, after, one.rows, one.spec, one.task, tolerance=None)
 
         assert passed == hop["passed"], hop["failures"]
+
+
+@pytest.mark.parametrize(("shift", "passed"), [(0.05, True), (0.5, False)])
+def test_a_toss_between_next_tokens_may_fall_otherwise(made, shift, passed):
+    """A quantized language model may take a token that was as likely, but no less likely one."""
+    one = made("cnn", "language-modeling")
+    session = OnnxSession(one.path, one.signature, 1)
+
+    class Tossed:
+        """The two likeliest tokens lie the shift apart; `sign` says which is the likelier."""
+
+        signature = session.signature
+
+        def __init__(self, sign):
+            self.sign = sign
+
+        def __call__(self, batch):
+            logits = np.zeros_like(session(batch)["logits"])
+            logits[..., 2] = 5
+            logits[..., 3] = 5 + self.sign * shift
+            shifted = np.exp(logits - logits.max(-1, keepdims=True))
+            probabilities = shifted / shifted.sum(-1, keepdims=True)
+            return {"logits": logits, "probabilities": probabilities}
+
+        def close(self):
+            pass
+
+    hop = check_hop("hop", Tossed(1), Tossed(-1), one.rows, one.spec, one.task, tolerance=None,
+                    decision_tolerance=0.05, metric_tolerance=1.0)  # fmt: skip
+
+    assert passed == hop["passed"], hop["failures"]
+    assert 0 == hop["decisions_equal"]
+    assert (hop["decisions_total"] if passed else 0) == hop["ties"]

@@ -5,7 +5,7 @@ import torch
 
 from modelwright.models.catalog import MODELS, ModelSpec
 
-LADDER = [(family, size) for family, row in MODELS.items() for size in row.sizes]
+LADDER = [(family, size) for family, row in MODELS.items() for size in row.ladders["image"].sizes]
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 20, 28)]
 
 

@@ -27,14 +27,18 @@ CLASSES = {"kind": "classes", "num_classes": 5}
 TAGS = {"kind": "tags", "num_classes": 5}
 NEXT = {"kind": "next", "num_classes": 60}
 HORIZON = {"kind": "horizon", "horizon": 6, "mean": [1.0, 2.0, 3.0], "std": [1.0, 0.5, 2.0]}
+ITEMS = {"kind": "items", "vocab_size": 60, "features": 1, "length": 12, "max_length": 40}
+RANKING = {"kind": "ranking", "num_classes": 58}
 PAIRS = {
     "classes of texts": (TEXT, CLASSES),
     "tags of texts": (TEXT, TAGS),
     "next of texts": (TEXT, NEXT),
+    "ranking of items": (ITEMS, RANKING),
     "classes of sounds": (SOUND, CLASSES),
     "horizon of series": (SERIES, HORIZON),
 }
 CLOSE = {"rtol": 0, "atol": 2e-5}
+SIZES = ("tiny", "small", "base", "large")
 
 
 def spec(family: str, pair: str, size: str = "tiny") -> ModelSpec:
@@ -47,14 +51,14 @@ def shaken(one: ModelSpec) -> torch.nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-        if one.inputs["kind"] == "text":
+        if one.inputs["kind"] in ("text", "items"):
             model.embed.vectors.weight[0] = 3.0  # whatever stands at padding
     return model
 
 
-def texts(lengths) -> Rows:
+def texts(lengths, features: int = TEXT["features"]) -> Rows:
     random = np.random.default_rng(0)
-    rows = [random.integers(1, 60, (length, TEXT["features"])) for length in lengths]
+    rows = [random.integers(1, 60, (length, features)) for length in lengths]
     return Rows({"ids": ragged(rows)}, np.zeros(len(rows), np.int64), [""] * len(rows))
 
 
@@ -105,6 +109,24 @@ def test_padding_of_sounds_changes_nothing(family, rate, quiet):
     scale = together.abs().max()
 
     torch.testing.assert_close(alone / scale, together / scale, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_items_are_ranked_after_the_last_real_place(family):
+    """The scores of a history are those of its last place while training, padded or not."""
+    model = shaken(spec(family, "ranking of items", "small"))
+    rows = texts((5, 1, 40, 17), features=1)
+    together = answers(model, rows, range(4))
+    for row, length in enumerate((5, 1, 40, 17)):
+        ids = torch.from_numpy(rows.batch(np.array([row]))["ids"])[:, :length]
+        model.head.train()
+        model.head.dropout.eval()
+        with torch.inference_mode():
+            places = model(ids)
+        model.eval()
+
+        assert (1, length, 58) == places.shape
+        torch.testing.assert_close(together[row], places[0, -1], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -159,7 +181,7 @@ def test_outputs_are_those_of_the_signature(family, size, pair):
     one = spec(family, pair, size)
     made = examples(one, 3, None if pair.endswith("series") else 16)
     with torch.device("meta"):
-        model = WithAnswers(build(one), one.outputs)
+        model = WithAnswers(build(one), one.outputs).eval()
         found = model(*(value.to("meta") for value in made.values()))
     sizes = {"batch": 3, "time": 16}
 
@@ -174,7 +196,7 @@ def test_outputs_are_those_of_the_signature(family, size, pair):
 def test_each_size_is_larger_than_the_last(family, pair):
     """The ladder over sequences goes up as well."""
     with torch.device("meta"):
-        sizes = [count_params(build(spec(family, pair, size))) for size in MODELS[family].sizes]
+        sizes = [count_params(build(spec(family, pair, size))) for size in SIZES]
 
     assert sorted(set(sizes)) == sizes
 

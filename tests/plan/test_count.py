@@ -22,7 +22,7 @@ from modelwright.plan.count import count, count_module
 # says that there is no Intel GPU
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")
 
-LADDER = [(family, size) for family, row in MODELS.items() for size in row.sizes]
+LADDER = [(family, size) for family, row in MODELS.items() for size in row.ladders["image"].sizes]
 
 
 def spec(family, size, shape):
@@ -69,9 +69,11 @@ def test_counts_are_pytorchs(family, size, shape):
 
 TEXT = {"kind": "text", "vocab_size": 60, "features": 2, "length": 12, "max_length": 40}
 SERIES = {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b", "c"]}
+ITEMS = {"kind": "items", "vocab_size": 60, "features": 1, "length": 12, "max_length": 40}
 SEQUENCES = {
     "classes of texts": (TEXT, {"kind": "classes", "num_classes": 5}),
     "tags of texts": (TEXT, {"kind": "tags", "num_classes": 5}),
+    "items": (ITEMS, {"kind": "ranking", "num_classes": 58}),
     "series": (SERIES, {"kind": "horizon", "horizon": 6, "mean": [0.0] * 3, "std": [1.0] * 3}),
 }
 

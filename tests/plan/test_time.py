@@ -23,7 +23,7 @@ def settings_of(precision="32-true"):
     from modelwright.train.loop import fill_in
 
     recipe = recipe_of()
-    return fill_in(recipe.train, "transformer", precision, training_budget(recipe))
+    return fill_in(recipe.train, spec_of(), precision, training_budget(recipe))
 
 
 @pytest.fixture
@@ -80,6 +80,10 @@ KINDS = {
     "audio-classification": (
         {"kind": "audio", "rate": 8000, "num_mels": 20, "length": 2000},
         {"kind": "classes", "num_classes": 5},
+    ),
+    "recommendation": (
+        {"kind": "items", "vocab_size": 60, "features": 1, "length": 16, "max_length": 40},
+        {"kind": "ranking", "num_classes": 58},
     ),
     "forecasting": (
         {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b"]},

@@ -40,7 +40,7 @@ def settings_of(family: str = "cnn", *, budget: Budget | None = None, **keys: An
     section = Train.model_validate({"batch_size": 16, "checkpoint_steps": 10_000, **keys})
     return fill_in(
         section,
-        family,
+        spec_of(family),
         "32-true" if section.precision == "auto" else section.precision,
         budget or Budget(steps=60),
     )

@@ -321,8 +321,18 @@ def test_family_defaults_give_way_to_the_recipe():
     settings = settings_of("transformer", learning_rate=0.5, budget=Budget(seconds=9.0))
 
     assert 0.5 == settings.learning_rate
-    assert MODELS["transformer"].train["weight_decay"] == settings.weight_decay
-    assert MODELS["transformer"].train["warmup_steps"] == settings.warmup_steps
+    assert MODELS["transformer"].ladders["image"].train["weight_decay"] == settings.weight_decay
+    assert MODELS["transformer"].ladders["image"].train["warmup_steps"] == settings.warmup_steps
+
+
+def test_smoothing_is_the_tasks_own_unless_the_recipe_says(tmp_path):
+    """A tenth where answers are classes; the loss of a step shows it."""
+    asked = {"own": {}, "tenth": {"label_smoothing": 0.1}, "none": {"label_smoothing": 0.0}}
+    losses = {
+        name: trainer_of(tmp_path / name, **keys).train_step() for name, keys in asked.items()
+    }
+
+    assert losses["own"] == losses["tenth"] != losses["none"]
 
 
 def test_sgd_has_its_own_rate():

@@ -32,7 +32,7 @@ def recover(
         budget = Budget(steps=max(1, round(share * whole.steps)))
     else:
         budget = Budget(seconds=share * (whole.seconds or 0.0))
-    settings = fill_in(recipe.train, spec.family, precision, budget)
+    settings = fill_in(recipe.train, spec, precision, budget)
     settings = replace(
         settings, learning_rate=LEARNING_RATE_SHARE * settings.learning_rate, decay=1.0
     )

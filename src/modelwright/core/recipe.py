@@ -63,6 +63,9 @@ NOTED_CHECKS = (
     "constant_series",
     "class_imbalance",
     "conflicting_labels",
+    "repeated_uses",
+    "short_histories",
+    "rare_items",
 )
 CheckName = Literal[
     "broken_files",
@@ -139,8 +142,8 @@ class Clean(Section):
 class Tokens(Section):
     """How texts are cut; the vocabulary is learned from train."""
 
-    unit: Literal["auto", "words", "characters", "given"] = Field(
-        "auto", description='"given": blanks divide tokens already'
+    unit: Literal["auto", "words", "characters", "given", "bytes", "bpe"] = Field(
+        "auto", description='"given": blanks divide tokens already; "bpe": common runs of bytes'
     )
     features: tuple[
         Literal["token", "pair", "next_pair", "start", "end", "ending", "shape"], ...
@@ -149,13 +152,23 @@ class Tokens(Section):
     max_length: Whole = Field(256, ge=1, le=100_000, description="tokens of a text that are read")
 
 
+class Interactions(Section):
+    """Columns of a table of interactions: by number from 0, or by the first line's names."""
+
+    user: str | Whole = 0
+    item: str | Whole = 1
+    time: str | Whole = Field(3, description="orders a user's items; a number or an ISO 8601 date")
+    names: str | None = Field(None, description="file beside the table: item and name on each line")
+    max_length: Whole = Field(50, ge=1, le=100_000, description="latest items that are read")
+
+
 class Data(Section):
     """Where the rows come from and how they are divided."""
 
     source: str = Field(description='"digits", or a path to an image folder, IDX files or an NPZ')
     format: Literal[
-        "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "audio_folder",
-        "table",
+        "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "text_stream",
+        "audio_folder", "table", "interactions",
     ] = "auto"  # fmt: skip
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
     test: Share = Field(0.2, description="share held out to judge by, where the source has no test")
@@ -173,11 +186,14 @@ class Data(Section):
     horizon: Whole | None = Field(
         None, ge=1, description="steps of a table to forecast, such as 96; forecasting needs it"
     )
-    window: Whole = Field(336, ge=1, description="steps of a table that are looked back at")
+    window: Whole | None = Field(
+        None, ge=1, description="steps of a table, or tokens, that are looked back at"
+    )
     split_rows: tuple[Annotated[Whole, Field(ge=1)], ...] | None = Field(
-        None, description="rows of train, valid and test in a table, in the order of time"
+        None, description="rows of a table, or characters, of train, valid and test, in order"
     )
     channels: tuple[str, ...] | None = Field(None, description="columns of a table to take")
+    interactions: Interactions | None = None
     checks: Checks = Checks()
 
     @field_validator("split_rows")
@@ -269,7 +285,7 @@ class Train(Section):
         None, ge=0, description="steps in which the rate rises; at most a tenth of a step budget"
     )
     decay: Share | None = Field(None, description="share of the budget in which it falls to zero")
-    label_smoothing: Real = Field(0.1, ge=0, lt=1)
+    label_smoothing: Real | None = Field(None, ge=0, lt=1, description="None: the task's own")
     ema: Real = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     augment: tuple[Augment, ...] = ()
@@ -349,12 +365,17 @@ QUALITY_OF = {
     "audio-classification": "accuracy",
     "tagging": "f1",
     "forecasting": "mse",
+    "recommendation": "ndcg_at_10",
+    "language-modeling": "nats_per_char",
 }
 
-# keys of `data` that one task alone reads
-DATA_KEYS_OF = {
-    "forecasting": ("horizon", "window", "split_rows", "channels"),
-}
+# keys of `data` that few tasks read
+IN_ORDER = ("forecasting", "language-modeling")
+TASKS_OF_KEY = {
+    "horizon": ("forecasting",), "channels": ("forecasting",), "window": IN_ORDER,
+    "split_rows": IN_ORDER, "interactions": ("recommendation",),
+}  # fmt: skip
+UNITS_OF_TEXTS, UNITS_OF_STREAMS = ("words", "given"), ("bytes", "bpe")
 
 
 def _goals(value: Any) -> Any:
@@ -381,7 +402,7 @@ class Recipe(Section):
     name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="of the run's folder")
     task: Literal[
         "image-classification", "text-classification", "audio-classification", "tagging",
-        "forecasting",
+        "forecasting", "language-modeling", "recommendation",
     ]  # fmt: skip
     data: Data
     budget: Budget = Field(default_factory=lambda: Budget(train_minutes=5.0))
@@ -405,10 +426,14 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _data_fits_the_task(self) -> "Recipe":
-        for task, names in DATA_KEYS_OF.items():
-            for name in names if task != self.task else ():
-                if getattr(self.data, name) != Data.model_fields[name].default:
-                    raise ValueError(f"data.{name}: {self.task} does not read it, only {task} does")
+        for name, tasks in TASKS_OF_KEY.items():
+            if self.task not in tasks and getattr(self.data, name) is not None:
+                only = " and ".join(tasks) + (" does" if len(tasks) == 1 else " do")
+                raise ValueError(f"data.{name}: {self.task} does not read it, only {only}")
+        stream = self.task == "language-modeling"
+        if self.data.tokens.unit in (UNITS_OF_TEXTS if stream else UNITS_OF_STREAMS):
+            fit = ("characters", *(UNITS_OF_STREAMS if stream else UNITS_OF_TEXTS))
+            raise ValueError(f"data.tokens.unit: {self.task} takes {', '.join(fit)}")
         if self.task == "forecasting" and self.data.horizon is None:
             raise ValueError("data.horizon: forecasting needs it: the number of steps to forecast")
         return self

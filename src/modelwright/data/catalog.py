@@ -14,7 +14,16 @@ import numpy.typing as npt
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError
-from modelwright.data import arrays, audio, folder, image, series, text
+from modelwright.data import (
+    arrays,
+    audio,
+    folder,
+    image,
+    interactions,
+    language,
+    series,
+    text,
+)
 from modelwright.data.rows import (
     PARTS,
     Dataset,
@@ -67,12 +76,27 @@ SOURCES: dict[str, Source] = {
         kind="text",
         answers=("tags",),
     ),
+    "interactions": Source(
+        interactions.is_here,
+        interactions.read,
+        "a CSV, TSV or DAT file with a user, an item and a time on each line; a first line names "
+        "user and item, or the name ends in .data, .dat or .inter",
+        kind="items",
+        answers=("ranking",),
+    ),
     "table": Source(
         series.is_table,
         series.read,
         "a CSV, TSV or TXT file with a row for each point in time and a column for each series",
         kind="series",
         answers=("horizon",),
+    ),
+    "text_stream": Source(
+        language.is_stream,
+        language.read,
+        "a file *.txt or *.txt.gz of running text, or a folder with train.txt and the like",
+        kind="stream",
+        answers=("next",),
     ),
     "idx": Source(
         lambda path: path.is_dir() and arrays.has_idx(path),
@@ -101,7 +125,9 @@ class Kind:
     preprocess: what the manifest says about it, from the inputs' description.
     read_input: what a person brings (a file's bytes, a text) as a batch of one.
     suffixes: of the files that hold one; lines: whether each line of a file is one.
-    tokens: what a person brings, cut into what answers are about; none but for text.
+    texts: whether what is no file is one itself.
+    tokens: what a person brings, cut into what answers are about; none but for text and items.
+    keep: what of the labels must travel with the model, by name.
     """
 
     prepare: Callable[[dict[str, Rows], recipe.Data, str], Prepared]
@@ -109,17 +135,39 @@ class Kind:
     read_input: Callable[..., dict[str, npt.NDArray[Any]]]
     suffixes: tuple[str, ...]
     lines: bool = False
-    tokens: Callable[[bytes, Mapping[str, Any]], list[str]] = lambda content, inputs: []
+    texts: bool = False
+    tokens: Callable[[bytes, Mapping[str, Any], Mapping[str, bytes]], list[str]] = (
+        lambda content, inputs, files: []
+    )
+    keep: Callable[[Sequence[str]], dict[str, bytes]] = lambda labels: {}
 
 
 KINDS: dict[str, Kind] = {
+    "items": Kind(
+        interactions.prepare,
+        interactions.preprocess,
+        interactions.read_input,
+        (".txt",),
+        lines=True,
+        texts=True,
+        tokens=interactions.tokens,
+        keep=interactions.keep,
+    ),
     "series": Kind(series.prepare, series.preprocess, series.read_input, series.SUFFIXES),
+    "stream": Kind(
+        language.prepare,
+        language.preprocess,
+        language.read_input,
+        language.SUFFIXES,
+        texts=True,
+    ),
     "text": Kind(
         text.prepare,
         text.preprocess,
         text.read_input,
         text.TABLE_SUFFIXES,
         lines=True,
+        texts=True,
         tokens=text.tokens,
     ),
     "audio": Kind(audio.prepare, audio.preprocess, audio.read_input, audio.SUFFIXES),
@@ -161,7 +209,8 @@ def load(section: recipe.Data, kind: str = "image", answer: str = "classes") -> 
     outputs: dict[str, Any] = {"kind": answer, **made.answers}
     if answer in ("classes", "tags"):
         outputs |= {"num_classes": len(labels), "labels": list(labels)}
-    return dataset(made.parts, labels, section.source, findings, made.inputs, outputs, made.files)
+    files = {**made.files, **KINDS[kind].keep(labels)}
+    return dataset(made.parts, labels, section.source, findings, made.inputs, outputs, files)
 
 
 def recognise(section: recipe.Data) -> Source:

@@ -72,12 +72,15 @@ class Subject:
             return self.data.kind == "audio"
         if name == "constant_series":
             return self.data.kind == "series"
+        if name in ("repeated_uses", "short_histories", "rare_items"):
+            return self.data.kind == "items"
         if name in ("empty_texts", "cleaned"):
             return self.data.kind == "text"
         if name in ("class_imbalance", "conflicting_labels"):
             return self.has_classes
         if name in ("duplicates_across_splits", "duplicates_within_split"):
-            return self.data.kind != "series"  # whose rows overlap by nature
+            # rows of the former overlap by nature; equal histories are no fault
+            return self.data.kind not in ("series", "stream", "items")
         return True
 
 
@@ -340,6 +343,9 @@ CHECKS: dict[str, Check | None] = {
     "constant_series": constant_series,
     "class_imbalance": class_imbalance,
     "conflicting_labels": conflicting_labels,
+    "repeated_uses": None,
+    "short_histories": None,
+    "rare_items": None,
 }
 
 

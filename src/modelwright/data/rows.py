@@ -86,7 +86,7 @@ class Ragged:
 class Windows:
     """Stretches of one long table, cut out only when they are asked for.
 
-    values: (time, channels) float32; starts: int64 (rows,), where each stretch begins
+    values: (time, ...); starts: int64 (rows,), where each stretch begins
     """
 
     values: Array
@@ -100,7 +100,7 @@ class Windows:
         return self.values[self.starts[row] : self.starts[row] + self.length]
 
     def gather(self, indices: Indices) -> Array:
-        """The stretches at `indices`, (len(indices), length, channels)."""
+        """The stretches at `indices`, (len(indices), length, ...)."""
         return np.asarray(self.values[self.starts[indices][:, None] + np.arange(self.length)])
 
 
@@ -169,7 +169,7 @@ class Rows:
     def batch_targets(self, indices: Indices) -> Array:
         """The targets at `indices`; NO_TARGET behind the end of shorter rows."""
         if isinstance(self.targets, Ragged):
-            return self.targets.padded(indices, NO_TARGET)
+            return _wide(self.targets.padded(indices, NO_TARGET))
         return _gather(self.targets, indices)
 
     def name(self, part: str, index: int) -> str:
@@ -191,7 +191,7 @@ def batch(inputs: Inputs, indices: Indices) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     for name, column in inputs.items():
         if isinstance(column, Ragged):
-            arrays[name] = column.padded(indices)
+            arrays[name] = _wide(column.padded(indices))
             if name == "samples":
                 arrays[name] = arrays[name].astype(np.float32) / SOUND_SCALE
                 arrays["lengths"] = column.lengths[indices]
@@ -202,8 +202,13 @@ def batch(inputs: Inputs, indices: Indices) -> dict[str, Array]:
 
 def _gather(column: Array | Windows, indices: Indices) -> Array:
     if isinstance(column, Windows):
-        return column.gather(indices)
+        return _wide(column.gather(indices))
     return np.ascontiguousarray(column[indices])
+
+
+def _wide(values: Array) -> Array:
+    """Ids as models take them; long streams are kept in half the bytes."""
+    return values.astype(np.int64) if values.dtype == np.int32 else values
 
 
 SOUND_SCALE = 32768  # recordings are kept as int16
@@ -348,6 +353,8 @@ def joined(first: Rows, second: Rows) -> Rows:
 
 
 def _join(first: Column, second: Column) -> Column:
+    if isinstance(first, Ragged) and isinstance(second, Windows):
+        second = ragged([second[row] for row in range(len(second))], second.values)
     if isinstance(first, Ragged):
         assert isinstance(second, Ragged)
         ends = second.offsets[1:] + first.offsets[-1]

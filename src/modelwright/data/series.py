@@ -28,6 +28,7 @@ from modelwright.data.rows import PARTS, Array, Column, Finding, Loaded, Prepare
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".gz")
 MISSING = ("", "na", "nan", "?")
+WINDOW = 336  # steps that are looked back at, where the recipe does not say
 PATCH = 16  # steps that a model sees as one place, as near as the window can be divided
 _PEEK_BYTES, _PEEK_ROWS = 2**16, 20
 _LISTED = 100  # entries of a finding's rows
@@ -127,7 +128,7 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
     A part of n rows has n - horizon + 1 windows, as valid and test look back into the part before;
     train has n - window - horizon + 1. Windows are raw: the model scales each by itself.
     """
-    horizon, window = section.horizon, section.window
+    horizon, window = section.horizon, section.window or WINDOW
     assert horizon is not None
     names = list(parts["train"].inputs)
     values = np.concatenate([_stacked(parts[part]) for part in PARTS])
@@ -287,7 +288,7 @@ def _places(
 
 def _counts(rows: int, section: recipe.Data) -> dict[str, int]:
     """Rows of each part."""
-    horizon, window = section.horizon or 0, section.window
+    horizon, window = section.horizon or 0, section.window or WINDOW
     needed = {"train": window + horizon, "valid": horizon, "test": horizon}
     if section.split_rows is not None:
         counts = dict(zip(PARTS, section.split_rows, strict=True))

@@ -51,7 +51,7 @@ def read_table(path: Path, section: recipe.Data) -> Loaded:
     counts: dict[str, int] = {}
     raw = {
         part: list(cleaned(_records(file, section.columns), section.clean, counts))
-        for part, file in _files(path, section).items()
+        for part, file in part_files(path, section).items()
     }
     labels = sorted({label for _, _, label in raw["train"]}, key=_order)
     parts, labels, found = _labelled(raw, labels)
@@ -91,7 +91,7 @@ def read_tagged(path: Path, section: recipe.Data) -> Loaded:
 
     Raises: DataError naming file and line of what cannot be read.
     """
-    raw = {part: list(_sentences(file)) for part, file in _files(path, section).items()}
+    raw = {part: list(_sentences(file)) for part, file in part_files(path, section).items()}
     every = [sentence for sentences in raw.values() for sentence in sentences]
     # of all parts: a tag that train lacks can't be learned, but its rows are judged all the same
     labels = sorted({tag for _, tags in every for tag in tags}, key=_tag_order)
@@ -106,8 +106,8 @@ def read_tagged(path: Path, section: recipe.Data) -> Loaded:
 
 
 def has_tables(path: Path) -> bool:
-    """Whether the path is a table of texts, or a folder with one to train on."""
-    return bool(_table_name(path)) if path.is_file() else bool(_part_file(path, "train"))
+    """Whether the path is a table of texts, or a folder with some."""
+    return any(map(_table_name, [path] if path.is_file() else path.iterdir()))
 
 
 def _table_name(path: Path) -> str:
@@ -131,7 +131,8 @@ def _part_file(folder: Path, part: str) -> Path | None:
     return found[0] if found else None
 
 
-def _files(path: Path, section: recipe.Data) -> dict[str, Path]:
+def part_files(path: Path, section: recipe.Data) -> dict[str, Path]:
+    """The file of each part: the path itself to train on, or the files of a folder."""
     if path.is_file():
         return {"train": path}
     named = section.files.model_dump(exclude_none=True) if section.files else {}
@@ -390,7 +391,7 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
 
 # by answer and whether tokens are characters; docs/experiments.md has the reasons
 DEFAULT_FEATURES = {
-    ("classes", False): ("token", "pair"),
+    ("classes", False): ("token",),
     ("classes", True): ("token", "pair"),
     ("tags", False): ("token", "start", "end", "ending", "shape"),
     ("tags", True): ("token", "pair", "next_pair"),
@@ -434,7 +435,7 @@ def _vocabulary(content: bytes) -> Vocabulary:
     return Vocabulary.from_bytes(content)
 
 
-def tokens(content: bytes, inputs: Mapping[str, Any]) -> list[str]:
+def tokens(content: bytes, inputs: Mapping[str, Any], files: Any = None) -> list[str]:
     """What a person wrote as the model reads it; where train came divided, words are cut here.
 
     Raises: DataError if it is not UTF-8.

@@ -79,6 +79,8 @@ def _windows(own: Description) -> tuple[str, dict[str, np.ndarray]]:
 EDGES: dict[str, Callable[[Description], tuple[str, dict[str, np.ndarray]]]] = {
     "image": _images,
     "text": _texts,
+    "stream": _texts,
+    "items": _texts,
     "audio": _sounds,
     "series": _windows,
 }

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelwright.core.errors import DataError, IntegrityError
-from modelwright.data.rows import Rows
+from modelwright.data.rows import Ragged, Rows
 from modelwright.runtime.catalog import Session
 from modelwright.tasks.catalog import Task
 
 RESAMPLES = 1000
+MOST_SCORES = 2**23  # of one call, where each place has an answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,8 @@ class Quality:
         of rows they enclose the true one at least 95 times in 100. Of others the percentile
         bootstrap over rows.
     statistics: (rows, k) float64; the metrics are functions of their sum
-    outputs: by name (n, ...), at every real place of every row, one after the other
+    outputs: by name (n, ...), at every real place of every row, one after the other; empty where
+        a place has as many as a vocabulary
     targets: (n, ...), of the same places
     """
 
@@ -86,6 +88,9 @@ def evaluate(
         raise DataError("evaluate: no rows", expected="at least one row")
     lengths = rows.lengths
     order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
+    if _over_time(session) and lengths is not None:
+        scores = int(lengths.max()) * int(session.signature.outputs[0].shape[-1])
+        batch_size = min(batch_size, max(1, MOST_SCORES // scores))
     statistics: list[np.ndarray] = []
     outputs: dict[str, list[np.ndarray]] = {}
     targets: list[np.ndarray] = []
@@ -102,8 +107,10 @@ def evaluate(
         wanted = rows.batch_targets(part)
         statistics.append(task.logic.statistics(found, wanted, labels))
         here = None if lengths is None else lengths[part]
-        for name, value in found.items():
+        for name, value in found.items() if task.outputs != "next" else ():
             outputs.setdefault(name, []).append(real_places(value, session, here))
+        if isinstance(rows.targets, Ragged) and not _over_time(session):  # the last is judged
+            wanted = wanted[np.arange(len(part)), rows.targets.lengths[part] - 1]
         targets.append(real_places(wanted, session, here))
     back = np.argsort(order, kind="stable")
     table = np.concatenate(statistics)[back]

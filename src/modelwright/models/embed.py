@@ -78,6 +78,9 @@ class ImageEmbed(nn.Module):
 class TokenEmbed(nn.Module):
     """The sum of the vectors of each token's features; a place whose first id is 0 is padding.
 
+    While training, whole places are dropped as well as single values: a text must not hang on one
+    word (docs/experiments.md; Iyyer et al. 2015, "Deep unordered composition", section 2.2).
+
     ids: (batch, time, features) int64 -> (batch, time, dim)
     """
 
@@ -90,7 +93,9 @@ class TokenEmbed(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, ids: Tensor) -> Masked:
-        return self.dropout(self.vectors(ids).sum(2)), ids[..., 0] != PAD
+        vectors = self.vectors(ids).sum(2)
+        whole = self.dropout(torch.ones_like(vectors[..., :1]))
+        return self.dropout(vectors) * whole, ids[..., 0] != PAD
 
 
 class MelEmbed(nn.Module):
@@ -177,12 +182,16 @@ class Embed:
     sequence: Callable[[Mapping[str, Any], int, float], nn.Module] | None
 
 
+_TOKENS = Embed(
+    lambda own: (TensorSpec("ids", "int64", ("batch", "time", own["features"])),),
+    lambda own, dim, dropout: TokenEmbed(own["vocab_size"], dim, dropout=dropout),
+)
+
 EMBEDS: dict[str, Embed] = {
     "image": Embed(lambda own: (TensorSpec("image", "uint8", ("batch", *own["shape"])),), None),
-    "text": Embed(
-        lambda own: (TensorSpec("ids", "int64", ("batch", "time", own["features"])),),
-        lambda own, dim, dropout: TokenEmbed(own["vocab_size"], dim, dropout=dropout),
-    ),
+    "text": _TOKENS,
+    "stream": _TOKENS,
+    "items": _TOKENS,
     "audio": Embed(
         lambda own: (
             TensorSpec("samples", "float32", ("batch", "time")),

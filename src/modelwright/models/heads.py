@@ -100,6 +100,32 @@ class HorizonHead(nn.Module):
         return torch.as_tensor((own * spread + mean - self.mean) / self.std)
 
 
+class RankHead(nn.Module):
+    """How well each item fits next: the features against the very vectors that items come in as.
+
+    features: (batch, time, dim); vectors: (items + FIRST_ITEM, item_dim), the embedding's
+        -> scores (batch, items) after the last real place; (batch, time, items) while training
+
+    Source: Kang, McAuley 2018, arXiv:1808.09781, section 3.4 (one set of vectors for both ends).
+    """
+
+    def __init__(self, dim: int, item_dim: int, vocab_size: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(dim, item_dim)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))  # how popular an item is by itself
+
+    def forward(self, features: Tensor, mask: Tensor, vectors: Tensor) -> Tensor:
+        if not self.training:
+            last = (mask.sum(1) - 1).clamp_min(0)[:, None, None].expand(-1, 1, features.shape[2])
+            features = features.gather(1, last).squeeze(1)
+        wanted = self.linear(self.dropout(features))
+        return nn.functional.linear(wanted, vectors, self.bias)[..., FIRST_ITEM:]
+
+
+FIRST_ITEM = 2  # the ids before it are no items: padding, and one that nobody knows
+
+
 def _softmax(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
     return raw, raw.softmax(-1)
 
@@ -116,11 +142,13 @@ class Head:
     build: (its description, the inputs' description, dim, dropout) -> module.
     outputs: the tensors that an artifact gives: first what is judged, then what is read.
     finish: the head's tensor to all of them.
+    each_place: whether every place of a sequence has a target while training.
     """
 
     build: Callable[[Mapping[str, Any], Mapping[str, Any], int, float], nn.Module]
     outputs: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
     finish: Callable[[Tensor, Mapping[str, Any]], tuple[Tensor, ...]]
+    each_place: bool = False
 
 
 def _floats(*shape: int | str) -> Callable[..., tuple[TensorSpec, ...]]:
@@ -145,6 +173,14 @@ HEADS: dict[str, Head] = {
         lambda own, inputs, dim, dropout: TagHead(dim, own["num_classes"]),
         lambda own: _floats("batch", "time", own["num_classes"])("logits", "probabilities"),
         _softmax,
+    ),
+    "ranking": Head(
+        lambda own, inputs, dim, dropout: RankHead(
+            dim, inputs["dim"], inputs["vocab_size"], dropout=dropout
+        ),
+        lambda own: _floats("batch", own["num_classes"])("scores", "probabilities"),
+        _softmax,
+        each_place=True,
     ),
     "horizon": Head(
         lambda own, inputs, dim, dropout: HorizonHead(

@@ -106,9 +106,10 @@ def predict(recipe: Recipe, data: Mapping[str, Any]) -> list[Candidate]:
         data: the gate's data.json.
     """
     candidates: list[Candidate] = []
-    for family, row in MODELS.items():
+    for family in MODELS:
         if recipe.model.family in ("auto", family):
-            wanted = list(row.sizes) if recipe.model.size == "auto" else [recipe.model.size]
+            sizes = ModelSpec(family, "", data["inputs"], data["outputs"]).ladder.sizes
+            wanted = list(sizes) if recipe.model.size == "auto" else [recipe.model.size]
             candidates += [_calibrate(recipe, data, family, size) for size in wanted]
     process_bytes = resident_bytes()  # after calibration: libraries are loaded now
     for candidate in candidates:
@@ -139,7 +140,7 @@ def _calibrate(recipe: Recipe, data: Mapping[str, Any], family: str, size: str) 
     wanted: list[Precision] = ["32-true", "bf16-mixed"] if auto else [recipe.train.precision]  # type: ignore[list-item]
     budget, seconds = training_budget(recipe), {}
     for precision in wanted:
-        settings = fill_in(recipe.train, family, precision, budget)
+        settings = fill_in(recipe.train, spec, precision, budget)
         seconds[precision] = time.step_seconds(spec, recipe.task, settings)
     candidate.precision, candidate.precision_reason = _faster(seconds)
     step_s = seconds[candidate.precision]
@@ -162,7 +163,7 @@ def _judge(
 ) -> None:
     """Predict memory, then say whether the candidate fits or why not."""
     budget = training_budget(recipe)
-    settings = fill_in(recipe.train, candidate.spec.family, candidate.precision, budget)
+    settings = fill_in(recipe.train, candidate.spec, candidate.precision, budget)
     planned = memory.predict(
         candidate.spec,
         micro_batch_size=settings.micro_batch_size,
@@ -173,7 +174,8 @@ def _judge(
         process_bytes=process_bytes,
     )
     candidate.predicted["memory_bytes"] = planned.total
-    steps_per_epoch = math.ceil(data["rows"]["train"] / settings.batch_size)
+    rows = data["rows"]["train"] / data["inputs"].get("overlap", 1)  # windows that share no place
+    steps_per_epoch = math.ceil(rows / settings.batch_size)
     candidate.binds, candidate.reason = _why_not(recipe, candidate, budget, steps_per_epoch)
     candidate.status = "dropped" if candidate.reason else "fits"
 
@@ -317,7 +319,7 @@ def _slice(
 ) -> dict[str, Any]:  # fmt: skip
     """Train one candidate up to the end of its slice and look at its metric on valid."""
     spec = candidate.spec
-    settings = fill_in(recipe.train, spec.family, candidate.precision, whole)
+    settings = fill_in(recipe.train, spec, candidate.precision, whole)
     trainer = Trainer(
         fresh_model(spec, settings.seed), spec, TASKS[recipe.task], train, valid, settings,
         whole, folder / "race" / spec.name,

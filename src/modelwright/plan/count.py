@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.models.catalog import ModelSpec, build, examples
+from modelwright.models.heads import RankHead
 from modelwright.models.layers import Attention
 from modelwright.models.rnn import RecurrentBody
 
@@ -132,10 +133,17 @@ def _attention(module: Attention, before: Tensor, after: Tensor) -> tuple[int, i
     return flops, 2 * flops, 0  # four products backward; their inputs are projections, not data
 
 
+def _ranking(head: RankHead, before: Tensor, after: Tensor) -> tuple[int, int, int]:
+    rows = after.numel() // after.shape[-1]
+    flops = 2 * rows * len(head.bias) * head.linear.out_features
+    return flops, flops, flops
+
+
 RULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: _conv,
     nn.Conv1d: _conv,
     nn.Linear: _linear,
     RecurrentBody: _recurrent,
     Attention: _attention,
+    RankHead: _ranking,
 }

@@ -23,6 +23,7 @@ from modelwright.data.rows import SOUND_SCALE, Column, Rows, ragged
 from modelwright.export.onnx import export_onnx
 from modelwright.measure.timing import measure_latency
 from modelwright.models.catalog import ModelSpec, examples
+from modelwright.models.heads import HEADS
 from modelwright.runtime.onnx_session import OnnxSession
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.loop import Budget, Settings, Trainer, fresh_model
@@ -116,6 +117,8 @@ def made_up(spec: ModelSpec, number: int) -> Rows:
     shape = [
         sizes[size] if isinstance(size, str) else size for size in spec.signature.outputs[0].shape
     ]
+    if HEADS[spec.outputs["kind"]].each_place:
+        shape[1:-1] = [sizes["time"]]
     if "num_classes" not in spec.outputs:
         draw = np.random.default_rng(0)
         return Rows(inputs, draw.standard_normal(shape, dtype=np.float32), [""] * number)

@@ -21,7 +21,8 @@ View = dict[str, Any]
 PARTS = ("train", "valid", "test")
 DRAWN = 240  # points of a long curve that are drawn
 # kind of answer -> what one of its labels is called, and several
-ANSWERS = {"classes": ("class", "classes"), "tags": ("tag", ""), "horizon": ("series", "series")}
+ANSWERS = {"classes": ("class", "classes"), "tags": ("tag", ""), "horizon": ("series", "series"),
+           "next": ("token", ""), "ranking": ("item", "")}  # fmt: skip
 
 
 def gate(life: Life) -> View | None:
@@ -51,7 +52,7 @@ def gate(life: Life) -> View | None:
     findings.sort(key=lambda item: order[item["state"]])
     blocking = sum(item["state"] == "blocking" for item in findings)
     answer = str(outputs.get("kind", "classes"))
-    named = labels or inputs.get("channels") or []
+    named = labels or inputs.get("channels") or outputs.get("labels") or []
     classes = words.many(len(named), *ANSWERS.get(answer, ANSWERS["classes"]))
     parts = [(part, number(counted.get(part))) for part in PARTS]
     total = sum(count or 0 for _, count in parts)
@@ -253,7 +254,7 @@ def reproduce(life: Life) -> View:
         commands.append(("answer requests", f"modelwright serve {deploy}"))
         kind = str(section(section(life.deploy, "model"), "inputs").get("kind", "image"))
         one = words.ROWS.get(kind, ("", "FILE"))[1]
-        what = "one text" if kind == "text" else "one file"
+        what = "one text" if kind in ("text", "stream") else "one file"
         commands.append((f"answer for {what}", f"modelwright predict {deploy} {one}"))
     proof = life.certificate
     digests = {str(k): v for k, v in section(proof, "digests").items()}

@@ -28,6 +28,17 @@ BESIDE = {
         "mse": "mean squared error, where each series has variance one on train; less is better",
         "mae": "mean absolute error, on the same scale; less is better",
     },
+    "ndcg_at_10": {
+        "ndcg_at_10": "gain of the item to find among all unused ones: 1 at the first place, less "
+        "at each further one, 0 from the eleventh on",
+        "hr_at_10": "of the users, the share whose item is among the first ten",
+        "mrr": "one over the rank, on average",
+    },
+    "nats_per_char": {
+        "nats_per_char": "surprise at each character, in nats; less is better",
+        "bits_per_byte": "in bits for each byte of UTF-8, which no choice of tokens changes",
+        "nats_per_token": "the same for each token; comparable only between equal vocabularies",
+    },
 }
 HEADLINES = {
     "certified": ("✓", "Certified", "Every goal holds on rows that no search saw."),

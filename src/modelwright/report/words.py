@@ -10,6 +10,12 @@ LABELS = {
     "f1": "F1",
     "mse": "MSE",
     "mae": "MAE",
+    "ndcg_at_10": "NDCG@10",
+    "hr_at_10": "hits among the first 10",
+    "mrr": "mean reciprocal rank",
+    "nats_per_char": "nats per character",
+    "nats_per_token": "nats per token",
+    "bits_per_byte": "bits per byte",
     "latency_p50_ms": "latency, median",
     "latency_p95_ms": "latency, p95",
     "latency_p99_ms": "latency, p99",
@@ -175,7 +181,9 @@ ROWS = {
     "image": ("image", "IMAGE.png"),
     "text": ("text", "'A TEXT'"),
     "audio": ("recording", "SOUND.wav"),
+    "items": ("user's history", "'ITEM, ITEM'"),
     "series": ("window", "TABLE.csv"),
+    "stream": ("stretch of text", "'A BEGINNING'"),
 }
 
 
@@ -206,12 +214,20 @@ def one_row(inputs: dict[str, Any], outputs: dict[str, Any]) -> str:
             count("length", f"typically of # {unit}"), count("max_length", f"cut at # {unit}"),
             count("vocab_size", "with # entries in the vocabulary"),
         ]  # fmt: skip
+    elif kind == "items":
+        parts = [
+            count("length", "typically of # items"), count("max_length", "cut at # items"),
+            count("num_classes", "to be continued by one of # items", outputs),
+        ]  # fmt: skip
     elif kind == "audio":
         length, rate = number(inputs.get("length")), number(inputs.get("rate"))
         parts = [
             count("rate", "at # Hz"),
             f"typically of {digits(length / rate)} s" if length and rate else "",
         ]
+    elif kind == "stream":
+        unit = "tokens" if inputs.get("unit") == "bpe" else str(inputs.get("unit", "tokens"))
+        parts = [count("length", f"of # {unit}"), count("vocab_size", "with # ids in all")]
     elif kind == "series":
         names = listed("channels")
         few = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")

@@ -51,6 +51,8 @@ MEDIA = {
         "this file cannot be read as a recording: send a whole WAV or FLAC file of at most "
         f"{audio.MAX_SECONDS} seconds",
     ),
+    "stream": Medium("text", ("text",), "", 2**16),
+    "items": Medium("list of items", ("text",), "", 2**16),
     "series": Medium("table", ("text", "application"), "", 2**22),
 }  # fmt: skip
 
@@ -88,9 +90,13 @@ class Answers:
         """What the model answers, in a few words."""
         if self.outputs["kind"] == "horizon":
             return f"{len(self.labels)} series, {self.outputs['horizon']} steps ahead"
+        if self.outputs["kind"] == "ranking":
+            return f"{len(self.labels):,} items"
         if self.outputs["kind"] == "tags":
             number = len(self.span_kinds)
             return f"{number} {'kind of span' if number == 1 else 'kinds of spans'}"
+        if self.outputs["kind"] == "next":
+            return f"the next of {len(self.labels):,} tokens"
         return f"{len(self.labels)} classes" if len(self.labels) > 1 else ""
 
     def read(self, content: bytes) -> tuple[Arrays, list[str]]:
@@ -107,7 +113,7 @@ class Answers:
             raise Refused(400, "packed tables are not accepted: send the table as it is")
         try:
             inputs = KINDS[self.kind].read_input(content, self.inputs, self.files)
-            tokens = KINDS[self.kind].tokens(content, self.inputs)
+            tokens = KINDS[self.kind].tokens(content, self.inputs, self.files)
         except DataError as error:  # its text may speak of our insides
             raise Refused(400, medium.expected or error.what) from None
         except MissingExtra as error:

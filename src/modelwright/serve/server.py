@@ -197,6 +197,9 @@ def _joins(signature: Signature) -> bool:
     return len(first) == 1 and isinstance(first.pop(), str)
 
 
+TAKES = {"stream": "text", "items": "text"}  # kinds of input that a person brings as another
+
+
 def _page(artifact: Artifact, name: str, answers: Answers | None) -> dict[str, Any]:
     """What the page shows about the model; everything from the verified folder."""
     manifest = artifact.manifest
@@ -208,7 +211,7 @@ def _page(artifact: Artifact, name: str, answers: Answers | None) -> dict[str, A
         "task": manifest.get("task"),
         "num_params": model.get("num_params"),
         "model_bytes": artifact.model_bytes,
-        "takes": answers.kind if answers else None,
+        "takes": TAKES.get(answers.kind, answers.kind) if answers else None,
         "answers": answers.summary if answers else "",
         "span_kinds": answers.span_kinds if answers else [],
         "columns": answers.labels if answers and answers.kind == "series" else [],

@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from types import ModuleType
 
-from modelwright.tasks import classify, forecast, tag
+from modelwright.tasks import classify, forecast, language, recommend, tag
 
 
 @dataclass(frozen=True)
 class Task:
     """What a task takes and gives, by the kinds of models/embed.py and models/heads.py.
 
-    logic: loss, statistics, values, answer, and METRIC, the name of the first of its values.
+    logic: loss, statistics, values, answer; METRIC, the name of the first of its values; and
+        LABEL_SMOOTHING, what its loss takes where the recipe does not say.
     """
 
     inputs: str
@@ -28,4 +29,6 @@ TASKS: dict[str, Task] = {
     "audio-classification": Task("audio", "classes", classify),
     "tagging": Task("text", "tags", tag),
     "forecasting": Task("series", "horizon", forecast),
+    "recommendation": Task("items", "ranking", recommend),
+    "language-modeling": Task("stream", "next", language),
 }

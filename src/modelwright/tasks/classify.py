@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 METRIC = "accuracy"
+LABEL_SMOOTHING = 0.1
 
 
 def loss(

@@ -13,6 +13,7 @@ from torch import Tensor
 from modelwright.core.signature import NO_TARGET
 
 METRIC = "f1"
+LABEL_SMOOTHING = 0.0  # docs/experiments.md
 Span = tuple[int, int, str]
 
 

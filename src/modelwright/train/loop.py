@@ -27,7 +27,7 @@ from modelwright.core.units import format_bytes, format_seconds
 from modelwright.data.loader import Batch, Loader
 from modelwright.data.rows import Rows
 from modelwright.measure.quality import evaluate
-from modelwright.models.catalog import MODELS, ModelSpec, build
+from modelwright.models.catalog import ModelSpec, build
 from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import Task
 from modelwright.train import checkpoint
@@ -51,7 +51,7 @@ class Settings:
     weight_decay: float
     warmup_steps: int
     decay: float
-    label_smoothing: float
+    label_smoothing: float | None  # None is the task's own
     ema: float
     precision: Precision
     augment: tuple[Augment, ...]
@@ -78,9 +78,9 @@ class Budget:
         return step / self.steps if self.steps is not None else elapsed / (self.seconds or 1.0)
 
 
-def fill_in(section: Train, family: str, precision: Precision, budget: Budget) -> Settings:
+def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budget) -> Settings:
     """The recipe's train section with the family's defaults where it says nothing."""
-    defaults = dict(MODELS[family].train)
+    defaults = dict(spec.ladder.train)
     optimizer = section.optimizer or "adamw"
     if optimizer == "sgd":
         defaults |= {"learning_rate": SGD_LEARNING_RATE, "weight_decay": SGD_WEIGHT_DECAY}
@@ -146,6 +146,9 @@ class Trainer:
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
         )
+        self._smoothing = settings.label_smoothing
+        if self._smoothing is None:
+            self._smoothing = task.logic.LABEL_SMOOTHING
         self.step, self.elapsed, self.evaluation_seconds = 0, 0.0, 0.0
         self.loss = 0.0
         self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid metric
@@ -178,7 +181,7 @@ class Trainer:
                 micro.targets,
                 targets_mixed=micro.targets_mixed,
                 mix=micro.mix,
-                label_smoothing=settings.label_smoothing,
+                label_smoothing=self._smoothing,
             )
             value.backward()
             loss += value.item()

@@ -1,0 +1,160 @@
+"""Quality of each task on published data, from scratch, within the minutes of its row.
+
+Every run is a whole road with a model of its own choice; the test part is judged once per run, on
+the model that ships. A row's figure is the mean over its seeds, and over its variants where there
+are several, such as the horizons of a forecast.
+
+    python benchmarks/quality.py --data FOLDER-OF-DATA-SETS [--rows ag_news,ett_h1] [--seeds 3]
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from bench import Row, arguments, at_least, at_most, finish
+from prepare import fsdd
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+Overrides = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: a recipe on a data set, and the floor that its metric has to reach.
+
+    Args:
+        source: the data set's place in the folder of data sets.
+        overrides: of the recipe; variants: each on top of them, one run a seed.
+        made: what has to be unpacked first, (place of the data set, folder to fill).
+    """
+
+    recipe: str
+    source: str
+    metric: str
+    floor: float
+    aim: float
+    minutes: float = 5
+    overrides: Overrides = field(default_factory=dict)
+    variants: tuple[Overrides, ...] = ({},)
+    made: Callable[[Path, Path], Any] | None = None
+
+
+def texts(**keys: str) -> Overrides:
+    return {f"data.{name}": value for name, value in keys.items()}
+
+
+HORIZONS = tuple({"data.horizon": str(steps)} for steps in (96, 192, 336, 720))
+CASES: dict[str, Case] = {
+    "fashion_mnist": Case("fashion_mnist.yaml", "fashion_mnist", "accuracy", 0.935, 0.945),
+    "ag_news": Case("news.yaml", "ag_news_subset", "accuracy", 0.875, 0.89),
+    "sst2": Case(
+        "news.yaml", "sst2", "accuracy", 0.81, 0.83,
+        overrides=texts(files="null", columns="{text: sentence, label: label}",
+                        checks="{waive: [duplicates_across_splits]}"),
+    ),
+    "zh_titles": Case(
+        "news.yaml", "zh_thucnews_titles", "accuracy", 0.86, 0.88,
+        overrides=texts(files="{train: dev.txt.gz, test: test.txt.gz}",
+                        columns="{text: 0, label: 1}",
+                        checks="{waive: [duplicates_across_splits]}"),
+    ),
+    "newsgroups": Case(
+        "news.yaml", "newsgroups20", "accuracy", 0.72, 0.78,
+        overrides=texts(files="null", columns="{text: text, label: label}",
+                        clean="[{strip: mail_headers}]",
+                        checks="{waive: [duplicates_across_splits]}"),
+    ),
+    "conll2000": Case("chunks.yaml", "conll2000_chunking", "f1", 0.91, 0.93),
+    "shakespeare": Case("shakespeare.yaml", "tinyshakespeare/input.txt", "nats_per_char", 1.6, 1.5),
+    "fsdd": Case(
+        "spoken_digits.yaml", "fsdd/recordings.tar.gz", "accuracy", 0.975, 0.99, made=fsdd
+    ),
+    "ett_h1": Case(
+        "forecast.yaml", "ett_h1/ETTh1.csv.gz", "mse", 0.425, 0.412, variants=HORIZONS
+    ),
+    "movielens": Case("movies.yaml", "movielens_100k", "ndcg_at_10", 0.06, 0.09),
+}  # fmt: skip
+
+
+def road(case: Case, source: Path, out: Path, overrides: Overrides) -> dict[str, Any]:
+    """One run: its metric on test, what it saw and what it was."""
+    keys = {**case.overrides, "data.source": str(source), "goals": "{}", **overrides}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "modelwright", "run", str(RECIPES / case.recipe),
+         *(f"{key}={value}" for key, value in keys.items()), "--out", str(out), "--json"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    if done.returncode:
+        raise SystemExit(f"{case.recipe}: {found.get('error', found)}")
+    run = Path(found["run"])
+    judged = json.loads((run / "certify" / "certificate.json").read_bytes())
+    trained = json.loads((run / "train" / "done.json").read_bytes())
+    plan = json.loads((run / "plan" / "plan.json").read_bytes())
+    winner = next(one for one in plan["candidates"] if one["name"] == plan["winner"])
+    return {
+        "metric": judged[case.metric], "parent": judged[f"parent_{case.metric}"],
+        "steps": trained["steps"], "params": winner["num_params"], "model": plan["winner"],
+        "rows": judged["rows"],
+    }  # fmt: skip
+
+
+def measure(name: str, case: Case, data: Path, out: Path, seeds: int, minutes: float) -> list[Row]:
+    source = data / case.source
+    if case.made is not None:
+        source = out / name
+        case.made(data / case.source, source)
+    runs = [
+        road(case, source, out, {**variant, "train.seed": str(seed),
+                                 "budget.train_minutes": str(minutes)})
+        for variant in case.variants
+        for seed in range(seeds)
+    ]  # fmt: skip
+    value = mean(run["metric"] for run in runs)
+    higher = case.aim > case.floor
+    judge = at_least if higher else at_most
+    models = ", ".join(dict.fromkeys(run["model"] for run in runs))
+    steps = ", ".join(f"{run['steps']:,}" for run in runs)
+    params = ", ".join(dict.fromkeys(f"{run['params']:,}" for run in runs))
+    return [
+        judge(f"{name}: {case.metric}", value, case.floor),
+        Row(f"{name}: wanted", case.aim),
+        Row(f"{name}: each run", ", ".join(f"{run['metric']:.4f}" for run in runs)),
+        Row(f"{name}: minutes", minutes),
+        Row(f"{name}: model", models),
+        Row(f"{name}: parameters", params),
+        Row(f"{name}: steps", steps),
+        Row(f"{name}: test rows", runs[0]["rows"]),
+    ]
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the folder of data sets")
+    parser.add_argument("--rows", default=",".join(CASES), help="names, with commas")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, help="instead of each row's own")
+    parser.add_argument("--out", type=Path, help="where the runs are kept")
+    asked = parser.parse_args()
+    names = asked.rows.split(",")
+    if unknown := [name for name in names if name not in CASES]:
+        parser.error(f"no row {', '.join(unknown)}; there are {', '.join(CASES)}")
+    seeds = 1 if asked.quick else asked.seeds
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        out = asked.out or Path(temporary)
+        for name in names:
+            case = CASES[name]
+            minutes = asked.minutes or (case.minutes / 5 if asked.quick else case.minutes)
+            rows += measure(name, case, asked.data, out, seeds, minutes)
+    finish(rows, as_json=asked.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,349 @@
+"""Interactions of users with items: each user's history in the order of time, split at its end.
+
+`read` gives the rows of a CSV, TSV or DAT table: of each user the last item is test, the one
+before it valid, the rest train (leave one out). A row's ids are items from FIRST_ID on; its
+targets are what came next, as the places of the items in `labels`.
+Source of the protocol: Kang, McAuley 2018, arXiv:1808.09781, section 4; Krichene, Rendle 2020,
+KDD, "On Sampled Metrics for Item Recommendation" (why every item must be ranked).
+"""
+
+import csv
+import functools
+import gzip
+import io
+import json
+import math
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelwright.core import recipe
+from modelwright.core.errors import ConfigError, DataError, did_you_mean
+from modelwright.data.rows import PARTS, Column, Finding, Loaded, Prepared, Ragged, Rows, ragged
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data", ".inter")
+ITEMS = "items.json"  # in the data's and in the model's folder
+FIRST_ID = 2  # 0 is padding, 1 is left to an item that nobody knows
+FEWEST = 3  # items of a user that is judged: one to read, one for valid, one for test
+_NAMED = 10  # items of a history that a row is called by
+_LISTED = 100  # entries of a finding's rows
+_USER = re.compile(r"user(_?id)?(:\w+)?", re.IGNORECASE)
+_ITEM = re.compile(
+    r"(item|movie|film|product|book|track|song|artist|article|news|business)(_?id)?(:\w+)?|asin",
+    re.IGNORECASE,
+)
+_EXPECTED = "a number or an ISO 8601 date"
+
+
+@dataclass(frozen=True)
+class _Use:
+    user: str
+    item: str
+    time: float
+
+
+def is_here(path: Path) -> bool:
+    """Whether a file is called like interactions, or its first line names users and items."""
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if not path.is_file() or suffix not in SUFFIXES:
+        return False
+    if suffix in (".dat", ".data", ".inter"):
+        return True
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            line = file.readline(2**16)
+    except (OSError, EOFError, zlib.error):
+        return False
+    fields = re.split(r"[\t|;,]", line.decode(errors="replace").strip())
+    return all(any(one.fullmatch(field.strip()) for field in fields) for one in (_USER, _ITEM))
+
+
+def read(path: Path, section: recipe.Data) -> Loaded:
+    """Each user's history, split so that what is judged lies in the future of what is read.
+
+    A second use of an item by the same user is left out, so that what is judged was never seen.
+    Long histories of the train part are several rows of at most data.interactions.max_length.
+    Targets of train are the next item at each place; those of valid and test are all that the
+    user had used, then the one to find: what was used is never a candidate.
+
+    Raises: ConfigError for a column that is not there; DataError, with the line, for a table that
+        cannot be read.
+    """
+    own = section.interactions or recipe.Interactions()
+    uses = _uses(path, own)
+    items = sorted({use.item for use in uses}, key=_order)
+    titles = {} if own.names is None else _titles(path.parent / own.names)
+    names = [f"{titles[item]} [{item}]" if item in titles else item for item in items]
+    place = {item: number for number, item in enumerate(items)}
+    histories: dict[str, list[_Use]] = {}
+    for use in uses:
+        histories.setdefault(use.user, []).append(use)
+    ids: dict[str, list[npt.NDArray[np.int64]]] = {part: [] for part in PARTS}
+    targets: dict[str, list[npt.NDArray[np.int64]]] = {part: [] for part in PARTS}
+    short, repeats = [], []
+
+    def add(part: str, seen: npt.NDArray[np.int64], next_ones: npt.NDArray[np.int64]) -> None:
+        ids[part].append(seen[-own.max_length :] + FIRST_ID)
+        targets[part].append(next_ones)
+
+    for user in sorted(histories, key=_order):
+        in_time = sorted(histories[user], key=lambda use: use.time)  # ties stay as in the file
+        once = list(dict.fromkeys(place[use.item] for use in in_time))
+        if len(once) < len(in_time):
+            repeats.append((f"user {user}", len(in_time) - len(once)))
+        used = np.array(once, np.int64)
+        judged = len(used) >= FEWEST
+        if not judged:
+            short.append(f"user {user}")
+        train = used[:-2] if judged else used
+        for end in range(len(train), 1, -own.max_length):
+            begin = max(end - own.max_length - 1, 0)
+            add("train", train[begin : end - 1], train[begin + 1 : end])
+        if judged:
+            add("valid", used[:-2], used[:-1])
+            add("test", used[:-1], used)
+    parts = {}
+    for part in PARTS:
+        lines = [_line(names[one - FIRST_ID] for one in row[-_NAMED:]) for row in ids[part]]
+        inputs: dict[str, Column] = {"ids": _column(ids[part])}
+        parts[part] = Rows(inputs, ragged(targets[part], np.zeros(0, np.int64)), lines)
+    return parts, names, _findings(uses, short, repeats, names, place)
+
+
+def _column(rows: Sequence[npt.NDArray[np.int64]]) -> Any:
+    return ragged([row[:, None] for row in rows], np.zeros((0, 1), np.int64))
+
+
+def _findings(
+    uses: Sequence[_Use],
+    short: Sequence[str],
+    repeats: Sequence[tuple[str, int]],
+    names: Sequence[str],
+    place: Mapping[str, int],
+) -> list[Finding]:
+    found = []
+    if repeats:
+        number = sum(times for _, times in repeats)
+        found.append(Finding(
+            "repeated_uses", number,
+            f"{number:,} times a user came back to an item; only the first time counts",
+            tuple((user, f"{times} times") for user, times in repeats[:_LISTED]),
+        ))  # fmt: skip
+    if short:
+        have = "user has" if len(short) == 1 else "users have"
+        found.append(Finding(
+            "short_histories", len(short),
+            f"{len(short):,} {have} fewer than {FEWEST} items and are not judged",
+            tuple((user,) for user in short[:_LISTED]),
+        ))  # fmt: skip
+    counts = Counter(use.item for use in uses)
+    rare = [names[number] for item, number in place.items() if counts[item] == 1]
+    if rare:
+        were = "item was" if len(rare) == 1 else "items were"
+        found.append(Finding(
+            "rare_items", len(rare), f"{len(rare):,} {were} used only once",
+            tuple((name,) for name in rare[:_LISTED]),
+        ))  # fmt: skip
+    return found
+
+
+def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepared:
+    """Describe the rows, which are as a model takes them already."""
+    number = max(int(_flat(rows).max(initial=0)) for rows in parts.values()) + 1
+    lengths = parts["train"].lengths
+    typical = 1.0 if lengths is None or not len(lengths) else float(lengths.mean())
+    inputs = {
+        "kind": "items",
+        "vocab_size": FIRST_ID + number,
+        "features": 1,
+        "length": max(8, 8 * round(typical / 8)),
+        "max_length": (section.interactions or recipe.Interactions()).max_length,
+    }
+    return Prepared(parts, inputs, {"num_classes": number}, {})
+
+
+def _flat(rows: Rows) -> npt.NDArray[Any]:
+    """Every item of the rows, as its place in the labels."""
+    assert isinstance(rows.targets, Ragged) and isinstance(rows.inputs["ids"], Ragged)
+    return np.append(rows.targets.values, rows.inputs["ids"].values - FIRST_ID)
+
+
+def keep(labels: Sequence[str]) -> dict[str, bytes]:
+    """The items by place, which must travel with the model."""
+    return {ITEMS: json.dumps(list(labels), ensure_ascii=False, separators=(",", ":")).encode()}
+
+
+def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What is done to a history before the graph, for the manifest."""
+    return {
+        "items": ITEMS, "first_id": FIRST_ID, "max_length": inputs["max_length"],
+        "rows": "items of one user, each once, the oldest first; the latest are kept",
+    }  # fmt: skip
+
+
+def read_input(
+    content: bytes, inputs: Mapping[str, Any], files: Mapping[str, bytes]
+) -> dict[str, npt.NDArray[Any]]:
+    """A line of items divided by commas, the oldest first, as a batch of one.
+
+    Raises: DataError if it is no such line or one of the items is not known.
+    """
+    places = _places(content, files)[-inputs["max_length"] :]
+    return {"ids": np.array(places, np.int64)[None, :, None] + FIRST_ID}
+
+
+def tokens(
+    content: bytes, inputs: Mapping[str, Any], files: Mapping[str, bytes] | None = None
+) -> list[str]:
+    """The items of a line, as the labels that they have: nothing of it is worth recommending."""
+    labels, _ = _items((files or {})[ITEMS])
+    return [labels[place] for place in _places(content, files or {})]
+
+
+def _places(content: bytes, files: Mapping[str, bytes]) -> list[int]:
+    _, known = _items(files[ITEMS])
+    try:
+        rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig")), skipinitialspace=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"the items cannot be read: {error}", expected=_LINE) from error
+    fields = [field.strip() for row in rows for field in row if field.strip()]
+    if not fields:
+        raise DataError("there are no items", expected=_LINE)
+    for field in fields:
+        if field not in known:
+            raise DataError(
+                f"no item {field!r} is known",
+                expected=did_you_mean(field, known),
+                repair="leave out what the model was not trained on; quote names with commas",
+            )
+    return list(dict.fromkeys(known[field] for field in fields))
+
+
+_LINE = "names or ids of items, divided by commas, the oldest first"
+
+
+@functools.lru_cache(maxsize=4)
+def _items(content: bytes) -> tuple[list[str], dict[str, int]]:
+    """The labels, and the place of each by label, by id and by title, in that order."""
+    labels = json.loads(content)
+    known = {label: place for place, label in enumerate(labels)}
+    parts = [re.fullmatch(r"(.*) \[(.*)\]", label) for label in labels]
+    for group in (2, 1):
+        for place, found in enumerate(parts):
+            if found is not None:
+                known.setdefault(found[group], place)
+    return labels, known
+
+
+# files
+
+
+def _uses(path: Path, own: recipe.Interactions) -> list[_Use]:
+    """Every row of the table; a first line without a time is a header."""
+    rows = _lines(path)
+    if not rows:
+        raise DataError(f"{path} is empty", expected="a row for each use of an item by a user")
+    columns = (own.user, own.item, own.time)
+    head = [field.partition(":")[0] if path.suffix == ".inter" else field for field in rows[0][1]]
+    header = any(isinstance(one, str) for one in columns)
+    wanted = [_column_of(path, one, head) for one in columns]
+    if not header:
+        header = _time(rows[0][1][wanted[2]]) is None
+    found = []
+    for line, fields in rows[header:]:
+        if len(fields) <= max(wanted):
+            raise DataError(
+                f"{path}, line {line}: {len(fields)} fields",
+                expected=f"at least {max(wanted) + 1}, up to the last of data.interactions",
+            )
+        user, item, stamp = (fields[place] for place in wanted)
+        time = _time(stamp)
+        if time is None or not user or not item:
+            what = f"{stamp!r} is no time" if time is None else "no user or no item"
+            raise DataError(
+                f"{path}, line {line}: {what}",
+                expected=f"user, item and time; a time is {_EXPECTED}",
+                repair="name the columns with data.interactions: {user: …, item: …, time: …}",
+            )
+        found.append(_Use(user, item, time))
+    return found
+
+
+def _column_of(path: Path, column: str | int, head: Sequence[str]) -> int:
+    if isinstance(column, str) and column in head:
+        return head.index(column)
+    if isinstance(column, int) and 0 <= column < len(head):
+        return column
+    raise ConfigError(
+        f"{path} has no column {column!r}",
+        expected=did_you_mean(str(column), [*head, *map(str, range(len(head)))]),
+        repair="name the columns with data.interactions: {user: …, item: …, time: …}; numbers "
+        "count from 0",
+    )
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Line and fields of each row; divided by the first of "::", tab, |, ; and , in the first."""
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:  # as in MovieLens
+            text = content.decode("latin-1")
+        first = text.partition("\n")[0]
+        mark = next((mark for mark in ("::", "\t", "|", ";", ",") if mark in first), ",")
+        if mark in ("::", "\t", "|"):
+            rows = [(n, line.split(mark)) for n, line in enumerate(text.splitlines(), 1) if line]
+        else:
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}", expected="a table, or it as .gz"
+        ) from error
+    return [(line, [field.strip() for field in fields]) for line, fields in rows]
+
+
+def _titles(path: Path) -> dict[str, str]:
+    """Title by item: the first two fields of each line."""
+    if not path.is_file():
+        raise ConfigError(
+            f"data.interactions.names: {path} is not there",
+            expected="a file beside the table, with an item and its name on each line",
+        )
+    return {row[0]: row[1] for _, row in _lines(path) if len(row) > 1 and row[1]}
+
+
+def _time(text: str) -> float | None:
+    """A point in time as a number that grows with it."""
+    try:
+        number = float(text)
+        return number if math.isfinite(number) else None
+    except ValueError:
+        pass
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found.replace(tzinfo=found.tzinfo or UTC).timestamp()
+
+
+def _order(name: str) -> tuple[int, int, str]:
+    """Numbers by their size, then words."""
+    return (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name)
+
+
+def _line(names: Iterable[str]) -> str:
+    """Items as `read_input` takes them."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(names)
+    return text.getvalue()

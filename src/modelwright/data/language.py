@@ -1,0 +1,357 @@
+"""Text as one long stream: read, divided in order, cut into tokens and windows of them.
+
+`read` gives the text of each part; `prepare` makes of it ids and, for each place, the id that comes
+next. The vocabulary is learned from train alone. Id 0 is padding, 1 a token that train lacks.
+Source of the pairs of bytes: Sennrich et al. 2015, arXiv:1508.07909; over bytes as in Radford et
+al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
+"""
+
+import functools
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelwright.core import recipe
+from modelwright.core.errors import ConfigError, DataError, MissingExtra
+from modelwright.core.progress import say
+from modelwright.data.rows import PARTS, Array, Column, Loaded, Prepared, Ragged, Rows, Windows
+from modelwright.data.text import NOTHING, UNKNOWN, code_points, part_files
+
+SUFFIXES = (".txt", ".gz")
+TOKENS = "tokens.json"  # in the data's and in the model's folder
+WINDOW = 128  # tokens that are looked back at, where the recipe does not say
+STRIDE = 4  # windows of train begin at every such part of a window
+FEWEST_BPE = 258  # padding, unknown, and each byte
+_PEEK_BYTES, _PEEK_LINES = 2**16, 50
+_CHUNK = 2**17  # characters that are cut into pairs of bytes at once
+_REPLACEMENT = "\ufffd"  # what an unknown token is shown as
+
+# files
+
+
+def is_stream(path: Path) -> bool:
+    """Whether the path is a text, or a folder with one to train on, and no table of any kind."""
+    try:
+        file = part_files(path, recipe.Data(source=str(path)))["train"]
+        if Path(file.name.removesuffix(".gz")).suffix.lower() != ".txt":
+            return False
+        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as opened:
+            content = opened.read(_PEEK_BYTES)
+    except DataError:
+        return False
+    except (OSError, EOFError, zlib.error):
+        return True  # reading it says what is wrong
+    lines = [line for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
+    lines = lines[:_PEEK_LINES]
+    if 2 * sum("\t" in line for line in lines) >= max(len(lines), 1):
+        return False
+    fields = [len(line.split()) for line in lines]
+    same = max((fields.count(number) for number in (2, 3, 4, 5)), default=0)
+    return len(lines) < 5 or same < 0.9 * len(lines)
+
+
+def read(path: Path, section: recipe.Data) -> Loaded:
+    """The text of each part, one row a part, from a UTF-8 file, plain or .gz, or a folder of them.
+
+    A file is divided in order: the last data.test of its characters, data.valid of them before,
+    and the rest; or data.split_rows. So is the train file of a folder that lacks a part.
+
+    Raises: DataError for a file that cannot be read, or a part of fewer than two characters.
+    """
+    files = part_files(path, section)
+    texts = {part: _text(file) for part, file in files.items()}
+    if section.split_rows is not None and len(texts) > 1:
+        raise ConfigError(
+            "data.split_rows divides one file, and the source has one for each part",
+            expected="either of the two",
+            repair="leave data.split_rows out, or name one file in data.source",
+        )
+    texts = _divided(texts, section)
+    for part, text in texts.items():
+        if len(text) < 2:
+            raise DataError(
+                f"the {part} part of {section.source!r} has {len(text)} characters",
+                expected="two at least: one, and what comes next",
+                repair="bring more text, or divide it otherwise with data.valid and data.test",
+            )
+    parts = {
+        part: Rows({"ids": code_points([texts[part]])}, np.zeros((1, 0), np.int64), [texts[part]])
+        for part in PARTS
+    }
+    return parts, [], []
+
+
+def _text(file: Path) -> str:
+    try:
+        content = file.read_bytes()
+        return (gzip.decompress(content) if file.suffix == ".gz" else content).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
+
+
+def _divided(texts: Mapping[str, str], section: recipe.Data) -> dict[str, str]:
+    """With the parts that are missing cut off the end of train, test last."""
+    train = texts["train"]
+    if section.split_rows is not None:
+        counts = section.split_rows
+        if sum(counts) > len(train):
+            raise DataError(
+                f"data.split_rows asks for {sum(counts):,} characters, and {section.source!r} has "
+                f"{len(train):,}",
+                expected=f"three counts whose sum is at most {len(train)}",
+            )
+        if sum(counts) < len(train):
+            left = len(train) - sum(counts)
+            say(f"data: {left:,} characters behind those of data.split_rows are not read")
+        first, second, end = (int(place) for place in np.cumsum(counts))
+    else:
+        end = len(train)
+        test = 0.0 if "test" in texts else section.test
+        valid = 0.0 if "valid" in texts else section.valid
+        # rounded first: 1 - 0.1 - 0.1 is a little less than 0.8
+        first = math.floor(round(end * (1 - test - valid), 6))
+        second = math.floor(round(end * (1 - test), 6))
+    cut = {
+        "train": train[: max(first, 0)],
+        "valid": train[max(first, 0) : second],
+        "test": train[second:end],
+    }
+    return cut | {part: text for part, text in texts.items() if part != "train"}
+
+
+# tokens and ids
+
+
+class Tokens:
+    """Texts to ids and back.
+
+    Args:
+        unit: "characters", "bytes" or "bpe".
+        labels: the text of each id; a token that is only a part of a character holds its bytes as
+            lone surrogates (PEP 383), so that `label_bytes` gives them back.
+        bpe: of pairs of bytes, the JSON that the library `tokenizers` writes.
+    """
+
+    def __init__(self, unit: str, labels: Sequence[str], bpe: str = "") -> None:
+        self.unit, self.labels, self.bpe = unit, list(labels), bpe
+        if unit == "characters":
+            points = np.array([ord(label) for label in self.labels[2:]], np.uint32)
+            order = np.argsort(points)
+            self._points, self._ids = points[order], (order + 2).astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def encode(self, text: str) -> npt.NDArray[np.int32]:
+        """(tokens,); UNKNOWN for what train does not hold.
+
+        Raises: MissingExtra for pairs of bytes without the library.
+        """
+        if self.unit == "bytes":
+            return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + 2
+        if self.unit == "bpe":
+            tokenizer = _library().Tokenizer.from_str(self.bpe)
+            pieces = [tokenizer.encode(piece).ids for piece in _pieces(text)]
+            return np.concatenate([np.zeros(0, np.int32), *(np.int32(ids) for ids in pieces)]) + 2
+        found = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        place = np.minimum(np.searchsorted(self._points, found), len(self._points) - 1)
+        return np.where(self._points[place] == found, self._ids[place], np.int32(UNKNOWN))
+
+    def decode(self, ids: Sequence[int] | Array) -> str:
+        """The text; bytes that are no whole character become a replacement character."""
+        return b"".join(label_bytes(self.labels[one]) for one in ids).decode("utf-8", "replace")
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"unit": self.unit, "labels": self.labels, "bpe": self.bpe}).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Tokens":
+        return cls(**json.loads(content))
+
+
+def label_bytes(label: str) -> bytes:
+    """What a token stands for.
+
+    >>> label_bytes("ä"), label_bytes("\\udcc3")
+    (b'\\xc3\\xa4', b'\\xc3')
+    """
+    return label.encode("utf-8", "surrogateescape")
+
+
+def learn(text: str, unit: str, size: int) -> Tokens:
+    """The tokens of a text: its characters, every byte, or its most common runs of bytes.
+
+    Args:
+        size: most ids, those of padding and of unknown tokens among them.
+    Raises: ConfigError for too few ids for all bytes; MissingExtra.
+    """
+    known = ["", _REPLACEMENT]
+    if unit == "bytes":
+        return Tokens(unit, known + [_label(bytes([value])) for value in range(256)])
+    if unit == "bpe":
+        return _learn_bpe(text, size, known)
+    points, counts = np.unique(
+        np.frombuffer(text.encode("utf-32-le"), np.uint32), return_counts=True
+    )
+    kept = np.sort(points[np.argsort(-counts, kind="stable")][: size - 2])
+    return Tokens("characters", known + [chr(point) for point in kept.tolist()])
+
+
+def _learn_bpe(text: str, size: int, known: list[str]) -> Tokens:
+    if size < FEWEST_BPE:
+        raise ConfigError(
+            f"data.tokens.vocab_size is {size}",
+            expected=f"at least {FEWEST_BPE} for pairs of bytes, one for each byte and two more",
+        )
+    library = _library()
+    tokenizer = library.Tokenizer(library.models.BPE())
+    byte_level = library.pre_tokenizers.ByteLevel
+    tokenizer.pre_tokenizer = byte_level(add_prefix_space=False)
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=size - 2, initial_alphabet=sorted(byte_level.alphabet()), show_progress=False
+    )
+    tokenizer.train_from_iterator(_pieces(text), trainer)
+    written = {character: byte for byte, character in enumerate(_alphabet())}
+    by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    labels = [_label(bytes(written[character] for character in token)) for token, _ in by_id]
+    return Tokens("bpe", known + labels, tokenizer.to_str())
+
+
+def _library() -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise MissingExtra("tokenizers", "text", 'data.tokens.unit: "bpe"') from error
+    return tokenizers
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text in pieces that end with a line's end, where there is one."""
+    start = 0
+    while start < len(text):
+        end = min(start + _CHUNK, len(text))
+        if end < len(text):
+            end = (text.rfind("\n", start, end) + 1) or end
+        yield text[start:end]
+        start = end
+
+
+def _alphabet() -> list[str]:
+    """The character that the library writes for each byte, as GPT-2 did."""
+    plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return [chr(byte if byte in plain else next(others)) for byte in range(256)]
+
+
+def _label(content: bytes) -> str:
+    return content.decode("utf-8", "surrogateescape")
+
+
+# rows
+
+
+def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepared:
+    """Ids of every part, and what comes next at each place.
+
+    Windows of train overlap. Those of valid and test do not, and the last may be short: each token
+    but the part's first is predicted exactly once.
+
+    Raises: DataError if train is no longer than a window.
+    """
+    window = section.window or WINDOW
+    unit = "characters" if section.tokens.unit == "auto" else section.tokens.unit
+    texts = {part: rows.origins[0] for part, rows in parts.items()}
+    known = learn(texts["train"], unit, section.tokens.vocab_size)
+    made = {}
+    for part in PARTS:
+        ids = known.encode(texts[part])
+        strange = int((ids == UNKNOWN).sum())
+        if strange:
+            say(f"data: {strange:,} of {len(ids):,} {unit} of {part} have no id of their own")
+        make = _overlapping if part == "train" else _side_by_side
+        made[part] = make(ids, window, known)
+    inputs = {
+        "kind": "stream",
+        "vocab_size": len(known),
+        "features": 1,
+        "length": window,
+        "max_length": window,
+        "unit": unit,
+        "overlap": window / _stride(window),  # rows of train that hold the same place
+    }
+    answers = {"num_classes": len(known), "labels": known.labels}
+    return Prepared(made, inputs, answers, {TOKENS: known.to_bytes()})
+
+
+def _stride(window: int) -> int:
+    return max(1, window // STRIDE)
+
+
+def _overlapping(ids: Array, window: int, known: Tokens) -> Rows:
+    starts = np.arange(0, len(ids) - window, _stride(window))
+    if not len(starts):
+        raise DataError(
+            f"the train part has {len(ids):,} {known.unit}, and data.window is {window:,}",
+            expected=f"more than {window:,}",
+            repair="bring more text, or shorten data.window",
+        )
+    inputs: dict[str, Column] = {"ids": Windows(ids[:, None], starts, window)}
+    return Rows(inputs, Windows(ids, starts + 1, window), [""] * len(starts))
+
+
+def _side_by_side(ids: Array, window: int, known: Tokens) -> Rows:
+    number = len(ids) - 1
+    offsets = np.append(np.arange(0, number, window), number)
+    inputs: dict[str, Column] = {"ids": Ragged(ids[:-1, None], offsets)}
+    shown = [known.decode(ids[start : start + window]) for start in offsets[:-1]]
+    return Rows(inputs, Ragged(ids[1:], offsets), shown)
+
+
+def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What is done to a text before the graph, for the manifest."""
+    return {
+        "unit": inputs["unit"], "tokens": TOKENS, "window": inputs["max_length"],
+        "ids": f"{NOTHING} is padding, {UNKNOWN} unknown",
+    }  # fmt: skip
+
+
+def read_input(
+    content: bytes, inputs: Mapping[str, Any], files: Mapping[str, bytes]
+) -> dict[str, npt.NDArray[Any]]:
+    """The last tokens of a text, as many as a window has, as a batch of one.
+
+    Raises: DataError if it is empty or not UTF-8.
+    """
+    ids = tokens_of(files).encode(prompt(content))[-inputs["max_length"] :]
+    return {"ids": ids.astype(np.int64)[None, :, None]}
+
+
+def prompt(content: bytes) -> str:
+    """What a person wrote.
+
+    Raises: DataError if it is empty or not UTF-8.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"the text is not UTF-8: {error}", expected="UTF-8 text") from error
+    if not text:
+        raise DataError("the text is empty", expected="something to be continued")
+    return text
+
+
+def tokens_of(files: Mapping[str, bytes]) -> Tokens:
+    """The tokens of a model, from the files that travel with it."""
+    return _tokens(files[TOKENS])
+
+
+@functools.lru_cache(maxsize=4)
+def _tokens(content: bytes) -> Tokens:
+    return Tokens.from_bytes(content)

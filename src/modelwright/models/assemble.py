@@ -1,0 +1,194 @@
+"""embed -> body -> head: how each family puts a model together from plain arguments.
+
+What comes in and out is described by the rows of EMBEDS and HEADS; catalog.py has the table of
+families and their sizes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from modelwright.models.cnn import ResidualBody, SequenceBody
+from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize, Patches
+from modelwright.models.heads import HEADS
+from modelwright.models.rnn import RecurrentBody
+from modelwright.models.transformer import EncoderBody
+
+Description = Mapping[str, Any]
+
+
+class Model(nn.Module):
+    """embed -> body -> head.
+
+    The inputs of the model's signature, in order -> the first tensor of its outputs.
+    """
+
+    def __init__(self, embed: nn.Module, body: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.embed, self.body, self.head = embed, body, head
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        features, mask = self.embed(*inputs)
+        return self.head(self.body(features, mask), mask, *inputs)  # type: ignore[no-any-return]
+
+
+class TiedModel(Model):
+    """The head also takes the vectors of the embedding."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        features, mask = self.embed(*inputs)
+        vectors = self.embed.get_parameter("vectors.weight")
+        return self.head(self.body(features, mask), mask, vectors)  # type: ignore[no-any-return]
+
+
+def _model(
+    inputs: Description, outputs: Description, embed: nn.Module, body: Any, dropout: float = 0.0
+) -> Model:
+    tied = outputs["kind"] == "ranking"
+    if tied:
+        inputs = {**inputs, "dim": embed.get_parameter("vectors.weight").shape[1]}
+    head = HEADS[outputs["kind"]].build(outputs, inputs, body.out_dim, dropout)
+    return (TiedModel if tied else Model)(embed, body, head)
+
+
+def _sequence(inputs: Description, dim: int, dropout: float) -> nn.Module:
+    """The embedding of anything but images."""
+    make = EMBEDS[inputs["kind"]].sequence
+    assert make is not None
+    return make(inputs, dim, dropout)
+
+
+def _normalize(inputs: Description) -> Normalize:
+    return Normalize(inputs["mean"], inputs["std"])
+
+
+def _causal(outputs: Description) -> bool:
+    return outputs["kind"] in ("next", "ranking")
+
+
+def cnn_image(
+    inputs: Description,
+    outputs: Description,
+    widths: Sequence[int],
+    inner: Sequence[int] | None = None,
+) -> Model:
+    """Residual stages over pixels."""
+    # A thin first layer at full detail, then wide layers on a small grid: they train and run at a
+    # higher rate than thin ones on a large grid. Each stage halves the grid while at least 4
+    # pixels a side remain; grids below 16 keep their detail in the first one.
+    channels, *sides = inputs["shape"]
+    side, strides = min(sides), list[int]()
+    for stage in range(len(widths)):
+        halve = side >= 16 if stage == 0 else (side + 1) // 2 >= 4
+        strides.append(2 if halve else 1)
+        side = -(-side // strides[-1])
+    body = ResidualBody(
+        channels,
+        widths=widths,
+        depths=[1] * len(widths),
+        strides=strides,
+        stem_width=widths[0] // 2 if strides[0] == 2 else None,
+        inner=inner,
+    )
+    return _model(inputs, outputs, ImageEmbed(_normalize(inputs)), body)
+
+
+def cnn_sequence(
+    inputs: Description,
+    outputs: Description,
+    dim: int,
+    inner: Sequence[int],
+    kernel_size: int = 3,
+    dropout: float = 0.0,
+) -> Model:
+    """Dilated convolutions over time."""
+    body = SequenceBody(
+        dim, inner=inner, kernel_size=kernel_size, causal=_causal(outputs), dropout=dropout
+    )
+    return _model(inputs, outputs, _sequence(inputs, dim, dropout), body, dropout)
+
+
+def _patch_side(shape: Sequence[int]) -> int:
+    """The divisor of both sides that gives nearest to 7 x 7 patches."""
+    height, width = shape[1:]
+    fits = [
+        side for side in range(1, min(height, width) + 1) if not (height % side or width % side)
+    ]
+    return min(fits, key=lambda side: abs((height // side) * (width // side) - 49))
+
+
+def rnn_image(
+    inputs: Description, outputs: Description, embed_dim: int, hidden_dim: int, num_layers: int
+) -> Model:
+    """A recurrence over rows of pixels."""
+    channels, _, width = inputs["shape"]
+    rows = Patches(channels, (1, width), embed_dim)  # one step of time per row of pixels
+    body = RecurrentBody(embed_dim, hidden_dim=hidden_dim, num_layers=num_layers)
+    return _model(inputs, outputs, ImageEmbed(_normalize(inputs), rows), body)
+
+
+def rnn_sequence(
+    inputs: Description,
+    outputs: Description,
+    embed_dim: int,
+    hidden_dim: int,
+    num_layers: int,
+    dropout: float = 0.0,
+) -> Model:
+    """A recurrence over time, in both directions unless each place may see only the past."""
+    body = RecurrentBody(
+        embed_dim, hidden_dim=hidden_dim, num_layers=num_layers, dropout=dropout,
+        bidirectional=not _causal(outputs),
+    )  # fmt: skip
+    return _model(inputs, outputs, _sequence(inputs, embed_dim, dropout), body, dropout)
+
+
+def transformer_image(
+    inputs: Description,
+    outputs: Description,
+    dim: int,
+    num_layers: int,
+    mlp_dims: Sequence[int] | None = None,
+) -> Model:
+    """Attention among patches."""
+    channels, height, width = inputs["shape"]
+    side = _patch_side(inputs["shape"])
+    body = EncoderBody(
+        dim,
+        num_heads=max(1, dim // 32),
+        mlp_dims=mlp_dims or [2 * dim] * num_layers,
+        max_len=(height // side) * (width // side),
+        dropout=0.1 if dim >= 128 else 0.0,
+    )
+    patches = Patches(channels, (side, side), dim)
+    return _model(inputs, outputs, ImageEmbed(_normalize(inputs), patches), body)
+
+
+def transformer_sequence(
+    inputs: Description,
+    outputs: Description,
+    dim: int,
+    num_layers: int,
+    mlp_dims: Sequence[int] | None = None,
+    dropout: float = 0.0,
+) -> Model:
+    """Attention among places, turned by their distance."""
+    body = EncoderBody(
+        dim,
+        num_heads=max(1, dim // 32),
+        mlp_dims=mlp_dims or [2 * dim] * num_layers,
+        positions="rotary",
+        causal=_causal(outputs),
+        dropout=dropout,
+    )
+    return _model(inputs, outputs, _sequence(inputs, dim, dropout), body, dropout)
+
+
+def by_kind(image: Callable[..., Model], sequence: Callable[..., Model]) -> Callable[..., Model]:
+    """One builder of two: images are grids, everything else a sequence."""
+
+    def build(inputs: Description, outputs: Description, **args: Any) -> Model:
+        return (image if inputs["kind"] == "image" else sequence)(inputs, outputs, **args)
+
+    return build

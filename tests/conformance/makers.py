@@ -1,0 +1,131 @@
+"""MAKERS: small data for each task, as the files that its source reads. To add one: add a row.
+
+Every rule in the data can be learned in seconds, and rows differ in length where a task lets them.
+"""
+
+import wave
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelwright.data.image import encode_png
+
+
+@dataclass(frozen=True)
+class Maker:
+    """One task's data.
+
+    write: into an empty folder; gives the source, and what a person asks: a file, or a text.
+    data: further keys of the recipe's section `data`.
+    needs: modules that reading it takes.
+    predict: arguments with which `predict` answers as the page does.
+    """
+
+    write: Callable[[Path], tuple[Path, Path | str]]
+    data: dict[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    predict: dict[str, Any] = field(default_factory=dict)
+
+
+def _pictures(folder: Path) -> tuple[Path, Path]:
+    """Stripes across, stripes down, a spot; 8 x 8 grey pixels with noise."""
+    draw = np.random.default_rng(0)
+    across = np.tile([[220], [30]], (4, 8))
+    spot = np.full((8, 8), 30)
+    spot[2:6, 2:6] = 220
+    for name, shown in (("across", across), ("down", across.T), ("spot", spot)):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = np.clip(shown + draw.normal(0, 20, (8, 8)), 0, 255).astype(np.uint8)
+            file = folder / "pictures" / name / f"{number:02}.png"
+            file.write_bytes(encode_png(pixels[None]))
+    return folder / "pictures", folder / "pictures/down/07.png"
+
+
+GOOD = ["warm", "bright", "kind", "happy", "gentle", "sunny", "calm", "fresh", "tasty", "lovely"]
+BAD = ["cold", "dark", "rude", "sad", "harsh", "rainy", "noisy", "stale", "bitter", "ugly"]
+EITHER = ["the", "a", "very", "day", "food", "place", "and", "so", "it", "was"]
+
+
+def _texts(folder: Path) -> tuple[Path, str]:
+    """Good and bad words among others, 1 to 24 of them."""
+    draw, lines = np.random.default_rng(0), ["text,label"]
+    for number in range(120):
+        own = BAD if number % 2 else GOOD
+        words = [str(draw.choice(own)) for _ in range(1 + number // 10)]
+        words += [str(draw.choice(EITHER)) for _ in range(number // 10)]
+        lines.append(f"{' '.join(draw.permutation(words))},{'bad' if number % 2 else 'good'}")
+    (folder / "texts.csv").write_text("\n".join(lines))
+    return folder / "texts.csv", "It was a warm and happy day"
+
+
+def _words(folder: Path) -> tuple[Path, str]:
+    """Names of one or two words among others; every kind of word is known by itself."""
+    draw, lines = np.random.default_rng(0), []
+    for number in range(120):
+        for _ in range(1 + number % 8):
+            lines += [f"{word} O" for word in draw.choice(EITHER, 1 + draw.integers(2))]
+            lines.append(f"{draw.choice(['Anna', 'Ben', 'Carla'])} B-PER")
+            lines += ["Smith I-PER"] * int(draw.integers(2))
+        lines.append("")
+    (folder / "words.txt").write_text("\n".join(lines))
+    return folder / "words.txt", "the day Anna Smith was very"
+
+
+def _sounds(folder: Path) -> tuple[Path, Path]:
+    """High and low tones of 0.05 to 0.15 seconds, with noise."""
+    draw = np.random.default_rng(0)
+    for name, frequency in (("high", 1600), ("low", 400)):
+        (folder / "sounds" / name).mkdir(parents=True)
+        for number in range(40):
+            time = np.arange(400 + 20 * number) / 8000
+            tone = 9000 * np.sin(2 * np.pi * frequency * time + number)
+            samples = (tone + draw.normal(0, 500, len(time))).astype("<i2")
+            with wave.open(str(folder / "sounds" / name / f"{number:02}.wav"), "wb") as file:
+                file.setnchannels(1)
+                file.setsampwidth(2)
+                file.setframerate(8000)
+                file.writeframes(samples.tobytes())
+    return folder / "sounds", folder / "sounds/low/17.wav"
+
+
+def _series(folder: Path) -> tuple[Path, Path]:
+    """Two waves of twelve hours with a little noise, 20 days long."""
+    draw, lines = np.random.default_rng(0), ["date,load,heat"]
+    for hour in range(240):
+        load, heat = np.sin(np.array([0, 2]) + 2 * np.pi * hour / 12) + draw.normal(0, 0.02, 2)
+        lines.append(f"2024-01-{1 + hour // 24:02} {hour % 24:02}:00,{load:.4f},{20 + heat:.4f}")
+    (folder / "series.csv").write_text("\n".join(lines))
+    return folder / "series.csv", folder / "series.csv"
+
+
+def _stream(folder: Path) -> tuple[Path, str]:
+    """Each letter twice, from a to l: what comes next hangs on the last two characters."""
+    (folder / "stream.txt").write_text(100 * "aabbccddeeffgghhiijjkkll ")
+    return folder / "stream.txt", "aabbccd"
+
+
+def _uses(folder: Path) -> tuple[Path, str]:
+    """Users who take twenty items in turn, each beginning somewhere else."""
+    lines = ["user,item,rating,time"]
+    for user in range(60):
+        for step in range(4 + user % 14):
+            lines.append(f"{user},{100 + (7 * user + step) % 20},5,{1000 + step}")
+    (folder / "uses.csv").write_text("\n".join(lines))
+    return folder / "uses.csv", "103, 104, 105"
+
+
+MAKERS: dict[str, Maker] = {
+    "image-classification": Maker(_pictures, needs=("PIL",)),
+    "text-classification": Maker(_texts),
+    "audio-classification": Maker(_sounds, needs=("soundfile",)),
+    "tagging": Maker(_words),
+    "forecasting": Maker(_series, {"horizon": 4, "window": 16, "valid": 0.2}),
+    "language-modeling": Maker(
+        _stream, {"window": 32, "valid": 0.15}, predict={"max_new": 1, "temperature": 0}
+    ),
+    "recommendation": Maker(_uses),
+}
