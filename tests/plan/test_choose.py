@@ -48,8 +48,25 @@ def test_epoch_is_steps_times_their_time(machine):
     assert pytest.approx(0.2) == predicted()["cnn-small"].predicted["epoch_s"]
 
 
-def test_too_few_epochs_are_a_reason(machine):
+def test_a_size_that_makes_too_few_steps_gives_way(machine):
+    """In 3 s the small size makes 1,500 steps and base 600: small is raced, and base says why."""
+    found = predicted(budget={"train_minutes": 3.0 / 60})
+
+    assert {f"{family}-small" for family in FAMILIES} == fits(found)
+    assert found["cnn-base"].reason.startswith("would make ")
+    assert found["cnn-base"].reason.endswith("fewer than the 1,000 in which cnn-small can settle")
+
+
+def test_where_no_size_makes_enough_steps_the_smallest_is_raced(machine):
+    """A budget of half a second is no refusal."""
+    assert {f"{family}-tiny" for family in FAMILIES} == fits(
+        predicted(budget={"train_minutes": 0.6 / 60})
+    )
+
+
+def test_too_few_epochs_are_a_reason(machine, monkeypatch):
     """A candidate that would see the data less than five times is dropped, with the number."""
+    monkeypatch.setattr(choose, "MIN_STEPS", 1)
     found = predicted(budget={"train_minutes": 3.0 / 60})  # 3 s: 15 epochs of small, 3.75 of large
 
     assert {f"{family}-base" for family in FAMILIES} == fits(found)

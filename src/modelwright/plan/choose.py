@@ -31,6 +31,7 @@ from modelwright.train.loop import CURVE_ROWS, Budget, Trainer, fill_in, fresh_m
 from modelwright.train.precision import Precision
 
 MIN_EPOCHS = 5.0  # seeing the data less often than this, a larger model loses to a smaller one
+MIN_STEPS = 1000  # with fewer, a smaller model gets further (docs/experiments.md)
 LOOKS = 3  # points of the learning curve in each slice
 LEAST_ERROR = 1 / (2 * CURVE_ROWS)  # what an accuracy of one on the rows looked at may hide
 RACE_SLICE = 0.04  # of the budget, for each candidate in each round
@@ -119,15 +120,29 @@ def predict(recipe: Recipe, data: Mapping[str, Any]) -> list[Candidate]:
         if not fits:
             continue
         # one that also has to be pruned is worth training only where int8 alone saves none
-        kept = next((one for one in reversed(fits) if _small_in_int8(recipe, one)), fits[0])
+        small = [one for one in fits if _small_in_int8(recipe, one)] or fits[:1]
+        settled = [one for one in small if _steps(recipe, one) >= MIN_STEPS] or small[:1]
+        kept = settled[-1]
         for other in fits:
-            if other is not kept:
-                other.status = "dropped"
-                larger = other.num_params < kept.num_params
-                other.reason = f"{kept.spec.name} " + (
-                    "is larger and fits too" if larger else "meets the size goal without pruning"
+            if other is kept:
+                continue
+            other.status = "dropped"
+            if other.num_params < kept.num_params:
+                other.reason = f"{kept.spec.name} is larger and fits too"
+            elif other in small:
+                other.reason = (
+                    f"would make {_steps(recipe, other):,.0f} steps in the budget, fewer than the "
+                    f"{MIN_STEPS:,} in which {kept.spec.name} can settle"
                 )
+            else:
+                other.reason = f"{kept.spec.name} meets the size goal without pruning"
     return candidates
+
+
+def _steps(recipe: Recipe, candidate: Candidate) -> float:
+    """Training steps in a budget of minutes; a budget of steps is nobody's to judge."""
+    minutes = recipe.budget.train_minutes
+    return math.inf if minutes is None else 60 * minutes / candidate.predicted["step_s"]
 
 
 def _calibrate(recipe: Recipe, data: Mapping[str, Any], family: str, size: str) -> Candidate:
