@@ -17,7 +17,7 @@ from modelwright.train.loop import Budget, Settings, Trainer, fresh_model
 
 from .conftest import section
 
-MOVIELENS = Path("/work/shared/data/movielens_100k")
+MOVIELENS = Path(__file__).parents[3] / "shared/data/movielens_100k"
 # user, item, rating, time; not in order
 TABLE = """\
 7\ta\t5\t30

@@ -14,7 +14,7 @@ from modelwright.data.rows import PARTS, Ragged, Windows, joined, load_part, sav
 
 from .conftest import section
 
-SHAKESPEARE = Path("/work/shared/data/tinyshakespeare/input.txt")
+SHAKESPEARE = Path(__file__).parents[3] / "shared/data/tinyshakespeare/input.txt"
 SENTENCE = "the quick brown fox jumps over a lazy dog; größer, 天 地 … and so on\n"
 TEXT = " ".join(np.random.default_rng(0).choice(SENTENCE.split(" "), 600))
 

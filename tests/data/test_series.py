@@ -14,7 +14,7 @@ from modelwright.data.rows import PARTS, Windows, joined, load_part, save
 
 from .conftest import section
 
-ETT = Path("/work/shared/data/ett_h1/ETTh1.csv.gz")
+ETT = Path(__file__).parents[3] / "shared/data/ett_h1/ETTh1.csv.gz"
 ROWS, WINDOW, HORIZON = 100, 12, 5
 SPLIT = [60, 20, 15]  # five rows behind them are left over
 
