@@ -61,6 +61,7 @@ NOTED_CHECKS = (
     "constant_images",
     "constant_recordings",
     "constant_series",
+    "short_recordings",
     "class_imbalance",
     "conflicting_labels",
     "repeated_uses",
@@ -97,6 +98,7 @@ class Columns(Section):
         "text", description="the text; of several columns, joined by blanks"
     )
     label: str | Whole = Field("label", description="the class")
+    file: str | Whole = Field("file", description="the recording, from the table's folder on")
 
 
 class Files(Section):
@@ -168,7 +170,7 @@ class Data(Section):
     source: str = Field(description='"digits", or a path to an image folder, IDX files or an NPZ')
     format: Literal[
         "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "text_stream",
-        "audio_folder", "table", "interactions",
+        "audio_folder", "transcripts", "table", "interactions",
     ] = "auto"  # fmt: skip
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
     test: Share = Field(0.2, description="share held out to judge by, where the source has no test")
@@ -363,6 +365,7 @@ QUALITY_OF = {
     "image-classification": "accuracy",
     "text-classification": "accuracy",
     "audio-classification": "accuracy",
+    "transcription": "wer",
     "tagging": "f1",
     "forecasting": "mse",
     "recommendation": "ndcg_at_10",
@@ -402,7 +405,7 @@ class Recipe(Section):
     name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="of the run's folder")
     task: Literal[
         "image-classification", "text-classification", "audio-classification", "tagging",
-        "forecasting", "language-modeling", "recommendation",
+        "forecasting", "language-modeling", "recommendation", "transcription",
     ]  # fmt: skip
     data: Data
     budget: Budget = Field(default_factory=lambda: Budget(train_minutes=5.0))
@@ -430,7 +433,7 @@ class Recipe(Section):
             if self.task not in tasks and getattr(self.data, name) is not None:
                 only = " and ".join(tasks) + (" does" if len(tasks) == 1 else " do")
                 raise ValueError(f"data.{name}: {self.task} does not read it, only {only}")
-        stream = self.task == "language-modeling"
+        stream = self.task in ("language-modeling", "transcription")
         if self.data.tokens.unit in (UNITS_OF_TEXTS if stream else UNITS_OF_STREAMS):
             fit = ("characters", *(UNITS_OF_STREAMS if stream else UNITS_OF_TEXTS))
             raise ValueError(f"data.tokens.unit: {self.task} takes {', '.join(fit)}")

@@ -50,7 +50,7 @@ def read_table(path: Path, section: recipe.Data) -> Loaded:
     """
     counts: dict[str, int] = {}
     raw = {
-        part: list(cleaned(_records(file, section.columns), section.clean, counts))
+        part: list(cleaned(records(file, section.columns), section.clean, counts))
         for part, file in part_files(path, section).items()
     }
     labels = sorted({label for _, _, label in raw["train"]}, key=_order)
@@ -157,7 +157,7 @@ def _open(file: Path) -> IO[str]:
     return opener(file, "rt", encoding="utf-8-sig", newline="")
 
 
-def _records(file: Path, columns: recipe.Columns) -> Iterator[tuple[str, str, str]]:
+def records(file: Path, columns: recipe.Columns) -> Iterator[tuple[str, str, str]]:
     """Place, text and label of each row."""
     wanted = [
         *(columns.text if isinstance(columns.text, tuple) else (columns.text,)),

@@ -93,6 +93,15 @@ MODELS: dict[str, Family] = {
                 },
                 {"learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.7},
             ),
+            "letters": Ladder(
+                {
+                    "tiny": {"dim": 32, "inner": (32, 32)},
+                    "small": {"dim": 96, "inner": (128,) * 3, "kernel_size": 5, "dropout": 0.1},
+                    "base": {"dim": 160, "inner": (192,) * 4, "kernel_size": 5, "dropout": 0.1},
+                    "large": {"dim": 256, "inner": (384,) * 5, "kernel_size": 5, "dropout": 0.1},
+                },
+                {"learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 100, "decay": 0.7},
+            ),
             "audio": Ladder(
                 {
                     "tiny": {"dim": 32, "inner": (32,)},
@@ -173,6 +182,15 @@ MODELS: dict[str, Family] = {
                     },
                 },
                 {"learning_rate": 2e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.7},
+            ),
+            "letters": Ladder(
+                {
+                    "tiny": {"embed_dim": 32, "hidden_dim": 16, "num_layers": 1},
+                    "small": {"embed_dim": 96, "hidden_dim": 96, "num_layers": 1, "dropout": 0.1},
+                    "base": {"embed_dim": 128, "hidden_dim": 128, "num_layers": 2, "dropout": 0.1},
+                    "large": {"embed_dim": 256, "hidden_dim": 256, "num_layers": 2, "dropout": 0.1},
+                },
+                {"learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 100, "decay": 0.7},
             ),
             "audio": Ladder(
                 {
@@ -255,6 +273,15 @@ MODELS: dict[str, Family] = {
                     "large": {"dim": 256, "num_layers": 4, "dropout": 0.15},
                 },
                 {"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_steps": 100, "decay": 0.7},
+            ),
+            "letters": Ladder(
+                {
+                    "tiny": {"dim": 32, "num_layers": 1},
+                    "small": {"dim": 96, "num_layers": 2, "dropout": 0.1},
+                    "base": {"dim": 160, "num_layers": 3, "dropout": 0.1},
+                    "large": {"dim": 256, "num_layers": 4, "dropout": 0.1},
+                },
+                {"learning_rate": 2e-3, "weight_decay": 0.1, "warmup_steps": 100, "decay": 0.7},
             ),
             "audio": Ladder(
                 {

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from types import ModuleType
 
-from modelwright.tasks import classify, forecast, language, recommend, tag
+from modelwright.tasks import classify, forecast, language, recommend, tag, transcribe
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ TASKS: dict[str, Task] = {
     "image-classification": Task("image", "classes", classify),
     "text-classification": Task("text", "classes", classify),
     "audio-classification": Task("audio", "classes", classify),
+    "transcription": Task("audio", "letters", transcribe),
     "tagging": Task("text", "tags", tag),
     "forecasting": Task("series", "horizon", forecast),
     "recommendation": Task("items", "ranking", recommend),
