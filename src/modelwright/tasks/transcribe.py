@@ -17,7 +17,7 @@ from modelwright.core.errors import MissingExtra
 from modelwright.core.signature import NO_TARGET
 
 METRIC = "wer"
-LABEL_SMOOTHING = None  # whole texts have no label at a place that could be smoothed
+LABEL_SMOOTHING = None  # no place has a label that could be smoothed
 OPTIONS = ("beam_width",)  # of `answer`
 NONE, FIRST_LETTER = 0, 2  # 1 is a character that train lacks, which no recording shows
 LEAST_LIKELY = 1e-4  # letters of less probability at a place are not tried there by the search
@@ -27,7 +27,7 @@ Letters = list[tuple[int, int]]  # of a text: the id of each, and the place wher
 Beam = dict[tuple[int, ...], tuple[float, float, tuple[int, ...]]]
 
 
-def loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, **_: Any) -> Tensor:
+def loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean over rows of each text's negative log-likelihood, in nats a letter.
 
     logits: (batch, time, num_classes); targets: (batch, letters), NO_TARGET behind a text's end
