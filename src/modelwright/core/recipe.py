@@ -87,6 +87,16 @@ class Augment(Section):
     erase: Share | None = Field(None, description="side of the erased square, share of the image")
     mixup: Real | None = Field(None, gt=0, description="alpha of the Beta distribution")
     cutmix: Real | None = Field(None, gt=0, description="alpha of the Beta distribution")
+    mask_time: Share | None = Field(None, description="of a recording: longest silence put over it")
+    mask_frequency: Share | None = Field(
+        None, description="of a recording's mel scale: widest band taken out"
+    )
+    speed: Real | None = Field(None, gt=0, lt=1, description="0.1 plays at 0.9 to 1.1 times")
+
+    @property
+    def key(self) -> str:
+        """The one key that is set."""
+        return next(iter(self.model_fields_set))
 
     @model_validator(mode="after")
     def _one_key(self) -> "Augment":
@@ -203,6 +213,12 @@ TASKS_OF_KEY = {
     "data.split_rows": IN_ORDER, "data.interactions": ("recommendation",),
     "train.label_smoothing": tuple(task for task in QUALITY_OF if task not in UNSMOOTHED),
 }  # fmt: skip
+SOUND_STEPS = ("mask_time", "mask_frequency", "speed")  # of train.augment; the others: pictures
+SOUND_TASKS = ("audio-classification", "transcription")
+NO_PICTURES = (
+    *SOUND_TASKS, "text-classification", "tagging", "forecasting", "language-modeling",
+    "recommendation",
+)  # fmt: skip
 UNITS_OF_TEXTS, UNITS_OF_STREAMS = ("words", "given"), ("bytes", "bpe")
 
 
@@ -265,6 +281,15 @@ class Recipe(Section):
             raise ValueError(f"data.tokens.unit: {self.task} takes {', '.join(fit)}")
         if self.task == "forecasting" and self.data.horizon is None:
             raise ValueError("data.horizon: forecasting needs it: the number of steps to forecast")
+        return self
+
+    @model_validator(mode="after")
+    def _augmentation_fits_the_task(self) -> "Recipe":
+        for step in self.train.augment:
+            if step.key in SOUND_STEPS and self.task not in SOUND_TASKS:
+                raise ValueError(f"train.augment: {step.key} is of recordings, not {self.task}")
+            if step.key not in SOUND_STEPS and self.task in NO_PICTURES:
+                raise ValueError(f"train.augment: {step.key} is of pictures, not {self.task}")
         return self
 
     @property

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modelwright.core.errors import MissingExtra
+from modelwright.core.errors import ConfigError, MissingExtra
 from modelwright.core.signature import NO_TARGET
 
 METRIC = "wer"
@@ -33,12 +33,15 @@ def loss(logits: Tensor, targets: Tensor) -> Tensor:
     logits: (batch, time, num_classes); targets: (batch, letters), NO_TARGET behind a text's end
     Every place counts: models/heads.py sees to it that those behind a row's end change nothing.
 
-    Infinite for a text that needs more places than there are; data/transcripts.py leaves it out.
+    A text that needs more places than there are teaches nothing: data/transcripts.py leaves it out,
+    but an augmentation may shorten a recording.
     """
     scores = logits.float().log_softmax(-1).transpose(0, 1)
     letters = (targets != NO_TARGET).sum(1)
     places = torch.full_like(letters, scores.shape[0])
-    found = F.ctc_loss(scores, targets.clamp_min(0), places, letters, NONE, reduction="none")
+    found = F.ctc_loss(
+        scores, targets.clamp_min(0), places, letters, NONE, reduction="none", zero_infinity=True
+    )
     return (found / letters.clamp_min(1)).mean()
 
 
@@ -56,7 +59,7 @@ def statistics(
     rows = []
     for own, true in zip(outputs["logits"].argmax(-1), targets, strict=True):
         heard = spelled([letter for letter, _ in best_path(own)], labels)
-        said = spelled(true[true != NO_TARGET], labels)
+        said = text_of(true, labels)
         words = said.split()
         rows.append((len(words), distance(words, heard.split()), len(said), distance(said, heard)))
     return np.array(rows, np.float64).reshape(-1, 4)
@@ -90,17 +93,22 @@ def answer(
     >>> answer({"logits": rows, "probabilities": rows}, ["", "?", "n", "o"])
     {'answer': 'no'}
     """
-    probabilities = outputs["probabilities"]
-    found = (
-        best_path(outputs["logits"].argmax(-1))
-        if beam_width == 1
-        else prefix_search(probabilities, beam_width)
-    )
+    if beam_width < 1:
+        raise ConfigError(f"beam_width is {beam_width}", expected="1 or more")
+    if beam_width == 1:
+        found = best_path(outputs["logits"].argmax(-1))
+    else:
+        found = prefix_search(outputs["probabilities"], beam_width)
     text = spelled([letter for letter, _ in found], labels)
     said: dict[str, Any] = {"answer": " ".join(text.split())}
     if len(tokens):
         said["words"] = _words(found, labels, tokens)
     return said
+
+
+def text_of(target: np.ndarray, labels: Sequence[str]) -> str:
+    """What was said. target: (letters,), NO_TARGET behind the text's end"""
+    return spelled(target[target != NO_TARGET], labels)
 
 
 def best_path(likeliest: np.ndarray) -> Letters:

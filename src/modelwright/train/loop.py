@@ -139,6 +139,7 @@ class Trainer:
             seed=settings.seed,
             augment=settings.augment,
             num_classes=spec.outputs.get("num_classes"),
+            rate=spec.inputs.get("rate"),
         )
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model) if settings.ema else self.model
