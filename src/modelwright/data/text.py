@@ -164,7 +164,7 @@ def records(file: Path, columns: recipe.Columns) -> Iterator[tuple[str, str, str
         columns.label,
     ]
     named = any(isinstance(name, str) for name in wanted)
-    for line, row in _rows(file, named):
+    for line, row in rows_of(file, named):
         values = []
         for name in wanted:
             value = row.get(name)
@@ -180,7 +180,7 @@ def records(file: Path, columns: recipe.Columns) -> Iterator[tuple[str, str, str
         yield f"{file.name} line {line}", " ".join(values[:-1]), values[-1].strip()
 
 
-def _rows(file: Path, named: bool) -> Iterator[tuple[int, dict[str | int, Any]]]:
+def rows_of(file: Path, named: bool) -> Iterator[tuple[int, dict[str | int, Any]]]:
     """Line and fields of each row, by number, and by name where the first line has names."""
     suffix = _table_name(file)
     try:

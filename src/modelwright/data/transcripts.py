@@ -9,6 +9,7 @@ Source of the second: Panayotov et al. 2015, ICASSP, "Librispeech".
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from modelwright.data.rows import Finding, Indices, Loaded, Prepared, Ragged, Ro
 
 STACK = 2  # frames of 10 ms at each place of an answer; docs/experiments.md
 LISTED = "*.trans.txt"
+_LOOKED_AT = 2  # lines of a table: names, if there are any, and a row
 _LISTED = 100  # rows that a finding names
 
 
@@ -29,12 +31,12 @@ def is_here(path: Path) -> bool:
     if path.is_dir() and next(path.rglob(LISTED), None) is not None:
         return True
     try:
-        section = recipe.Data(source=str(path))
-        table = text.part_files(path, section)["train"]
-        _, _, file = next(text.records(table, _columns(section)))
-    except (DataError, OSError, StopIteration):
+        table = text.part_files(path, recipe.Data(source=str(path)))["train"]
+        first = islice(text.rows_of(table, named=False), _LOOKED_AT)
+        fields = [str(field).lower() for _, row in first for field in row.values()]
+    except (DataError, OSError):
         return False
-    return file.lower().endswith(audio.SUFFIXES)
+    return any(field.endswith(audio.SUFFIXES) for field in fields)
 
 
 def read(path: Path, section: recipe.Data) -> Loaded:

@@ -154,6 +154,8 @@ def _add(
     beam: Beam, text: tuple[int, ...], in_none: float, in_letter: float, places: tuple[int, ...]
 ) -> None:
     known = beam.get(text, (0.0, 0.0, places))
+    if in_none + in_letter > known[0] + known[1]:  # of two ways the likelier tells the places
+        known = (*known[:2], places)
     beam[text] = (known[0] + in_none, known[1] + in_letter, known[2])
 
 
@@ -166,17 +168,15 @@ def spelled(letters: Sequence[int] | np.ndarray, labels: Sequence[str]) -> str:
 def _words(found: Letters, labels: Sequence[str], tokens: Sequence[str]) -> list[dict[str, Any]]:
     words: list[dict[str, Any]] = []
     letters: list[int] = []
-    begin = end = 0
-    for letter, place in [*found, (NONE, len(tokens))]:
-        ends = letter == NONE or labels[letter].isspace()
-        if letters and ends:
-            text = spelled(letters, labels)
-            words.append({"text": text, "start": float(tokens[begin]), "end": float(tokens[end])})
-        if ends:
+    begin, last = 0, len(tokens) - 1
+    for letter, place in [*found, (NONE, last)]:
+        if letter != NONE and not labels[letter].isspace():
+            begin = begin if letters else min(place, last)
+            letters.append(letter)
+        elif letters:
+            start, end = float(tokens[begin]), float(tokens[min(place, last)])
+            words.append({"text": spelled(letters, labels), "start": start, "end": end})
             letters = []
-            continue
-        begin, end = (begin if letters else place), place
-        letters.append(letter)
     return words
 
 
