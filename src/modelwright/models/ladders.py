@@ -79,6 +79,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             weight_decay=0.05,
             warmup_steps=100,
             decay=0.7,
+            batch_size=32,
         ),
         "audio": _ladder(
             CONVOLUTIONS,
@@ -169,6 +170,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             weight_decay=0.05,
             warmup_steps=100,
             decay=0.7,
+            batch_size=32,
         ),
         "audio": _ladder(
             RECURRENCE,
@@ -259,6 +261,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             weight_decay=0.1,
             warmup_steps=100,
             decay=0.7,
+            batch_size=32,
         ),
         "audio": _ladder(
             ATTENTION,
