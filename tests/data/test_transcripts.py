@@ -138,6 +138,15 @@ def test_files_beside_the_folder_are_not_read(tmp_path):
         loaded(source)
 
 
+def test_two_texts_of_one_recording_are_refused(tmp_path):
+    """Which of them is said, no one can tell."""
+    source = write(tmp_path, ["ab"] * 9)
+    source.write_text(source.read_text() + "\nsaid3.wav,ba")
+
+    with pytest.raises(DataError, match=r"line 11 names 'said3\.wav', which an earlier line does"):
+        loaded(source)
+
+
 def test_a_missing_column_is_named(tmp_path):
     """The error says which column is missing, where, and how to name another."""
     source = write(tmp_path, ["ab"] * 9)

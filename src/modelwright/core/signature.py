@@ -11,6 +11,7 @@ from typing import Any
 
 _STRETCHES = re.compile(r"time // (\d+) \+ 1")
 
+FRAMES_PER_S = 100  # of sound: a frame of 25 ms every 10 ms, whatever the rate
 NO_TARGET = -100  # of a place that is padding; no loss and no metric counts it
 
 

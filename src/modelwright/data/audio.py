@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from modelwright.core import recipe
 from modelwright.core.errors import DataError, MissingExtra
+from modelwright.core.signature import FRAMES_PER_S
 from modelwright.data import folder
 from modelwright.data.rows import SOUND_SCALE, Column, Loaded, Prepared, Ragged, Rows, batch, ragged
 
@@ -26,7 +27,6 @@ SUFFIXES = (".wav", ".flac")
 MAX_SECONDS = 600
 LOWEST_RATE, HIGHEST_RATE = recipe.RATES
 NUM_MELS = 40
-FRAMES_PER_S = 100  # as models/embed.py has them
 _BLOCK = 1 << 16  # frames; decoded and mixed to one channel at a time
 # A RIFF header announces at least this many bytes where the writer could not know the length.
 # Source: FFmpeg writes 2³² - 1 to a pipe, SoX a little less than 2³¹.

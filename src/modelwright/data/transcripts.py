@@ -16,6 +16,7 @@ import numpy as np
 
 from modelwright.core import recipe
 from modelwright.core.errors import DataError, MissingExtra
+from modelwright.core.signature import FRAMES_PER_S
 from modelwright.data import audio, folder, language, text
 from modelwright.data.clean import Record, cleaned, findings
 from modelwright.data.rows import Finding, Indices, Loaded, Prepared, Ragged, Rows, ragged
@@ -57,8 +58,14 @@ def read(path: Path, section: recipe.Data) -> Loaded:
     for part, (records, base) in _parts(path, section).items():
         said: dict[Path, tuple[str, str]] = {}
         for where, words, name in cleaned(records, section.clean, counts):
+            file = _inside(base, name, where)
+            if file in said:
+                raise DataError(
+                    f"{where} names {name!r}, which an earlier line does too",
+                    expected="one text for each recording",
+                )
             if words.strip():
-                said[_inside(base, name, where)] = name, " ".join(words.split())
+                said[file] = name, " ".join(words.split())
             else:
                 empty.append(where)
         found, faults = folder.read_each(list(said), audio.decode)
@@ -91,7 +98,7 @@ def letters(made: Prepared, section: recipe.Data) -> Prepared:
     known = language.learn("\n".join(texts["train"]), unit, section.tokens.vocab_size)
     if unit == "characters":  # what parts the texts above is in none of them
         known = language.Tokens(unit, [one for one in known.labels if one != "\n"])
-    stretch = made.inputs["rate"] // audio.FRAMES_PER_S * STACK
+    stretch = made.inputs["rate"] // FRAMES_PER_S * STACK
     parts, found = {}, list(made.findings)
     for part, rows in made.parts.items():
         ids = [known.encode(one).astype(np.int64) for one in texts[part]]
@@ -109,7 +116,7 @@ def letters(made: Prepared, section: recipe.Data) -> Prepared:
         if not len(own):
             raise DataError(
                 f"data.source: every recording of {part} is too short for its text",
-                expected=f"at least {1000 * STACK // audio.FRAMES_PER_S} ms for each letter",
+                expected=f"at least {1000 * STACK // FRAMES_PER_S} ms for each letter",
                 repair="look whether texts and recordings belong together",
             )
         parts[part] = own

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelwright.core.signature import TensorSpec
+from modelwright.core.signature import FRAMES_PER_S, TensorSpec
 from modelwright.models.layers import mel_filters
 
 Masked = tuple[Tensor, Tensor | None]
@@ -96,9 +96,6 @@ class TokenEmbed(nn.Module):
         vectors = self.vectors(ids).sum(2)
         whole = self.dropout(torch.ones_like(vectors[..., :1]))
         return self.dropout(vectors) * whole, ids[..., 0] != PAD
-
-
-FRAMES_PER_S = 100
 
 
 class MelEmbed(nn.Module):
