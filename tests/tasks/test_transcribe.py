@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.core.errors import ConfigError
-from modelwright.core.signature import NO_TARGET
+from modelwright.core.signature import NEVER, NO_TARGET
 from modelwright.models.heads import LetterHead
 from modelwright.tasks import transcribe
 from modelwright.tasks.catalog import TASKS
@@ -68,10 +68,12 @@ def test_places_behind_a_row_do_not_count():
     assert torch.equal(both, (alone + other) / 2)
 
 
-def test_a_text_that_does_not_fit_teaches_nothing():
-    """Three letters over two places have no way to be spelled: no loss, no gradient."""
+@pytest.mark.parametrize("behind", [0, 5])
+def test_a_text_that_does_not_fit_teaches_nothing(behind):
+    """Three letters over two places have no way to be spelled, padded or not: no gradient."""
     logits = torch.randn(1, 2, len(LABELS), requires_grad=True)
-    value = transcribe.loss(logits, as_targets([3, 4, 3]))
+    none = torch.tensor([0.0, *[NEVER] * (len(LABELS) - 1)]).expand(1, behind, -1)
+    value = transcribe.loss(torch.cat([logits, none], 1), as_targets([3, 4, 3]))
     value.backward()
 
     assert 0 == value.item()

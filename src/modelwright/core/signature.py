@@ -12,6 +12,7 @@ from typing import Any
 _STRETCHES = re.compile(r"time // (\d+) \+ 1")
 
 FRAMES_PER_S = 100  # of sound: a frame of 25 ms every 10 ms, whatever the rate
+NEVER = -1e4  # a logit whose probability is zero in every precision
 NO_TARGET = -100  # of a place that is padding; no loss and no metric counts it
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from modelwright.core.signature import TensorSpec
+from modelwright.core.signature import NEVER, TensorSpec
 from modelwright.models.embed import window_statistics
 
 
@@ -77,8 +77,8 @@ class LetterHead(nn.Module):
 
     features: (batch, time, dim) -> logits (batch, time, num_classes)
 
-    At those places no letter can be, and none costs nothing: the likelihood of a text over all
-    places is the one over the real places.
+    At those places no letter can be (NEVER), and none costs nothing: the likelihood of a text over
+    all places is the one over the real places.
     Source: Graves et al. 2006, ICML, "Connectionist Temporal Classification", section 3.1.
     """
 
@@ -95,9 +95,6 @@ class LetterHead(nn.Module):
     def forward(self, features: Tensor, mask: Tensor, *inputs: Tensor) -> Tensor:
         logits = self.linear(self.dropout(features))
         return torch.where(mask[..., None], logits, self.behind.to(logits.dtype))
-
-
-NEVER = -1e4  # a logit whose probability is zero in every precision
 
 
 class HorizonHead(nn.Module):

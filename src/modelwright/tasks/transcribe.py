@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.core.errors import ConfigError, MissingExtra
-from modelwright.core.signature import NO_TARGET
+from modelwright.core.signature import NEVER, NO_TARGET
 
 METRIC = "wer"
 LABEL_SMOOTHING = None  # no place has a label that could be smoothed
@@ -31,14 +30,14 @@ def loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean over rows of each text's negative log-likelihood, in nats a letter.
 
     logits: (batch, time, num_classes); targets: (batch, letters), NO_TARGET behind a text's end
-    Every place counts: models/heads.py sees to it that those behind a row's end change nothing.
+    Places where no letter can be lie behind a row's end (models/heads.py) and change nothing.
 
     A text that needs more places than there are teaches nothing: data/transcripts.py leaves it out,
     but an augmentation may shorten a recording.
     """
     scores = logits.float().log_softmax(-1).transpose(0, 1)
     letters = (targets != NO_TARGET).sum(1)
-    places = torch.full_like(letters, scores.shape[0])
+    places = (logits[..., FIRST_LETTER:].amax(-1) > NEVER / 2).sum(1)
     found = F.ctc_loss(
         scores, targets.clamp_min(0), places, letters, NONE, reduction="none", zero_infinity=True
     )
