@@ -165,7 +165,9 @@ class Trainer:
         part = self.valid.take(np.arange(min(rows or len(self.valid), len(self.valid))))
         session = TorchSession(self.averaged, self.spec, torch.get_num_threads())
         with autocast(self.settings.precision):
-            found = evaluate(session, part, self.task, self.spec.outputs.get("labels", ()))
+            # no more rows at once than in a step: of long ones, 256 took twice a step's memory
+            labels, number = self.spec.outputs.get("labels", ()), self.settings.micro_batch_size
+            found = evaluate(session, part, self.task, labels, batch_size=number)
         self.evaluation_seconds = (time.perf_counter() - started) * len(self.valid) / len(part)
         return {f"valid_{name}": value for name, value in found.values.items()}
 
