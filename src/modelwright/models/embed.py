@@ -145,7 +145,7 @@ class MelEmbed(nn.Module):
             return self.project(frames), mask
         number = (frames.shape[1] - 1) // self.stack + 1
         behind = number * self.stack - frames.shape[1]
-        stacked = nn.functional.pad(frames, (0, 0, 0, behind)).reshape(
+        stacked = nn.functional.pad(frames.contiguous(), (0, 0, 0, behind)).reshape(
             frames.shape[0], number, self.project.in_features
         )
         places = torch.arange(number, device=mels.device)
