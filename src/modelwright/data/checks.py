@@ -75,7 +75,9 @@ class Subject:
         if name in ("repeated_uses", "short_histories", "rare_items"):
             return self.data.kind == "items"
         if name in ("empty_texts", "cleaned"):
-            return self.data.kind == "text"
+            return self.data.kind == "text" or self.data.outputs["kind"] == "letters"
+        if name == "short_recordings":
+            return bool(self.data.outputs["kind"] == "letters")
         if name in ("class_imbalance", "conflicting_labels"):
             return self.has_classes
         if name in ("duplicates_across_splits", "duplicates_within_split"):
@@ -341,6 +343,7 @@ CHECKS: dict[str, Check | None] = {
     "constant_images": constant_images,
     "constant_recordings": constant_recordings,
     "constant_series": constant_series,
+    "short_recordings": None,
     "class_imbalance": class_imbalance,
     "conflicting_labels": conflicting_labels,
     "repeated_uses": None,
