@@ -168,7 +168,7 @@ class Data(Section):
     source: str = Field(description='"digits", or a path to an image folder, IDX files or an NPZ')
     format: Literal[
         "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "text_stream",
-        "audio_folder", "table", "interactions",
+        "audio_folder", "table", "interactions", "image_texts",
     ] = "auto"  # fmt: skip
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
     test: Share = Field(0.2, description="share held out to judge by, where the source has no test")
@@ -366,6 +366,7 @@ QUALITY_OF = {
     "tagging": "f1",
     "forecasting": "mse",
     "recommendation": "ndcg_at_10",
+    "image-text-matching": "recall_at_10",
     "language-modeling": "nats_per_char",
 }
 
@@ -402,7 +403,7 @@ class Recipe(Section):
     name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="of the run's folder")
     task: Literal[
         "image-classification", "text-classification", "audio-classification", "tagging",
-        "forecasting", "language-modeling", "recommendation",
+        "forecasting", "language-modeling", "recommendation", "image-text-matching",
     ]  # fmt: skip
     data: Data
     budget: Budget = Field(default_factory=lambda: Budget(train_minutes=5.0))

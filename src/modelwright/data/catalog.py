@@ -21,6 +21,7 @@ from modelwright.data import (
     image,
     interactions,
     language,
+    pairs,
     series,
     text,
 )
@@ -36,6 +37,7 @@ from modelwright.data.rows import (
     row_hashes,
     save,
 )
+from modelwright.data.shared import telling
 
 __all__ = ["PARTS", "SOURCES", "Dataset", "Finding", "Rows", "Source", "load", "load_part", "save"]
 
@@ -57,6 +59,13 @@ class Source:
 
 
 SOURCES: dict[str, Source] = {
+    "image_texts": Source(
+        pairs.is_here,
+        pairs.read,
+        "a file *.jsonl with a picture's file and its captions on each line, beside the pictures",
+        kind="image_text",
+        answers=("vectors",),
+    ),
     "digits": Source(lambda path: False, arrays.read_digits, 'the word "digits"'),
     "npz": Source(
         lambda path: path.is_file() and path.suffix == ".npz", arrays.read_npz, "a file *.npz"
@@ -128,6 +137,8 @@ class Kind:
     texts: whether what is no file is one itself.
     tokens: what a person brings, cut into what answers are about; none but for text and items.
     keep: what of the labels must travel with the model, by name.
+    ask: of a file's bytes and texts to choose from one question, whose batch has a row for each
+        text; None where there is nothing to choose from.
     """
 
     prepare: Callable[[dict[str, Rows], recipe.Data, str], Prepared]
@@ -140,9 +151,18 @@ class Kind:
         lambda content, inputs, files: []
     )
     keep: Callable[[Sequence[str]], dict[str, bytes]] = lambda labels: {}
+    ask: Callable[[bytes, Sequence[str]], bytes] | None = None
 
 
 KINDS: dict[str, Kind] = {
+    "image_text": Kind(
+        pairs.prepare,
+        pairs.preprocess,
+        pairs.read_input,
+        folder.SUFFIXES,
+        tokens=pairs.tokens,
+        ask=pairs.ask,
+    ),
     "items": Kind(
         interactions.prepare,
         interactions.preprocess,
@@ -235,15 +255,17 @@ def recognise(section: recipe.Data) -> Source:
 def cut(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
     """The rows that stay and the rows cut off: `share` of each class, in their old order.
 
-    Equal rows stay together, so that no cut makes a leak; a class gives at least one row and
-    keeps at least one, unless the share is 0 or 1.
+    Equal rows stay together, so that no cut makes a leak, and rows that share a picture; a class
+    gives at least one row and keeps at least one, unless the share is 0 or 1.
     """
+    told = telling(rows.inputs)
     groups: dict[bytes, list[int]] = {}
-    for index, digest in enumerate(row_hashes(rows.inputs)):
+    for index, digest in enumerate(row_hashes(told)):
         groups.setdefault(digest, []).append(index)
     by_class: dict[int, list[list[int]]] = {}
     for group in groups.values():  # a group of contradicting labels counts for its first row's
-        one = isinstance(rows.targets, np.ndarray)  # else rows have no class to be divided by
+        # else rows have no class to be divided by
+        one = isinstance(rows.targets, np.ndarray) and told.keys() == rows.inputs.keys()
         by_class.setdefault(int(rows.classes[group[0]]) if one else 0, []).append(group)
     off = np.zeros(len(rows), np.bool_)
     for target in sorted(by_class):

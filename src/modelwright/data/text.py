@@ -393,6 +393,8 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
 DEFAULT_FEATURES = {
     ("classes", False): ("token",),
     ("classes", True): ("token", "pair"),
+    ("vectors", False): ("token",),
+    ("vectors", True): ("token", "pair"),
     ("tags", False): ("token", "start", "end", "ending", "shape"),
     ("tags", True): ("token", "pair", "next_pair"),
 }

@@ -114,6 +114,7 @@ def evaluate(
         targets.append(real_places(wanted, session, here))
     back = np.argsort(order, kind="stable")
     table = np.concatenate(statistics)[back]
+    table = task.whole(table)
     metrics = task.logic.values(table.sum(0))
     places = back
     if lengths is not None and _over_time(session):  # the places of each row, in the rows' order

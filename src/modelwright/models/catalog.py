@@ -20,6 +20,7 @@ from modelwright.models.assemble import (
     by_kind,
     cnn_image,
     cnn_sequence,
+    each_tower,
     rnn_image,
     rnn_sequence,
     transformer_image,
@@ -130,7 +131,7 @@ MODELS: dict[str, Family] = {
                 {"learning_rate": 1e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.9},
             ),
         },
-        cnn.groups,
+        each_tower(cnn.groups),
     ),
     "rnn": Family(
         by_kind(rnn_image, rnn_sequence),
@@ -223,7 +224,7 @@ MODELS: dict[str, Family] = {
                 {"learning_rate": 5e-4, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.9},
             ),
         },
-        rnn.groups,
+        each_tower(rnn.groups),
         static_int8=False,
     ),
     "transformer": Family(
@@ -293,9 +294,18 @@ MODELS: dict[str, Family] = {
                 {"learning_rate": 5e-4, "weight_decay": 0.1, "warmup_steps": 60, "decay": 0.9},
             ),
         },
-        transformer.groups,
+        each_tower(transformer.groups),
     ),
 }  # fmt: skip
+
+
+# both towers as their own kind's ladder has them, unless experiments said otherwise
+for _family in MODELS.values():
+    _image, _text = _family.ladders["image"], _family.ladders["text"]
+    _family.ladders["image_text"] = Ladder(
+        {size: {"image": _image.sizes[size], "text": _text.sizes[size]} for size in _image.sizes},
+        _text.train,
+    )
 
 
 @dataclass(frozen=True)
@@ -321,7 +331,7 @@ class ModelSpec:
     @property
     def arguments(self) -> dict[str, Any]:
         """Of the body: the size ladder's, then the spec's own."""
-        return {**self.ladder.sizes[self.size], **self.args}
+        return _over(self.ladder.sizes[self.size], self.args)
 
     @property
     def ladder(self) -> "Ladder":
@@ -356,6 +366,15 @@ class ModelSpec:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ModelSpec":
         return cls(**{name: value[name] for name in cls.__dataclass_fields__})
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, `above` where they differ; arguments of a tower are looked at one by one."""
+    return {**below, **above} | {
+        name: _over(below[name], own)
+        for name, own in above.items()
+        if isinstance(own, Mapping) and isinstance(below.get(name), Mapping)
+    }
 
 
 def build(spec: ModelSpec) -> Model:

@@ -135,6 +135,10 @@ def _unscaled(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
     return raw, raw * std + torch.tensor(own["mean"], dtype=raw.dtype)
 
 
+def _halves(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    return raw[:, 0], raw[:, 1]
+
+
 @dataclass(frozen=True)
 class Head:
     """One kind of answer.
@@ -181,6 +185,13 @@ HEADS: dict[str, Head] = {
         lambda own: _floats("batch", own["num_classes"])("scores", "probabilities"),
         _softmax,
         each_place=True,
+    ),
+    "vectors": Head(  # of each tower; models/towers.py brings them to length one
+        lambda own, inputs, dim, dropout: ClassHead(
+            dim, own["dim"], dropout=dropout, pool="mean" if inputs["kind"] == "image" else "both"
+        ),
+        lambda own: _floats("batch", own["dim"])("image_vector", "text_vector"),
+        _halves,
     ),
     "horizon": Head(
         lambda own, inputs, dim, dropout: HorizonHead(

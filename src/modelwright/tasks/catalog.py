@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from types import ModuleType
 
-from modelwright.tasks import classify, forecast, language, recommend, tag
+import numpy as np
+
+from modelwright.tasks import classify, forecast, language, match, recommend, tag
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,16 @@ class Task:
     def metric(self) -> str:
         return str(self.logic.METRIC)
 
+    def whole(self, table: np.ndarray) -> np.ndarray:
+        """The statistics of rows once all are there; a ranking among all rows needs them."""
+        found = self.logic.whole(table) if hasattr(self.logic, "whole") else table
+        return np.asarray(found)
+
+    def units(self, table: np.ndarray) -> np.ndarray:
+        """Which rows an interval draws together, by number; each by itself unless the task says."""
+        found = self.logic.units(table) if hasattr(self.logic, "units") else np.arange(len(table))
+        return np.asarray(found)
+
 
 TASKS: dict[str, Task] = {
     "image-classification": Task("image", "classes", classify),
@@ -31,4 +43,5 @@ TASKS: dict[str, Task] = {
     "forecasting": Task("series", "horizon", forecast),
     "recommendation": Task("items", "ranking", recommend),
     "language-modeling": Task("stream", "next", language),
+    "image-text-matching": Task("image_text", "vectors", match),
 }
