@@ -146,7 +146,7 @@ def _relaxed(goal: Goal, best: float) -> str:
 def samples(test: Rows, labels: Sequence[str]) -> list[dict[str, str]]:
     """Some test rows as people see them, a few of each class, for the server's page."""
     order = np.arange(min(SAMPLES, len(test)))
-    classes = isinstance(test.targets, np.ndarray) and test.targets.ndim == 1
+    classes = bool(labels) and isinstance(test.targets, np.ndarray) and test.targets.ndim == 1
     if classes:
         order = np.argsort(_turn(test.classes), kind="stable")[:SAMPLES]
     return [
@@ -159,10 +159,10 @@ def samples(test: Rows, labels: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _shown(rows: Rows, row: int) -> dict[str, str]:
-    """A row as a picture, or as the text that it is."""
-    if "image" in rows.inputs:
-        return {"image": _data_url(rows.images[row])}
-    return {"text": rows.origins[row]}
+    """A row as a picture, as the text that it is, or as both."""
+    picture = {"image": _data_url(rows.inputs["image"][row])} if "image" in rows.inputs else {}
+    text = {} if picture and "ids" not in rows.inputs else {"text": rows.origins[row]}
+    return {**picture, **text}
 
 
 def _mistakes(quality: Quality, test: Rows, labels: Sequence[str]) -> dict[str, Any]:

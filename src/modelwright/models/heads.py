@@ -147,12 +147,14 @@ class Head:
     outputs: the tensors that an artifact gives: first what is judged, then what is read.
     finish: the head's tensor to all of them.
     each_place: whether every place of a sequence has a target while training.
+    numbered: whether a target is the number of what a row belongs to, and no class.
     """
 
     build: Callable[[Mapping[str, Any], Mapping[str, Any], int, float], nn.Module]
     outputs: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
     finish: Callable[[Tensor, Mapping[str, Any]], tuple[Tensor, ...]]
     each_place: bool = False
+    numbered: bool = False
 
 
 def _floats(*shape: int | str) -> Callable[..., tuple[TensorSpec, ...]]:
@@ -192,6 +194,7 @@ HEADS: dict[str, Head] = {
         ),
         lambda own: _floats("batch", own["dim"])("image_vector", "text_vector"),
         _halves,
+        numbered=True,
     ),
     "horizon": Head(
         lambda own, inputs, dim, dropout: HorizonHead(

@@ -107,18 +107,21 @@ def deployed(spec: ModelSpec, target: Target) -> Deployed:
 def made_up(spec: ModelSpec, number: int) -> Rows:
     """Rows of noise that a model of that spec can be trained on; every class comes up."""
     inputs: dict[str, Column] = {}
+    over_time = {one.name for one in spec.signature.inputs if "time" in one.shape}
     for name, value in examples(spec, number).items():
         array = value.numpy()
         if name == "samples":
             array = (array * SOUND_SCALE / 8).clip(-32768, 32767).astype(np.int16)
         if name != "lengths":
-            inputs[name] = ragged(list(array)) if spec.has_time else array
+            inputs[name] = ragged(list(array)) if name in over_time else array
     sizes = {"batch": number, "time": spec.inputs.get("length", 1)}
     shape = [
         sizes[size] if isinstance(size, str) else size for size in spec.signature.outputs[0].shape
     ]
     if HEADS[spec.outputs["kind"]].each_place:
         shape[1:-1] = [sizes["time"]]
+    if HEADS[spec.outputs["kind"]].numbered:
+        return Rows(inputs, np.arange(number), [""] * number)
     if "num_classes" not in spec.outputs:
         draw = np.random.default_rng(0)
         return Rows(inputs, draw.standard_normal(shape, dtype=np.float32), [""] * number)
