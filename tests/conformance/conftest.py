@@ -39,8 +39,9 @@ class Source:
     @property
     def asked(self) -> bytes:
         """What a person asks, as bytes."""
-        one = self.question
-        return one.read_bytes() if isinstance(one, Path) else one.encode()
+        one, kind = self.question, data_catalog.KINDS[self.task.inputs]
+        content = one.read_bytes() if isinstance(one, Path) else one.encode()
+        return kind.ask(content, self.maker.predict["texts"]) if kind.ask else content
 
     @property
     def rows(self) -> Rows:

@@ -1,8 +1,8 @@
 """Pictures with texts: JSON lines beside a folder of pictures, and what a model takes of both.
 
-A row is one picture with one of its texts; its target is the number of the picture, so that rows of
-one number belong together. A picture is kept once, however many texts it has (data/shared.py), and
-parts are cut by picture. Reading and scaling are those of data/image.py, words those of data/text.py.
+A row is one picture with one of its texts; its target is the number of the picture, so that rows
+of one number belong together. A picture is kept once, however many texts it has (data/shared.py),
+and parts are cut by picture. Pixels are read as data/image.py does, words as data/text.py.
 """
 
 import base64
@@ -21,7 +21,7 @@ from modelwright.core import recipe
 from modelwright.core.errors import DataError
 from modelwright.data import image, text
 from modelwright.data.folder import IMAGES
-from modelwright.data.rows import Finding, Loaded, Prepared, Rows
+from modelwright.data.rows import Column, Finding, Loaded, Prepared, Rows, ragged
 from modelwright.data.shared import Shared
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -89,7 +89,7 @@ def read(path: Path, section: recipe.Data) -> Loaded:
         pictures = np.array([picture for picture, _ in kept], np.int64)
         texts = [one for _, one in kept]
         column = Shared(images, pictures).take(np.arange(len(kept)))
-        inputs = {"image": column, "ids": text.code_points(texts)}
+        inputs: dict[str, Column] = {"image": column, "ids": text.code_points(texts)}
         parts[part] = Rows(inputs, pictures, texts)
     parts.setdefault("train", next(iter(parts.values())).take(np.zeros(0, np.int64)))
     return parts, [], _findings({**missing, **broken}, empty)
@@ -111,7 +111,7 @@ def _record(table: Path, line: int, record: Mapping[str, Any]) -> tuple[Path, li
             f"{table}, line {line}: {name!r} leaves the folder of the table",
             expected="pictures beside the table or below it",
         )
-    return file, texts, part  # type: ignore[return-value]  # a list of texts, as `sound` says
+    return file, texts, part
 
 
 def _records(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -169,7 +169,9 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
         **{name: made.inputs[name] for name in ("vocab_size", "length", "max_length")},
     }
     pairs = {
-        part: Rows({"image": parts[part].inputs["image"], **rows.inputs}, rows.targets, rows.origins)
+        part: Rows(
+            {"image": parts[part].inputs["image"], **rows.inputs}, rows.targets, rows.origins
+        )
         for part, rows in made.parts.items()
     }
     return Prepared(pairs, inputs, {"dim": VECTOR_DIM}, made.files)
@@ -216,7 +218,7 @@ def read_input(
     picture, texts = _asked(content)
     pixels = image.read_input(picture, inputs["image"], files)["image"]
     rows = [text.read_input(one.encode(), inputs["text"], files)["ids"][0] for one in texts]
-    ids = text.ragged(rows).padded(np.arange(len(rows)))
+    ids = ragged(rows).padded(np.arange(len(rows)))
     return {"image": np.repeat(pixels, len(rows), axis=0), "ids": ids}
 
 

@@ -410,7 +410,9 @@ def load_part(folder: Path, part: str) -> Rows:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             origins = json.loads((file.metadata() or {})["origins"])
         columns = {
-            name: _column(name, tensors) for name in tensors if not name.endswith((OFFSETS, STARTS, INDEX))
+            name: _column(name, tensors)
+            for name in tensors
+            if not name.endswith((OFFSETS, STARTS, INDEX))
         }
         targets = columns.pop("targets")
         sound = bool(columns) and all(

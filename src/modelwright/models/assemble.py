@@ -178,9 +178,7 @@ def rnn_image(
     """A recurrence over rows of pixels."""
     channels, _, width = inputs["shape"]
     rows = Patches(channels, (1, width), embed_dim)  # one step of time per row of pixels
-    body = RecurrentBody(
-        embed_dim, hidden_dim=hidden_dim, num_layers=num_layers, dropout=dropout
-    )
+    body = RecurrentBody(embed_dim, hidden_dim=hidden_dim, num_layers=num_layers, dropout=dropout)
     return _model(inputs, outputs, ImageEmbed(_normalize(inputs), rows), body, dropout)
 
 

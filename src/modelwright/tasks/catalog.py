@@ -12,8 +12,11 @@ from modelwright.tasks import classify, forecast, language, match, recommend, ta
 class Task:
     """What a task takes and gives, by the kinds of models/embed.py and models/heads.py.
 
-    logic: loss, statistics, values, answer; METRIC, the name of the first of its values; and
-        LABEL_SMOOTHING, what its loss takes where the recipe does not say.
+    logic: loss, statistics, answer; values, of the statistics' sums, or values_of_rows where the
+        metric is no function of sums; METRIC, the name of the first of its values; and
+        LABEL_SMOOTHING, what its loss takes where the recipe does not say, None if it takes none.
+        Where rows are judged against each other also whole: their statistics, once all are there;
+        where rows depend on each other also units: which an interval draws together.
     """
 
     inputs: str
@@ -25,14 +28,26 @@ class Task:
         return str(self.logic.METRIC)
 
     def whole(self, table: np.ndarray) -> np.ndarray:
-        """The statistics of rows once all are there; a ranking among all rows needs them."""
-        found = self.logic.whole(table) if hasattr(self.logic, "whole") else table
-        return np.asarray(found)
+        """What the metrics are made of, of all rows that are judged together.
 
-    def units(self, table: np.ndarray) -> np.ndarray:
-        """Which rows an interval draws together, by number; each by itself unless the task says."""
-        found = self.logic.units(table) if hasattr(self.logic, "units") else np.arange(len(table))
-        return np.asarray(found)
+        table: (rows, k), what `statistics` says of each row -> (rows, m)
+        """
+        return np.asarray(self.logic.whole(table)) if hasattr(self.logic, "whole") else table
+
+    def units(self, table: np.ndarray) -> np.ndarray | None:
+        """Which rows an interval draws together, by number, (rows,); None: each by itself."""
+        return np.asarray(self.logic.units(table)) if hasattr(self.logic, "units") else None
+
+    def values(self, table: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
+        """The task's metrics, METRIC first.
+
+        table: (rows, m), as `whole` gives it; weights: (rows,), how often each
+        counts, once where None
+        """
+        weights = np.ones(len(table)) if weights is None else weights
+        if hasattr(self.logic, "values_of_rows"):
+            return dict(self.logic.values_of_rows(table, weights))
+        return dict(self.logic.values(weights @ table))
 
 
 TASKS: dict[str, Task] = {

@@ -18,7 +18,7 @@ LABEL_SMOOTHING = None  # there are no labels
 DEPTHS = (1, 5, 10)
 
 
-def loss(pairs: Tensor, targets: Tensor, label_smoothing: float = 0.0, **_: Any) -> Tensor:
+def loss(pairs: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy of finding a picture's texts and a text's picture in the batch, in nats.
 
     pairs: (batch, 2, dim), vectors of pictures and of texts; targets: (batch,)
