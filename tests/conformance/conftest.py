@@ -41,7 +41,7 @@ class Source:
         """What a person asks, as bytes."""
         one, kind = self.question, data_catalog.KINDS[self.task.inputs]
         content = one.read_bytes() if isinstance(one, Path) else one.encode()
-        return kind.ask(content, self.maker.predict["texts"]) if kind.ask else content
+        return kind.asked(content, self.maker.predict.get("texts", ()))
 
     @property
     def rows(self) -> Rows:

@@ -153,6 +153,24 @@ class Kind:
     keep: Callable[[Sequence[str]], dict[str, bytes]] = lambda labels: {}
     ask: Callable[[bytes, Sequence[str]], bytes] | None = None
 
+    def asked(self, content: bytes, texts: Sequence[str]) -> bytes:
+        """What a person brings, with texts to choose from if any, as one question.
+
+        Raises: ConfigError for texts that nobody chooses from, and for a choice without texts.
+        """
+        if bool(texts) != (self.ask is not None):
+            raise ConfigError(
+                "the model chooses among texts, and there are none"
+                if self.ask
+                else "the model has no use for texts to choose from",
+                expected='--text "A TEXT", once or more' if self.ask else "no --text",
+            )
+        return self.ask(content, texts) if self.ask else content
+
+    def row(self, outputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """What one question's batch gave, as answers are made of it: of one row, or of them all."""
+        return {name: value if self.ask else value[0] for name, value in outputs.items()}
+
 
 KINDS: dict[str, Kind] = {
     "image_text": Kind(

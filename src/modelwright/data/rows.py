@@ -340,7 +340,8 @@ def save(data: Dataset, folder: Path) -> None:
     """
     hashes = {}
     for part, rows in data.parts.items():
-        content = safetensors.numpy.save(_tensors(rows), {"origins": json.dumps(rows.origins)})
+        kept = {"origins": json.dumps(rows.origins), "inputs": json.dumps(list(rows.inputs))}
+        content = safetensors.numpy.save(_tensors(rows), kept)
         write_bytes(folder / f"{part}.safetensors", content)
         hashes[part] = hashlib.sha256(content).hexdigest()
     for name, content in data.files.items():
@@ -408,13 +409,10 @@ def load_part(folder: Path, part: str) -> Rows:
             raise _unsound(path)
         with safetensors.safe_open(path, "np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            origins = json.loads((file.metadata() or {})["origins"])
-        columns = {
-            name: _column(name, tensors)
-            for name in tensors
-            if not name.endswith((OFFSETS, STARTS, INDEX))
-        }
-        targets = columns.pop("targets")
+            kept = file.metadata() or {}
+            origins, names = json.loads(kept["origins"]), json.loads(kept["inputs"])
+        columns = {name: _column(name, tensors) for name in names}  # in the signature's order
+        targets = _column("targets", tensors)
         sound = bool(columns) and all(
             len(column) == len(origins) for column in (*columns.values(), targets)
         )

@@ -16,6 +16,7 @@ from torch import Tensor
 METRIC = "recall_at_10"
 LABEL_SMOOTHING = None  # there are no labels
 DEPTHS = (1, 5, 10)
+SHOWN = 3  # texts beside a picture
 
 
 def loss(pairs: Tensor, targets: Tensor) -> Tensor:
@@ -88,6 +89,30 @@ def values(sums: np.ndarray) -> dict[str, float]:
     image = {f"image_to_text_recall_at_{k}": sums[5 + i] / sums[4] for i, k in enumerate(DEPTHS)}
     mean = (text["text_to_image_recall_at_10"] + image["image_to_text_recall_at_10"]) / 2
     return {name: float(one) for name, one in ({METRIC: mean} | image | text).items()}
+
+
+def ranked(
+    outputs: Mapping[str, np.ndarray], targets: np.ndarray, number: int
+) -> list[dict[str, Any]]:
+    """Some pictures, evenly from all, with the texts nearest to each, for people to look at.
+
+    outputs: image_vector and text_vector (rows, dim); targets: (rows,)
+    Of each: row, place of its first right text, and best, the first SHOWN texts by their rows,
+    each with its cosine and whether it is right.
+    """
+    first = np.unique(targets, return_index=True)[1]
+    chosen = first[np.linspace(0, len(first) - 1, min(number, len(first))).astype(np.int64)]
+    found = []
+    for row in chosen:
+        scores = outputs["text_vector"] @ outputs["image_vector"][row]
+        order = np.argsort(-scores, kind="stable")
+        right = targets[order] == targets[row]
+        best = [
+            {"row": int(one), "score": float(scores[one]), "right": bool(right[place])}
+            for place, one in enumerate(order[:SHOWN])
+        ]
+        found.append({"row": int(row), "place": int(right.argmax()) + 1, "best": best})
+    return found
 
 
 def answer(
