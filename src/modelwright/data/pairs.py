@@ -6,7 +6,6 @@ and parts are cut by picture. Pixels are read as data/image.py does, words as da
 """
 
 import base64
-import binascii
 import gzip
 import json
 import zlib
@@ -196,7 +195,7 @@ def _asked(content: bytes) -> tuple[bytes, list[str]]:
         question = json.loads(content)
         texts = [one.strip() for one in question["texts"] if one.strip()]
         picture = base64.b64decode(question["picture"], validate=True)
-    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             "the question cannot be read",
             expected='JSON: {"picture": PNG or JPEG in base64, "texts": [TEXT, …]}',
