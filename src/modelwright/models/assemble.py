@@ -121,7 +121,6 @@ def cnn_image(
     widths: Sequence[int],
     inner: Sequence[int] | None = None,
     dropout: float = 0.0,
-    levels: bool = False,
 ) -> Model:
     """Residual stages over pixels."""
     # A thin first layer at full detail, then wide layers on a small grid: they train and run at a
@@ -140,7 +139,6 @@ def cnn_image(
         strides=strides,
         stem_width=widths[0] // 2 if strides[0] == 2 else None,
         inner=inner,
-        levels=levels,
     )
     return _model(inputs, outputs, ImageEmbed(_normalize(inputs)), body, dropout)
 

@@ -78,8 +78,6 @@ class ResidualBody(nn.Module):
         inner: channels inside each block, in order, where they differ from its stage's width.
         stem: "small" is one 3x3 convolution; "imagenet" is 7x7 stride 2 and a max-pool.
         stem_width: channels of the small stem; the first stage's width when None.
-        levels: give the mean of each feature of the stem and of every stage, side by side, as a
-            grid of one place: colours and textures are told by early features.
     """
 
     def __init__(
@@ -93,10 +91,8 @@ class ResidualBody(nn.Module):
         stem: Literal["small", "imagenet"] = "small",
         stem_width: int | None = None,
         inner: Sequence[int] | None = None,
-        levels: bool = False,
     ) -> None:
         super().__init__()
-        self.levels = levels
         block_class = BasicBlock if block == "basic" else Bottleneck
         channels = stem_width or widths[0]
         if stem == "small":
@@ -106,7 +102,6 @@ class ResidualBody(nn.Module):
                 ConvNorm(in_channels, channels, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)
             )
         stages: list[nn.Module] = []
-        widths_of_levels = [channels]
         inner_widths = iter(inner or [])
         for width, depth, stride in zip(widths, depths, strides, strict=True):
             blocks: list[nn.Module] = []
@@ -118,16 +113,10 @@ class ResidualBody(nn.Module):
                 )
                 channels = width * block_class.expansion
             stages.append(nn.Sequential(*blocks))
-            widths_of_levels.append(channels)
         self.stages = nn.Sequential(*stages)
-        self.out_dim = sum(widths_of_levels) if levels else channels
+        self.out_dim = channels
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        if self.levels:
-            found = [self.stem(features)]
-            for stage in self.stages:
-                found.append(stage(found[-1]))
-            return torch.cat([level.mean((2, 3), keepdim=True) for level in found], dim=1)
         return torch.as_tensor(self.stages(self.stem(features)))
 
 

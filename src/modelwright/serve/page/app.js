@@ -219,7 +219,11 @@ async function answer(content, truth) {
   if (model.takes.startsWith("image")) preview(content);
   else if (model.takes !== "text") $("invite-title").textContent = content.name;
   if (model.takes === "image_text") content = await question(content);
-  if (!content || mine !== turn) return;
+  if (mine !== turn) return;
+  if (!content) { // a picture, and no text yet to choose
+    $("result").classList.remove("busy");
+    return;
+  }
   $("result").classList.add("busy");
   try {
     const type = content.type.startsWith(MEDIA[model.takes].type) ? content.type : "";
