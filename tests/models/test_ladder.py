@@ -128,16 +128,17 @@ def test_layouts_agree_on_a_strided_skip(channels):
     writes beyond its memory; what is done instead gives the same values and gradients."""
     torch.manual_seed(0)
     layer = ConvNorm(channels, 2 * channels, 1, 2)
-    picture, found = torch.randn(16, channels, 64, 64), []
+    picture, wanted = torch.randn(16, channels, 64, 64), torch.randn(16, 2 * channels, 32, 32)
+    found = []
     for layout in (torch.contiguous_format, torch.channels_last):
         features = picture.detach().clone(memory_format=layout).requires_grad_()
         layer.zero_grad()
         mapped = layer.to(memory_format=layout)(features)
-        mapped.square().sum().backward()
+        (mapped * wanted).sum().backward()
         found.append((mapped, features.grad, layer[0].weight.grad.clone()))
 
     for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("family", "size"), LADDER)
