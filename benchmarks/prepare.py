@@ -122,9 +122,41 @@ def silence(draw: np.random.Generator) -> np.ndarray:
     return np.zeros(round(FSDD_RATE * draw.uniform(*GAP_S)), "<i2")
 
 
+# Source: Hodosh et al. 2013, JAIR 47. Pictures as <number>_<letters>.jpg in images.tar.gz, and
+# beside it captions.jsonl: image, split and captions of each.
+FLICKR_NAME = re.compile(r"[0-9a-f_]+\.jpg")
+
+
+def flickr8k(source: Path, destination: Path) -> dict[str, int]:
+    """Flickr8k or a part of it, from a tar of its pictures: captions.jsonl and images/*.jpg.
+
+    Raises: ValueError for a file with another name than a picture's, a link, a large file.
+    """
+    (destination / "images").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source.parent / "captions.jsonl", destination / "captions.jsonl")
+    written = 0
+    with tarfile.open(source) as archive:
+        for member in archive:
+            name = member.name.rpartition("/")[2]
+            if member.isdir():
+                continue
+            if FLICKR_NAME.fullmatch(name) is None or not member.isfile():
+                raise ValueError(f"{source}: {member.name!r} is no picture of this data set")
+            if member.size > MAX_FILE_BYTES:
+                raise ValueError(f"{source}: {member.name!r} has {member.size:,} bytes")
+            content = archive.extractfile(member)
+            assert content is not None  # a regular file
+            (destination / "images" / name).write_bytes(content.read())
+            written += 1
+    if not written:
+        raise ValueError(f"{source} holds no picture")
+    return {"images": written}
+
+
 DATA_SETS: dict[str, Callable[[Path, Path], dict[str, int]]] = {
     "fsdd": fsdd,
     "fsdd_words": fsdd_words,
+    "flickr8k": flickr8k,
 }
 
 

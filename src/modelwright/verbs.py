@@ -134,18 +134,21 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def predict(folder: str | Path, inputs: Sequence[str | Path], **options: Any) -> dict[str, Any]:
+def predict(
+    folder: str | Path, inputs: Sequence[str | Path], *, texts: Sequence[str] = (), **options: Any
+) -> dict[str, Any]:
     """Answers of a model folder for files, for every file in a folder, or for texts.
 
     Args:
         inputs: paths; where the model takes text, a text itself, or a file with one on each line;
             where it takes items, a user's history: ids or names divided by commas, oldest first.
             A language model goes on with a text, or with a whole file.
+        texts: for each picture to choose from; of one text the pictures come the nearest first.
         options: of language models: max_new, temperature, top_k, top_p, seed, stop; as in
             runtime.generate.Writing. Of transcription: beam_width.
     Returns: "answers", each with its file or text, the answer, and what belongs to it by task,
         such as probabilities, most likely first; "failed", what cannot be read, with the reason.
-    Raises: ConfigError for an option that the model could not follow.
+    Raises: ConfigError for `texts` or an option that a model has no use for.
     """
     from modelwright.runtime.catalog import open_session
     from modelwright.runtime.generate import Recomputed, Writing, written
@@ -165,7 +168,8 @@ def predict(folder: str | Path, inputs: Sequence[str | Path], **options: Any) ->
         )
     how = Writing(**options) if writes else None
     session = open_session(artifact)
-    answers, failed = [], []
+    answers: list[dict[str, Any]] = []
+    failed = []
     for name, content in _items(inputs, kind):
         try:
             own = content if isinstance(content, bytes) else content.read_bytes()
@@ -175,15 +179,17 @@ def predict(folder: str | Path, inputs: Sequence[str | Path], **options: Any) ->
                 pieces = written(scores, language.tokens_of(files), prompt, how)
                 answers.append({"file": name, "prompt": prompt, "answer": "".join(pieces)})
                 continue
+            own = kind.asked(own, texts)
             outputs = session(kind.read_input(own, described, files))
         except (OSError, DataError) as error:
             reason = error.what if isinstance(error, DataError) else error.strerror
             failed.append({"file": name, "reason": reason})
             continue
-        row = {key: value[0] for key, value in outputs.items()}
         tokens = kind.tokens(own, described, files)
-        answer = task.logic.answer(row, artifact.labels, tokens, **options)
+        answer = task.logic.answer(kind.row(outputs), artifact.labels, tokens, **options)
         answers.append({"file": name, **answer})
+    if len(texts) == 1:
+        answers.sort(key=lambda one: -one["ranking"][0]["score"])
     return {"artifact": str(artifact.folder), "answers": answers, "failed": failed}
 
 
@@ -343,6 +349,7 @@ GOALS = {
     "f1": '  f1: ">= 0.9"                # edit: what you need; or "drop <= 0.5 pt"',
     "ndcg_at_10": '  ndcg_at_10: ">= 0.05"      # edit: what you need; or "drop <= 0.5 pt"',
     "wer": '  wer: "<= 0.1"               # edit: word errors for each true word',
+    "recall_at_10": '  recall_at_10: ">= 0.5"     # edit: what you need; or "drop <= 0.5 pt"',
     "mse": '  mse: "<= 0.5"               # edit: in units of each series\' variance on train',
     "nats_per_char": '  nats_per_char: "<= 1.8"     # edit: surprise at each character, in nats',
 }
@@ -358,6 +365,7 @@ def _described(report: Mapping[str, Any]) -> str:
         kinds = {
             "text": "texts", "audio": "recordings", "series": "windows",
             "stream": "stretches of text", "items": "histories",
+            "image_text": "pictures with texts",
         }  # fmt: skip
         what = kinds.get(inputs["kind"], "rows")
     if inputs["kind"] == "items":

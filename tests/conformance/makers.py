@@ -3,6 +3,7 @@
 Every rule in the data can be learned in seconds, and rows differ in length where a task lets them.
 """
 
+import json
 import wave
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -140,6 +141,29 @@ def _uses(folder: Path) -> tuple[Path, str]:
     return folder / "uses.csv", "103, 104, 105"
 
 
+COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), "white": (250,) * 3}
+
+
+def _captions(folder: Path) -> tuple[Path, Path]:
+    """Stripes and spots in four colours with two captions each, of 2 to 14 words."""
+    draw, lines = np.random.default_rng(0), []
+    spot = np.zeros((8, 8))
+    spot[2:6, 2:6] = 1
+    across = np.tile([[1], [0]], (4, 8))
+    shapes = {"stripes across": across, "stripes down": across.T, "spot": spot}
+    (folder / "images").mkdir()
+    for number in range(60):
+        colour, shape = list(COLOURS)[number % 4], list(shapes)[number // 4 % 3]
+        shown = shapes[shape] * np.array(COLOURS[colour])[:, None, None]
+        pixels = np.clip(shown + draw.normal(0, 25, (3, 8, 8)), 0, 255).astype(np.uint8)
+        (folder / "images" / f"{number:02}.png").write_bytes(encode_png(pixels))
+        longer = " ".join(draw.choice(EITHER, 1 + number % 10))
+        texts = [f"{colour} {shape} {number}", f"{longer} {shape} in {colour} {number}"]
+        lines.append(json.dumps({"image": f"{number:02}.png", "captions": texts}))
+    (folder / "captions.jsonl").write_text("\n".join(lines))
+    return folder, folder / "images/07.png"
+
+
 MAKERS: dict[str, Maker] = {
     "image-classification": Maker(_pictures, needs=("PIL",)),
     "text-classification": Maker(_texts),
@@ -151,4 +175,7 @@ MAKERS: dict[str, Maker] = {
         _stream, {"window": 32, "valid": 0.15}, predict={"max_new": 1, "temperature": 0}
     ),
     "recommendation": Maker(_uses),
+    "image-text-matching": Maker(
+        _captions, needs=("PIL",), predict={"texts": ["a red spot", "stripes down in white"]}
+    ),
 }

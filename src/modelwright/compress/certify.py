@@ -19,6 +19,7 @@ from modelwright.core.hardware import this_machine
 from modelwright.core.recipe import Recipe
 from modelwright.data.image import encode_png
 from modelwright.data.rows import Rows, typical
+from modelwright.data.shared import Shared
 from modelwright.measure.compare import Difference, compare
 from modelwright.measure.quality import Quality, evaluate
 from modelwright.measure.timing import Latency, measure_pair
@@ -27,6 +28,7 @@ from modelwright.tasks.catalog import TASKS, Task
 
 MISTAKES = 24
 SAMPLES = 24
+RANKED = 8
 
 
 def certify(
@@ -88,6 +90,7 @@ def certify(
         "size_mb": size_mb,
         **(_mistakes(quality, test, trained.labels) if name == "accuracy" else {}),
         **({"texts": texts} if texts else {}),
+        **({"ranked": _ranked(quality, test, task)} if hasattr(task.logic, "ranked") else {}),
         "machine": machine.to_json(),
         "versions": {
             "python": platform.python_version(), "torch": torch.__version__,
@@ -148,7 +151,10 @@ def _relaxed(goal: Goal, best: float) -> str:
 def samples(test: Rows, labels: Sequence[str]) -> list[dict[str, str]]:
     """Some test rows as people see them, a few of each class, for the server's page."""
     order = np.arange(min(SAMPLES, len(test)))
-    classes = isinstance(test.targets, np.ndarray) and test.targets.ndim == 1
+    for column in test.inputs.values():  # of rows that share a picture, one
+        if isinstance(column, Shared):
+            order = column.firsts()[:SAMPLES]
+    classes = bool(labels) and isinstance(test.targets, np.ndarray) and test.targets.ndim == 1
     if classes:
         order = np.argsort(_turn(test.classes), kind="stable")[:SAMPLES]
     return [
@@ -161,10 +167,10 @@ def samples(test: Rows, labels: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _shown(rows: Rows, row: int) -> dict[str, str]:
-    """A row as a picture, or as the text that it is."""
-    if "image" in rows.inputs:
-        return {"image": _data_url(rows.images[row])}
-    return {"text": rows.origins[row]}
+    """A row as a picture, as the text that it is, or as both."""
+    picture = {"image": _data_url(rows.inputs["image"][row])} if "image" in rows.inputs else {}
+    text = {} if picture and "ids" not in rows.inputs else {"text": rows.origins[row]}
+    return {**picture, **text}
 
 
 def _mistakes(quality: Quality, test: Rows, labels: Sequence[str]) -> dict[str, Any]:
@@ -172,6 +178,19 @@ def _mistakes(quality: Quality, test: Rows, labels: Sequence[str]) -> dict[str, 
         "confusion": quality.confusion.tolist(),
         "mistakes": worst_mistakes(quality, test, labels),
     }
+
+
+def _ranked(quality: Quality, rows: Rows, task: Task) -> list[dict[str, Any]]:
+    """Some rows with what they found first among all, as people see them."""
+    found = task.logic.ranked(quality.outputs, quality.targets, RANKED)
+    return [
+        {
+            **{key: value for key, value in one.items() if key != "best"},
+            "image": _shown(rows, one["row"])["image"],
+            "best": [{**best, "text": rows.origins[best["row"]]} for best in one["best"]],
+        }
+        for one in found
+    ]
 
 
 def worst_mistakes(quality: Quality, rows: Rows, labels: Sequence[str]) -> list[dict[str, Any]]:

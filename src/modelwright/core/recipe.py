@@ -206,15 +206,19 @@ QUALITY_OF = {
     "forecasting": "mse",
     "recommendation": "ndcg_at_10",
     "language-modeling": "nats_per_char",
+    "image-text-matching": "recall_at_10",
 }
+
+NO_LABELS = ("forecasting", "transcription", "image-text-matching")
+WHOLE_BATCHES = ("image-text-matching",)  # whose loss compares the rows of a batch with each other
 
 # keys that not every task reads
 IN_ORDER = ("forecasting", "language-modeling")
-UNSMOOTHED = ("forecasting", "transcription")
 TASKS_OF_KEY = {
     "data.horizon": ("forecasting",), "data.channels": ("forecasting",), "data.window": IN_ORDER,
     "data.split_rows": IN_ORDER, "data.interactions": ("recommendation",),
-    "train.label_smoothing": tuple(task for task in QUALITY_OF if task not in UNSMOOTHED),
+    "train.label_smoothing": tuple(task for task in QUALITY_OF if task not in NO_LABELS),
+    "train.micro_batch_size": tuple(task for task in QUALITY_OF if task not in WHOLE_BATCHES),
 }  # fmt: skip
 SOUND_STEPS = ("mask_time", "mask_frequency", "speed")  # of train.augment; the others: pictures
 SOUND_TASKS = ("audio-classification", "transcription")
@@ -250,6 +254,7 @@ class Recipe(Section):
     task: Literal[
         "image-classification", "text-classification", "audio-classification", "tagging",
         "forecasting", "language-modeling", "recommendation", "transcription",
+        "image-text-matching",
     ]  # fmt: skip
     data: Data
     budget: Budget = Field(default_factory=lambda: Budget(train_minutes=5.0))
@@ -282,6 +287,9 @@ class Recipe(Section):
         if self.data.tokens.unit in (UNITS_OF_TEXTS if stream else UNITS_OF_STREAMS):
             fit = ("characters", *(UNITS_OF_STREAMS if stream else UNITS_OF_TEXTS))
             raise ValueError(f"data.tokens.unit: {self.task} takes {', '.join(fit)}")
+        mixing = [step for step in self.train.augment if step.mixup or step.cutmix]
+        if mixing and self.task in NO_LABELS:
+            raise ValueError(f"train.augment: {self.task} has no labels that could be mixed")
         if self.task == "forecasting" and self.data.horizon is None:
             raise ValueError("data.horizon: forecasting needs it: the number of steps to forecast")
         return self

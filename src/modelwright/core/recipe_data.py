@@ -167,7 +167,7 @@ class Data(Section):
     source: str = Field(description='"digits", or a path to an image folder, IDX files or an NPZ')
     format: Literal[
         "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "text_stream",
-        "audio_folder", "transcripts", "table", "interactions",
+        "audio_folder", "transcripts", "table", "interactions", "image_texts",
     ] = "auto"  # fmt: skip
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
     test: Share = Field(0.2, description="share held out to judge by, where the source has no test")

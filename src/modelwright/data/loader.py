@@ -121,8 +121,9 @@ class Loader:
             return Batch(augment_sound.apply(inputs, self.augment, self._rate, draw), targets)
         mixed = steps_of.apply(inputs["image"], self.augment, draw)
         if mixed.partner is None:
-            return Batch({"image": mixed.images}, targets)
-        return Batch({"image": mixed.images}, targets, targets[mixed.partner], mixed.share)
+            return Batch({**inputs, "image": mixed.images}, targets)
+        others = targets[mixed.partner]
+        return Batch({**inputs, "image": mixed.images}, targets, others, mixed.share)
 
     def _gather(self, chosen: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         if self._dense is not None:

@@ -364,7 +364,7 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
     if unit == "auto":
         spaced = _joint(character for text in train[:1000] for character in text) == " "
         unit = ("given" if answer == "tags" else "words") if spaced else "characters"
-    features = asked.features or DEFAULT_FEATURES[answer, "characters" == unit]
+    features = asked.features or DEFAULT_FEATURES[answer == "tags", unit == "characters"]
     cut = {
         part: [split(text, unit)[: asked.max_length] for text in rows.origins]
         for part, rows in parts.items()
@@ -389,12 +389,12 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
     return Prepared(made, inputs, {}, {VOCABULARY: vocabulary.to_bytes()})
 
 
-# by answer and whether tokens are characters; docs/experiments.md has the reasons
+# by whether each token has an answer, and whether tokens are characters; docs/experiments.md
 DEFAULT_FEATURES = {
-    ("classes", False): ("token",),
-    ("classes", True): ("token", "pair"),
-    ("tags", False): ("token", "start", "end", "ending", "shape"),
-    ("tags", True): ("token", "pair", "next_pair"),
+    (False, False): ("token",),
+    (False, True): ("token", "pair"),
+    (True, False): ("token", "start", "end", "ending", "shape"),
+    (True, True): ("token", "pair", "next_pair"),
 }
 
 

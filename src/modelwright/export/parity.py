@@ -415,7 +415,7 @@ def _run(
         if task is not None:
             statistics.append(task.logic.statistics(outputs, rows.batch_targets(part), labels))
     scores, read = (np.concatenate(value) for value in parts.values())
-    table = np.concatenate(statistics) if statistics else None
+    table = None if task is None else task.whole(np.concatenate(statistics))
     return _Outputs(scores, read, np.concatenate(owners), table)
 
 

@@ -25,8 +25,9 @@ class Quality:
     values: all metrics of the task; `value` is the one that goals are about
     low, high: 95 % interval of `value`. Of an accuracy Clopper-Pearson, exact: over repeated draws
         of rows they enclose the true one at least 95 times in 100. Of others the percentile
-        bootstrap over rows.
+        bootstrap over rows, or over the units that rows form.
     statistics: (rows, k) float64, from which the metrics follow
+    units: (rows,), which rows are drawn together; None: each by itself
     outputs: by name (n, ...), at every real place of every row, one after the other; empty where
         a place has as many as a vocabulary
     targets: (n, ...), of the same places
@@ -39,6 +40,7 @@ class Quality:
     statistics: np.ndarray
     outputs: dict[str, np.ndarray]
     targets: np.ndarray
+    units: np.ndarray | None = None
 
     @property
     def value(self) -> float:
@@ -119,6 +121,7 @@ def evaluate(
         targets.append(wanted)
     back = np.argsort(order, kind="stable")
     table = np.concatenate(statistics)[back]
+    units, table = task.units(table), task.whole(table)
     metrics = task.values(table)
     one_each = np.ones(len(rows), np.int64)
     of_outputs = of_targets = one_each
@@ -129,7 +132,9 @@ def evaluate(
     if task.metric == "accuracy":
         low, high = clopper_pearson(int(table[:, 1].sum()), len(table))
     else:
-        low, high = bootstrap(len(table), lambda counts: task.values(table, counts)[task.metric])
+        low, high = bootstrap(
+            len(table), lambda counts: task.values(table, counts)[task.metric], units
+        )
     return Quality(
         metric=task.metric,
         values=metrics,
@@ -138,6 +143,7 @@ def evaluate(
         statistics=table,
         outputs={name: _in_order(parts, of_outputs, back) for name, parts in outputs.items()},
         targets=_in_order(targets, of_targets, back),
+        units=units,
     )
 
 
@@ -160,17 +166,23 @@ def real_places(value: np.ndarray, session: Session, lengths: np.ndarray | None)
     return np.asarray(value[real])
 
 
-def bootstrap(rows: int, value: Callable[[np.ndarray], float]) -> tuple[float, float]:
+def bootstrap(
+    rows: int, value: Callable[[np.ndarray], float], units: np.ndarray | None = None
+) -> tuple[float, float]:
     """The 95 % percentile interval of a value of some rows, rows drawn again and again.
 
     Args:
         value: how often each row was drawn, (rows,) -> the value of that draw.
+        units: (rows,), from 0: rows of one number are drawn together.
 
     Source: Efron, Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
     draw = np.random.default_rng(0)
+    units = np.arange(rows) if units is None else units
+    number = int(units.max()) + 1
     found = [
-        value(np.bincount(draw.integers(0, rows, rows), minlength=rows)) for _ in range(RESAMPLES)
+        value(np.bincount(draw.integers(0, number, number), minlength=number)[units])
+        for _ in range(RESAMPLES)
     ]
     low, high = np.quantile(found, (0.025, 0.975))
     return float(low), float(high)

@@ -187,7 +187,7 @@ class Embed:
 
     inputs: the tensors that a model of this kind takes, from its description.
     sequence: (description, dim, dropout) -> the module that makes a sequence; None for images,
-        which each family cuts its own way.
+        which each family cuts its own way, and for pairs, which are two inputs.
     """
 
     inputs: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
@@ -204,6 +204,12 @@ EMBEDS: dict[str, Embed] = {
     "text": _TOKENS,
     "stream": _TOKENS,
     "items": _TOKENS,
+    "image_text": Embed(
+        lambda own: tuple(
+            spec for kind in ("image", "text") for spec in EMBEDS[kind].inputs(own[kind])
+        ),
+        None,
+    ),
     "audio": Embed(
         lambda own: (
             TensorSpec("samples", "float32", ("batch", "time")),

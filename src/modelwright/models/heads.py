@@ -160,6 +160,10 @@ def _unscaled(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
     return raw, raw * std + torch.tensor(own["mean"], dtype=raw.dtype)
 
 
+def _halves(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    return raw[:, 0], raw[:, 1]
+
+
 @dataclass(frozen=True)
 class Head:
     """One kind of answer.
@@ -169,6 +173,7 @@ class Head:
     finish: the head's tensor to all of them.
     each_place: whether every place of a sequence has a target while training.
     spells: whether a target is a text, of fewer letters than there are places; id 0 is none.
+    numbered: whether a target is the number of what a row belongs to, and no class.
     """
 
     build: Callable[[Mapping[str, Any], Mapping[str, Any], int, float], nn.Module]
@@ -176,6 +181,7 @@ class Head:
     finish: Callable[[Tensor, Mapping[str, Any]], tuple[Tensor, ...]]
     each_place: bool = False
     spells: bool = False
+    numbered: bool = False
 
 
 def _floats(*shape: int | str) -> Callable[..., tuple[TensorSpec, ...]]:
@@ -214,6 +220,14 @@ HEADS: dict[str, Head] = {
         lambda own: _floats("batch", own["num_classes"])("scores", "probabilities"),
         _softmax,
         each_place=True,
+    ),
+    "vectors": Head(  # of each tower; models/towers.py brings them to length one
+        lambda own, inputs, dim, dropout: ClassHead(
+            dim, own["dim"], dropout=dropout, pool="mean" if inputs["kind"] == "image" else "both"
+        ),
+        lambda own: _floats("batch", own["dim"])("image_vector", "text_vector"),
+        _halves,
+        numbered=True,
     ),
     "horizon": Head(
         lambda own, inputs, dim, dropout: HorizonHead(

@@ -109,15 +109,18 @@ def deployed(spec: ModelSpec, target: Target) -> Deployed:
 def made_up(spec: ModelSpec, number: int) -> Rows:
     """Rows of noise that a model of that spec can be trained on; every class comes up."""
     inputs: dict[str, Column] = {}
+    over_time = {one.name for one in spec.signature.inputs if "time" in one.shape}
     for name, value in examples(spec, number).items():
         array = value.numpy()
         if name == "samples":
             array = (array * SOUND_SCALE / 8).clip(-32768, 32767).astype(np.int16)
         if name != "lengths":
-            inputs[name] = ragged(list(array)) if spec.has_time else array
+            inputs[name] = ragged(list(array)) if name in over_time else array
     length = spec.inputs.get("length", 1)
     shape = list(spec.signature.outputs[0].sizes(number, length))
     head, least = HEADS[spec.outputs["kind"]], 0
+    if head.numbered:
+        return Rows(inputs, np.arange(number), [""] * number)
     if head.each_place:
         shape[1:-1] = [length]
     if head.spells:

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import numpy as np
 
-from modelwright.tasks import classify, forecast, language, recommend, tag, transcribe
+from modelwright.tasks import classify, forecast, language, match, recommend, tag, transcribe
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class Task:
         LABEL_SMOOTHING, what its loss takes where the recipe does not say, None if it takes none.
         Where they mean something: OPTIONS, names of further arguments of answer; text_of, a row's
         target as the text that answer gives.
+        Where rows are judged against each other also whole: their statistics, once all are there;
+        where rows depend on each other also units: which an interval draws together.
     """
 
     inputs: str
@@ -32,10 +34,21 @@ class Task:
         """Names of what a person may say about how to answer."""
         return tuple(getattr(self.logic, "OPTIONS", ()))
 
+    def whole(self, table: np.ndarray) -> np.ndarray:
+        """What the metrics are made of, of all rows that are judged together.
+
+        table: (rows, k), what `statistics` says of each row -> (rows, m)
+        """
+        return np.asarray(self.logic.whole(table)) if hasattr(self.logic, "whole") else table
+
+    def units(self, table: np.ndarray) -> np.ndarray | None:
+        """Which rows an interval draws together, by number, (rows,); None: each by itself."""
+        return np.asarray(self.logic.units(table)) if hasattr(self.logic, "units") else None
+
     def values(self, table: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
         """The task's metrics, METRIC first.
 
-        table: (rows, k), what `statistics` says of each row; weights: (rows,), how often each
+        table: (rows, m), as `whole` gives it; weights: (rows,), how often each
         counts, once where None
         """
         weights = np.ones(len(table)) if weights is None else weights
@@ -53,4 +66,5 @@ TASKS: dict[str, Task] = {
     "forecasting": Task("series", "horizon", forecast),
     "recommendation": Task("items", "ranking", recommend),
     "language-modeling": Task("stream", "next", language),
+    "image-text-matching": Task("image_text", "vectors", match),
 }
