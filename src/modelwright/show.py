@@ -96,7 +96,7 @@ def evaluate(found: Found) -> None:
 
 def predict(found: Found) -> None:
     """Answers, one a line; a tagged text as it is, with its spans; of a forecast a table;
-    what was written, behind its beginning.
+    what was written, behind its beginning; what was said.
     """
     ranked = any("ranking" in one for one in found["answers"])
     table = _table("file", "answer", "cosine" if ranked else "probability", "next")
@@ -106,6 +106,9 @@ def predict(found: Found) -> None:
             continue
         if "tags" in one:
             console.print(_marked(one), soft_wrap=True)
+            continue
+        if "words" in one:
+            console.print(Text.assemble((one["file"], "bold"), "  ", one["answer"]), soft_wrap=True)
             continue
         if "prompt" in one:
             console.print(Text.assemble((one["prompt"], "bold"), one["answer"]), soft_wrap=True)

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
 
 
 def predict(
-    folder: str | Path, inputs: Sequence[str | Path], *, texts: Sequence[str] = (), **writing: Any
+    folder: str | Path, inputs: Sequence[str | Path], *, texts: Sequence[str] = (), **options: Any
 ) -> dict[str, Any]:
     """Answers of a model folder for files, for every file in a folder, or for texts.
 
@@ -143,11 +144,11 @@ def predict(
             where it takes items, a user's history: ids or names divided by commas, oldest first.
             A language model goes on with a text, or with a whole file.
         texts: for each picture to choose from; of one text the pictures come the nearest first.
-        writing: of language models: max_new, temperature, top_k, top_p, seed, stop; as in
-            runtime.generate.Writing.
+        options: of language models: max_new, temperature, top_k, top_p, seed, stop; as in
+            runtime.generate.Writing. Of transcription: beam_width.
     Returns: "answers", each with its file or text, the answer, and what belongs to it by task,
         such as probabilities, most likely first; "failed", what cannot be read, with the reason.
-    Raises: ConfigError for `texts` or a `writing` that a model has no use for.
+    Raises: ConfigError for `texts` or an option that a model has no use for.
     """
     from modelwright.runtime.catalog import open_session
     from modelwright.runtime.generate import Recomputed, Writing, written
@@ -158,20 +159,21 @@ def predict(
     kind = data_catalog.KINDS[described["kind"]]
     task, files = TASKS[artifact.manifest["task"]], artifact.extras
     writes = task.outputs == "next"
-    if writing and not writes:
+    useful = [one.name for one in fields(Writing)] if writes else task.options
+    if useless := sorted(set(options) - set(useful)):
         raise ConfigError(
-            f"predict: {', '.join(sorted(writing))} is of no use to {artifact.manifest['task']}",
-            expected="a language model, which goes on with a text",
+            f"predict: {', '.join(useless)} is of no use to {artifact.manifest['task']}",
+            expected=f"only: {', '.join(useful)}" if useful else "no option",
             repair="leave it out",
         )
-    how = Writing(**writing)
+    how = Writing(**options) if writes else None
     session = open_session(artifact)
     answers: list[dict[str, Any]] = []
     failed = []
     for name, content in _items(inputs, kind):
         try:
             own = content if isinstance(content, bytes) else content.read_bytes()
-            if writes:
+            if how is not None:
                 scores = Recomputed(session, described["max_length"])
                 prompt = language.prompt(own)
                 pieces = written(scores, language.tokens_of(files), prompt, how)
@@ -184,7 +186,7 @@ def predict(
             failed.append({"file": name, "reason": reason})
             continue
         tokens = kind.tokens(own, described, files)
-        answer = task.logic.answer(kind.row(outputs), artifact.labels, tokens)
+        answer = task.logic.answer(kind.row(outputs), artifact.labels, tokens, **options)
         answers.append({"file": name, **answer})
     if len(texts) == 1:
         answers.sort(key=lambda one: -one["ranking"][0]["score"])
@@ -257,6 +259,8 @@ LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors
 EXTRAS = {
     "vision": ("PIL", "sklearn"),
     "text": ("tokenizers",),
+    "audio": ("soundfile",),
+    "speech": ("soundfile", "rapidfuzz"),
     "serve": ("starlette", "uvicorn", "httptools", "orjson", "PIL"),
 }
 
@@ -344,6 +348,7 @@ GOALS = {
     "the uncompressed",
     "f1": '  f1: ">= 0.9"                # edit: what you need; or "drop <= 0.5 pt"',
     "ndcg_at_10": '  ndcg_at_10: ">= 0.05"      # edit: what you need; or "drop <= 0.5 pt"',
+    "wer": '  wer: "<= 0.1"               # edit: word errors for each true word',
     "recall_at_10": '  recall_at_10: ">= 0.5"     # edit: what you need; or "drop <= 0.5 pt"',
     "mse": '  mse: "<= 0.5"               # edit: in units of each series\' variance on train',
     "nats_per_char": '  nats_per_char: "<= 1.8"     # edit: surprise at each character, in nats',

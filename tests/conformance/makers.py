@@ -84,13 +84,35 @@ def _sounds(folder: Path) -> tuple[Path, Path]:
         for number in range(40):
             time = np.arange(400 + 20 * number) / 8000
             tone = 9000 * np.sin(2 * np.pi * frequency * time + number)
-            samples = (tone + draw.normal(0, 500, len(time))).astype("<i2")
-            with wave.open(str(folder / "sounds" / name / f"{number:02}.wav"), "wb") as file:
-                file.setnchannels(1)
-                file.setsampwidth(2)
-                file.setframerate(8000)
-                file.writeframes(samples.tobytes())
+            samples = tone + draw.normal(0, 500, len(time))
+            write_wav(folder / "sounds" / name / f"{number:02}.wav", samples)
     return folder / "sounds", folder / "sounds/low/17.wav"
+
+
+def _speech(folder: Path) -> tuple[Path, Path]:
+    """One to six tones of two heights; the text has a letter for each."""
+    draw, lines = np.random.default_rng(0), ["file,text"]
+    for number in range(80):
+        spoken = draw.choice(["a", "b"], 1 + number % 6)
+        parts = [np.zeros(400)]
+        for letter in spoken:
+            time = np.arange(480 + 40 * (number % 3)) / 8000
+            parts += [9000 * np.sin(2 * np.pi * {"a": 1600, "b": 400}[letter] * time)]
+            parts += [np.zeros(400)]
+        sound = np.concatenate(parts)
+        write_wav(folder / f"{number:02}.wav", sound + draw.normal(0, 300, len(sound)))
+        lines.append(f"{number:02}.wav,{' '.join(spoken)}")
+    (folder / "said.csv").write_text("\n".join(lines))
+    return folder / "said.csv", folder / "17.wav"
+
+
+def write_wav(file: Path, samples: np.ndarray) -> None:
+    """16 bits of one channel, 8,000 samples a second."""
+    with wave.open(str(file), "wb") as opened:
+        opened.setnchannels(1)
+        opened.setsampwidth(2)
+        opened.setframerate(8000)
+        opened.writeframes(samples.astype("<i2").tobytes())
 
 
 def _series(folder: Path) -> tuple[Path, Path]:
@@ -146,6 +168,7 @@ MAKERS: dict[str, Maker] = {
     "image-classification": Maker(_pictures, needs=("PIL",)),
     "text-classification": Maker(_texts),
     "audio-classification": Maker(_sounds, needs=("soundfile",)),
+    "transcription": Maker(_speech, needs=("soundfile", "rapidfuzz")),
     "tagging": Maker(_words),
     "forecasting": Maker(_series, {"horizon": 4, "window": 16, "valid": 0.2}),
     "language-modeling": Maker(

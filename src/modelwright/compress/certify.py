@@ -23,7 +23,7 @@ from modelwright.data.shared import Shared
 from modelwright.measure.compare import Difference, compare
 from modelwright.measure.quality import Quality, evaluate
 from modelwright.measure.timing import Latency, measure_pair
-from modelwright.runtime.catalog import open_session
+from modelwright.runtime.catalog import Session, open_session
 from modelwright.tasks.catalog import TASKS, Task
 
 MISTAKES = 24
@@ -53,6 +53,7 @@ def certify(
         quality = evaluate(session, test, task, trained.labels)
         before = evaluate(parent, test, task, trained.labels)
         difference = compare(before, quality, task)
+        texts = worst_texts(session, quality, test, task, trained.labels)
         batch = test.batch(typical(test, target.batch_size))
         pair = measure_pair(session, plain, batch, max_seconds=6.0)
     finally:
@@ -88,6 +89,7 @@ def certify(
         },
         "size_mb": size_mb,
         **(_mistakes(quality, test, trained.labels) if name == "accuracy" else {}),
+        **({"texts": texts} if texts else {}),
         **({"ranked": _ranked(quality, test, task)} if hasattr(task.logic, "ranked") else {}),
         "machine": machine.to_json(),
         "versions": {
@@ -205,6 +207,27 @@ def worst_mistakes(quality: Quality, rows: Rows, labels: Sequence[str]) -> list[
         }
         for row in wrong[np.argsort(-sureness, kind="stable")][:MISTAKES]
     ]
+
+
+def worst_texts(
+    session: Session, quality: Quality, rows: Rows, task: Task, labels: Sequence[str]
+) -> list[dict[str, str]]:
+    """Where answers are texts: those with the most errors, beside the true ones."""
+    if not hasattr(task.logic, "text_of"):
+        return []
+    metric = METRICS[task.metric]
+    errors = np.array([
+        metric.error(task.values(quality.statistics[row : row + 1])[metric.name])
+        for row in range(len(rows))
+    ])  # fmt: skip
+    found = []
+    for row in np.argsort(-errors, kind="stable")[:MISTAKES]:
+        if errors[row] > 0:
+            outputs = session(rows.batch(np.array([row])))
+            said = task.logic.answer({name: one[0] for name, one in outputs.items()}, labels)
+            truth = task.logic.text_of(rows.batch_targets(np.array([row]))[0], labels)
+            found.append({"truth": truth, "answer": said["answer"], **_shown(rows, int(row))})
+    return found
 
 
 def _judge(

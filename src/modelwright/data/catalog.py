@@ -24,6 +24,7 @@ from modelwright.data import (
     pairs,
     series,
     text,
+    transcripts,
 )
 from modelwright.data.rows import (
     PARTS,
@@ -112,6 +113,14 @@ SOURCES: dict[str, Source] = {
         arrays.read_idx,
         "a folder with train-images-idx3-ubyte[.gz] and its companions",
     ),
+    "transcripts": Source(
+        transcripts.is_here,
+        transcripts.read,
+        "a CSV, TSV or JSON lines file with the columns file and text, or a folder with train.csv "
+        "and the like, or with *.trans.txt as LibriSpeech has them",
+        kind="audio",
+        answers=("letters",),
+    ),
     "audio_folder": Source(
         audio.is_here,
         audio.read,
@@ -173,6 +182,9 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
+    "audio": Kind(
+        audio.prepare, audio.preprocess, audio.read_input, audio.SUFFIXES, tokens=audio.tokens
+    ),
     "image_text": Kind(
         pairs.prepare,
         pairs.preprocess,
@@ -208,9 +220,11 @@ KINDS: dict[str, Kind] = {
         texts=True,
         tokens=text.tokens,
     ),
-    "audio": Kind(audio.prepare, audio.preprocess, audio.read_input, audio.SUFFIXES),
     "image": Kind(image.prepare, image.preprocess, image.read_input, folder.SUFFIXES),
 }
+
+# kind of answer -> what is done to targets that are learned, once the inputs are prepared
+TARGETS: dict[str, Callable[[Prepared, recipe.Data], Prepared]] = {"letters": transcripts.letters}
 
 
 def load(section: recipe.Data, kind: str = "image", answer: str = "classes") -> Dataset:
@@ -244,6 +258,9 @@ def load(section: recipe.Data, kind: str = "image", answer: str = "classes") -> 
     if "valid" not in parts:
         parts["train"], parts["valid"] = cut(parts["train"], section.valid, section.split_seed)
     made = KINDS[kind].prepare(parts, section, answer)
+    if answer in TARGETS:
+        made = TARGETS[answer](made, section)
+    findings = [*findings, *made.findings]
     outputs: dict[str, Any] = {"kind": answer, **made.answers}
     if answer in ("classes", "tags"):
         outputs |= {"num_classes": len(labels), "labels": list(labels)}

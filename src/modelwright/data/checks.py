@@ -80,10 +80,13 @@ class Subject:
             return self.data.kind == "series"
         if name in ("repeated_uses", "short_histories", "rare_items"):
             return self.data.kind == "items"
+        letters = bool(self.data.outputs["kind"] == "letters")
         if name == "empty_texts":
-            return self.data.kind in ("text", "image_text")
+            return self.data.kind in ("text", "image_text") or letters
         if name == "cleaned":
-            return self.data.kind == "text"
+            return self.data.kind == "text" or letters
+        if name == "short_recordings":
+            return letters
         if name in ("class_imbalance", "conflicting_labels"):
             return self.has_classes
         if name in ("duplicates_across_splits", "duplicates_within_split"):
@@ -349,6 +352,7 @@ CHECKS: dict[str, Check | None] = {
     "constant_images": constant_images,
     "constant_recordings": constant_recordings,
     "constant_series": constant_series,
+    "short_recordings": None,
     "class_imbalance": class_imbalance,
     "conflicting_labels": conflicting_labels,
     "repeated_uses": None,

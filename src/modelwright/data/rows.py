@@ -277,12 +277,14 @@ class Prepared:
 
     inputs: the description that the embedding needs; answers: what the head needs besides labels
     files: what must travel with the model, by name
+    findings: what came up on the way; the rows concerned are already left out
     """
 
     parts: dict[str, Rows]
     inputs: dict[str, Any]
     answers: dict[str, Any]
     files: dict[str, bytes]
+    findings: tuple[Finding, ...] = ()
 
 
 def dataset(

@@ -90,8 +90,9 @@ def evaluate(
         raise DataError("evaluate: no rows", expected="at least one row")
     lengths = rows.lengths
     order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
-    if _over_time(session) and lengths is not None:
-        scores = int(lengths.max()) * int(session.signature.outputs[0].shape[-1])
+    judged = session.signature.outputs[0]
+    if judged.over_time and lengths is not None:
+        scores = int(judged.places(lengths.max())) * int(judged.shape[-1])
         batch_size = min(batch_size, max(1, MOST_SCORES // scores))
     statistics: list[np.ndarray] = []
     outputs: dict[str, list[np.ndarray]] = {}
@@ -111,18 +112,23 @@ def evaluate(
         here = None if lengths is None else lengths[part]
         for name, value in found.items() if task.outputs != "next" else ():
             outputs.setdefault(name, []).append(real_places(value, session, here))
-        if isinstance(rows.targets, Ragged) and not _over_time(session):  # the last is judged
-            wanted = wanted[np.arange(len(part)), rows.targets.lengths[part] - 1]
-        targets.append(real_places(wanted, session, here))
+        if isinstance(rows.targets, Ragged):
+            many = rows.targets.lengths[part]
+            if judged.over_time:
+                wanted = wanted[np.arange(wanted.shape[1]) < many[:, None]]
+            else:  # the last is judged
+                wanted = wanted[np.arange(len(part)), many - 1]
+        targets.append(wanted)
     back = np.argsort(order, kind="stable")
     table = np.concatenate(statistics)[back]
     units, table = task.units(table), task.whole(table)
     metrics = task.values(table)
-    places = back
-    if lengths is not None and _over_time(session):  # the places of each row, in the rows' order
-        sizes = lengths[order]
-        begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        places = np.concatenate([np.arange(begins[i], begins[i] + sizes[i]) for i in back])
+    one_each = np.ones(len(rows), np.int64)
+    of_outputs = of_targets = one_each
+    if judged.over_time and lengths is not None:
+        of_outputs = judged.places(lengths[order])
+    if judged.over_time and isinstance(rows.targets, Ragged):
+        of_targets = rows.targets.lengths[order]
     if task.metric == "accuracy":
         low, high = clopper_pearson(int(table[:, 1].sum()), len(table))
     else:
@@ -135,10 +141,17 @@ def evaluate(
         low=low,
         high=high,
         statistics=table,
-        outputs={name: np.concatenate(parts)[places] for name, parts in outputs.items()},
-        targets=np.concatenate(targets)[places],
+        outputs={name: _in_order(parts, of_outputs, back) for name, parts in outputs.items()},
+        targets=_in_order(targets, of_targets, back),
         units=units,
     )
+
+
+def _in_order(parts: Sequence[np.ndarray], sizes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Values of one row after the other, of `sizes` places each, in the order of `rows`."""
+    begins = np.cumsum(sizes) - sizes
+    places = [np.arange(begins[row], begins[row] + sizes[row]) for row in rows]
+    return np.asarray(np.concatenate(parts)[np.concatenate(places)])
 
 
 def real_places(value: np.ndarray, session: Session, lengths: np.ndarray | None) -> np.ndarray:
@@ -146,13 +159,11 @@ def real_places(value: np.ndarray, session: Session, lengths: np.ndarray | None)
 
     Where answers are one for a row, nothing is changed.
     """
-    if lengths is None or not _over_time(session):
+    judged = session.signature.outputs[0]
+    if lengths is None or not judged.over_time:
         return value
-    return value[np.arange(value.shape[1]) < lengths[:, None]]
-
-
-def _over_time(session: Session) -> bool:
-    return "time" in session.signature.outputs[0].shape
+    real: np.ndarray = np.arange(value.shape[1]) < judged.places(lengths)[:, None]
+    return np.asarray(value[real])
 
 
 def bootstrap(

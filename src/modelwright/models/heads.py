@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from modelwright.core.signature import TensorSpec
+from modelwright.core.signature import NEVER, TensorSpec
 from modelwright.models.embed import window_statistics
 
 
@@ -70,6 +70,31 @@ class TagHead(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor | None = None, *inputs: Tensor) -> Tensor:
         return torch.as_tensor(self.linear(self.dropout(features)))
+
+
+class LetterHead(nn.Module):
+    """Scores of letters, and of none (id 0), at every place; behind a row's end always none.
+
+    features: (batch, time, dim) -> logits (batch, time, num_classes)
+
+    At those places no letter can be (NEVER), and none costs nothing: the likelihood of a text over
+    all places is the one over the real places.
+    Source: Graves et al. 2006, ICML, "Connectionist Temporal Classification", section 3.1.
+    """
+
+    behind: Tensor
+
+    def __init__(self, dim: int, num_classes: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(dim, num_classes)
+        behind = torch.full((num_classes,), NEVER)
+        behind[0] = 0
+        self.register_buffer("behind", behind, persistent=False)
+
+    def forward(self, features: Tensor, mask: Tensor, *inputs: Tensor) -> Tensor:
+        logits = self.linear(self.dropout(features))
+        return torch.where(mask[..., None], logits, self.behind.to(logits.dtype))
 
 
 class HorizonHead(nn.Module):
@@ -147,6 +172,7 @@ class Head:
     outputs: the tensors that an artifact gives: first what is judged, then what is read.
     finish: the head's tensor to all of them.
     each_place: whether every place of a sequence has a target while training.
+    spells: whether a target is a text, of fewer letters than there are places; id 0 is none.
     numbered: whether a target is the number of what a row belongs to, and no class.
     """
 
@@ -154,6 +180,7 @@ class Head:
     outputs: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
     finish: Callable[[Tensor, Mapping[str, Any]], tuple[Tensor, ...]]
     each_place: bool = False
+    spells: bool = False
     numbered: bool = False
 
 
@@ -179,6 +206,12 @@ HEADS: dict[str, Head] = {
         lambda own, inputs, dim, dropout: TagHead(dim, own["num_classes"]),
         lambda own: _floats("batch", "time", own["num_classes"])("logits", "probabilities"),
         _softmax,
+    ),
+    "letters": Head(
+        lambda own, inputs, dim, dropout: LetterHead(dim, own["num_classes"], dropout=dropout),
+        lambda own: _floats("batch", own["places"], own["num_classes"])("logits", "probabilities"),
+        _softmax,
+        spells=True,
     ),
     "ranking": Head(
         lambda own, inputs, dim, dropout: RankHead(

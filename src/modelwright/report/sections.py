@@ -24,6 +24,10 @@ BESIDE = {
         "recall": "of the spans that there are, the share that the model names right",
         "places_right": "of all words or characters, the share with the right tag",
     },
+    "wer": {
+        "wer": "words put in, left out or exchanged, for each true word; less is better",
+        "cer": "the same of characters, blanks among them",
+    },
     "mse": {
         "mse": "mean squared error, where each series has variance one on train; less is better",
         "mae": "mean absolute error, on the same scale; less is better",
@@ -221,6 +225,10 @@ def quality(life: Life) -> View | None:
              "interval": _interval(low, high, metric.unit) if key == metric.name else "",
              "what": what}
             for key, what in BESIDE[metric.name].items()
+        ],
+        "texts": [
+            {name: words.cut(item.get(name, "")) for name in ("truth", "answer", "text")}
+            for item in rows(proof, "texts")
         ],
         "ranked": [_ranked(item) for item in rows(proof, "ranked")],
     }  # fmt: skip

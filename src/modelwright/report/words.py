@@ -8,6 +8,8 @@ from modelwright.report.collect import number
 
 LABELS = {
     "f1": "F1",
+    "wer": "word error rate",
+    "cer": "character error rate",
     "mse": "MSE",
     "mae": "MAE",
     "ndcg_at_10": "NDCG@10",

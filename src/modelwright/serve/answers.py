@@ -98,6 +98,8 @@ class Answers:
             return f"{number} {'kind of span' if number == 1 else 'kinds of spans'}"
         if self.outputs["kind"] == "next":
             return f"the next of {len(self.labels):,} tokens"
+        if self.outputs["kind"] == "letters":
+            return "what was said"
         return f"{len(self.labels)} classes" if len(self.labels) > 1 else ""
 
     def read(self, content: bytes) -> tuple[Arrays, list[str]]:

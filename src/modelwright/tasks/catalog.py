@@ -5,7 +5,7 @@ from types import ModuleType
 
 import numpy as np
 
-from modelwright.tasks import classify, forecast, language, match, recommend, tag
+from modelwright.tasks import classify, forecast, language, match, recommend, tag, transcribe
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,8 @@ class Task:
     logic: loss, statistics, answer; values, of the statistics' sums, or values_of_rows where the
         metric is no function of sums; METRIC, the name of the first of its values; and
         LABEL_SMOOTHING, what its loss takes where the recipe does not say, None if it takes none.
+        Where they mean something: OPTIONS, names of further arguments of answer; text_of, a row's
+        target as the text that answer gives.
         Where rows are judged against each other also whole: their statistics, once all are there;
         where rows depend on each other also units: which an interval draws together.
     """
@@ -26,6 +28,11 @@ class Task:
     @property
     def metric(self) -> str:
         return str(self.logic.METRIC)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of what a person may say about how to answer."""
+        return tuple(getattr(self.logic, "OPTIONS", ()))
 
     def whole(self, table: np.ndarray) -> np.ndarray:
         """What the metrics are made of, of all rows that are judged together.
@@ -54,6 +61,7 @@ TASKS: dict[str, Task] = {
     "image-classification": Task("image", "classes", classify),
     "text-classification": Task("text", "classes", classify),
     "audio-classification": Task("audio", "classes", classify),
+    "transcription": Task("audio", "letters", transcribe),
     "tagging": Task("text", "tags", tag),
     "forecasting": Task("series", "horizon", forecast),
     "recommendation": Task("items", "ranking", recommend),

@@ -6,7 +6,7 @@ const MOST_CHARTS = 8;
 const KIND_COLORS = 6;
 const SMALL_PIXELS = 64; // below this a picture is shown with its pixels, not blurred
 const GOALS = {
-  accuracy: "Accuracy", recall_at_10: "Recall@10", recall_at_10_drop: "Recall@10 lost", f1: "F1", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", mse: "Mean squared error", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
+  accuracy: "Accuracy", f1: "F1", wer: "Word error rate", wer_drop: "Word error rate added", recall_at_10: "Recall@10", recall_at_10_drop: "Recall@10 lost", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", mse: "Mean squared error", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
   mse_drop: "Mean squared error added", latency_p50_ms: "Half of the answers within",
   latency_p95_ms: "95% of answers within", latency_p99_ms: "99% of answers within",
   size_mb: "File size",
@@ -111,7 +111,7 @@ function show() {
   $("samples").hidden = !samples.length;
   $("samples-title").textContent = `Test ${medium?.many} the model never trained on`;
   samples.forEach(model.takes === "text" ? addText : addSample);
-  if (model.span_kinds.length || model.takes === "series") {
+  if (model.span_kinds.length || model.takes === "series" || model.task === "transcription") {
     $("promise").textContent = "The answer will stand here.";
   }
   if (model.takes === "image_text") {
@@ -264,10 +264,11 @@ function showAnswer(reply, truth) {
   $("waiting").hidden = $("problem").hidden = true;
   $("answer").hidden = false;
   const plainAnswer = typeof reply.answer === "string";
-  $("best").hidden = $("verdict").hidden = $("bars").hidden = !plainAnswer;
+  $("best").hidden = $("verdict").hidden = !plainAnswer;
+  $("bars").hidden = !reply.probabilities;
   $("tagged").hidden = !reply.tags;
   $("forecast").hidden = plainAnswer || Boolean(reply.tags);
-  const left = plainAnswer ? showChoices(reply, truth) : reply.tags ? showTags(reply) : showForecast(reply);
+  const left = reply.words ? showSaid(reply) : plainAnswer ? showChoices(reply, truth) : reply.tags ? showTags(reply) : showForecast(reply);
   $("latency").textContent =
     `Answered in ${reply.latency_ms.toLocaleString("en", { maximumSignificantDigits: 2 })} ms${left}`;
 }
@@ -288,6 +289,15 @@ function showChoices(reply, truth) {
   $("bars").replaceChildren(...shown.map(bar));
   const left = choices.length - shown.length;
   return left > 0 ? `; ${left} less likely choices are not shown` : "";
+}
+
+function showSaid(reply) {
+  $("best").textContent = reply.answer || "(nothing)";
+  $("best").classList.toggle("long", reply.answer.length > 12);
+  const time = (seconds) => seconds.toLocaleString("en", { minimumFractionDigits: 2 });
+  $("verdict").className = "";
+  $("verdict").textContent = reply.words.map((one) => `${one.text} ${time(one.start)}–${time(one.end)} s`).join("  ·  ");
+  return "";
 }
 
 function showTags(reply) {
