@@ -123,8 +123,8 @@ class Rows:
 
     inputs: a column for each tensor of the model's signature but "lengths", which is made from
         the unequal rows of the others
-    targets: int64 (rows,) classes; Ragged int64, a label for each place; or float32 (rows, ...),
-        Windows where they are what comes next in a table
+    targets: int64 (rows,) classes, or numbers of what rows belong to; Ragged int64, a label for
+        each place; or float32 (rows, ...), Windows where they are what comes next in a table
     origins: what a person knows each row by: its file relative to the source, its text, or ""
     """
 
