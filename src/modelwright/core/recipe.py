@@ -52,6 +52,7 @@ BLOCKING_CHECKS = (
     "nan_values",
     "duplicates_across_splits",
     "too_few_rows",
+    "faulty_boxes",
 )
 NOTED_CHECKS = (
     "empty_texts",
@@ -66,6 +67,8 @@ NOTED_CHECKS = (
     "repeated_uses",
     "short_histories",
     "rare_items",
+    "clipped_boxes",
+    "crowd_boxes",
 )
 CheckName = Literal[
     "broken_files",
@@ -74,6 +77,7 @@ CheckName = Literal[
     "nan_values",
     "duplicates_across_splits",
     "too_few_rows",
+    "faulty_boxes",
 ]
 
 RATES = (1_000, 192_000)  # samples a second, of the recordings that are read
@@ -168,7 +172,7 @@ class Data(Section):
     source: str = Field(description='"digits", or a path to an image folder, IDX files or an NPZ')
     format: Literal[
         "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "text_stream",
-        "audio_folder", "table", "interactions",
+        "audio_folder", "table", "interactions", "voc", "yolo", "coco",
     ] = "auto"  # fmt: skip
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
     test: Share = Field(0.2, description="share held out to judge by, where the source has no test")
@@ -259,6 +263,9 @@ class Augment(Section):
     rotate: Real | None = Field(None, gt=0, le=180, description="largest angle, in degrees")
     shear: Real | None = Field(None, gt=0, lt=80, description="largest angle, in degrees")
     zoom: Real | None = Field(None, gt=0, lt=1, description="0.1 scales by 0.9 to 1.1")
+    mosaic: Share | None = Field(
+        None, description="share of pictures put together from four; detection only"
+    )
     erase: Share | None = Field(None, description="side of the erased square, share of the image")
     mixup: Real | None = Field(None, gt=0, description="alpha of the Beta distribution")
     cutmix: Real | None = Field(None, gt=0, description="alpha of the Beta distribution")
@@ -367,6 +374,7 @@ QUALITY_OF = {
     "forecasting": "mse",
     "recommendation": "ndcg_at_10",
     "language-modeling": "nats_per_char",
+    "detection": "ap50",
 }
 
 # keys of `data` that few tasks read
@@ -402,7 +410,7 @@ class Recipe(Section):
     name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="of the run's folder")
     task: Literal[
         "image-classification", "text-classification", "audio-classification", "tagging",
-        "forecasting", "language-modeling", "recommendation",
+        "forecasting", "language-modeling", "recommendation", "detection",
     ]  # fmt: skip
     data: Data
     budget: Budget = Field(default_factory=lambda: Budget(train_minutes=5.0))

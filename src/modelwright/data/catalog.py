@@ -15,6 +15,7 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError
 from modelwright.data import (
+    annotations,
     arrays,
     audio,
     folder,
@@ -57,6 +58,24 @@ class Source:
 
 
 SOURCES: dict[str, Source] = {
+    "voc": Source(
+        annotations.has_voc,
+        annotations.read_voc,
+        "a folder with Annotations, JPEGImages and perhaps ImageSets, as Pascal VOC has them",
+        answers=("boxes",),
+    ),
+    "yolo": Source(
+        annotations.has_yolo,
+        annotations.read_yolo,
+        "a folder with images, labels and data.yaml or classes.txt, as YOLO has them",
+        answers=("boxes",),
+    ),
+    "coco": Source(
+        annotations.has_coco,
+        annotations.read_coco,
+        "a folder with annotations/*train*.json and pictures, as COCO has them, or one JSON file",
+        answers=("boxes",),
+    ),
     "digits": Source(lambda path: False, arrays.read_digits, 'the word "digits"'),
     "npz": Source(
         lambda path: path.is_file() and path.suffix == ".npz", arrays.read_npz, "a file *.npz"
@@ -126,7 +145,8 @@ class Kind:
     read_input: what a person brings (a file's bytes, a text) as a batch of one.
     suffixes: of the files that hold one; lines: whether each line of a file is one.
     texts: whether what is no file is one itself.
-    tokens: what a person brings, cut into what answers are about; none but for text and items.
+    tokens: what a person brings, cut into what answers are about: words, items; of a picture, how
+        large it is.
     keep: what of the labels must travel with the model, by name.
     """
 
@@ -171,7 +191,9 @@ KINDS: dict[str, Kind] = {
         tokens=text.tokens,
     ),
     "audio": Kind(audio.prepare, audio.preprocess, audio.read_input, audio.SUFFIXES),
-    "image": Kind(image.prepare, image.preprocess, image.read_input, folder.SUFFIXES),
+    "image": Kind(
+        image.prepare, image.preprocess, image.read_input, folder.SUFFIXES, tokens=image.tokens
+    ),
 }
 
 
@@ -207,7 +229,7 @@ def load(section: recipe.Data, kind: str = "image", answer: str = "classes") -> 
         parts["train"], parts["valid"] = cut(parts["train"], section.valid, section.split_seed)
     made = KINDS[kind].prepare(parts, section, answer)
     outputs: dict[str, Any] = {"kind": answer, **made.answers}
-    if answer in ("classes", "tags"):
+    if answer in ("classes", "tags", "boxes"):
         outputs |= {"num_classes": len(labels), "labels": list(labels)}
     files = {**made.files, **KINDS[kind].keep(labels)}
     return dataset(made.parts, labels, section.source, findings, made.inputs, outputs, files)

@@ -74,6 +74,8 @@ class Subject:
             return self.data.kind == "series"
         if name in ("repeated_uses", "short_histories", "rare_items"):
             return self.data.kind == "items"
+        if name in ("faulty_boxes", "clipped_boxes", "crowd_boxes"):
+            return bool(self.data.outputs["kind"] == "boxes")
         if name in ("empty_texts", "cleaned"):
             return self.data.kind == "text"
         if name in ("class_imbalance", "conflicting_labels"):
@@ -346,6 +348,9 @@ CHECKS: dict[str, Check | None] = {
     "repeated_uses": None,
     "short_histories": None,
     "rare_items": None,
+    "faulty_boxes": None,
+    "clipped_boxes": None,
+    "crowd_boxes": None,
 }
 
 

@@ -18,7 +18,8 @@ from torch import Generator, Tensor
 from modelwright.core.errors import DataError
 from modelwright.core.recipe import Augment
 from modelwright.data import augment as steps_of
-from modelwright.data.rows import Rows
+from modelwright.data import augment_boxes
+from modelwright.data.rows import Ragged, Rows
 
 _ORDERS_KEPT = 2  # a batch mostly lies in one epoch's order or two
 
@@ -67,13 +68,17 @@ class Loader:
             raise DataError("there are no rows to load", expected="at least one row")
         targets = rows.targets
         targets = targets if isinstance(targets, np.ndarray) else targets.values
-        if num_classes is not None and (targets.min() < 0 or targets.max() >= num_classes):
+        whole = np.issubdtype(targets.dtype, np.integer)
+        if num_classes is not None and whole and (targets.min() < 0 or targets.max() >= num_classes):
             raise DataError(
                 f"targets go from {targets.min()} to {targets.max()}",
                 expected=f"0 to {num_classes - 1}, for {num_classes} classes",
             )
         for step in augment:
             steps_of.key_and_value(step)
+        self._boxed = targets.ndim == 2 and isinstance(rows.targets, Ragged)
+        if self._boxed:
+            augment_boxes.check(augment)
         self.batch_size, self.seed, self.augment = batch_size, seed, tuple(augment)
         self._rows = rows
         dense = {
@@ -113,6 +118,9 @@ class Loader:
         if not self.augment:
             return Batch(inputs, targets)
         draw = _generator(self.seed, "augment", step)
+        if self._boxed:
+            images, targets = augment_boxes.apply(inputs["image"], targets, self.augment, draw)
+            return Batch({"image": images}, targets)
         mixed = steps_of.apply(inputs["image"], self.augment, draw)
         if mixed.partner is None:
             return Batch({"image": mixed.images}, targets)

@@ -18,10 +18,13 @@ from modelwright.models.assemble import (
     Description,
     Model,
     by_kind,
+    cnn_grid,
     cnn_image,
     cnn_sequence,
+    rnn_grid,
     rnn_image,
     rnn_sequence,
+    transformer_grid,
     transformer_image,
     transformer_sequence,
 )
@@ -64,7 +67,7 @@ class Family:
 
 MODELS: dict[str, Family] = {
     "cnn": Family(
-        by_kind(cnn_image, cnn_sequence),
+        by_kind(cnn_image, cnn_sequence, cnn_grid),
         {
             "image": Ladder(
                 {
@@ -74,6 +77,15 @@ MODELS: dict[str, Family] = {
                     "large": {"widths": (128, 256, 512)},
                 },
                 {"learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.7},
+            ),
+            "boxes": Ladder(
+                {
+                    "tiny": {"widths": (16, 32, 48), "depths": (1, 1, 1)},
+                    "small": {"widths": (32, 64, 96), "depths": (1, 1, 2)},
+                    "base": {"widths": (48, 96, 160), "depths": (1, 2, 2)},
+                    "large": {"widths": (64, 128, 256), "depths": (2, 3, 3)},
+                },
+                {"learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 100, "decay": 0.7},
             ),
             "text": Ladder(
                 {
@@ -133,7 +145,7 @@ MODELS: dict[str, Family] = {
         cnn.groups,
     ),
     "rnn": Family(
-        by_kind(rnn_image, rnn_sequence),
+        by_kind(rnn_image, rnn_sequence, rnn_grid),
         {
             "image": Ladder(
                 {
@@ -143,6 +155,15 @@ MODELS: dict[str, Family] = {
                     "large": {"embed_dim": 384, "hidden_dim": 192, "num_layers": 2},
                 },
                 {"learning_rate": 2e-3, "weight_decay": 0.01, "warmup_steps": 50, "decay": 0.5},
+            ),
+            "boxes": Ladder(
+                {
+                    "tiny": {"embed_dim": 32, "hidden_dim": 16, "num_layers": 1},
+                    "small": {"embed_dim": 96, "hidden_dim": 48, "num_layers": 1},
+                    "base": {"embed_dim": 128, "hidden_dim": 96, "num_layers": 2},
+                    "large": {"embed_dim": 256, "hidden_dim": 160, "num_layers": 2},
+                },
+                {"learning_rate": 2e-3, "weight_decay": 0.01, "warmup_steps": 100, "decay": 0.7},
             ),
             "text": Ladder(
                 {
@@ -227,7 +248,7 @@ MODELS: dict[str, Family] = {
         static_int8=False,
     ),
     "transformer": Family(
-        by_kind(transformer_image, transformer_sequence),
+        by_kind(transformer_image, transformer_sequence, transformer_grid),
         {
             "image": Ladder(
                 {
@@ -237,6 +258,15 @@ MODELS: dict[str, Family] = {
                     "large": {"dim": 256, "num_layers": 6},
                 },
                 {"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_steps": 60, "decay": 0.5},
+            ),
+            "boxes": Ladder(
+                {
+                    "tiny": {"dim": 32, "num_layers": 1},
+                    "small": {"dim": 64, "num_layers": 3},
+                    "base": {"dim": 128, "num_layers": 4},
+                    "large": {"dim": 256, "num_layers": 6},
+                },
+                {"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_steps": 100, "decay": 0.7},
             ),
             "text": Ladder(
                 {

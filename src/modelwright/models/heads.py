@@ -4,6 +4,7 @@ A head takes (features, mask, *inputs) and gives the tensor that the loss is mad
 adds what people and programs read. Both are the outputs of every artifact, under `outputs`' names.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -123,6 +124,43 @@ class RankHead(nn.Module):
         return nn.functional.linear(wanted, vectors, self.bias)[..., FIRST_ITEM:]
 
 
+class BoxHead(nn.Module):
+    """At each place of a grid: scores of classes, and the box of the thing that it lies in.
+
+    features: (batch, dim, height, width) or (batch, height * width, dim)
+        -> (batch, height * width, num_classes + 7): logits; x1, y1, x2, y2 of the box, in pixels;
+        the place itself, x and y of its centre and the pixels between places
+
+    The last three tell the loss where the places lie; they are not learned.
+    Source: Tian et al. 2019, arXiv:1904.01355 (distances to four sides); the logits' first bias:
+    Lin et al. 2017, arXiv:1708.02002, section 4.1.
+    """
+
+    places: Tensor
+
+    def __init__(self, dim: int, num_classes: int, grid: Sequence[int], stride: int) -> None:
+        super().__init__()
+        self.num_classes, self.stride = num_classes, stride
+        self.farthest = math.log(2 * max(grid))  # no side lies farther off than twice the picture
+        self.linear = nn.Linear(dim, num_classes + 4)
+        nn.init.constant_(self.linear.bias[:num_classes], -math.log(99))
+        nn.init.constant_(self.linear.bias[num_classes:], 1.0)
+        down, across = (stride * (torch.arange(size) + 0.5) for size in grid)
+        centres = torch.cartesian_prod(down, across).flip(1)
+        steps = torch.full((len(centres), 1), float(stride))
+        self.register_buffer("places", torch.cat([centres, steps], 1)[None])
+
+    def forward(self, features: Tensor, mask: Tensor | None = None, *inputs: Tensor) -> Tensor:
+        if features.dim() == 4:
+            features = features.flatten(2).transpose(1, 2)
+        raw = self.linear(features).float()
+        logits, sides = raw.split((self.num_classes, 4), -1)
+        reach = self.stride * sides.clamp_max(self.farthest).exp()
+        centre = self.places[..., :2]
+        boxes = torch.cat([centre - reach[..., :2], centre + reach[..., 2:]], -1)
+        return torch.cat([logits, boxes, self.places.expand(len(raw), -1, -1)], -1)
+
+
 FIRST_ITEM = 2  # the ids before it are no items: padding, and one that nobody knows
 
 
@@ -135,6 +173,13 @@ def _unscaled(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
     return raw, raw * std + torch.tensor(own["mean"], dtype=raw.dtype)
 
 
+def _found(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    number, (height, width) = own["num_classes"], own["grid"]
+    limit = own["stride"] * torch.tensor([width, height, width, height], dtype=raw.dtype)
+    boxes = raw[..., number : number + 4]
+    return raw[..., :number].sigmoid(), torch.minimum(boxes.clamp_min(0), limit)
+
+
 @dataclass(frozen=True)
 class Head:
     """One kind of answer.
@@ -143,12 +188,14 @@ class Head:
     outputs: the tensors that an artifact gives: first what is judged, then what is read.
     finish: the head's tensor to all of them.
     each_place: whether every place of a sequence has a target while training.
+    grid: whether it takes a picture's features place by place, `stride` pixels apart.
     """
 
     build: Callable[[Mapping[str, Any], Mapping[str, Any], int, float], nn.Module]
     outputs: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
     finish: Callable[[Tensor, Mapping[str, Any]], tuple[Tensor, ...]]
     each_place: bool = False
+    grid: bool = False
 
 
 def _floats(*shape: int | str) -> Callable[..., tuple[TensorSpec, ...]]:
@@ -181,6 +228,17 @@ HEADS: dict[str, Head] = {
         lambda own: _floats("batch", own["num_classes"])("scores", "probabilities"),
         _softmax,
         each_place=True,
+    ),
+    "boxes": Head(
+        lambda own, inputs, dim, dropout: BoxHead(
+            dim, own["num_classes"], own["grid"], own["stride"]
+        ),
+        lambda own: (
+            TensorSpec("scores", "float32", ("batch", math.prod(own["grid"]), own["num_classes"])),
+            TensorSpec("boxes", "float32", ("batch", math.prod(own["grid"]), 4)),
+        ),
+        _found,
+        grid=True,
     ),
     "horizon": Head(
         lambda own, inputs, dim, dropout: HorizonHead(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from types import ModuleType
 
-from modelwright.tasks import classify, forecast, language, recommend, tag
+from modelwright.tasks import classify, detect, forecast, language, recommend, tag
 
 
 @dataclass(frozen=True)
@@ -31,4 +31,5 @@ TASKS: dict[str, Task] = {
     "forecasting": Task("series", "horizon", forecast),
     "recommendation": Task("items", "ranking", recommend),
     "language-modeling": Task("stream", "next", language),
+    "detection": Task("image", "boxes", detect),
 }

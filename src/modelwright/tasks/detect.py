@@ -1,0 +1,197 @@
+"""Boxes with classes in a picture: loss, average precision, answer.
+
+The model gives a score of each class and a box at every cell of a grid (models/heads.py, BoxHead).
+Which cell answers for which thing is settled anew in each step, by how well it does already.
+Source: Tian et al. 2019, arXiv:1904.01355 (one box a cell, no anchors); Feng et al. 2021,
+arXiv:2108.07755 (assignment by alignment of score and overlap).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modelwright.core.signature import NO_TARGET
+from modelwright.tasks.boxes import THRESHOLDS, area, at_recalls, curve, matched, suppress
+
+METRIC = "ap50"
+LABEL_SMOOTHING = None  # scores learn how well their box lies, which is no label
+
+# docs/experiments.md has the reasons
+NEAREST = 10  # cells of a thing that learn to find it
+ALIGNED = (0.5, 6.0)  # powers of score and overlap
+BOX_WEIGHT = 2.0
+FAINTEST = 0.01  # scores from which a box is looked at
+CANDIDATES, MOST = 400, 100  # boxes of a picture before suppression, and that are judged
+SAME = 0.6  # overlap from which the fainter of two boxes of a class is taken out
+SURE = 0.4  # scores from which an answer names a box
+
+
+def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of scores against how well each box lies, and 1 - GIoU of the boxes.
+
+    outputs: (batch, cells, num_classes + 7), as BoxHead gives them
+    targets: (batch, places, 5): x1, y1, x2, y2, class; NO_TARGET at padding
+
+    Both are sums over cells, divided by the sum of what scores should be.
+    Source: Rezatofighi et al. 2019, arXiv:1902.09630 (GIoU).
+    """
+    logits, boxes = outputs[..., :-7].float(), outputs[..., -7:-3].float()
+    with torch.no_grad():
+        wanted, which = _assigned(logits.sigmoid(), boxes, outputs[..., -3:-1].float(), targets)
+        weights = wanted.sum(-1)
+        total = weights.sum().clamp_min(1)
+        true = targets[..., :4].float().gather(1, which[..., None].expand(-1, -1, 4))
+        real = weights > 0
+    scores = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+    lie = 1 - _giou(boxes[real], true[real])
+    return (scores + BOX_WEIGHT * (lie * weights[real]).sum()) / total
+
+
+def _assigned(
+    scores: Tensor, boxes: Tensor, centres: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the scores should be, (batch, cells, num_classes), and each cell's target, (batch, cells).
+
+    A thing goes to the NEAREST cells inside it with the largest score^a * overlap^b; a cell that
+    several ask for goes to the one it overlaps most. The best cell's score should be its overlap.
+    """
+    real = targets[..., 4] >= 0
+    kinds = targets[..., 4].clamp_min(0).long()
+    true = torch.where(real[..., None], targets[..., :4].float(), 0.0)
+    x, y = centres[:, None, :, 0], centres[:, None, :, 1]
+    x1, y1, x2, y2 = (true[..., side, None] for side in range(4))
+    inside = (x > x1) & (x < x2) & (y > y1) & (y < y2)  # (batch, things, cells)
+    # a thing between the centres of cells goes to the nearest one
+    far = ((x - (x1 + x2) / 2) ** 2 + (y - (y1 + y2) / 2) ** 2).argmin(-1, keepdim=True)
+    inside = inside.scatter(2, far, True) & real[..., None]
+    over = _overlaps(true[:, :, None], boxes[:, None]).clamp_min(1e-6)
+    of_kind = scores.transpose(1, 2).gather(1, kinds[..., None].expand(-1, -1, scores.shape[1]))
+    fit = torch.where(inside, of_kind ** ALIGNED[0] * over ** ALIGNED[1], -1.0)
+    best = fit.topk(min(NEAREST, fit.shape[-1]), -1).indices
+    chosen = torch.zeros_like(inside).scatter(2, best, True) & inside
+    owner = torch.where(chosen, over, -1.0).argmax(1)  # (batch, cells)
+    chosen &= torch.arange(chosen.shape[1])[:, None] == owner[:, None]
+    fit = torch.where(chosen, fit, 0.0)
+    scale = torch.where(chosen, over, 0.0).amax(-1) / fit.amax(-1).clamp_min(1e-30)
+    value = (fit * scale[..., None]).gather(1, owner[:, None])[:, 0]
+    kind = kinds.gather(1, owner)
+    wanted = torch.zeros_like(scores).scatter(2, kind[..., None], value[..., None])
+    return wanted, owner
+
+
+def _overlaps(first: Tensor, second: Tensor) -> Tensor:
+    shared, union, _ = _areas(first, second)
+    return shared / union.clamp_min(1e-6)
+
+
+def _giou(first: Tensor, second: Tensor) -> Tensor:
+    shared, union, hull = _areas(first, second)
+    return shared / union.clamp_min(1e-6) - (hull - union) / hull.clamp_min(1e-6)
+
+
+def _areas(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of intersection, union and the smallest box around both; (..., 4) each -> (...)."""
+    low, high = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(
+        first[..., 2:], second[..., 2:]
+    )
+    shared = (high - low).clamp_min(0).prod(-1)
+    union = sum(((one[..., 2:] - one[..., :2]).prod(-1) for one in (first, second)), -shared)
+    outer = torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(
+        first[..., :2], second[..., :2]
+    )
+    return shared, torch.as_tensor(union), outer.prod(-1)
+
+
+def found(scores: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a picture's grid shows: labels, scores and boxes of at most MOST things, best first.
+
+    scores: (cells, num_classes); boxes: (cells, 4) -> (n,) int64, (n,), (n, 4)
+    """
+    flat = scores.ravel()
+    order = np.argsort(-flat, kind="stable")[:CANDIDATES]
+    order = order[flat[order] >= FAINTEST]
+    cells, labels = np.divmod(order, scores.shape[1])
+    stay = suppress(boxes[cells], labels, SAME)[:MOST]
+    return labels[stay], flat[order[stay]], boxes[cells[stay]]
+
+
+PARTS = 2 + len(THRESHOLDS)  # of a found box: class, score, and whether it is right
+
+
+def statistics(
+    outputs: Mapping[str, np.ndarray], targets: np.ndarray, labels: Sequence[str] = ()
+) -> np.ndarray:
+    """Of each row what average precision needs: its found boxes, and the true ones by class.
+
+    outputs: scores (rows, cells, num_classes), boxes (rows, cells, 4)
+    targets: (rows, places, 5); NO_TARGET at padding -> (rows, MOST * PARTS + num_classes)
+
+    Found boxes are MOST times class, score (0 where there are fewer), right at each of THRESHOLDS.
+    """
+    classes = outputs["scores"].shape[2]
+    table = np.zeros((len(targets), MOST * PARTS + classes))
+    for row, (scores, boxes, true) in enumerate(
+        zip(outputs["scores"], outputs["boxes"], targets, strict=True)
+    ):
+        own = true[true[:, 4] != NO_TARGET]
+        kinds, sure, where = found(scores, boxes)
+        right = matched(where, kinds, own[:, :4], own[:, 4])
+        part = np.column_stack([kinds, sure, right.T])
+        table[row, : part.size] = part.ravel()
+        table[row, MOST * PARTS :] = np.bincount(own[:, 4].astype(np.int64), minlength=classes)
+    return table
+
+
+def values_of_rows(table: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
+    """Average precision, the mean over the classes that come up, as shares.
+
+    ap50: at an overlap of 0.5, the area under the interpolated curve (VOC)
+    ap: the mean over overlaps of 0.5 to 0.95, read at 101 recalls (COCO)
+
+    Args:
+        weights: (rows,), how often each row counts; once where None.
+    """
+    weights = np.ones(len(table)) if weights is None else weights
+    boxes = table[:, : MOST * PARTS].reshape(-1, PARTS)
+    numbers = weights @ table[:, MOST * PARTS :]
+    counts = np.repeat(weights, MOST)
+    order = np.argsort(-boxes[:, 1], kind="stable")
+    order = order[(boxes[order, 1] > 0) & (counts[order] > 0)]
+    boxes, counts = boxes[order], counts[order]
+    single, several = [], []
+    for kind in np.flatnonzero(numbers > 0):
+        own = boxes[:, 0] == kind
+        recall, precision = curve(boxes[own, 2:].T, counts[own], numbers[kind])
+        single.append(float(area(recall[0], precision[0])))
+        several.append(float(at_recalls(recall, precision).mean()))
+    return {"ap50": float(np.mean(single or [0.0])), "ap": float(np.mean(several or [0.0]))}
+
+
+def answer(
+    outputs: Mapping[str, np.ndarray], labels: Sequence[str], tokens: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What a person reads: how many of what, and each one's label, score and box.
+
+    outputs: of one row, without the batch: scores and boxes
+    tokens: width and height of the picture asked about; boxes are in its pixels
+
+    >>> outputs = {"scores": np.array([[0.9]]), "boxes": np.array([[1.0, 2.0, 3.0, 4.0]])}
+    >>> answer(outputs, ["cat"])["boxes"]
+    [{'label': 'cat', 'score': 0.9, 'box': [1.0, 2.0, 3.0, 4.0]}]
+    """
+    kinds, sure, where = found(outputs["scores"], outputs["boxes"])
+    named = [labels[int(kind)] for kind in kinds[sure >= SURE]]
+    counts = Counter(named)
+    said = ", ".join(f"{counts[label]} {label}" for label in labels if counts[label])
+    return {
+        "answer": said or "nothing",
+        "boxes": [
+            {"label": label, "score": float(score), "box": [float(side) for side in box]}
+            for label, score, box in zip(named, sure, where, strict=False)
+        ],
+    }
