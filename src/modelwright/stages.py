@@ -5,6 +5,7 @@ order.
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from modelwright.data import checks
 from modelwright.data.rows import Dataset, Rows, joined, load_files, load_part, save
 from modelwright.export import locate, parity
 from modelwright.models.catalog import ModelSpec
+from modelwright.models.heads import HEADS
 from modelwright.plan import choose
 from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
@@ -45,6 +47,7 @@ from modelwright.train.loop import (
 from modelwright.train.save import write_trained
 
 PARITY_ROWS = 2000  # real rows from valid and train; all there are where there are fewer
+PARITY_NUMBERS = 16_000_000  # of all rows' outputs
 PARITY_PLACES, PARITY_SCORES = 100_000, 8_000_000  # of language models, whose every place has many
 
 
@@ -320,7 +323,7 @@ def chain(run: Run) -> tuple[Artifact, Artifact, Artifact]:
 def parity_rows(run: Run) -> Rows:
     """Real rows that are not test rows: evenly from valid, then from train."""
     data = read(run.stage_folder("gate") / "data.json")
-    most = PARITY_ROWS
+    most = min(PARITY_ROWS, max(1, PARITY_NUMBERS // _numbers(data["outputs"])))
     if data["outputs"]["kind"] == "next":
         places = min(PARITY_PLACES, PARITY_SCORES // data["outputs"]["num_classes"])
         most = min(most, max(1, places // data["inputs"]["length"]))
@@ -330,6 +333,12 @@ def parity_rows(run: Run) -> Rows:
     train = load_part(run.stage_folder("gate"), "train")
     number = min(most - len(valid), len(train))
     return joined(valid, train.take(np.linspace(0, len(train) - 1, number).astype(np.int64)))
+
+
+def _numbers(outputs: dict[str, Any]) -> int:
+    """What comes out for one row, or one place of it, in numbers."""
+    specs = HEADS[outputs["kind"]].outputs(outputs)
+    return sum(math.prod(size for size in one.shape if isinstance(size, int)) for one in specs)
 
 
 def _manifest_fields(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:

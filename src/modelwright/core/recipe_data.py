@@ -174,8 +174,10 @@ class Data(Section):
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
     test: Share = Field(0.2, description="share held out to judge by, where the source has no test")
     image_size: Whole | None = Field(
-        None, ge=4, le=1024, description="side in pixels of resized images (folders only); with "
-        "boxes the longer one"
+        None,
+        ge=4,
+        le=1024,
+        description="side in pixels of resized images (folders only); with boxes the longer one",
     )
     rate: Whole | None = Field(
         None, ge=RATES[0], le=RATES[1], description="samples a second of recordings"

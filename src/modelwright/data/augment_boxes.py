@@ -1,4 +1,4 @@
-"""Augmentation of pictures together with their boxes; the steps of augment.py that boxes can follow.
+"""Augmentation of pictures with their boxes: the steps of augment.py that boxes can follow.
 
 images: uint8 or float32 (batch, channels, height, width); boxes: float32 (batch, places, 5), x1,
 y1, x2, y2, class in pixels, NO_TARGET at padding. A box is cut at the picture's edge, and left out
@@ -132,9 +132,7 @@ def _cut(boxes: Tensor, edges: tuple[int, int, int, int]) -> Tensor:
     x1, y1, x2, y2 = edges
     limits = [torch.tensor([a, b] * 2, dtype=boxes.dtype) for a, b in ((x1, y1), (x2, y2))]
     inside = torch.minimum(torch.maximum(boxes[..., :4], limits[0]), limits[1])
-    left, before = (
-        (one[..., 2:4] - one[..., :2]).clamp_min(0).prod(-1) for one in (inside, boxes)
-    )
+    left, before = ((one[..., 2:4] - one[..., :2]).clamp_min(0).prod(-1) for one in (inside, boxes))
     keep = _real(boxes) & (left > 0) & (left >= LEAST_LEFT * before)
     return torch.where(keep[..., None], torch.cat([inside, boxes[..., 4:]], -1), NO_TARGET)
 

@@ -70,7 +70,9 @@ def loaded(
         inputs: dict[str, Column] = {"image": images}
         names = [folder.name_of(one.file, root) for one in own]
         made[part] = Rows(inputs, ragged(targets, np.zeros((0, 5), np.float32)), names)
-    reasons = {folder.name_of(file, root): why for file, why in {**faulty, **(broken or {})}.items()}
+    reasons = {
+        folder.name_of(file, root): why for file, why in {**faulty, **(broken or {})}.items()
+    }
     return made, list(labels), [*_broken(reasons), *findings, *marks.findings()]
 
 

@@ -69,7 +69,11 @@ class Loader:
         targets = rows.targets
         targets = targets if isinstance(targets, np.ndarray) else targets.values
         whole = np.issubdtype(targets.dtype, np.integer)
-        if num_classes is not None and whole and (targets.min() < 0 or targets.max() >= num_classes):
+        if (
+            num_classes is not None
+            and whole
+            and (targets.min() < 0 or targets.max() >= num_classes)
+        ):
             raise DataError(
                 f"targets go from {targets.min()} to {targets.max()}",
                 expected=f"0 to {num_classes - 1}, for {num_classes} classes",

@@ -11,6 +11,7 @@ import numpy as np
 
 from modelwright.core.errors import DataError, IntegrityError
 from modelwright.data.rows import Ragged, Rows
+from modelwright.models.heads import HEADS
 from modelwright.runtime.catalog import Session
 from modelwright.tasks.catalog import Task
 
@@ -29,7 +30,7 @@ class Quality:
     statistics: (rows, k) float64, from which the metrics follow
     outputs: by name (n, ...), at every real place of every row, one after the other; empty where
         a place has as many as a vocabulary
-    targets: (n, ...), of the same places
+    targets: (n, ...), of the same places; of all things in all rows, where a row has several
     """
 
     metric: str
@@ -94,6 +95,7 @@ def evaluate(
     statistics: list[np.ndarray] = []
     outputs: dict[str, list[np.ndarray]] = {}
     targets: list[np.ndarray] = []
+    things = _things(rows)
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
         found = session(rows.batch(part))
@@ -107,8 +109,10 @@ def evaluate(
         wanted = rows.batch_targets(part)
         statistics.append(task.logic.statistics(found, wanted, labels))
         here = None if lengths is None else lengths[part]
-        for name, value in found.items() if task.outputs != "next" else ():
+        for name, value in found.items() if HEADS[task.outputs].kept else ():
             outputs.setdefault(name, []).append(real_places(value, session, here))
+        if things is not None:
+            continue
         if isinstance(rows.targets, Ragged) and not _over_time(session):  # the last is judged
             wanted = wanted[np.arange(len(part)), rows.targets.lengths[part] - 1]
         targets.append(real_places(wanted, session, here))
@@ -131,7 +135,7 @@ def evaluate(
         high=high,
         statistics=table,
         outputs={name: np.concatenate(parts)[places] for name, parts in outputs.items()},
-        targets=np.concatenate(targets)[places],
+        targets=np.concatenate(targets)[places] if things is None else things,
     )
 
 
@@ -143,6 +147,13 @@ def real_places(value: np.ndarray, session: Session, lengths: np.ndarray | None)
     if lengths is None or not _over_time(session):
         return value
     return value[np.arange(value.shape[1]) < lengths[:, None]]
+
+
+def _things(rows: Rows) -> np.ndarray | None:
+    """The targets of all rows, one after the other, where each row has any number of them and
+    each is a few numbers; None elsewhere."""
+    targets = rows.targets
+    return targets.values if isinstance(targets, Ragged) and targets.values.ndim > 1 else None
 
 
 def _over_time(session: Session) -> bool:

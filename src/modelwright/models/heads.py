@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -158,7 +159,7 @@ class BoxHead(nn.Module):
         reach = self.stride * sides.clamp_max(self.farthest).exp()
         centre = self.places[..., :2]
         boxes = torch.cat([centre - reach[..., :2], centre + reach[..., 2:]], -1)
-        return torch.cat([logits, boxes, self.places.expand(len(raw), -1, -1)], -1)
+        return torch.cat([logits, boxes, self.places.expand(raw.shape[0], -1, -1)], -1)
 
 
 FIRST_ITEM = 2  # the ids before it are no items: padding, and one that nobody knows
@@ -189,6 +190,8 @@ class Head:
     finish: the head's tensor to all of them.
     each_place: whether every place of a sequence has a target while training.
     grid: whether it takes a picture's features place by place, `stride` pixels apart.
+    kept: whether the outputs of all rows are few enough to be kept at once.
+    made_up: one row's target to plan with, where it is neither classes nor numbers of the output.
     """
 
     build: Callable[[Mapping[str, Any], Mapping[str, Any], int, float], nn.Module]
@@ -196,6 +199,15 @@ class Head:
     finish: Callable[[Tensor, Mapping[str, Any]], tuple[Tensor, ...]]
     each_place: bool = False
     grid: bool = False
+    kept: bool = True
+    made_up: Callable[[Mapping[str, Any]], np.ndarray] | None = None
+
+
+def _one_box(own: Mapping[str, Any]) -> np.ndarray:
+    """The middle of the picture, of the first class."""
+    height, width = (own["stride"] * side for side in own["grid"])
+    corners = [width / 4, height / 4, width * 3 / 4, height * 3 / 4]
+    return np.array([[*corners, 0]], np.float32)
 
 
 def _floats(*shape: int | str) -> Callable[..., tuple[TensorSpec, ...]]:
@@ -220,6 +232,7 @@ HEADS: dict[str, Head] = {
         lambda own, inputs, dim, dropout: TagHead(dim, own["num_classes"]),
         lambda own: _floats("batch", "time", own["num_classes"])("logits", "probabilities"),
         _softmax,
+        kept=False,
     ),
     "ranking": Head(
         lambda own, inputs, dim, dropout: RankHead(
@@ -239,6 +252,8 @@ HEADS: dict[str, Head] = {
         ),
         _found,
         grid=True,
+        kept=False,
+        made_up=_one_box,
     ),
     "horizon": Head(
         lambda own, inputs, dim, dropout: HorizonHead(

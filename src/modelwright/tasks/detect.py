@@ -16,7 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modelwright.core.signature import NO_TARGET
-from modelwright.tasks.boxes import THRESHOLDS, area, at_recalls, curve, matched, suppress
+from modelwright.tasks.boxes import (
+    THRESHOLDS,
+    area,
+    at_recalls,
+    curve,
+    matched,
+    overlaps,
+    suppress,
+)
 
 METRIC = "ap50"
 LABEL_SMOOTHING = None  # scores learn how well their box lies, which is no label
@@ -55,7 +63,7 @@ def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tens
 def _assigned(
     scores: Tensor, boxes: Tensor, centres: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What the scores should be, (batch, cells, num_classes), and each cell's target, (batch, cells).
+    """What scores should be, (batch, cells, num_classes), and each cell's target, (batch, cells).
 
     A thing goes to the NEAREST cells inside it with the largest score^a * overlap^b; a cell that
     several ask for goes to the one it overlaps most. The best cell's score should be its overlap.
@@ -96,8 +104,9 @@ def _giou(first: Tensor, second: Tensor) -> Tensor:
 
 def _areas(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of intersection, union and the smallest box around both; (..., 4) each -> (...)."""
-    low, high = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(
-        first[..., 2:], second[..., 2:]
+    low, high = (
+        torch.maximum(first[..., :2], second[..., :2]),
+        torch.minimum(first[..., 2:], second[..., 2:]),
     )
     shared = (high - low).clamp_min(0).prod(-1)
     union = sum(((one[..., 2:] - one[..., :2]).prod(-1) for one in (first, second)), -shared)
@@ -118,6 +127,23 @@ def found(scores: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray
     cells, labels = np.divmod(order, scores.shape[1])
     stay = suppress(boxes[cells], labels, SAME)[:MOST]
     return labels[stay], flat[order[stay]], boxes[cells[stay]]
+
+
+def agreement(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """Boxes that either of two forms of a model names, and how many of them the other sees too.
+
+    before, after: scores and boxes of the same rows
+    It is seen by a box of its label that lies over it by half, with a score not far below SURE.
+    """
+    same = total = 0
+    for row in range(len(before["scores"])):
+        sides = [found(one["scores"][row], one["boxes"][row]) for one in (before, after)]
+        for own, other in (sides, sides[::-1]):
+            kinds, _, where = (value[own[1] >= SURE] for value in own)
+            seen, _, there = (value[other[1] >= SURE / 2] for value in other)
+            over = (overlaps(where, there) >= 0.5) & (kinds[:, None] == seen)
+            same, total = same + int(over.any(1).sum()), total + len(kinds)
+    return same, total
 
 
 PARTS = 2 + len(THRESHOLDS)  # of a found box: class, score, and whether it is right
@@ -178,13 +204,16 @@ def answer(
     """What a person reads: how many of what, and each one's label, score and box.
 
     outputs: of one row, without the batch: scores and boxes
-    tokens: width and height of the picture asked about; boxes are in its pixels
+    tokens: pixels of the picture asked about for each one of the input, across and down; boxes
+        are in the picture's pixels
 
     >>> outputs = {"scores": np.array([[0.9]]), "boxes": np.array([[1.0, 2.0, 3.0, 4.0]])}
     >>> answer(outputs, ["cat"])["boxes"]
     [{'label': 'cat', 'score': 0.9, 'box': [1.0, 2.0, 3.0, 4.0]}]
     """
     kinds, sure, where = found(outputs["scores"], outputs["boxes"])
+    if tokens:
+        where = where * np.array([float(one) for one in tokens] * 2)
     named = [labels[int(kind)] for kind in kinds[sure >= SURE]]
     counts = Counter(named)
     said = ", ".join(f"{counts[label]} {label}" for label in labels if counts[label])
