@@ -100,11 +100,12 @@ def evaluate(model: Path, *, part: Literal["valid", "test"] = "valid", json: Jso
 def predict(
     model: Path, *files: str, max_new: int | None = None, temperature: float | None = None,
     top_k: int | None = None, top_p: float | None = None, seed: int | None = None,
-    stop: str | None = None, json: Json = False,
+    stop: str | None = None, draw: Path | None = None, json: Json = False,
 ) -> int:  # fmt: skip
     """Answers for files, for every file of a folder, or for texts; a language model writes on.
 
-    The options but --json are a language model's; other models refuse them.
+    --draw FOLDER is a detector's: each picture with its boxes, as PNG. The other options but --json
+    are a language model's. Models refuse what is not theirs.
     """
     from modelwright import show, verbs
 
@@ -113,7 +114,7 @@ def predict(
     options = {"max_new": max_new, "temperature": temperature, "top_k": top_k, "top_p": top_p,
                "seed": seed, "stop": stop}  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
-    found = verbs.predict(model, files, **given)
+    found = verbs.predict(model, files, draw=draw, **given)
     _print(found, json, show.predict)
     for one in found["failed"]:
         _complain(f"{one['file']}: {one['reason']}")

@@ -21,7 +21,7 @@ from modelwright.core.progress import say
 from modelwright.core.recipe import Data, Recipe
 from modelwright.core.run import STAGES, Run
 from modelwright.data import catalog as data_catalog
-from modelwright.data import checks, language
+from modelwright.data import checks, drawing, language
 from modelwright.data.rows import load_part
 from modelwright.plan import choose
 from modelwright.stages import STEPS, load
@@ -133,18 +133,22 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def predict(folder: str | Path, inputs: Sequence[str | Path], **writing: Any) -> dict[str, Any]:
+def predict(
+    folder: str | Path, inputs: Sequence[str | Path], *, draw: str | Path | None = None,
+    **writing: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Answers of a model folder for files, for every file in a folder, or for texts.
 
     Args:
         inputs: paths; where the model takes text, a text itself, or a file with one on each line;
             where it takes items, a user's history: ids or names divided by commas, oldest first.
             A language model goes on with a text, or with a whole file.
+        draw: folder for each picture with the boxes found in it, as PNG; of detectors.
         writing: of language models: max_new, temperature, top_k, top_p, seed, stop; as in
             runtime.generate.Writing.
     Returns: "answers", each with its file or text, the answer, and what belongs to it by task,
         such as probabilities, most likely first; "failed", what cannot be read, with the reason.
-    Raises: ConfigError for a `writing` that another model could not follow.
+    Raises: ConfigError for a `writing` or a `draw` that another model could not follow.
     """
     from modelwright.runtime.catalog import open_session
     from modelwright.runtime.generate import Recomputed, Writing, written
@@ -160,6 +164,12 @@ def predict(folder: str | Path, inputs: Sequence[str | Path], **writing: Any) ->
             f"predict: {', '.join(sorted(writing))} is of no use to {artifact.manifest['task']}",
             expected="a language model, which goes on with a text",
             repair="leave it out",
+        )
+    if draw is not None and task.outputs != "boxes":
+        raise ConfigError(
+            f"predict: there are no boxes to draw with {artifact.manifest['task']}",
+            expected="a model for detection",
+            repair="leave draw out",
         )
     how = Writing(**writing)
     session = open_session(artifact)
@@ -180,6 +190,8 @@ def predict(folder: str | Path, inputs: Sequence[str | Path], **writing: Any) ->
             continue
         row = {key: value[0] for key, value in outputs.items()}
         answer = task.logic.answer(row, artifact.labels, kind.tokens(own, described, files))
+        if draw is not None:
+            answer["drawn"] = str(drawing.write(Path(draw), name, own, answer["boxes"]))
         answers.append({"file": name, **answer})
     return {"artifact": str(artifact.folder), "answers": answers, "failed": failed}
 
@@ -336,6 +348,7 @@ GOALS = {
     "accuracy": '  accuracy: ">= 0.9"          # edit: what you need; or "drop <= 0.5 pt" against '
     "the uncompressed",
     "f1": '  f1: ">= 0.9"                # edit: what you need; or "drop <= 0.5 pt"',
+    "ap50": '  ap50: ">= 0.7"              # edit: what you need; or "drop <= 0.5 pt"',
     "ndcg_at_10": '  ndcg_at_10: ">= 0.05"      # edit: what you need; or "drop <= 0.5 pt"',
     "mse": '  mse: "<= 0.5"               # edit: in units of each series\' variance on train',
     "nats_per_char": '  nats_per_char: "<= 1.8"     # edit: surprise at each character, in nats',

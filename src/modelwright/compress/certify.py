@@ -22,11 +22,13 @@ from modelwright.data.rows import Rows, typical
 from modelwright.measure.compare import Difference, compare
 from modelwright.measure.quality import Quality, evaluate
 from modelwright.measure.timing import Latency, measure_pair
-from modelwright.runtime.catalog import open_session
-from modelwright.tasks.catalog import TASKS
+from modelwright.runtime.catalog import Session, open_session
+from modelwright.tasks.catalog import TASKS, Task
 
 MISTAKES = 24
 SAMPLES = 24
+SAMPLE_BYTES = 2**21  # of all pixels, before they are packed
+EXAMPLES = 6
 
 
 def certify(
@@ -52,6 +54,7 @@ def certify(
         before = evaluate(parent, test, task, trained.labels)
         difference = compare(before, quality, task)
         batch = test.batch(typical(test, target.batch_size))
+        examples = _examples(session, test, task, trained.labels)
         pair = measure_pair(session, plain, batch, max_seconds=6.0)
     finally:
         for one in (session, plain, parent):
@@ -85,6 +88,8 @@ def certify(
             name: before.value,
         },
         "size_mb": size_mb,
+        **examples,
+        **({"curves": task.logic.curves(quality.statistics, trained.labels)} if examples else {}),
         **(_mistakes(quality, test, trained.labels) if name == "accuracy" else {}),
         "machine": machine.to_json(),
         "versions": {
@@ -145,10 +150,13 @@ def _relaxed(goal: Goal, best: float) -> str:
 
 def samples(test: Rows, labels: Sequence[str]) -> list[dict[str, str]]:
     """Some test rows as people see them, a few of each class, for the server's page."""
-    order = np.arange(min(SAMPLES, len(test)))
+    most = SAMPLES
+    if "image" in test.inputs:
+        most = max(4, min(most, SAMPLE_BYTES // test.images[0].nbytes))
+    order = np.arange(min(most, len(test)))
     classes = isinstance(test.targets, np.ndarray) and test.targets.ndim == 1
     if classes:
-        order = np.argsort(_turn(test.classes), kind="stable")[:SAMPLES]
+        order = np.argsort(_turn(test.classes), kind="stable")[:most]
     return [
         {
             **_shown(test, int(row)),
@@ -163,6 +171,25 @@ def _shown(rows: Rows, row: int) -> dict[str, str]:
     if "image" in rows.inputs:
         return {"image": _data_url(rows.images[row])}
     return {"text": rows.origins[row]}
+
+
+def _examples(
+    session: Session, test: Rows, task: Task, labels: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Some test pictures with what was found in them and what is there, where that can be drawn."""
+    if not hasattr(task.logic, "truth"):
+        return {}
+    shown = []
+    for row in range(min(EXAMPLES, len(test))):
+        here = np.array([row])
+        outputs = {name: value[0] for name, value in session(test.batch(here)).items()}
+        height, width = test.images.shape[2:]
+        shown.append({
+            **_shown(test, row), "row": row, "width": int(width), "height": int(height),
+            "found": task.logic.answer(outputs, labels)["boxes"],
+            "true": task.logic.truth(test.batch_targets(here)[0], labels),
+        })  # fmt: skip
+    return {"examples": shown}
 
 
 def _mistakes(quality: Quality, test: Rows, labels: Sequence[str]) -> dict[str, Any]:

@@ -133,6 +133,22 @@ def decode(content: bytes, channels: int, height: int, width: int) -> Images:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def upright(content: bytes) -> "Image":
+    """A PNG or JPEG in its own size and in colour, turned by its EXIF orientation.
+
+    Raises: as `decode`.
+    """
+    _require_pillow()
+    try:
+        image = _open(content)
+        image.load()
+        return _plain(image).convert("RGB")
+    except DataError:
+        raise
+    except Exception as error:
+        raise _unreadable(error) from error
+
+
 def size(content: bytes) -> tuple[int, int]:
     """Height and width of a PNG or JPEG once upright, from its header alone.
 

@@ -10,6 +10,8 @@ LABELS = {
     "f1": "F1",
     "mse": "MSE",
     "mae": "MAE",
+    "ap50": "AP50",
+    "ap": "AP",
     "ndcg_at_10": "NDCG@10",
     "hr_at_10": "hits among the first 10",
     "mrr": "mean reciprocal rank",

@@ -36,6 +36,7 @@ BOX_WEIGHT = 2.0
 FAINTEST = 0.01  # scores from which a box is looked at
 CANDIDATES, MOST = 400, 100  # boxes of a picture before suppression, and that are judged
 SAME = 0.6  # overlap from which the fainter of two boxes of a class is taken out
+CORNERS = 60  # of a curve that is shown
 SURE = 0.4  # scores from which an answer names a box
 
 
@@ -224,3 +225,29 @@ def answer(
             for label, score, box in zip(named, sure, where, strict=False)
         ],
     }
+
+
+def truth(targets: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """What is there, as an answer's boxes are told; targets: of one row, (places, 5)."""
+    return [
+        {"label": labels[int(kind)], "box": [float(side) for side in box]}
+        for *box, kind in targets[targets[:, 4] != NO_TARGET]
+    ]
+
+
+def curves(table: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Of each class that comes up: recall and precision at an overlap of 0.5, box after box.
+
+    table: (rows, k), of `statistics`; at most CORNERS points of each curve are told
+    """
+    boxes = table[:, : MOST * PARTS].reshape(-1, PARTS)
+    boxes = boxes[np.argsort(-boxes[:, 1], kind="stable")]
+    told = []
+    for kind, number in enumerate(table[:, MOST * PARTS :].sum(0)):
+        own = boxes[(boxes[:, 0] == kind) & (boxes[:, 1] > 0)]
+        if number and len(own):
+            recall, precision = curve(own[:, 2] > 0, np.ones(len(own)), float(number))
+            few = np.unique(np.linspace(0, len(own) - 1, CORNERS).astype(np.int64))
+            points = [[float(recall[one]), float(precision[one])] for one in few]
+            told.append({"label": labels[kind], "boxes": int(number), "points": points})
+    return told
