@@ -18,7 +18,7 @@ from statistics import mean
 from typing import Any
 
 from bench import Row, arguments, at_least, at_most, finish
-from prepare import fsdd
+from prepare import bccd, fsdd
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 Overrides = dict[str, str]
@@ -74,6 +74,9 @@ CASES: dict[str, Case] = {
     "shakespeare": Case("shakespeare.yaml", "tinyshakespeare/input.txt", "nats_per_char", 1.6, 1.5),
     "fsdd": Case(
         "spoken_digits.yaml", "fsdd/recordings.tar.gz", "accuracy", 0.975, 0.99, made=fsdd
+    ),
+    "bccd": Case(
+        "blood_cells.yaml", "bccd/BCCD.tar.gz", "ap50", 0.72, 0.82, minutes=20, made=bccd
     ),
     "ett_h1": Case(
         "forecast.yaml", "ett_h1/ETTh1.csv.gz", "mse", 0.425, 0.412, variants=HORIZONS

@@ -265,8 +265,8 @@ def _judge(
         _judge_decisions(hop, rows_before, rows_after, scale, writes, failures)
         _judge_softmax(hop, rows_after, failures)
     elif hasattr(task.logic, "agreement"):
-        sides = [(one.judged, one.read) for one in (rows_before, rows_after)]
-        failures += judge_agreement(hop, *sides, spec, task)
+        first, second = ((one.judged, one.read) for one in (rows_before, rows_after))
+        failures += judge_agreement(hop, first, second, spec, task)
     _judge_read(hop, rows_before, rows_after, failures)
     _judge_metric(hop, rows_before, rows_after, task, decides, failures)
     _judge_batches(hop, after, (rows, rows_after), (edges, edges_after), spec, decides, failures)

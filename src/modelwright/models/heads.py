@@ -129,10 +129,9 @@ class BoxHead(nn.Module):
     """At each place of a grid: scores of classes, and the box of the thing that it lies in.
 
     features: (batch, dim, height, width) or (batch, height * width, dim)
-        -> (batch, height * width, num_classes + 7): logits; x1, y1, x2, y2 of the box, in pixels;
-        the place itself, x and y of its centre and the pixels between places
+        -> (batch, height * width, num_classes + 4): logits; x1, y1, x2, y2 of the box, in pixels;
+        while training also the place itself, x and y of its centre, by which things find places
 
-    The last three tell the loss where the places lie; they are not learned.
     Source: Tian et al. 2019, arXiv:1904.01355 (distances to four sides); the logits' first bias:
     Lin et al. 2017, arXiv:1708.02002, section 4.1.
     """
@@ -148,8 +147,7 @@ class BoxHead(nn.Module):
         nn.init.constant_(self.linear.bias[num_classes:], 1.0)
         down, across = (stride * (torch.arange(size) + 0.5) for size in grid)
         centres = torch.cartesian_prod(down, across).flip(1)
-        steps = torch.full((len(centres), 1), float(stride))
-        self.register_buffer("places", torch.cat([centres, steps], 1)[None])
+        self.register_buffer("places", centres[None])
 
     def forward(self, features: Tensor, mask: Tensor | None = None, *inputs: Tensor) -> Tensor:
         if features.dim() == 4:
@@ -157,9 +155,10 @@ class BoxHead(nn.Module):
         raw = self.linear(features).float()
         logits, sides = raw.split((self.num_classes, 4), -1)
         reach = self.stride * sides.clamp_max(self.farthest).exp()
-        centre = self.places[..., :2]
-        boxes = torch.cat([centre - reach[..., :2], centre + reach[..., 2:]], -1)
-        return torch.cat([logits, boxes, self.places.expand(raw.shape[0], -1, -1)], -1)
+        near, far = self.places - reach[..., :2], self.places + reach[..., 2:]
+        if not self.training:
+            return torch.cat([logits, near, far], -1)
+        return torch.cat([logits, near, far, self.places.expand(raw.shape[0], -1, -1)], -1)
 
 
 FIRST_ITEM = 2  # the ids before it are no items: padding, and one that nobody knows
@@ -178,7 +177,7 @@ def _found(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
     number, (height, width) = own["num_classes"], own["grid"]
     limit = own["stride"] * torch.tensor([width, height, width, height], dtype=raw.dtype)
     boxes = raw[..., number : number + 4]
-    return raw[..., :number].sigmoid(), torch.minimum(boxes.clamp_min(0), limit)
+    return raw[..., :number], torch.minimum(boxes.clamp_min(0), limit)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Boxes with classes in a picture: loss, average precision, answer.
 
-The model gives a score of each class and a box at every cell of a grid (models/heads.py, BoxHead).
+The model gives scores of the classes and a box at every cell of a grid (models/heads.py, BoxHead).
 Which cell answers for which thing is settled anew in each step, by how well it does already.
 Source: Tian et al. 2019, arXiv:1904.01355 (one box a cell, no anchors); Feng et al. 2021,
 arXiv:2108.07755 (assignment by alignment of score and overlap).
@@ -43,15 +43,15 @@ SURE = 0.4  # scores from which an answer names a box
 def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of scores against how well each box lies, and 1 - GIoU of the boxes.
 
-    outputs: (batch, cells, num_classes + 7), as BoxHead gives them
+    outputs: (batch, cells, num_classes + 6), as BoxHead gives them while training
     targets: (batch, places, 5): x1, y1, x2, y2, class; NO_TARGET at padding
 
     Both are sums over cells, divided by the sum of what scores should be.
     Source: Rezatofighi et al. 2019, arXiv:1902.09630 (GIoU).
     """
-    logits, boxes = outputs[..., :-7].float(), outputs[..., -7:-3].float()
+    logits, boxes = outputs[..., :-6].float(), outputs[..., -6:-2].float()
     with torch.no_grad():
-        wanted, which = _assigned(logits.sigmoid(), boxes, outputs[..., -3:-1].float(), targets)
+        wanted, which = _assigned(logits.sigmoid(), boxes, outputs[..., -2:].float(), targets)
         weights = wanted.sum(-1)
         total = weights.sum().clamp_min(1)
         true = targets[..., :4].float().gather(1, which[..., None].expand(-1, -1, 4))
@@ -120,9 +120,10 @@ def _areas(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def found(scores: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What a picture's grid shows: labels, scores and boxes of at most MOST things, best first.
 
-    scores: (cells, num_classes); boxes: (cells, 4) -> (n,) int64, (n,), (n, 4)
+    scores: (cells, num_classes), before the sigmoid; boxes: (cells, 4)
+        -> (n,) int64, (n,) from 0 to 1, (n, 4)
     """
-    flat = scores.ravel()
+    flat = 1 / (1 + np.exp(-scores.ravel().astype(np.float64)))
     order = np.argsort(-flat, kind="stable")[:CANDIDATES]
     order = order[flat[order] >= FAINTEST]
     cells, labels = np.divmod(order, scores.shape[1])
@@ -208,9 +209,9 @@ def answer(
     tokens: pixels of the picture asked about for each one of the input, across and down; boxes
         are in the picture's pixels
 
-    >>> outputs = {"scores": np.array([[0.9]]), "boxes": np.array([[1.0, 2.0, 3.0, 4.0]])}
+    >>> outputs = {"scores": np.array([[0.0]]), "boxes": np.array([[1.0, 2.0, 3.0, 4.0]])}
     >>> answer(outputs, ["cat"])["boxes"]
-    [{'label': 'cat', 'score': 0.9, 'box': [1.0, 2.0, 3.0, 4.0]}]
+    [{'label': 'cat', 'score': 0.5, 'box': [1.0, 2.0, 3.0, 4.0]}]
     """
     kinds, sure, where = found(outputs["scores"], outputs["boxes"])
     if tokens:
