@@ -30,9 +30,9 @@ from modelwright.core.recipe_data import (
 )
 
 __all__ = [
-    "BLOCKING_CHECKS", "NOTED_CHECKS", "QUALITY_OF", "RATES", "Augment", "Budget", "Checks",
-    "Clean", "Columns", "Compress", "Data", "Files", "Interactions", "Model", "Prune", "Quantize",
-    "Recipe", "Section", "Step", "Target", "Tokens", "Train",
+    "BLOCKING_CHECKS", "NOTED_CHECKS", "QUALITY_OF", "RATES", "STEPS_OF_BOXES", "Augment", "Budget",
+    "Checks", "Clean", "Columns", "Compress", "Data", "Files", "Interactions", "Model", "Prune",
+    "Quantize", "Recipe", "Section", "Step", "Target", "Tokens", "Train",
 ]  # fmt: skip
 
 
@@ -207,6 +207,7 @@ TASKS_OF_KEY = {
         task for task in QUALITY_OF if task not in ("forecasting", "detection")
     ),
 }  # fmt: skip
+STEPS_OF_BOXES = ("flip", "shift", "zoom", "mosaic", "erase")  # of train.augment
 UNITS_OF_TEXTS, UNITS_OF_STREAMS = ("words", "given"), ("bytes", "bpe")
 
 
@@ -254,6 +255,18 @@ class Recipe(Section):
         for name in self.goals:
             if METRICS[name].quality and name != own:
                 raise ValueError(f"goals.{name}: {self.task} is measured by {own}")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_fit_the_task(self) -> "Recipe":
+        boxed = self.task == "detection"
+        for step in self.train.augment:
+            (key,) = step.model_fields_set
+            if boxed and key not in STEPS_OF_BOXES:
+                fit = ", ".join(STEPS_OF_BOXES)
+                raise ValueError(f"train.augment: boxes cannot follow {key}, only {fit}")
+            if key == "mosaic" and not boxed:
+                raise ValueError(f"train.augment: {self.task} does not take mosaic, only detection")
         return self
 
     @model_validator(mode="after")

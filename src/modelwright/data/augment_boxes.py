@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from modelwright.core.errors import ConfigError
-from modelwright.core.recipe import Augment
+from modelwright.core.recipe import STEPS_OF_BOXES, Augment
 from modelwright.core.signature import NO_TARGET
 from modelwright.data import augment
 
@@ -88,10 +88,10 @@ def check(steps: Sequence[Augment]) -> None:
     """Raises: ConfigError for a step that boxes cannot follow."""
     for step in steps:
         key, _ = augment.key_and_value(step)
-        if key not in STEPS and key not in STRAIGHT:
+        if key not in STEPS_OF_BOXES:
             raise ConfigError(
                 f"train.augment: {key} does not move boxes",
-                expected=f"for pictures with boxes: {', '.join((*STEPS, *STRAIGHT))}",
+                expected=f"for pictures with boxes: {', '.join(STEPS_OF_BOXES)}",
                 repair=f"leave {key} out" + (", or write shift" if key == "crop" else ""),
             )
 

@@ -93,6 +93,6 @@ def at_recalls(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
     """
     found = np.zeros(recall.shape[:-1])
     for place in np.ndindex(found.shape):
-        reached = np.searchsorted(recall[place], RECALLS - 1e-12)
+        reached = np.searchsorted(recall[place], RECALLS)
         found[place] = np.append(precision[place], 0.0)[reached].mean()
     return found
