@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.core.errors import ConfigError
-from modelwright.core.recipe import Augment
-from modelwright.data import augment
+from modelwright.core.recipe import STEPS_OF_BOXES, Augment
+from modelwright.data import augment, augment_boxes
 from modelwright.data.augment import apply, warp
 
 from .conftest import noise
@@ -25,12 +25,14 @@ def batch(rows: int = 16, shape: tuple[int, ...] = (2, 6, 8)) -> torch.Tensor:
 
 def test_every_key_of_the_recipe_is_a_step():
     """The tables together hold exactly the recipe's augmentation keys."""
-    known = {**augment.PIXEL_STEPS, **augment.AFFINE_STEPS, **augment.MIX_STEPS}
+    assert set(Augment.model_fields) == {*OF_IMAGES, *augment_boxes.STEPS}
+    assert set(STEPS_OF_BOXES) == {*augment_boxes.STEPS, *augment_boxes.STRAIGHT}
 
-    assert set(Augment.model_fields) == set(known)
+
+OF_IMAGES = [*augment.PIXEL_STEPS, *augment.AFFINE_STEPS, *augment.MIX_STEPS]
 
 
-@pytest.mark.parametrize("key", Augment.model_fields)
+@pytest.mark.parametrize("key", OF_IMAGES)
 def test_every_step_changes_the_batch(key):
     """No step is without effect, and each keeps the shape, the range and a float or byte."""
     value = {"flip": "horizontal", "crop": 2, "rotate": 20, "shear": 20}.get(key, 0.5)

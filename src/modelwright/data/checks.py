@@ -336,6 +336,7 @@ CHECKS: dict[str, Check | None] = {
     "nan_values": None,
     "duplicates_across_splits": None,
     "too_few_rows": too_few_rows,
+    "faulty_boxes": None,
     "empty_texts": None,
     "cleaned": None,
     "duplicates_within_split": duplicates_within_split,
@@ -348,7 +349,6 @@ CHECKS: dict[str, Check | None] = {
     "repeated_uses": None,
     "short_histories": None,
     "rare_items": None,
-    "faulty_boxes": None,
     "clipped_boxes": None,
     "crowd_boxes": None,
 }

@@ -78,11 +78,9 @@ class Loader:
                 f"targets go from {targets.min()} to {targets.max()}",
                 expected=f"0 to {num_classes - 1}, for {num_classes} classes",
             )
-        for step in augment:
-            steps_of.key_and_value(step)
-        self._boxed = targets.ndim == 2 and isinstance(rows.targets, Ragged)
-        if self._boxed:
-            augment_boxes.check(augment)
+        # boxes: any number of things in a row, each of them a few numbers
+        self._boxed = isinstance(rows.targets, Ragged) and targets.ndim == 2
+        (augment_boxes if self._boxed else steps_of).check(augment)
         self.batch_size, self.seed, self.augment = batch_size, seed, tuple(augment)
         self._rows = rows
         dense = {
