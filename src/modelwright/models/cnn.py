@@ -144,9 +144,7 @@ class GridBody(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         first = max(stride // 4, 1)
-        # 16 at least: in channels-last, torch 2.13's 1x1 convolution of stride 2 over 8 or 12
-        # channels of a large grid writes beyond its memory
-        channels, inner_widths = max(16, widths[0] // 2), iter(inner or [])
+        channels, inner_widths = widths[0] // 2, iter(inner or [])
         self.stem = nn.Sequential(ConvNorm(in_channels, channels, 2 * first + 1, first), nn.ReLU())
         stages: list[nn.Module] = []
         for width, depth in zip(widths, depths, strict=True):

@@ -23,14 +23,24 @@ class ConvNorm(nn.Sequential):
         *,
         zero_init: bool = False,
     ) -> None:
+        # in channels-last, torch 2.13's backward of a 1x1 convolution with a stride writes beyond
+        # its memory where there are fewer than 16 channels; picking the places first is the same
+        pick = stride if kernel_size == 1 and in_channels < 16 else 1
         conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False
-        )
+            in_channels, out_channels, kernel_size, stride // pick,
+            padding=kernel_size // 2, bias=False,
+        )  # fmt: skip
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         norm = nn.BatchNorm2d(out_channels)
         if zero_init:  # the block starts as its skip: arXiv:1812.01187, section 3.1
             nn.init.zeros_(norm.weight)
         super().__init__(conv, norm)
+        self.pick = pick
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.pick > 1:
+            features = F.max_pool2d(features, 1, self.pick)
+        return torch.as_tensor(super().forward(features))
 
 
 def sinusoidal_positions(length: int, dim: int) -> Tensor:
