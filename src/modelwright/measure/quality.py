@@ -16,6 +16,7 @@ from modelwright.runtime.catalog import Session
 from modelwright.tasks.catalog import Task
 
 RESAMPLES = 1000
+MOST_INPUTS = 2**22  # numbers that go into one call, where rows are of one size: large pictures
 MOST_SCORES = 2**23  # of one call, where each place has an answer
 
 
@@ -89,6 +90,9 @@ def evaluate(
         raise DataError("evaluate: no rows", expected="at least one row")
     lengths = rows.lengths
     order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
+    fixed = [size for one in session.signature.inputs for size in one.shape if size != "batch"]
+    if all(isinstance(size, int) for size in fixed):
+        batch_size = max(1, min(batch_size, MOST_INPUTS // math.prod(map(int, fixed))))
     if _over_time(session) and lengths is not None:
         scores = int(lengths.max()) * int(session.signature.outputs[0].shape[-1])
         batch_size = min(batch_size, max(1, MOST_SCORES // scores))
