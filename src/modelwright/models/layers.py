@@ -40,7 +40,7 @@ class ConvNorm(nn.Sequential):
     def forward(self, features: Tensor) -> Tensor:
         if self.pick > 1:
             features = F.max_pool2d(features, 1, self.pick)
-        return torch.as_tensor(super().forward(features))
+        return torch.as_tensor(super().forward(features))  # type: ignore[no-untyped-call]
 
 
 def sinusoidal_positions(length: int, dim: int) -> Tensor:

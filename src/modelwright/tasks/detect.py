@@ -37,7 +37,7 @@ FAINTEST = 0.01  # scores from which a box is looked at
 CANDIDATES, MOST = 400, 100  # boxes of a picture before suppression, and that are judged
 SAME = 0.6  # overlap from which the fainter of two boxes of a class is taken out
 CORNERS = 60  # of a curve that is shown
-SURE = 0.4  # scores from which an answer names a box
+SURE = 0.35  # scores from which an answer names a box
 
 
 def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
