@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Generator
 
-from modelwright.core import recipe
+from modelwright.core import recipe, recipe_file
 from modelwright.core.errors import ConfigError, DataError
 from modelwright.core.signature import NO_TARGET
 from modelwright.data import annotations, augment_boxes, catalog, checks, drawing, image
@@ -159,6 +159,56 @@ def test_names_never_leave_the_folder(tmp_path):
     (root / "ImageSets/Main/train.txt").write_text("../../secret\n")
     with pytest.raises(DataError, match="outside"):
         load(root)
+
+
+def test_coco_that_asks_for_a_file_elsewhere_is_refused(tmp_path):
+    """An absolute path in the file is no picture of the folder."""
+    held = {
+        "images": [{"id": 1, "file_name": "/etc/passwd"}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(held))
+    with pytest.raises(DataError, match="outside"):
+        load(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("held", ["[]", "{", '{"images": 3}', '{"images": [], "categories": [3]}'])
+def test_json_that_is_no_coco_is_refused(tmp_path, held):
+    (tmp_path / "a.json").write_text(held)
+    with pytest.raises(DataError, match="no COCO annotation"):
+        load(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("line", ["0 0.5 0.5", "cat 0.5 0.5 0.1 0.1", "0 a b c d"])
+def test_a_faulty_line_of_yolo_is_named(tmp_path, line):
+    """The file is left out as a finding, with what stands there."""
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "classes.txt").write_text("cat\n")
+    for row in range(12):
+        (tmp_path / f"images/{row}.png").write_bytes(picture(row))
+        (tmp_path / f"labels/{row}.txt").write_text("0 0.5 0.5 0.5 0.5")
+    (tmp_path / "labels/3.txt").write_text(line)
+    data, _ = load(tmp_path)
+
+    assert 11 == sum(len(rows) for rows in data.parts.values())
+    assert line in data.findings[0].text
+
+
+@pytest.mark.parametrize(
+    ("task", "step"),
+    [
+        ("detection", "rotate: 5"),
+        ("detection", "mixup: 0.2"),
+        ("image-classification", "mosaic: 1"),
+    ],
+)
+def test_the_recipe_refuses_steps_of_other_tasks(tmp_path, task, step):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"task: {task}\ndata: {{source: x}}\ntrain: {{augment: [{{{step}}}]}}\n")
+    with pytest.raises(ConfigError, match=r"train\.augment"):
+        recipe_file.read(path)
 
 
 def test_yolo_without_names_says_how_to_name_them(tmp_path):

@@ -23,7 +23,7 @@ import yaml
 from modelwright.core import recipe
 from modelwright.core.errors import DataError
 from modelwright.data.boxes import Box, Picture, loaded
-from modelwright.data.folder import PART_FOLDERS, SUFFIXES, name_of
+from modelwright.data.folder import PART_FOLDERS, SUFFIXES
 from modelwright.data.rows import Finding, Loaded
 
 CLASS_FILES = ("data.yaml", "dataset.yaml", "classes.txt", "labels/classes.txt")
@@ -54,6 +54,7 @@ def read_voc(root: Path, section: recipe.Data) -> Loaded:
             try:
                 if picture is None:
                     raise DataError(f"JPEGImages has no picture {name}")
+                _inside(root, picture)
                 parts[part].append(Picture(picture, tuple(_voc_boxes(file.read_bytes()))))
             except (DataError, OSError) as error:
                 broken[file] = error.what if isinstance(error, DataError) else str(error)
@@ -62,14 +63,14 @@ def read_voc(root: Path, section: recipe.Data) -> Loaded:
 
 
 def _voc_parts(root: Path) -> dict[str, list[str]]:
+    """The names in each part's list; the other columns of a list are not looked at."""
     lists = root / "ImageSets" / "Main"
-    found = {
-        part: [line.split()[0] for line in (lists / f"{name}.txt").read_text().splitlines() if line]
-        for name, part in PART_FOLDERS.items()
-        if (lists / f"{name}.txt").is_file()
-    }
-    if "train" not in found and (lists / "trainval.txt").is_file():
-        found["train"] = (lists / "trainval.txt").read_text().split()
+    found = {}
+    for name, part in {"trainval": "train", **PART_FOLDERS}.items():  # train comes after trainval
+        file = lists / f"{name}.txt"
+        if file.is_file():
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+            found[part] = [line.split()[0] for line in lines if line.strip()]
     if "train" in found:
         return found
     return {"train": sorted(one.stem for one in (root / "Annotations").glob("*.xml"))}
@@ -157,18 +158,17 @@ def _yolo_parts(root: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def _yolo_names(root: Path) -> list[str]:
-    for name in CLASS_FILES:
-        file = root / name
+    for file in (root / name for name in CLASS_FILES):
         if not file.is_file():
             continue
-        text = file.read_text(encoding="utf-8")
-        if file.suffix == ".txt":
-            return [line.strip() for line in text.splitlines() if line.strip()]
         try:
+            text = file.read_text(encoding="utf-8")
+            if file.suffix == ".txt":
+                return [line.strip() for line in text.splitlines() if line.strip()]
             names = yaml.safe_load(text)["names"]
             ordered = [names[key] for key in sorted(names)] if isinstance(names, dict) else names
             return [str(one) for one in list(ordered)]
-        except (yaml.YAMLError, KeyError, TypeError) as error:
+        except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise DataError(
                 f"{file} does not name the classes", expected="names: [first, second, …]"
             ) from error
@@ -211,7 +211,7 @@ def read_coco(path: Path, section: recipe.Data) -> Loaded:
             held = json.loads(file.read_bytes())
             names |= {int(one["id"]): str(one["name"]) for one in held["categories"]}
             parts[part] = _coco_pictures(root, file, held, names, crowds)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{file} is no COCO annotation: {type(error).__name__} {error}",
                 expected="JSON with images, annotations and categories",
@@ -270,7 +270,7 @@ def _coco_folder(root: Path, file: Path, name: str) -> Path:
 def _inside(root: Path, file: Path) -> None:
     if not file.resolve().is_relative_to(root.resolve()):
         raise DataError(
-            f"an annotation asks for {name_of(file, root)}, which is outside {root}",
+            f"an annotation asks for {file}, which is outside {root}",
             expected="names of files inside the folder",
             repair="copy the picture into the folder",
         )
