@@ -3,11 +3,10 @@
 Each gives a plain dict, the same that `--json` prints (docs/reference/commands.md).
 """
 
-import importlib.metadata
-import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from modelwright.core import recipe_file
 from modelwright.core.artifact import open_artifact
 from modelwright.core.errors import ConfigError, DataError, Infeasible
 from modelwright.core.files import write_bytes
-from modelwright.core.hardware import this_machine
+from modelwright.core.hardware import has, this_machine, version
 from modelwright.core.progress import say
 from modelwright.core.recipe import Data, Recipe
 from modelwright.core.run import STAGES, Run
@@ -134,8 +133,8 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
 
 
 def predict(
-    folder: str | Path, inputs: Sequence[str | Path], *, draw: str | Path | None = None,
-    **writing: Any,
+    folder: str | Path, inputs: Sequence[str | Path], *, texts: Sequence[str] = (),
+    draw: str | Path | None = None, **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Answers of a model folder for files, for every file in a folder, or for texts.
 
@@ -143,12 +142,13 @@ def predict(
         inputs: paths; where the model takes text, a text itself, or a file with one on each line;
             where it takes items, a user's history: ids or names divided by commas, oldest first.
             A language model goes on with a text, or with a whole file.
+        texts: for each picture to choose from; of one text the pictures come the nearest first.
         draw: folder for each picture with the boxes found in it, as PNG; of detectors.
-        writing: of language models: max_new, temperature, top_k, top_p, seed, stop; as in
-            runtime.generate.Writing.
+        options: of language models: max_new, temperature, top_k, top_p, seed, stop; as in
+            runtime.generate.Writing. Of transcription: beam_width.
     Returns: "answers", each with its file or text, the answer, and what belongs to it by task,
         such as probabilities, most likely first; "failed", what cannot be read, with the reason.
-    Raises: ConfigError for a `writing` or a `draw` that another model could not follow.
+    Raises: ConfigError for `texts`, `draw` or an option that a model has no use for.
     """
     from modelwright.runtime.catalog import open_session
     from modelwright.runtime.generate import Recomputed, Writing, written
@@ -159,40 +159,41 @@ def predict(
     kind = data_catalog.KINDS[described["kind"]]
     task, files = TASKS[artifact.manifest["task"]], artifact.extras
     writes = task.outputs == "next"
-    if writing and not writes:
+    useful = [one.name for one in fields(Writing)] if writes else task.options
+    if useless := sorted(set(options) - set(useful)):
         raise ConfigError(
-            f"predict: {', '.join(sorted(writing))} is of no use to {artifact.manifest['task']}",
-            expected="a language model, which goes on with a text",
+            f"predict: {', '.join(useless)} is of no use to {artifact.manifest['task']}",
+            expected=f"only: {', '.join(useful)}" if useful else "no option",
             repair="leave it out",
         )
-    if draw is not None and task.outputs != "boxes":
-        raise ConfigError(
-            f"predict: there are no boxes to draw with {artifact.manifest['task']}",
-            expected="a model for detection",
-            repair="leave draw out",
-        )
-    how = Writing(**writing)
+    if draw is not None:
+        drawing.require(task.outputs, artifact.manifest["task"])
+    how = Writing(**options) if writes else None
     session = open_session(artifact)
-    answers, failed = [], []
+    answers: list[dict[str, Any]] = []
+    failed = []
     for name, content in _items(inputs, kind):
         try:
             own = content if isinstance(content, bytes) else content.read_bytes()
-            if writes:
+            if how is not None:
                 scores = Recomputed(session, described["max_length"])
                 prompt = language.prompt(own)
                 pieces = written(scores, language.tokens_of(files), prompt, how)
                 answers.append({"file": name, "prompt": prompt, "answer": "".join(pieces)})
                 continue
+            own = kind.asked(own, texts)
             outputs = session(kind.read_input(own, described, files))
         except (OSError, DataError) as error:
             reason = error.what if isinstance(error, DataError) else error.strerror
             failed.append({"file": name, "reason": reason})
             continue
-        row = {key: value[0] for key, value in outputs.items()}
-        answer = task.logic.answer(row, artifact.labels, kind.tokens(own, described, files))
+        tokens = kind.tokens(own, described, files)
+        answer = task.logic.answer(kind.row(outputs), artifact.labels, tokens, **options)
         if draw is not None:
             answer["drawn"] = str(drawing.write(Path(draw), name, own, answer["boxes"]))
         answers.append({"file": name, **answer})
+    if len(texts) == 1:
+        answers.sort(key=lambda one: -one["ranking"][0]["score"])
     return {"artifact": str(artifact.folder), "answers": answers, "failed": failed}
 
 
@@ -252,8 +253,8 @@ def doctor() -> dict[str, Any]:
         "matmul_float32_flops_per_s": fp32,
         "matmul_bfloat16_flops_per_s": bf16,
         "memory_bytes_per_s": rates.memory_bytes_per_s(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
-        "extras": {name: _has(modules) for name, modules in EXTRAS.items()},
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "extras": {name: has(modules) for name, modules in EXTRAS.items()},
         "conclusions": conclusions,
     }
 
@@ -262,6 +263,8 @@ LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors
 EXTRAS = {
     "vision": ("PIL", "sklearn"),
     "text": ("tokenizers",),
+    "audio": ("soundfile",),
+    "speech": ("soundfile", "rapidfuzz"),
     "serve": ("starlette", "uvicorn", "httptools", "orjson", "PIL"),
 }
 
@@ -350,6 +353,8 @@ GOALS = {
     "f1": '  f1: ">= 0.9"                # edit: what you need; or "drop <= 0.5 pt"',
     "ap50": '  ap50: ">= 0.7"              # edit: what you need; or "drop <= 0.5 pt"',
     "ndcg_at_10": '  ndcg_at_10: ">= 0.05"      # edit: what you need; or "drop <= 0.5 pt"',
+    "wer": '  wer: "<= 0.1"               # edit: word errors for each true word',
+    "recall_at_10": '  recall_at_10: ">= 0.5"     # edit: what you need; or "drop <= 0.5 pt"',
     "mse": '  mse: "<= 0.5"               # edit: in units of each series\' variance on train',
     "nats_per_char": '  nats_per_char: "<= 1.8"     # edit: surprise at each character, in nats',
 }
@@ -365,6 +370,7 @@ def _described(report: Mapping[str, Any]) -> str:
         kinds = {
             "text": "texts", "audio": "recordings", "series": "windows",
             "stream": "stretches of text", "items": "histories",
+            "image_text": "pictures with texts",
         }  # fmt: skip
         what = kinds.get(inputs["kind"], "rows")
     if inputs["kind"] == "items":
@@ -435,14 +441,3 @@ def _items(
                 yield line, line.encode()
         else:
             yield str(one), str(one).encode()
-
-
-def _version(library: str) -> str | None:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _has(modules: Sequence[str]) -> bool:
-    return all(importlib.util.find_spec(module) is not None for module in modules)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.core.errors import ConfigError
-from modelwright.core.recipe import STEPS_OF_BOXES, Augment
+from modelwright.core.recipe import SOUND_STEPS, STEPS_OF_BOXES, Augment
 from modelwright.data import augment, augment_boxes
 from modelwright.data.augment import apply, warp
 
@@ -25,7 +25,7 @@ def batch(rows: int = 16, shape: tuple[int, ...] = (2, 6, 8)) -> torch.Tensor:
 
 def test_every_key_of_the_recipe_is_a_step():
     """The tables together hold exactly the recipe's augmentation keys."""
-    assert set(Augment.model_fields) == {*OF_IMAGES, *augment_boxes.STEPS}
+    assert set(Augment.model_fields) == {*OF_IMAGES, *augment_boxes.STEPS, *SOUND_STEPS}
     assert set(STEPS_OF_BOXES) == {*augment_boxes.STEPS, *augment_boxes.STRAIGHT}
 
 

@@ -252,7 +252,7 @@ class Search:
             f"{name}_low": quality.low,
             f"{name}_high": quality.high,
             f"{name}_drop": drop.drop,
-            **({} if drop.flipped is None else {"flipped": drop.flipped / len(quality.targets)}),
+            **({} if drop.flipped is None else {"flipped": drop.flipped / len(quality.answers)}),
             "latency_p50_ms": latency.p50_ms,
             "latency_p95_ms": latency.p95_ms,
             "latency_p99_ms": latency.p99_ms,

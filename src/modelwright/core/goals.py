@@ -40,6 +40,8 @@ METRICS = {
         Metric("f1", "share", True, 1.0, quality=True),
         Metric("ap50", "share", True, 1.0, quality=True),
         Metric("ndcg_at_10", "share", True, 1.0, quality=True),
+        Metric("wer", "share", False, quality=True),
+        Metric("recall_at_10", "share", True, 1.0, quality=True),
         Metric("mse", "", False, quality=True),
         Metric("nats_per_char", "", False, quality=True),
         Metric("latency_p50_ms", "ms", False),

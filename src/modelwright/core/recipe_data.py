@@ -59,6 +59,7 @@ NOTED_CHECKS = (
     "constant_images",
     "constant_recordings",
     "constant_series",
+    "short_recordings",
     "class_imbalance",
     "conflicting_labels",
     "repeated_uses",
@@ -98,6 +99,7 @@ class Columns(Section):
         "text", description="the text; of several columns, joined by blanks"
     )
     label: str | Whole = Field("label", description="the class")
+    file: str | Whole = Field("file", description="the recording, from the table's folder on")
 
 
 class Files(Section):
@@ -169,7 +171,8 @@ class Data(Section):
     source: str = Field(description='"digits", or a path to an image folder, IDX files or an NPZ')
     format: Literal[
         "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "text_stream",
-        "audio_folder", "table", "interactions", "voc", "yolo", "coco",
+        "audio_folder", "transcripts", "table", "interactions", "image_texts",
+        "voc", "yolo", "coco",
     ] = "auto"  # fmt: skip
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
     test: Share = Field(0.2, description="share held out to judge by, where the source has no test")

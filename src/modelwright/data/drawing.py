@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modelwright.core.errors import ConfigError
 from modelwright.core.files import write_bytes
 from modelwright.data import image
 
@@ -17,6 +18,16 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 def color(label: str) -> str:
     """The same for a label in every picture."""
     return COLORS[zlib.crc32(label.encode()) % len(COLORS)]
+
+
+def require(answer: str, task: str) -> None:
+    """Raises: ConfigError where a task's answers are no boxes."""
+    if answer != "boxes":
+        raise ConfigError(
+            f"predict: there are no boxes to draw with {task}",
+            expected="a model for detection",
+            repair="leave draw out",
+        )
 
 
 def write(folder: Path, name: str, content: bytes, found: Sequence[Mapping[str, Any]]) -> Path:

@@ -21,6 +21,7 @@ from modelwright.models.assemble import (
     cnn_grid,
     cnn_image,
     cnn_sequence,
+    each_tower,
     rnn_grid,
     rnn_image,
     rnn_sequence,
@@ -54,14 +55,19 @@ class Family:
 
 
 MODELS: dict[str, Family] = {
-    "cnn": Family(by_kind(cnn_image, cnn_sequence, cnn_grid), LADDERS["cnn"], cnn.groups),
+    "cnn": Family(
+        by_kind(cnn_image, cnn_sequence, cnn_grid), LADDERS["cnn"], each_tower(cnn.groups)
+    ),
     "rnn": Family(
-        by_kind(rnn_image, rnn_sequence, rnn_grid), LADDERS["rnn"], rnn.groups, static_int8=False
+        by_kind(rnn_image, rnn_sequence, rnn_grid),
+        LADDERS["rnn"],
+        each_tower(rnn.groups),
+        static_int8=False,
     ),
     "transformer": Family(
         by_kind(transformer_image, transformer_sequence, transformer_grid),
         LADDERS["transformer"],
-        transformer.groups,
+        each_tower(transformer.groups),
     ),
 }
 
@@ -89,7 +95,7 @@ class ModelSpec:
     @property
     def arguments(self) -> dict[str, Any]:
         """Of the body: the size ladder's, then the spec's own."""
-        return {**self.ladder.sizes[self.size], **self.args}
+        return _over(self.ladder.sizes[self.size], self.args)
 
     @property
     def ladder(self) -> Ladder:
@@ -124,6 +130,15 @@ class ModelSpec:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ModelSpec":
         return cls(**{name: value[name] for name in cls.__dataclass_fields__})
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, `above` where they differ; arguments of a tower are looked at one by one."""
+    return {**below, **above} | {
+        name: _over(below[name], own)
+        for name, own in above.items()
+        if isinstance(own, Mapping) and isinstance(below.get(name), Mapping)
+    }
 
 
 def build(spec: ModelSpec) -> Model:

@@ -32,6 +32,18 @@ def _ladder(
     return Ladder(dict(zip(NAMES, rows, strict=True)), train)
 
 
+def _towers(image: str, text: str, *sizes: tuple[Any, Any], **train: float) -> Ladder:
+    """A ladder of pairs: the arguments of the pictures' tower, then of the texts', a size."""
+    rows = [
+        {
+            "image": dict(zip(image.split(), one, strict=True)),
+            "text": dict(zip(text.split(), other, strict=True)),
+        }
+        for one, other in sizes
+    ]
+    return Ladder(dict(zip(NAMES, rows, strict=True)), train)
+
+
 CONVOLUTIONS = "dim inner dropout"
 RECURRENCE = "embed_dim hidden_dim num_layers dropout"
 ATTENTION = "dim num_layers dropout"
@@ -83,6 +95,18 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.7,
         ),
+        "letters": _ladder(
+            CONVOLUTIONS + " kernel_size",
+            (32, (32, 32), 0.0, 3),
+            (96, (128,) * 3, 0.1, 5),
+            (160, (192,) * 4, 0.1, 5),
+            (384, (512,) * 6, 0.1, 5),
+            learning_rate=0.003,
+            weight_decay=0.05,
+            warmup_steps=100,
+            decay=0.7,
+            batch_size=32,
+        ),
         "audio": _ladder(
             CONVOLUTIONS,
             (32, (32,), 0.0),
@@ -125,6 +149,18 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             (128, (128, 128), 0.3),
             learning_rate=0.001,
             weight_decay=0.05,
+            warmup_steps=50,
+            decay=0.9,
+        ),
+        "image_text": _towers(
+            "widths dropout",
+            CONVOLUTIONS,
+            (((8, 16), 0.0), (32, (32,), 0.0)),
+            (((16, 32, 64), 0.2), (96, (128,), 0.3)),
+            (((32, 64, 128), 0.2), (128, (192,), 0.3)),
+            (((64, 128, 256), 0.2), (256, (384,), 0.3)),
+            learning_rate=0.002,
+            weight_decay=0.1,
             warmup_steps=50,
             decay=0.9,
         ),
@@ -175,6 +211,18 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.7,
         ),
+        "letters": _ladder(
+            RECURRENCE,
+            (32, 16, 1, 0.0),
+            (96, 96, 1, 0.1),
+            (128, 128, 2, 0.1),
+            (384, 384, 2, 0.1),
+            learning_rate=0.003,
+            weight_decay=0.05,
+            warmup_steps=100,
+            decay=0.7,
+            batch_size=32,
+        ),
         "audio": _ladder(
             RECURRENCE,
             (32, 16, 1, 0.0),
@@ -217,6 +265,18 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             (128, 96, 1, 0.5),
             learning_rate=0.0005,
             weight_decay=0.05,
+            warmup_steps=50,
+            decay=0.9,
+        ),
+        "image_text": _towers(
+            RECURRENCE,
+            RECURRENCE,
+            ((32, 16, 1, 0.0), (32, 16, 1, 0.0)),
+            ((96, 48, 1, 0.2), (96, 64, 1, 0.3)),
+            ((192, 96, 1, 0.2), (128, 128, 1, 0.3)),
+            ((384, 192, 2, 0.2), (256, 256, 1, 0.3)),
+            learning_rate=0.002,
+            weight_decay=0.1,
             warmup_steps=50,
             decay=0.9,
         ),
@@ -267,6 +327,18 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=100,
             decay=0.7,
         ),
+        "letters": _ladder(
+            ATTENTION,
+            (32, 1, 0.0),
+            (96, 2, 0.1),
+            (160, 3, 0.1),
+            (384, 6, 0.1),
+            learning_rate=0.002,
+            weight_decay=0.1,
+            warmup_steps=100,
+            decay=0.7,
+            batch_size=32,
+        ),
         "audio": _ladder(
             ATTENTION,
             (32, 1, 0.0),
@@ -310,6 +382,18 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             (64, 2, 0.3),
             (128, 3, 0.3),
             learning_rate=0.0005,
+            weight_decay=0.1,
+            warmup_steps=60,
+            decay=0.9,
+        ),
+        "image_text": _towers(
+            ATTENTION,
+            ATTENTION,
+            ((32, 1, 0.0), (32, 1, 0.0)),
+            ((64, 2, 0.2), (96, 1, 0.3)),
+            ((128, 3, 0.2), (128, 1, 0.3)),
+            ((256, 4, 0.2), (256, 2, 0.3)),
+            learning_rate=0.001,
             weight_decay=0.1,
             warmup_steps=60,
             decay=0.9,

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+FEW_CHANNELS = 16
+
 
 class ConvNorm(nn.Sequential):
     """Convolution without bias, then batch norm: one unit to the exporter, pruner and quantizer.
@@ -23,24 +25,28 @@ class ConvNorm(nn.Sequential):
         *,
         zero_init: bool = False,
     ) -> None:
-        # in channels-last, torch 2.13's backward of a 1x1 convolution with a stride writes beyond
-        # its memory where there are fewer than 16 channels; picking the places first is the same
-        pick = stride if kernel_size == 1 and in_channels < 16 else 1
         conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride // pick,
-            padding=kernel_size // 2, bias=False,
-        )  # fmt: skip
+            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False
+        )
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         norm = nn.BatchNorm2d(out_channels)
         if zero_init:  # the block starts as its skip: arXiv:1812.01187, section 3.1
             nn.init.zeros_(norm.weight)
         super().__init__(conv, norm)
-        self.pick = pick
 
     def forward(self, features: Tensor) -> Tensor:
-        if self.pick > 1:
-            features = F.max_pool2d(features, 1, self.pick)
-        return torch.as_tensor(super().forward(features))  # type: ignore[no-untyped-call]
+        conv, norm = self
+        assert isinstance(conv, nn.Conv2d)
+        # torch 2.13's backward of this one case writes beyond its memory: a strided 1 x 1 kernel,
+        # channels-last, few channels. The same product, over the places that it takes.
+        if (
+            self.training and conv.kernel_size == (1, 1) and conv.stride != (1, 1)
+            and conv.in_channels < FEW_CHANNELS and not features.is_contiguous()
+        ):  # fmt: skip
+            down, across = conv.stride
+            mapped = F.conv2d(features[:, :, ::down, ::across], conv.weight)
+            return torch.as_tensor(norm(mapped))
+        return torch.as_tensor(norm(conv(features)))
 
 
 def sinusoidal_positions(length: int, dim: int) -> Tensor:

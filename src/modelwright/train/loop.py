@@ -76,6 +76,7 @@ class Trainer:
             seed=settings.seed,
             augment=settings.augment,
             num_classes=spec.outputs.get("num_classes"),
+            rate=spec.inputs.get("rate"),
         )
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model) if settings.ema else self.model
@@ -169,7 +170,9 @@ class Trainer:
         part = self.valid.take(np.arange(min(rows or len(self.valid), len(self.valid))))
         session = TorchSession(self.averaged, self.spec, torch.get_num_threads())
         with autocast(self.settings.precision):
-            found = evaluate(session, part, self.task, self.spec.outputs.get("labels", ()))
+            # no more rows at once than in a step: of long ones, 256 took twice a step's memory
+            labels, number = self.spec.outputs.get("labels", ()), self.settings.micro_batch_size
+            found = evaluate(session, part, self.task, labels, batch_size=number)
         self.evaluation_seconds = (time.perf_counter() - started) * len(self.valid) / len(part)
         return found
 
