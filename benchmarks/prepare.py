@@ -59,6 +59,35 @@ def fsdd(source: Path, destination: Path) -> dict[str, int]:
     return dict(written)
 
 
+BCCD_NAME = re.compile(
+    r"BCCD/((?:Annotations|JPEGImages)/BloodImage_[0-9]+\.(?:xml|jpg)|ImageSets/Main/[a-z]+\.txt)"
+)
+
+
+def bccd(source: Path, destination: Path) -> dict[str, int]:
+    """Blood cells, from a tar of the folder BCCD: a folder as Pascal VOC has them.
+
+    Raises: ValueError for a link, a large file, or an archive without an annotation.
+    """
+    written: Counter[str] = Counter()
+    with tarfile.open(source) as archive:
+        for member in archive:
+            found = BCCD_NAME.fullmatch(member.name.removeprefix("./"))
+            if found is None:
+                continue
+            if not member.isfile() or member.size > MAX_FILE_BYTES:
+                raise ValueError(f"{source}: {member.name!r} is no file of this data set")
+            content = archive.extractfile(member)
+            assert content is not None  # a regular file
+            file = destination / found[1]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content.read())
+            written[file.parent.name] += 1
+    if not written["Annotations"]:
+        raise ValueError(f"{source} holds no annotation")
+    return dict(written)
+
+
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 JOINED = {"train": 6000, "valid": 300, "test": 500}  # utterances of each part
 VALID_CLIPS = range(FSDD_TEST, FSDD_TEST + 3)  # the first recordings that are not for test
@@ -155,6 +184,7 @@ def flickr8k(source: Path, destination: Path) -> dict[str, int]:
 
 DATA_SETS: dict[str, Callable[[Path, Path], dict[str, int]]] = {
     "fsdd": fsdd,
+    "bccd": bccd,
     "fsdd_words": fsdd_words,
     "flickr8k": flickr8k,
 }

@@ -18,7 +18,7 @@ from statistics import mean
 from typing import Any
 
 from bench import Row, arguments, at_least, at_most, finish
-from prepare import flickr8k, fsdd, fsdd_words
+from prepare import bccd, flickr8k, fsdd, fsdd_words
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 Overrides = dict[str, str]
@@ -74,6 +74,9 @@ CASES: dict[str, Case] = {
     "shakespeare": Case("shakespeare.yaml", "tinyshakespeare/input.txt", "nats_per_char", 1.6, 1.5),
     "fsdd": Case(
         "spoken_digits.yaml", "fsdd/recordings.tar.gz", "accuracy", 0.975, 0.99, made=fsdd
+    ),
+    "bccd": Case(
+        "blood_cells.yaml", "bccd/BCCD.tar.gz", "ap50", 0.72, 0.82, minutes=20, made=bccd
     ),
     "fsdd_words": Case(
         "spoken_words.yaml", "fsdd/recordings.tar.gz", "wer", 0.06, 0.03, minutes=10,

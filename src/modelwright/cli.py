@@ -101,13 +101,14 @@ def predict(
     model: Path, *files: str, max_new: int | None = None, temperature: float | None = None,
     top_k: int | None = None, top_p: float | None = None, seed: int | None = None,
     stop: str | None = None, beam_width: int | None = None, text: tuple[str, ...] = (),
-    json: Json = False,
+    draw: Path | None = None, json: Json = False,
 ) -> int:  # fmt: skip
     """Answers for files, for every file of a folder, or for texts; a language model writes on.
 
     --text, once or again and again, is for models that match pictures with texts: which of them
-    fits each picture best; of one text, which picture. --beam-width is of transcription, the other
-    options but --json are a language model's. Models refuse what they have no use for.
+    fits each picture best; of one text, which picture. --draw FOLDER is a detector's: each picture
+    with its boxes, as PNG. --beam-width is of transcription, the other options but --json are a
+    language model's. Models refuse what they have no use for.
     """
     from modelwright import show, verbs
 
@@ -116,7 +117,7 @@ def predict(
     options = {"max_new": max_new, "temperature": temperature, "top_k": top_k, "top_p": top_p,
                "seed": seed, "stop": stop, "beam_width": beam_width}  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
-    found = verbs.predict(model, files, texts=text, **given)
+    found = verbs.predict(model, files, texts=text, draw=draw, **given)
     _print(found, json, show.predict)
     for one in found["failed"]:
         _complain(f"{one['file']}: {one['reason']}")

@@ -95,7 +95,7 @@ def evaluate(found: Found) -> None:
 
 
 def predict(found: Found) -> None:
-    """Answers, one a line; a tagged text as it is, with its spans; of a forecast a table;
+    """Answers, one a line; a tagged text as it is, with its spans; of a forecast or boxes a table;
     what was written, behind its beginning; what was said.
     """
     ranked = any("ranking" in one for one in found["answers"])
@@ -103,6 +103,9 @@ def predict(found: Found) -> None:
     for one in found["answers"]:
         if isinstance(one["answer"], dict):
             _forecast(one["file"], one["answer"])
+            continue
+        if "boxes" in one:
+            _boxes(one)
             continue
         if "tags" in one:
             console.print(_marked(one), soft_wrap=True)
@@ -119,6 +122,19 @@ def predict(found: Found) -> None:
         table.add_row(*map(Text, cells))  # nobody's text is taken for markup
     if table.row_count:
         console.print(table)
+
+
+def _boxes(one: Found) -> None:
+    """What was found in a picture, and where."""
+    table = _table("label", "score", "left", "top", "right", "bottom")
+    for box in one["boxes"]:
+        sides = (f"{side:.0f}" for side in box["box"])
+        table.add_row(Text(box["label"]), f"{box['score']:.1%}", *sides)
+    console.print(Text(f"{one['file']}: {one['answer']}"), soft_wrap=True)
+    if one["boxes"]:
+        console.print(table)
+    if "drawn" in one:
+        console.print(Text(f"drawn: {one['drawn']}"), soft_wrap=True)
 
 
 def _sure(one: Found) -> str:

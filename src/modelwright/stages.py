@@ -5,6 +5,7 @@ order.
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -45,6 +46,7 @@ from modelwright.train.save import write_trained
 from modelwright.train.settings import Budget, fill_in
 
 PARITY_ROWS = 2000  # real rows from valid and train; all there are where there are fewer
+PARITY_NUMBERS = 16_000_000  # of all rows' outputs
 PARITY_PLACES, PARITY_SCORES = 100_000, 8_000_000  # where each place of a row has an answer
 
 
@@ -324,7 +326,7 @@ def chain(run: Run) -> tuple[Artifact, Artifact, Artifact]:
 def parity_rows(run: Run) -> Rows:
     """Real rows that are not test rows: evenly from valid, then from train."""
     data = read(run.stage_folder("gate") / "data.json")
-    most = PARITY_ROWS
+    most = min(PARITY_ROWS, max(1, PARITY_NUMBERS // _numbers(data["outputs"])))
     (judged, *_) = HEADS[data["outputs"]["kind"]].outputs(data["outputs"])
     if judged.over_time:
         places = min(PARITY_PLACES, PARITY_SCORES // int(judged.shape[-1]))
@@ -335,6 +337,12 @@ def parity_rows(run: Run) -> Rows:
     train = load_part(run.stage_folder("gate"), "train")
     number = min(most - len(valid), len(train))
     return joined(valid, train.take(np.linspace(0, len(train) - 1, number).astype(np.int64)))
+
+
+def _numbers(outputs: dict[str, Any]) -> int:
+    """What comes out for one row, or one place of it, in numbers."""
+    specs = HEADS[outputs["kind"]].outputs(outputs)
+    return sum(math.prod(size for size in one.shape if isinstance(size, int)) for one in specs)
 
 
 def _manifest_fields(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 Each gives a plain dict, the same that `--json` prints (docs/reference/commands.md).
 """
 
-import importlib.metadata
-import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +15,12 @@ from modelwright.core import recipe_file
 from modelwright.core.artifact import open_artifact
 from modelwright.core.errors import ConfigError, DataError, Infeasible
 from modelwright.core.files import write_bytes
-from modelwright.core.hardware import this_machine
+from modelwright.core.hardware import has, this_machine, version
 from modelwright.core.progress import say
 from modelwright.core.recipe import Data, Recipe
 from modelwright.core.run import STAGES, Run
 from modelwright.data import catalog as data_catalog
-from modelwright.data import checks, language
+from modelwright.data import checks, drawing, language
 from modelwright.data.rows import load_part
 from modelwright.plan import choose
 from modelwright.stages import STEPS, load
@@ -135,8 +133,9 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
 
 
 def predict(
-    folder: str | Path, inputs: Sequence[str | Path], *, texts: Sequence[str] = (), **options: Any
-) -> dict[str, Any]:
+    folder: str | Path, inputs: Sequence[str | Path], *, texts: Sequence[str] = (),
+    draw: str | Path | None = None, **options: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Answers of a model folder for files, for every file in a folder, or for texts.
 
     Args:
@@ -144,11 +143,12 @@ def predict(
             where it takes items, a user's history: ids or names divided by commas, oldest first.
             A language model goes on with a text, or with a whole file.
         texts: for each picture to choose from; of one text the pictures come the nearest first.
+        draw: folder for each picture with the boxes found in it, as PNG; of detectors.
         options: of language models: max_new, temperature, top_k, top_p, seed, stop; as in
             runtime.generate.Writing. Of transcription: beam_width.
     Returns: "answers", each with its file or text, the answer, and what belongs to it by task,
         such as probabilities, most likely first; "failed", what cannot be read, with the reason.
-    Raises: ConfigError for `texts` or an option that a model has no use for.
+    Raises: ConfigError for `texts`, `draw` or an option that a model has no use for.
     """
     from modelwright.runtime.catalog import open_session
     from modelwright.runtime.generate import Recomputed, Writing, written
@@ -166,6 +166,8 @@ def predict(
             expected=f"only: {', '.join(useful)}" if useful else "no option",
             repair="leave it out",
         )
+    if draw is not None:
+        drawing.require(task.outputs, artifact.manifest["task"])
     how = Writing(**options) if writes else None
     session = open_session(artifact)
     answers: list[dict[str, Any]] = []
@@ -187,6 +189,8 @@ def predict(
             continue
         tokens = kind.tokens(own, described, files)
         answer = task.logic.answer(kind.row(outputs), artifact.labels, tokens, **options)
+        if draw is not None:
+            answer["drawn"] = str(drawing.write(Path(draw), name, own, answer["boxes"]))
         answers.append({"file": name, **answer})
     if len(texts) == 1:
         answers.sort(key=lambda one: -one["ranking"][0]["score"])
@@ -249,8 +253,8 @@ def doctor() -> dict[str, Any]:
         "matmul_float32_flops_per_s": fp32,
         "matmul_bfloat16_flops_per_s": bf16,
         "memory_bytes_per_s": rates.memory_bytes_per_s(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
-        "extras": {name: _has(modules) for name, modules in EXTRAS.items()},
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "extras": {name: has(modules) for name, modules in EXTRAS.items()},
         "conclusions": conclusions,
     }
 
@@ -347,6 +351,7 @@ GOALS = {
     "accuracy": '  accuracy: ">= 0.9"          # edit: what you need; or "drop <= 0.5 pt" against '
     "the uncompressed",
     "f1": '  f1: ">= 0.9"                # edit: what you need; or "drop <= 0.5 pt"',
+    "ap50": '  ap50: ">= 0.7"              # edit: what you need; or "drop <= 0.5 pt"',
     "ndcg_at_10": '  ndcg_at_10: ">= 0.05"      # edit: what you need; or "drop <= 0.5 pt"',
     "wer": '  wer: "<= 0.1"               # edit: word errors for each true word',
     "recall_at_10": '  recall_at_10: ">= 0.5"     # edit: what you need; or "drop <= 0.5 pt"',
@@ -436,14 +441,3 @@ def _items(
                 yield line, line.encode()
         else:
             yield str(one), str(one).encode()
-
-
-def _version(library: str) -> str | None:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _has(modules: Sequence[str]) -> bool:
-    return all(importlib.util.find_spec(module) is not None for module in modules)

@@ -141,6 +141,29 @@ def _uses(folder: Path) -> tuple[Path, str]:
     return folder / "uses.csv", "103, 104, 105"
 
 
+def _boxes(folder: Path) -> tuple[Path, Path]:
+    """One to three bright squares or dark ones on grey, 32 x 32 pixels, as Pascal VOC has them."""
+    draw, root = np.random.default_rng(0), folder / "squares"
+    for name in ("Annotations", "JPEGImages"):
+        (root / name).mkdir(parents=True)
+    for number in range(60):
+        pixels = draw.normal(120, 8, (32, 32))
+        lines = []
+        for corner in draw.permutation(4)[: 1 + number % 3]:
+            x, y = draw.integers(0, 6, 2) + 16 * np.array([corner % 2, corner // 2])
+            side, kind = int(draw.integers(8, 11)), int(draw.integers(2))
+            pixels[y : y + side, x : x + side] = (20, 230)[kind]
+            lines.append(
+                f"<object><name>{('dark', 'bright')[kind]}</name><bndbox><xmin>{x}</xmin>"
+                f"<ymin>{y}</ymin><xmax>{x + side}</xmax><ymax>{y + side}</ymax></bndbox></object>"
+            )
+        png = encode_png(np.clip(pixels, 0, 255).astype(np.uint8)[None])
+        (root / f"JPEGImages/{number:02}.png").write_bytes(png)
+        text = f"<annotation>{''.join(lines)}</annotation>"
+        (root / f"Annotations/{number:02}.xml").write_text(text)
+    return root, root / "JPEGImages/07.png"
+
+
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), "white": (250,) * 3}
 
 
@@ -175,6 +198,7 @@ MAKERS: dict[str, Maker] = {
         _stream, {"window": 32, "valid": 0.15}, predict={"max_new": 1, "temperature": 0}
     ),
     "recommendation": Maker(_uses),
+    "detection": Maker(_boxes, {"image_size": 32}, needs=("PIL",)),
     "image-text-matching": Maker(
         _captions, needs=("PIL",), predict={"texts": ["a red spot", "stripes down in white"]}
     ),

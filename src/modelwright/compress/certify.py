@@ -28,6 +28,8 @@ from modelwright.tasks.catalog import TASKS, Task
 
 MISTAKES = 24
 SAMPLES = 24
+SAMPLE_BYTES = 2**21  # of all pixels, before they are packed
+EXAMPLES = 6
 RANKED = 8
 
 
@@ -55,6 +57,7 @@ def certify(
         difference = compare(before, quality, task)
         texts = worst_texts(session, quality, test, task, trained.labels)
         batch = test.batch(typical(test, target.batch_size))
+        examples = _examples(session, test, task, trained.labels)
         pair = measure_pair(session, plain, batch, max_seconds=6.0)
     finally:
         for one in (session, plain, parent):
@@ -88,6 +91,8 @@ def certify(
             name: before.value,
         },
         "size_mb": size_mb,
+        **examples,
+        **({"curves": task.logic.curves(quality.statistics, trained.labels)} if examples else {}),
         **(_mistakes(quality, test, trained.labels) if name == "accuracy" else {}),
         **({"texts": texts} if texts else {}),
         **({"ranked": _ranked(quality, test, task)} if hasattr(task.logic, "ranked") else {}),
@@ -150,13 +155,16 @@ def _relaxed(goal: Goal, best: float) -> str:
 
 def samples(test: Rows, labels: Sequence[str]) -> list[dict[str, str]]:
     """Some test rows as people see them, a few of each class, for the server's page."""
-    order = np.arange(min(SAMPLES, len(test)))
+    most = SAMPLES
+    if isinstance(pixels := test.inputs.get("image"), np.ndarray):
+        most = max(4, min(most, SAMPLE_BYTES // pixels[0].nbytes))
+    order = np.arange(min(most, len(test)))
     for column in test.inputs.values():  # of rows that share a picture, one
         if isinstance(column, Shared):
             order = column.firsts()[:SAMPLES]
     classes = bool(labels) and isinstance(test.targets, np.ndarray) and test.targets.ndim == 1
     if classes:
-        order = np.argsort(_turn(test.classes), kind="stable")[:SAMPLES]
+        order = np.argsort(_turn(test.classes), kind="stable")[:most]
     return [
         {
             **_shown(test, int(row)),
@@ -171,6 +179,25 @@ def _shown(rows: Rows, row: int) -> dict[str, str]:
     picture = {"image": _data_url(rows.inputs["image"][row])} if "image" in rows.inputs else {}
     text = {} if picture and "ids" not in rows.inputs else {"text": rows.origins[row]}
     return {**picture, **text}
+
+
+def _examples(
+    session: Session, test: Rows, task: Task, labels: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Some test pictures with what was found in them and what is there, where that can be drawn."""
+    if not hasattr(task.logic, "truth"):
+        return {}
+    shown = []
+    for row in range(min(EXAMPLES, len(test))):
+        here = np.array([row])
+        outputs = {name: value[0] for name, value in session(test.batch(here)).items()}
+        height, width = test.images.shape[2:]
+        shown.append({
+            **_shown(test, row), "row": row, "width": int(width), "height": int(height),
+            "found": task.logic.answer(outputs, labels)["boxes"],
+            "true": task.logic.truth(test.batch_targets(here)[0], labels),
+        })  # fmt: skip
+    return {"examples": shown}
 
 
 def _mistakes(quality: Quality, test: Rows, labels: Sequence[str]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ METRICS = {
     for metric in (
         Metric("accuracy", "share", True, 1.0, quality=True),
         Metric("f1", "share", True, 1.0, quality=True),
+        Metric("ap50", "share", True, 1.0, quality=True),
         Metric("ndcg_at_10", "share", True, 1.0, quality=True),
         Metric("wer", "share", False, quality=True),
         Metric("recall_at_10", "share", True, 1.0, quality=True),

@@ -7,10 +7,12 @@ said to be.
 import contextlib
 import ctypes
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -136,3 +138,16 @@ def measured_once(
     except StorageError as error:
         say(f"not kept for the next time: {error.what}")
     return result
+
+
+def version(library: str) -> str | None:
+    """Of an installed library; None where it is missing."""
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def has(modules: Sequence[str]) -> bool:
+    """Whether all of them can be imported."""
+    return all(importlib.util.find_spec(module) is not None for module in modules)

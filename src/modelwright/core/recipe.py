@@ -30,9 +30,9 @@ from modelwright.core.recipe_data import (
 )
 
 __all__ = [
-    "BLOCKING_CHECKS", "NOTED_CHECKS", "QUALITY_OF", "RATES", "Augment", "Budget", "Checks",
-    "Clean", "Columns", "Compress", "Data", "Files", "Interactions", "Model", "Prune", "Quantize",
-    "Recipe", "Section", "Step", "Target", "Tokens", "Train",
+    "BLOCKING_CHECKS", "NOTED_CHECKS", "QUALITY_OF", "RATES", "STEPS_OF_BOXES", "Augment", "Budget",
+    "Checks", "Clean", "Columns", "Compress", "Data", "Files", "Interactions", "Model", "Prune",
+    "Quantize", "Recipe", "Section", "Step", "Target", "Tokens", "Train",
 ]  # fmt: skip
 
 
@@ -84,6 +84,9 @@ class Augment(Section):
     rotate: Real | None = Field(None, gt=0, le=180, description="largest angle, in degrees")
     shear: Real | None = Field(None, gt=0, lt=80, description="largest angle, in degrees")
     zoom: Real | None = Field(None, gt=0, lt=1, description="0.1 scales by 0.9 to 1.1")
+    mosaic: Share | None = Field(
+        None, description="share of pictures put together from four; detection only"
+    )
     erase: Share | None = Field(None, description="side of the erased square, share of the image")
     mixup: Real | None = Field(None, gt=0, description="alpha of the Beta distribution")
     cutmix: Real | None = Field(None, gt=0, description="alpha of the Beta distribution")
@@ -206,10 +209,11 @@ QUALITY_OF = {
     "forecasting": "mse",
     "recommendation": "ndcg_at_10",
     "language-modeling": "nats_per_char",
+    "detection": "ap50",
     "image-text-matching": "recall_at_10",
 }
 
-NO_LABELS = ("forecasting", "transcription", "image-text-matching")
+NO_LABELS = ("forecasting", "transcription", "image-text-matching", "detection")
 WHOLE_BATCHES = ("image-text-matching",)  # whose loss compares the rows of a batch with each other
 
 # keys that not every task reads
@@ -220,6 +224,7 @@ TASKS_OF_KEY = {
     "train.label_smoothing": tuple(task for task in QUALITY_OF if task not in NO_LABELS),
     "train.micro_batch_size": tuple(task for task in QUALITY_OF if task not in WHOLE_BATCHES),
 }  # fmt: skip
+STEPS_OF_BOXES = ("flip", "shift", "zoom", "mosaic", "erase")  # of train.augment
 SOUND_STEPS = ("mask_time", "mask_frequency", "speed")  # of train.augment; the others: pictures
 SOUND_TASKS = ("audio-classification", "transcription")
 NO_PICTURES = (
@@ -254,7 +259,7 @@ class Recipe(Section):
     task: Literal[
         "image-classification", "text-classification", "audio-classification", "tagging",
         "forecasting", "language-modeling", "recommendation", "transcription",
-        "image-text-matching",
+        "image-text-matching", "detection",
     ]  # fmt: skip
     data: Data
     budget: Budget = Field(default_factory=lambda: Budget(train_minutes=5.0))
@@ -274,6 +279,18 @@ class Recipe(Section):
         for name in self.goals:
             if METRICS[name].quality and name != own:
                 raise ValueError(f"goals.{name}: {self.task} is measured by {own}")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_fit_the_task(self) -> "Recipe":
+        boxed = self.task == "detection"
+        for step in self.train.augment:
+            (key,) = step.model_fields_set
+            if boxed and key not in STEPS_OF_BOXES:
+                fit = ", ".join(STEPS_OF_BOXES)
+                raise ValueError(f"train.augment: boxes cannot follow {key}, only {fit}")
+            if key == "mosaic" and not boxed:
+                raise ValueError(f"train.augment: {self.task} does not take mosaic, only detection")
         return self
 
     @model_validator(mode="after")

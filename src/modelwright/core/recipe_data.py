@@ -49,6 +49,7 @@ BLOCKING_CHECKS = (
     "nan_values",
     "duplicates_across_splits",
     "too_few_rows",
+    "faulty_boxes",
 )
 NOTED_CHECKS = (
     "empty_texts",
@@ -64,6 +65,8 @@ NOTED_CHECKS = (
     "repeated_uses",
     "short_histories",
     "rare_items",
+    "clipped_boxes",
+    "crowd_boxes",
 )
 CheckName = Literal[
     "broken_files",
@@ -72,6 +75,7 @@ CheckName = Literal[
     "nan_values",
     "duplicates_across_splits",
     "too_few_rows",
+    "faulty_boxes",
 ]
 
 RATES = (1_000, 192_000)  # samples a second, of the recordings that are read
@@ -168,11 +172,15 @@ class Data(Section):
     format: Literal[
         "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "text_stream",
         "audio_folder", "transcripts", "table", "interactions", "image_texts",
+        "voc", "yolo", "coco",
     ] = "auto"  # fmt: skip
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
     test: Share = Field(0.2, description="share held out to judge by, where the source has no test")
     image_size: Whole | None = Field(
-        None, ge=4, le=1024, description="side in pixels of resized images (folders only)"
+        None,
+        ge=4,
+        le=1024,
+        description="side in pixels of resized images (folders only); with boxes the longer one",
     )
     rate: Whole | None = Field(
         None, ge=RATES[0], le=RATES[1], description="samples a second of recordings"

@@ -163,6 +163,17 @@ MIX_STEPS: dict[str, Callable[[Tensor, Tensor, float, Generator], Mixed]] = {
 }
 
 
+def check(steps: Sequence[Augment]) -> None:
+    """Raises: ConfigError for a step that would change nothing, or is none for whole pictures."""
+    for key, _ in map(key_and_value, steps):
+        if key not in {**PIXEL_STEPS, **AFFINE_STEPS, **MIX_STEPS}:
+            raise ConfigError(
+                f"train.augment: {key} is for pictures with boxes",
+                expected=f"one of {', '.join((*PIXEL_STEPS, *AFFINE_STEPS, *MIX_STEPS))}",
+                repair=f"leave {key} out",
+            )
+
+
 def apply(images: Tensor, steps: Sequence[Augment], generator: Generator) -> Mixed:
     """The batch after its steps, in the order written.
 

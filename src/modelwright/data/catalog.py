@@ -15,6 +15,7 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError
 from modelwright.data import (
+    annotations,
     arrays,
     audio,
     folder,
@@ -60,6 +61,24 @@ class Source:
 
 
 SOURCES: dict[str, Source] = {
+    "voc": Source(
+        annotations.has_voc,
+        annotations.read_voc,
+        "a folder with Annotations, JPEGImages and perhaps ImageSets, as Pascal VOC has them",
+        answers=("boxes",),
+    ),
+    "yolo": Source(
+        annotations.has_yolo,
+        annotations.read_yolo,
+        "a folder with images, labels and data.yaml or classes.txt, as YOLO has them",
+        answers=("boxes",),
+    ),
+    "coco": Source(
+        annotations.has_coco,
+        annotations.read_coco,
+        "a folder with annotations/*train*.json and pictures, as COCO has them, or one JSON file",
+        answers=("boxes",),
+    ),
     "image_texts": Source(
         pairs.is_here,
         pairs.read,
@@ -144,7 +163,8 @@ class Kind:
     read_input: what a person brings (a file's bytes, a text) as a batch of one.
     suffixes: of the files that hold one; lines: whether each line of a file is one.
     texts: whether what is no file is one itself.
-    tokens: what a person brings, cut into what answers are about; none but for text and items.
+    tokens: what a person brings, cut into what answers are about: words, items; of a picture, how
+        large it is.
     keep: what of the labels must travel with the model, by name.
     ask: of a file's bytes and texts to choose from one question, whose batch has a row for each
         text; None where there is nothing to choose from.
@@ -220,7 +240,9 @@ KINDS: dict[str, Kind] = {
         texts=True,
         tokens=text.tokens,
     ),
-    "image": Kind(image.prepare, image.preprocess, image.read_input, folder.SUFFIXES),
+    "image": Kind(
+        image.prepare, image.preprocess, image.read_input, folder.SUFFIXES, tokens=image.tokens
+    ),
 }
 
 # kind of answer -> what is done to targets that are learned, once the inputs are prepared
@@ -262,7 +284,7 @@ def load(section: recipe.Data, kind: str = "image", answer: str = "classes") -> 
         made = TARGETS[answer](made, section)
     findings = [*findings, *made.findings]
     outputs: dict[str, Any] = {"kind": answer, **made.answers}
-    if answer in ("classes", "tags"):
+    if answer in ("classes", "tags", "boxes"):
         outputs |= {"num_classes": len(labels), "labels": list(labels)}
     files = {**made.files, **KINDS[kind].keep(labels)}
     return dataset(made.parts, labels, section.source, findings, made.inputs, outputs, files)

@@ -80,6 +80,8 @@ class Subject:
             return self.data.kind == "series"
         if name in ("repeated_uses", "short_histories", "rare_items"):
             return self.data.kind == "items"
+        if name in ("faulty_boxes", "clipped_boxes", "crowd_boxes"):
+            return bool(self.data.outputs["kind"] == "boxes")
         letters = bool(self.data.outputs["kind"] == "letters")
         if name == "empty_texts":
             return self.data.kind in ("text", "image_text") or letters
@@ -345,6 +347,7 @@ CHECKS: dict[str, Check | None] = {
     "nan_values": None,
     "duplicates_across_splits": None,
     "too_few_rows": too_few_rows,
+    "faulty_boxes": None,
     "empty_texts": None,
     "cleaned": None,
     "duplicates_within_split": duplicates_within_split,
@@ -358,6 +361,8 @@ CHECKS: dict[str, Check | None] = {
     "repeated_uses": None,
     "short_histories": None,
     "rare_items": None,
+    "clipped_boxes": None,
+    "crowd_boxes": None,
 }
 
 

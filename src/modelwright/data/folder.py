@@ -105,7 +105,7 @@ def read_classes(root: Path, section: recipe.Data, medium: Medium) -> Loaded:
         ]
         inputs = medium.join(contents, [file for file, _ in chosen])
         targets = np.array([target for _, target in chosen], np.int64)
-        parts[part] = Rows(inputs, targets, [_name(file, root) for file, _ in chosen])
+        parts[part] = Rows(inputs, targets, [name_of(file, root) for file, _ in chosen])
     empty = [
         label if part_folders[part] == root else f"{part}/{label}"
         for (part, label), found in readable.items()
@@ -153,7 +153,7 @@ def _findings(
 ) -> list[Finding]:
     findings = []
     if broken:
-        reasons = {_name(file, root): reason for file, reason in broken.items()}
+        reasons = {name_of(file, root): reason for file, reason in broken.items()}
         names = sorted(reasons)
         are = "file is" if len(names) == 1 else "files are"
         text = f"{len(names)} {are} not readable as {medium.formats}; "
@@ -254,5 +254,6 @@ def _common_size(sizes: list[tuple[int, int]], section: recipe.Data) -> tuple[in
     return side, side
 
 
-def _name(file: Path, root: Path) -> str:
+def name_of(file: Path, root: Path) -> str:
+    """A file as people know it: its path below the source."""
     return file.relative_to(root).as_posix()

@@ -5,7 +5,7 @@ call it, so that a model is asked what it was trained on.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +29,35 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
     """Images are taken as they are; mean and spread of each channel come from train."""
     mean, std = statistics(parts["train"].images)
     shape = parts["train"].images.shape[1:]
-    return Prepared(parts, {"kind": "image", "shape": shape, "mean": mean, "std": std}, {}, {})
+    inputs = {"kind": "image", "shape": shape, "mean": mean, "std": std}
+    return Prepared(parts, inputs, grid(shape) if answer == "boxes" else {}, {})
+
+
+# Pixels between the cells of a grid, by the longer side below which they fit, and beyond.
+STRIDES, COARSEST = ((160, 4), (512, 8)), 16
+
+
+def stride(height: int, width: int) -> int:
+    """Pixels between the cells of a grid over pictures of that size."""
+    return next((step for limit, step in STRIDES if max(height, width) < limit), COARSEST)
+
+
+def grid(shape: Sequence[int]) -> dict[str, Any]:
+    """Where answers lie that each place of a picture has: cells down and across, and their step.
+
+    shape: (channels, height, width), both sides multiples of the step
+    """
+    step = stride(*shape[1:])
+    return {"grid": [side // step for side in shape[1:]], "stride": step}
+
+
+def tokens(content: bytes, inputs: Mapping[str, Any], files: Mapping[str, bytes]) -> list[str]:
+    """Pixels of a picture for each one of the model's input, across and down.
+
+    Answers about places, such as boxes, are told in the picture's own pixels by it.
+    """
+    height, width = size(content)
+    return [repr(width / inputs["shape"][2]), repr(height / inputs["shape"][1])]
 
 
 def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,6 +131,22 @@ def decode(content: bytes, channels: int, height: int, width: int) -> Images:
         raise _unreadable(error) from error
     pixels = np.array(image, dtype=np.uint8).reshape(height, width, channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def upright(content: bytes) -> "Image":
+    """A PNG or JPEG in its own size and in colour, turned by its EXIF orientation.
+
+    Raises: as `decode`.
+    """
+    _require_pillow()
+    try:
+        image = _open(content)
+        image.load()
+        return _plain(image).convert("RGB")
+    except DataError:
+        raise
+    except Exception as error:
+        raise _unreadable(error) from error
 
 
 def size(content: bytes) -> tuple[int, int]:

@@ -18,8 +18,8 @@ from torch import Generator, Tensor
 from modelwright.core.errors import DataError
 from modelwright.core.recipe import Augment
 from modelwright.data import augment as steps_of
-from modelwright.data import augment_sound
-from modelwright.data.rows import Rows
+from modelwright.data import augment_boxes, augment_sound
+from modelwright.data.rows import Ragged, Rows
 
 _ORDERS_KEPT = 2  # a batch mostly lies in one epoch's order or two
 
@@ -70,13 +70,22 @@ class Loader:
             raise DataError("there are no rows to load", expected="at least one row")
         targets = rows.targets
         targets = targets if isinstance(targets, np.ndarray) else targets.values
-        if num_classes is not None and (targets.min() < 0 or targets.max() >= num_classes):
+        whole = np.issubdtype(targets.dtype, np.integer)
+        if (
+            num_classes is not None
+            and whole
+            and (targets.min() < 0 or targets.max() >= num_classes)
+        ):
             raise DataError(
                 f"targets go from {targets.min()} to {targets.max()}",
                 expected=f"0 to {num_classes - 1}, for {num_classes} classes",
             )
+        # boxes: any number of things in a row, each of them a few numbers
+        self._boxed = isinstance(rows.targets, Ragged) and targets.ndim == 2
         for step in augment:
             steps_of.key_and_value(step)
+        if "samples" not in rows.inputs:
+            (augment_boxes if self._boxed else steps_of).check(augment)
         self.batch_size, self.seed, self.augment = batch_size, seed, tuple(augment)
         self._rows, self._rate = rows, rate
         dense = {
@@ -116,6 +125,9 @@ class Loader:
         if not self.augment:
             return Batch(inputs, targets)
         draw = _generator(self.seed, "augment", step)
+        if self._boxed:
+            images, targets = augment_boxes.apply(inputs["image"], targets, self.augment, draw)
+            return Batch({"image": images}, targets)
         if "samples" in inputs:
             assert self._rate is not None
             return Batch(augment_sound.apply(inputs, self.augment, self._rate, draw), targets)

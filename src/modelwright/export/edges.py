@@ -7,6 +7,7 @@ import numpy as np
 
 from modelwright.data.rows import Column, Rows, ragged
 from modelwright.models.catalog import ModelSpec
+from modelwright.models.embed import EMBEDS
 
 Description = Mapping[str, Any]
 
@@ -19,7 +20,8 @@ def edge_inputs(spec: ModelSpec) -> Rows:
     ['zeros', 'full', 'noise', 'bright_pixel', 'checkerboard']
     """
     made = EDGES[spec.inputs["kind"]](spec.inputs)
-    over_time = {one.name for one in spec.signature.inputs if "time" in one.shape}
+    inputs = EMBEDS[spec.inputs["kind"]].inputs(spec.inputs)
+    over_time = {one.name for one in inputs if "time" in one.shape}
     columns: dict[str, Column] = {}
     for name, edges in made.items():
         values = list(edges.values())

@@ -16,6 +16,7 @@ from modelwright.core.errors import DataError, ParityError
 from modelwright.core.goals import METRICS
 from modelwright.core.signature import Signature
 from modelwright.data.rows import Inputs, Rows, batch
+from modelwright.export.decisions import judge_agreement
 from modelwright.export.edges import edge_inputs
 from modelwright.export.locate import Located, unoptimised
 from modelwright.measure.quality import real_places
@@ -263,6 +264,9 @@ def _judge(
         writes = spec.outputs.get("kind") == "next"
         _judge_decisions(hop, rows_before, rows_after, scale, writes, failures)
         _judge_softmax(hop, rows_after, failures)
+    elif hasattr(task.logic, "agreement"):
+        first, second = ((one.judged, one.read) for one in (rows_before, rows_after))
+        failures += judge_agreement(hop, first, second, spec, task)
     _judge_read(hop, rows_before, rows_after, failures)
     _judge_metric(hop, rows_before, rows_after, task, decides, failures)
     _judge_batches(hop, after, (rows, rows_after), (edges, edges_after), spec, decides, failures)

@@ -11,10 +11,12 @@ import numpy as np
 
 from modelwright.core.errors import DataError, IntegrityError
 from modelwright.data.rows import Ragged, Rows
+from modelwright.models.heads import HEADS
 from modelwright.runtime.catalog import Session
 from modelwright.tasks.catalog import Task
 
 RESAMPLES = 1000
+MOST_INPUTS = 2**22  # numbers that go into one call, where rows are of one size: large pictures
 MOST_SCORES = 2**23  # of one call, where each place has an answer
 
 
@@ -30,7 +32,7 @@ class Quality:
     units: (rows,), which rows are drawn together; None: each by itself
     outputs: by name (n, ...), at every real place of every row, one after the other; empty where
         a place has as many as a vocabulary
-    targets: (n, ...), of the same places
+    targets: (n, ...), of the same places; of all things in all rows, where a row has several
     """
 
     metric: str
@@ -90,6 +92,9 @@ def evaluate(
         raise DataError("evaluate: no rows", expected="at least one row")
     lengths = rows.lengths
     order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
+    fixed = [size for one in session.signature.inputs for size in one.shape if size != "batch"]
+    if all(isinstance(size, int) for size in fixed):
+        batch_size = max(1, min(batch_size, MOST_INPUTS // math.prod(map(int, fixed))))
     judged = session.signature.outputs[0]
     if judged.over_time and lengths is not None:
         scores = int(judged.places(lengths.max())) * int(judged.shape[-1])
@@ -110,11 +115,11 @@ def evaluate(
         wanted = rows.batch_targets(part)
         statistics.append(task.logic.statistics(found, wanted, labels))
         here = None if lengths is None else lengths[part]
-        for name, value in found.items() if task.outputs != "next" else ():
+        for name, value in found.items() if HEADS[task.outputs].kept else ():
             outputs.setdefault(name, []).append(real_places(value, session, here))
         if isinstance(rows.targets, Ragged):
             many = rows.targets.lengths[part]
-            if judged.over_time:
+            if judged.over_time or wanted.ndim > 2:  # places, or things of a few numbers each
                 wanted = wanted[np.arange(wanted.shape[1]) < many[:, None]]
             else:  # the last is judged
                 wanted = wanted[np.arange(len(part)), many - 1]

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelwright.models.cnn import ResidualBody, SequenceBody
+from modelwright.models.cnn import GridBody, ResidualBody, SequenceBody
 from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize, Patches
 from modelwright.models.groups import Groups
 from modelwright.models.heads import HEADS
-from modelwright.models.rnn import RecurrentBody
+from modelwright.models.rnn import GridRecurrentBody, RecurrentBody
 from modelwright.models.transformer import EncoderBody
 
 Description = Mapping[str, Any]
@@ -143,6 +143,21 @@ def cnn_image(
     return _model(inputs, outputs, ImageEmbed(_normalize(inputs)), body, dropout)
 
 
+def cnn_grid(
+    inputs: Description,
+    outputs: Description,
+    widths: Sequence[int],
+    depths: Sequence[int],
+    inner: Sequence[int] | None = None,
+) -> Model:
+    """Residual stages over pixels, two grids put together."""
+    body = GridBody(
+        inputs["shape"][0], stride=outputs["stride"], widths=widths, depths=depths,
+        out_dim=widths[1], inner=inner,
+    )  # fmt: skip
+    return _model(inputs, outputs, ImageEmbed(_normalize(inputs)), body)
+
+
 def cnn_sequence(
     inputs: Description,
     outputs: Description,
@@ -180,6 +195,22 @@ def rnn_image(
     rows = Patches(channels, (1, width), embed_dim)  # one step of time per row of pixels
     body = RecurrentBody(embed_dim, hidden_dim=hidden_dim, num_layers=num_layers, dropout=dropout)
     return _model(inputs, outputs, ImageEmbed(_normalize(inputs), rows), body, dropout)
+
+
+def _places(inputs: Description, outputs: Description, dim: int) -> ImageEmbed:
+    """A patch for each place of the head's grid."""
+    side = outputs["stride"]
+    return ImageEmbed(_normalize(inputs), Patches(inputs["shape"][0], (side, side), dim))
+
+
+def rnn_grid(
+    inputs: Description, outputs: Description, embed_dim: int, hidden_dim: int, num_layers: int
+) -> Model:
+    """Recurrences across and down the patches."""
+    body = GridRecurrentBody(
+        embed_dim, outputs["grid"], hidden_dim=hidden_dim, num_layers=num_layers
+    )
+    return _model(inputs, outputs, _places(inputs, outputs, embed_dim), body)
 
 
 def rnn_sequence(
@@ -220,6 +251,23 @@ def transformer_image(
     return _model(inputs, outputs, ImageEmbed(_normalize(inputs), patches), body, dropout)
 
 
+def transformer_grid(
+    inputs: Description,
+    outputs: Description,
+    dim: int,
+    num_layers: int,
+    mlp_dims: Sequence[int] | None = None,
+) -> Model:
+    """Attention among patches, one for each place of the head's grid."""
+    body = EncoderBody(
+        dim,
+        num_heads=max(1, dim // 32),
+        mlp_dims=mlp_dims or [2 * dim] * num_layers,
+        max_len=math.prod(outputs["grid"]),
+    )
+    return _model(inputs, outputs, _places(inputs, outputs, dim), body)
+
+
 def transformer_sequence(
     inputs: Description,
     outputs: Description,
@@ -244,8 +292,11 @@ def transformer_sequence(
     return _model(inputs, outputs, _sequence(inputs, dim, dropout), body, dropout)
 
 
-def by_kind(image: Callable[..., Model], sequence: Callable[..., Model]) -> Callable[..., Model]:
-    """One builder of two: images are grids, pairs have a tower for each, the rest are sequences."""
+def by_kind(
+    image: Callable[..., Model], sequence: Callable[..., Model], grid: Callable[..., Model]
+) -> Callable[..., Model]:
+    """One builder of three: pictures, pictures whose every place has an answer, and sequences;
+    pairs have a tower for each."""
 
     def build(inputs: Description, outputs: Description, **args: Any) -> Model:
         if inputs["kind"] == "image_text":
@@ -253,6 +304,7 @@ def by_kind(image: Callable[..., Model], sequence: Callable[..., Model]) -> Call
                 image(inputs["image"], outputs, **args["image"]),
                 sequence(inputs["text"], outputs, **args["text"]),
             )
-        return (image if inputs["kind"] == "image" else sequence)(inputs, outputs, **args)
+        pictures = grid if HEADS[outputs["kind"]].grid else image
+        return (pictures if inputs["kind"] == "image" else sequence)(inputs, outputs, **args)
 
     return build

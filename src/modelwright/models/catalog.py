@@ -18,11 +18,14 @@ from modelwright.models.assemble import (
     Description,
     Model,
     by_kind,
+    cnn_grid,
     cnn_image,
     cnn_sequence,
     each_tower,
+    rnn_grid,
     rnn_image,
     rnn_sequence,
+    transformer_grid,
     transformer_image,
     transformer_sequence,
 )
@@ -52,12 +55,17 @@ class Family:
 
 
 MODELS: dict[str, Family] = {
-    "cnn": Family(by_kind(cnn_image, cnn_sequence), LADDERS["cnn"], each_tower(cnn.groups)),
+    "cnn": Family(
+        by_kind(cnn_image, cnn_sequence, cnn_grid), LADDERS["cnn"], each_tower(cnn.groups)
+    ),
     "rnn": Family(
-        by_kind(rnn_image, rnn_sequence), LADDERS["rnn"], each_tower(rnn.groups), static_int8=False
+        by_kind(rnn_image, rnn_sequence, rnn_grid),
+        LADDERS["rnn"],
+        each_tower(rnn.groups),
+        static_int8=False,
     ),
     "transformer": Family(
-        by_kind(transformer_image, transformer_sequence),
+        by_kind(transformer_image, transformer_sequence, transformer_grid),
         LADDERS["transformer"],
         each_tower(transformer.groups),
     ),

@@ -120,6 +120,52 @@ class ResidualBody(nn.Module):
         return torch.as_tensor(self.stages(self.stem(features)))
 
 
+class GridBody(nn.Module):
+    """Residual stages, the last of which is put back onto the grid of the one before it.
+
+    features: (batch, in_channels, height, width)
+        -> (batch, out_dim, height / stride, width / stride)
+
+    Both sides are multiples of twice the stride. The last grid is twice as coarse: it sees farther,
+    and costs little.
+    Source: Lin et al. 2016, arXiv:1612.03144 (lateral connections, nearest upsampling, addition).
+
+    Args:
+        stride: 4, 8 or 16, pixels between the places of what comes out.
+        widths: channels of the stages at half the stride, the stride and twice the stride.
+        depths: blocks in each stage.
+        out_dim: features of each place.
+        inner: channels inside each block, in order, where they differ from its stage's width.
+    """
+
+    def __init__(
+        self, in_channels: int, *, stride: int, widths: Sequence[int], depths: Sequence[int],
+        out_dim: int, inner: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        first = max(stride // 4, 1)
+        channels, inner_widths = widths[0] // 2, iter(inner or [])
+        self.stem = nn.Sequential(ConvNorm(in_channels, channels, 2 * first + 1, first), nn.ReLU())
+        stages: list[nn.Module] = []
+        for width, depth in zip(widths, depths, strict=True):
+            blocks: list[nn.Module] = []
+            for index in range(depth):
+                step = 2 if index == 0 else 1
+                blocks.append(BasicBlock(channels, width, step, next(inner_widths, None)))
+                channels = width
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.ModuleList(stages)
+        self.fine, self.coarse = ConvNorm(widths[1], out_dim, 1), ConvNorm(widths[2], out_dim, 1)
+        self.merge = nn.Sequential(ConvNorm(out_dim, out_dim, 3), nn.ReLU())
+        self.out_dim = out_dim
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        fine = self.stages[1](self.stages[0](self.stem(features)))
+        coarse = self.coarse(self.stages[2](fine))
+        coarse = nn.functional.interpolate(coarse, scale_factor=2.0, mode="nearest")
+        return torch.as_tensor(self.merge(torch.relu(self.fine(fine) + coarse)))
+
+
 class SequenceBlock(nn.Module):
     """Norm, a dilated convolution over time, a product within each place, around a skip.
 

@@ -4,10 +4,12 @@ A head takes (features, mask, *inputs) and gives the tensor that the loss is mad
 adds what people and programs read. Both are the outputs of every artifact, under `outputs`' names.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -148,6 +150,42 @@ class RankHead(nn.Module):
         return nn.functional.linear(wanted, vectors, self.bias)[..., FIRST_ITEM:]
 
 
+class BoxHead(nn.Module):
+    """At each place of a grid: scores of classes, and the box of the thing that it lies in.
+
+    features: (batch, dim, height, width) or (batch, height * width, dim)
+        -> (batch, height * width, num_classes + 4): logits; x1, y1, x2, y2 of the box, in pixels;
+        while training also the place itself, x and y of its centre, by which things find places
+
+    Source: Tian et al. 2019, arXiv:1904.01355 (distances to four sides); the logits' first bias:
+    Lin et al. 2017, arXiv:1708.02002, section 4.1.
+    """
+
+    places: Tensor
+
+    def __init__(self, dim: int, num_classes: int, grid: Sequence[int], stride: int) -> None:
+        super().__init__()
+        self.num_classes, self.stride = num_classes, stride
+        self.farthest = math.log(2 * max(grid))  # no side lies farther off than twice the picture
+        self.linear = nn.Linear(dim, num_classes + 4)
+        nn.init.constant_(self.linear.bias[:num_classes], -math.log(99))
+        nn.init.constant_(self.linear.bias[num_classes:], 1.0)
+        down, across = (stride * (torch.arange(size) + 0.5) for size in grid)
+        centres = torch.cartesian_prod(down, across).flip(1)
+        self.register_buffer("places", centres[None])
+
+    def forward(self, features: Tensor, mask: Tensor | None = None, *inputs: Tensor) -> Tensor:
+        if features.dim() == 4:
+            features = features.flatten(2).transpose(1, 2)
+        raw = self.linear(features).float()
+        logits, sides = raw.split((self.num_classes, 4), -1)
+        reach = self.stride * sides.clamp_max(self.farthest).exp()
+        near, far = self.places - reach[..., :2], self.places + reach[..., 2:]
+        if not self.training:
+            return torch.cat([logits, near, far], -1)
+        return torch.cat([logits, near, far, self.places.expand(raw.shape[0], -1, -1)], -1)
+
+
 FIRST_ITEM = 2  # the ids before it are no items: padding, and one that nobody knows
 
 
@@ -158,6 +196,13 @@ def _softmax(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
 def _unscaled(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
     std = torch.tensor(own["std"], dtype=raw.dtype)
     return raw, raw * std + torch.tensor(own["mean"], dtype=raw.dtype)
+
+
+def _found(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    number, (height, width) = own["num_classes"], own["grid"]
+    limit = own["stride"] * torch.tensor([width, height, width, height], dtype=raw.dtype)
+    boxes = raw[..., number : number + 4]
+    return raw[..., :number], torch.minimum(boxes.clamp_min(0), limit)
 
 
 def _halves(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
@@ -172,6 +217,9 @@ class Head:
     outputs: the tensors that an artifact gives: first what is judged, then what is read.
     finish: the head's tensor to all of them.
     each_place: whether every place of a sequence has a target while training.
+    grid: whether it takes a picture's features place by place, `stride` pixels apart.
+    kept: whether the outputs of all rows are few enough to be kept at once.
+    made_up: one row's target to plan with, where it is neither classes nor numbers of the output.
     spells: whether a target is a text, of fewer letters than there are places; id 0 is none.
     numbered: whether a target is the number of what a row belongs to, and no class.
     """
@@ -182,6 +230,16 @@ class Head:
     each_place: bool = False
     spells: bool = False
     numbered: bool = False
+    grid: bool = False
+    kept: bool = True
+    made_up: Callable[[Mapping[str, Any]], np.ndarray] | None = None
+
+
+def _one_box(own: Mapping[str, Any]) -> np.ndarray:
+    """The middle of the picture, of the first class."""
+    height, width = (own["stride"] * side for side in own["grid"])
+    corners = [width / 4, height / 4, width * 3 / 4, height * 3 / 4]
+    return np.array([[*corners, 0]], np.float32)
 
 
 def _floats(*shape: int | str) -> Callable[..., tuple[TensorSpec, ...]]:
@@ -206,6 +264,7 @@ HEADS: dict[str, Head] = {
         lambda own, inputs, dim, dropout: TagHead(dim, own["num_classes"]),
         lambda own: _floats("batch", "time", own["num_classes"])("logits", "probabilities"),
         _softmax,
+        kept=False,
     ),
     "letters": Head(
         lambda own, inputs, dim, dropout: LetterHead(dim, own["num_classes"], dropout=dropout),
@@ -220,6 +279,19 @@ HEADS: dict[str, Head] = {
         lambda own: _floats("batch", own["num_classes"])("scores", "probabilities"),
         _softmax,
         each_place=True,
+    ),
+    "boxes": Head(
+        lambda own, inputs, dim, dropout: BoxHead(
+            dim, own["num_classes"], own["grid"], own["stride"]
+        ),
+        lambda own: (
+            TensorSpec("scores", "float32", ("batch", math.prod(own["grid"]), own["num_classes"])),
+            TensorSpec("boxes", "float32", ("batch", math.prod(own["grid"]), 4)),
+        ),
+        _found,
+        grid=True,
+        kept=False,
+        made_up=_one_box,
     ),
     "vectors": Head(  # of each tower; models/towers.py brings them to length one
         lambda own, inputs, dim, dropout: ClassHead(

@@ -3,6 +3,7 @@
 Source: Hochreiter, Schmidhuber 1997 (LSTM); Cho et al. 2014, arXiv:1406.1078 (GRU).
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -130,27 +131,57 @@ class RecurrentBody(nn.Module):
         return torch.as_tensor(self.layers(sequence, mask)[0])
 
 
+class GridRecurrentBody(nn.Module):
+    """Recurrences across the rows of a grid, then down its columns: each place sees all others.
+
+    sequence: (batch, height * width, in_dim), row by row -> (batch, height * width, out_dim)
+
+    Args:
+        hidden_dim: state size of one direction; out_dim is twice that.
+        num_layers: pairs of a pass across and one down.
+    Source: Visin et al. 2015, arXiv:1505.00393 (ReNet).
+    """
+
+    def __init__(
+        self, in_dim: int, grid: Sequence[int], *, hidden_dim: int, num_layers: int
+    ) -> None:
+        super().__init__()
+        self.grid, self.out_dim = tuple(grid), 2 * hidden_dim
+        self.passes = nn.ModuleList(
+            RecurrentBody(self.out_dim if index else in_dim, hidden_dim=hidden_dim, num_layers=1)
+            for index in range(2 * num_layers)
+        )
+
+    def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
+        lines, places = self.grid
+        for one in self.passes:  # the two sides change places with each pass
+            along = one(sequence.reshape(-1, places, sequence.shape[-1]))
+            turned = along.reshape(-1, lines, places, self.out_dim).transpose(1, 2)
+            sequence, lines, places = turned.flatten(1, 2), places, lines
+        return sequence
+
+
 def groups(model: nn.Module) -> Groups:
     """The state units of each layer and direction; all lose as many, as torch asks for."""
-    layers = model.get_submodule("body.layers")
-    assert isinstance(layers, nn.LSTM)
-    size, prefix, found = layers.hidden_size, "body.layers", []
-    directions = ("", "_reverse") if layers.bidirectional else ("",)
-    for layer in range(layers.num_layers):
-        for number, suffix in enumerate(directions):
-            here = f"l{layer}{suffix}"
-            places = [
-                Place(f"{prefix}.{kind}_{here}", 0, repeats=4)
-                for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            ]
-            places.append(Place(f"{prefix}.weight_hh_{here}", 1))
+    stacks = [(name, one) for name, one in model.named_modules() if isinstance(one, nn.LSTM)]
+    ends = [f"{name}.weight_ih_l0" for name, _ in stacks[1:]]
+    found = []
+    for (prefix, layers), end in zip(stacks, [*ends, ""], strict=True):
+        size, directions = layers.hidden_size, ("", "_reverse") if layers.bidirectional else ("",)
+        for layer in range(layers.num_layers):
             # the two directions lie side by side in what comes next
-            after = ["head.linear.weight"]
-            if layer + 1 < layers.num_layers:
-                after = [f"{prefix}.weight_ih_l{layer + 1}{other}" for other in directions]
-            width = len(directions) * size
-            for name in after:  # a head may read the features more than once: mean and largest
-                blocks = range(0, model.get_parameter(name).shape[1], width)
-                places += [Place(name, 1, offset=block + number * size) for block in blocks]
-            found.append(Group(size, tuple(places)))
+            inner = f"{prefix}.weight_ih_l{layer + 1}" if layer + 1 < layers.num_layers else end
+            after = [f"{inner}{other}" for other in directions] if inner else ["head.linear.weight"]
+            for number, suffix in enumerate(directions):
+                here = f"l{layer}{suffix}"
+                places = [
+                    Place(f"{prefix}.{kind}_{here}", 0, repeats=4)
+                    for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+                ]
+                places.append(Place(f"{prefix}.weight_hh_{here}", 1))
+                width = len(directions) * size
+                for name in after:  # a head may read the features twice: mean and largest
+                    blocks = range(0, model.get_parameter(name).shape[1], width)
+                    places += [Place(name, 1, offset=block + number * size) for block in blocks]
+                found.append(Group(size, tuple(places)))
     return found, lambda sizes: {"hidden_dim": sizes[0]}

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from modelwright.core.goals import METRICS
-from modelwright.report import charts, words
+from modelwright.report import boxes, charts, words
 from modelwright.report.collect import FILES, Life, number, rows, section
 
 View = dict[str, Any]
@@ -23,6 +23,11 @@ BESIDE = {
         "precision": "of the spans that the model names, the share that is right",
         "recall": "of the spans that there are, the share that the model names right",
         "places_right": "of all words or characters, the share with the right tag",
+    },
+    "ap50": {
+        "ap50": "average precision: the area under the curve below, the mean over classes; a box "
+        "is right if it overlaps a thing of its class by half",
+        "ap": "the mean over overlaps of 0.5 to 0.95, as COCO counts",
     },
     "wer": {
         "wer": "words put in, left out or exchanged, for each true word; less is better",
@@ -216,6 +221,7 @@ def quality(life: Life) -> View | None:
         return None
     low, high = (number(proof.get(f"{metric.name}_{end}")) for end in ("low", "high"))
     parent = number(proof.get(f"parent_{metric.name}"))
+    labels = [str(text) for text in life.data.get("labels") or life.deploy.get("labels") or []]
     before = f"; {words.show(parent, metric.unit)} before compression" if parent is not None else ""
     return {
         "intro": f"{name} {words.show(value, metric.unit)} on "
@@ -226,6 +232,8 @@ def quality(life: Life) -> View | None:
              "what": what}
             for key, what in BESIDE[metric.name].items()
         ],
+        "pictures": boxes.pictures(proof, labels, PNG.fullmatch),
+        "curves": boxes.curves(proof),
         "texts": [
             {name: words.cut(item.get(name, "")) for name in ("truth", "answer", "text")}
             for item in rows(proof, "texts")

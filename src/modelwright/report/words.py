@@ -12,6 +12,8 @@ LABELS = {
     "cer": "character error rate",
     "mse": "MSE",
     "mae": "MAE",
+    "ap50": "AP50",
+    "ap": "AP",
     "ndcg_at_10": "NDCG@10",
     "recall_at_10": "recall@10",
     **{

@@ -96,6 +96,8 @@ class Answers:
         if self.outputs["kind"] == "tags":
             number = len(self.span_kinds)
             return f"{number} {'kind of span' if number == 1 else 'kinds of spans'}"
+        if self.outputs["kind"] == "boxes":
+            return f"boxes of {len(self.labels)} {'kind' if len(self.labels) == 1 else 'kinds'}"
         if self.outputs["kind"] == "next":
             return f"the next of {len(self.labels):,} tokens"
         if self.outputs["kind"] == "letters":

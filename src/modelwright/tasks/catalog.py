@@ -5,7 +5,16 @@ from types import ModuleType
 
 import numpy as np
 
-from modelwright.tasks import classify, forecast, language, match, recommend, tag, transcribe
+from modelwright.tasks import (
+    classify,
+    detect,
+    forecast,
+    language,
+    match,
+    recommend,
+    tag,
+    transcribe,
+)
 
 
 @dataclass(frozen=True)
@@ -66,5 +75,6 @@ TASKS: dict[str, Task] = {
     "forecasting": Task("series", "horizon", forecast),
     "recommendation": Task("items", "ranking", recommend),
     "language-modeling": Task("stream", "next", language),
+    "detection": Task("image", "boxes", detect),
     "image-text-matching": Task("image_text", "vectors", match),
 }

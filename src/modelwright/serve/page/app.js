@@ -6,7 +6,7 @@ const MOST_CHARTS = 8;
 const KIND_COLORS = 6;
 const SMALL_PIXELS = 64; // below this a picture is shown with its pixels, not blurred
 const GOALS = {
-  accuracy: "Accuracy", f1: "F1", wer: "Word error rate", wer_drop: "Word error rate added", recall_at_10: "Recall@10", recall_at_10_drop: "Recall@10 lost", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", mse: "Mean squared error", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
+  accuracy: "Accuracy", ap50: "AP50", ap50_drop: "AP50 lost", f1: "F1", wer: "Word error rate", wer_drop: "Word error rate added", recall_at_10: "Recall@10", recall_at_10_drop: "Recall@10 lost", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", mse: "Mean squared error", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
   mse_drop: "Mean squared error added", latency_p50_ms: "Half of the answers within",
   latency_p95_ms: "95% of answers within", latency_p99_ms: "99% of answers within",
   size_mb: "File size",
@@ -238,6 +238,7 @@ async function answer(content, truth) {
 
 function preview(picture) {
   const image = $("picture");
+  $("frames").replaceChildren();
   URL.revokeObjectURL(image.src);
   image.onload = () => {
     image.classList.toggle("small", image.naturalWidth <= SMALL_PIXELS);
@@ -264,11 +265,12 @@ function showAnswer(reply, truth) {
   $("waiting").hidden = $("problem").hidden = true;
   $("answer").hidden = false;
   const plainAnswer = typeof reply.answer === "string";
+  $("frames").replaceChildren();
   $("best").hidden = $("verdict").hidden = !plainAnswer;
-  $("bars").hidden = !reply.probabilities;
+  $("bars").hidden = !reply.probabilities && !reply.boxes;
   $("tagged").hidden = !reply.tags;
   $("forecast").hidden = plainAnswer || Boolean(reply.tags);
-  const left = reply.words ? showSaid(reply) : plainAnswer ? showChoices(reply, truth) : reply.tags ? showTags(reply) : showForecast(reply);
+  const left = reply.boxes ? showBoxes(reply) : reply.words ? showSaid(reply) : plainAnswer ? showChoices(reply, truth) : reply.tags ? showTags(reply) : showForecast(reply);
   $("latency").textContent =
     `Answered in ${reply.latency_ms.toLocaleString("en", { maximumSignificantDigits: 2 })} ms${left}`;
 }
@@ -289,6 +291,28 @@ function showChoices(reply, truth) {
   $("bars").replaceChildren(...shown.map(bar));
   const left = choices.length - shown.length;
   return left > 0 ? `; ${left} less likely choices are not shown` : "";
+}
+
+function showBoxes(reply) {
+  $("best").textContent = reply.answer;
+  $("best").classList.toggle("long", reply.answer.length > 12);
+  $("verdict").textContent = "";
+  const image = $("picture");
+  $("frames").setAttribute("viewBox", `0 0 ${image.naturalWidth || 1} ${image.naturalHeight || 1}`);
+  $("frames").replaceChildren(...reply.boxes.map(frame));
+  const shown = reply.boxes.slice(0, MOST_BARS);
+  $("bars").classList.remove("short");
+  $("bars").replaceChildren(...shown.map(({ label, score }) => bar({ label, probability: score })));
+  const left = reply.boxes.length - shown.length;
+  return left > 0 ? `; ${left} less sure boxes are framed, but not listed` : "";
+}
+
+function frame({ label, box: [left, top, right, bottom] }) {
+  const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+  const place = [...label].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 9973, 7) % KIND_COLORS;
+  const sides = { class: `k${place}`, x: left, y: top, width: right - left, height: bottom - top };
+  Object.entries(sides).forEach(([name, value]) => rect.setAttribute(name, value));
+  return rect;
 }
 
 function showSaid(reply) {

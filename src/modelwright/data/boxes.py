@@ -1,0 +1,146 @@
+"""Pictures with boxes: what every format of annotations turns into.
+
+Each format (annotations.py) gives Pictures by part; here they become pixels of one size and
+targets, and what is wrong with a box becomes a finding. Pictures are stretched to that size, as
+`decode` does everywhere, and their boxes with them: how much two boxes overlap does not change.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from modelwright.core import recipe
+from modelwright.core.errors import DataError
+from modelwright.data import folder, image
+from modelwright.data.rows import Column, Finding, Loaded, Rows, ragged
+
+LONGEST_SIDE = 320  # of the size chosen where the recipe names none
+OUTSIDE = 1.0  # pixels that a box may stick out without a word: some formats count from 1
+Box = tuple[float, float, float, float, str]  # x1, y1, x2, y2, class
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file and what is marked in it.
+
+    relative: whether corners are shares of the picture's sides, not pixels.
+    """
+
+    file: Path
+    boxes: tuple[Box, ...]
+    relative: bool = False
+
+
+def loaded(
+    root: Path, parts: Mapping[str, Sequence[Picture]], labels: Sequence[str],
+    section: recipe.Data, findings: Sequence[Finding], broken: Mapping[Path, str] | None = None,
+) -> Loaded:  # fmt: skip
+    """Rows of pixels and boxes; a box without area, outside or of no known class is left out.
+
+    Args:
+        broken: annotations that cannot be read, with the reason.
+    Raises: DataError without a readable picture, or without a class.
+    """
+    files = [one.file for found in parts.values() for one in found]
+    sizes, faulty = folder.read_each(files, image.size)
+    if not sizes or not labels:
+        raise DataError(
+            f"{root}: {len(sizes)} of {len(files)} pictures are readable, and {len(labels)} "
+            "classes are named",
+            expected="PNG or JPEG pictures, and boxes with classes",
+        )
+    height, width = _shape(list(sizes.values()), section)
+    decode = functools.partial(image.decode, channels=3, height=height, width=width)
+    pixels, unread = folder.read_each(list(sizes), decode)
+    faulty |= unread
+    grey = all((p[0] == p[1]).all() and (p[0] == p[2]).all() for p in pixels.values())
+    marks = _Marks(list(labels))
+    made = {}
+    for part, found in parts.items():
+        own = [one for one in found if one.file in pixels]
+        images = np.empty((len(own), 1 if grey else 3, height, width), np.uint8)
+        targets = []
+        for row, one in enumerate(own):
+            images[row] = pixels[one.file][: len(images[row])]
+            name = folder.name_of(one.file, root)
+            targets.append(marks.scaled(one, sizes[one.file], (height, width), name))
+        inputs: dict[str, Column] = {"image": images}
+        names = [folder.name_of(one.file, root) for one in own]
+        made[part] = Rows(inputs, ragged(targets, np.zeros((0, 5), np.float32)), names)
+    reasons = {
+        folder.name_of(file, root): why for file, why in {**faulty, **(broken or {})}.items()
+    }
+    return made, list(labels), [*_broken(reasons), *findings, *marks.findings()]
+
+
+class _Marks:
+    """Boxes on their way to targets, and what was wrong with them."""
+
+    def __init__(self, labels: list[str]) -> None:
+        self.places = {label: place for place, label in enumerate(labels)}
+        self.faulty: list[tuple[str, str]] = []
+        self.clipped: list[str] = []
+
+    def scaled(
+        self, one: Picture, size: tuple[int, int], shape: tuple[int, int], name: str
+    ) -> np.ndarray:
+        """The sound boxes of a picture, float32 (n, 5), in pixels of the model's input."""
+        rows = []
+        sides = np.array([size[1], size[0]] * 2, np.float64)
+        scale = np.array([shape[1], shape[0]] * 2, np.float64) / sides
+        for *corners, label in one.boxes:
+            box = np.array(corners, np.float64) * (sides if one.relative else 1.0)
+            if label not in self.places:
+                self.faulty.append((name, f"the class {label!r} is not known"))
+                continue
+            if not np.isfinite(box).all():
+                self.faulty.append((name, "a corner is not a number"))
+                continue
+            inside = np.clip(box, 0, sides)
+            if not (box[2:] > box[:2]).all():
+                self.faulty.append((name, f"a box of {label} has no area"))
+            elif not (inside[2:] > inside[:2]).all():
+                self.faulty.append((name, f"a box of {label} lies outside"))
+            else:
+                if np.abs(box - inside).max() > OUTSIDE:
+                    self.clipped.append(name)
+                rows.append([*(inside * scale), self.places[label]])
+        return np.array(rows, np.float32).reshape(-1, 5)
+
+    def findings(self) -> list[Finding]:
+        found = []
+        if self.faulty:
+            number, (name, why) = len(self.faulty), self.faulty[0]
+            boxes = "box is" if number == 1 else "boxes are"
+            text = f"{number} {boxes} no box of a known class; {name}: {why}"
+            listed = tuple((own,) for own, _ in self.faulty[:100])
+            found.append(Finding("faulty_boxes", number, text, listed))
+        if self.clipped:
+            boxes = "box reaches" if len(self.clipped) == 1 else "boxes reach"
+            text = f"{len(self.clipped)} {boxes} beyond the picture and were cut at its edge"
+            listed = tuple((name,) for name in self.clipped[:100])
+            found.append(Finding("clipped_boxes", len(self.clipped), text, listed))
+        return found
+
+
+def _broken(reasons: Mapping[str, str]) -> list[Finding]:
+    if not reasons:
+        return []
+    names = sorted(reasons)
+    are = "file is" if len(names) == 1 else "files are"
+    text = f"{len(names)} {are} not readable; {names[0]}: {reasons[names[0]]}"
+    return [Finding("broken_files", len(names), text, tuple((name,) for name in names[:100]))]
+
+
+def _shape(sizes: Sequence[tuple[int, int]], section: recipe.Data) -> tuple[int, int]:
+    """Height and width that every picture will have: the typical ratio of its sides, in cells."""
+    table = np.array(sizes, np.float64)
+    height, width = np.median(table, 0)
+    longest = section.image_size or min(max(height, width), LONGEST_SIDE)
+    scaled = [side * longest / max(height, width) for side in (height, width)]
+    cells = 2 * image.stride(*map(round, scaled))  # grids are put together at half the detail
+    down, across = (max(cells, cells * round(side / cells)) for side in scaled)
+    return down, across

@@ -1,0 +1,68 @@
+"""Pictures with what was found in them: boxes and their labels, drawn for people."""
+
+import io
+import itertools
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modelwright.core.errors import ConfigError
+from modelwright.core.files import write_bytes
+from modelwright.data import image
+
+# Source: Okabe, Ito 2008, "Color Universal Design": told apart with any kind of colour vision.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def color(label: str) -> str:
+    """The same for a label in every picture."""
+    return COLORS[zlib.crc32(label.encode()) % len(COLORS)]
+
+
+def require(answer: str, task: str) -> None:
+    """Raises: ConfigError where a task's answers are no boxes."""
+    if answer != "boxes":
+        raise ConfigError(
+            f"predict: there are no boxes to draw with {task}",
+            expected="a model for detection",
+            repair="leave draw out",
+        )
+
+
+def write(folder: Path, name: str, content: bytes, found: Sequence[Mapping[str, Any]]) -> Path:
+    """Where in the folder the picture of that name was drawn; a name that is taken gets a number.
+
+    Raises: as `boxes`; StorageError when the disk refuses.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = Path(name).stem
+    names = (f"{stem}{f'-{turn}' if turn else ''}.png" for turn in itertools.count())
+    path = next(folder / own for own in names if not (folder / own).exists())
+    write_bytes(path, boxes(content, found))
+    return path
+
+
+def boxes(content: bytes, found: Sequence[Mapping[str, Any]]) -> bytes:
+    """A picture as PNG with a frame around each thing, and its label and score.
+
+    Args:
+        found: each with label, score and box: x1, y1, x2, y2 in the upright picture's pixels.
+    Raises: DataError if the bytes are no picture.
+    """
+    shown = image.upright(content)
+    from PIL import ImageDraw
+
+    pen = ImageDraw.Draw(shown)
+    size = max(10.0, max(shown.size) / 50)
+    width = max(1, round(max(shown.size) / 300))
+    for one in sorted(found, key=lambda one: float(one["score"])):  # the surest on top
+        own, (x1, y1, x2, y2) = color(str(one["label"])), one["box"]
+        pen.rectangle((x1, y1, x2, y2), outline=own, width=width)
+        text = f"{one['label']} {one['score']:.0%}"
+        behind = pen.textbbox((x1, y1), text, font_size=size, anchor="lb" if y1 > size else "lt")
+        pen.rectangle(behind, fill=own)
+        pen.text(behind[:2], text, fill="white", font_size=size, anchor="lt")
+    buffer = io.BytesIO()
+    shown.save(buffer, "PNG")
+    return buffer.getvalue()
