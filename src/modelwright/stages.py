@@ -387,7 +387,7 @@ def _record_predictions(run: Run, candidates: list[choose.Candidate]) -> None:
 def _record_training(run: Run, name: str, trainer: Trainer, steps: int, seconds: float) -> None:
     machine = this_machine().name
     if steps:
-        epoch_s = seconds / steps * trainer.loader.steps_per_epoch
+        epoch_s = seconds / steps * trainer.steps_per_epoch
         run.figure(
             "train", name, "epoch_s", Number(epoch_s, "s", "measured", "training loop", machine)
         )

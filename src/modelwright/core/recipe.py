@@ -168,7 +168,7 @@ class Data(Section):
     source: str = Field(description='"digits", or a path to an image folder, IDX files or an NPZ')
     format: Literal[
         "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "text_stream",
-        "audio_folder", "table", "interactions",
+        "audio_folder", "table", "interactions", "environment",
     ] = "auto"  # fmt: skip
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
     test: Share = Field(0.2, description="share held out to judge by, where the source has no test")
@@ -187,13 +187,16 @@ class Data(Section):
         None, ge=1, description="steps of a table to forecast, such as 96; forecasting needs it"
     )
     window: Whole | None = Field(
-        None, ge=1, description="steps of a table, or tokens, that are looked back at"
+        None, ge=1, description="steps of a table, tokens, or observations that are looked back at"
     )
     split_rows: tuple[Annotated[Whole, Field(ge=1)], ...] | None = Field(
         None, description="rows of a table, or characters, of train, valid and test, in order"
     )
     channels: tuple[str, ...] | None = Field(None, description="columns of a table to take")
     interactions: Interactions | None = None
+    episodes: Whole | None = Field(
+        None, ge=2, le=10_000, description="of valid, and as many of test; 100 if none"
+    )
     checks: Checks = Checks()
 
     @field_validator("split_rows")
@@ -289,6 +292,15 @@ class Train(Section):
     ema: Real = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     augment: tuple[Augment, ...] = ()
+    algorithm: Literal["auto", "dqn", "ppo"] | None = Field(
+        None, description="how to learn from acting; auto if none"
+    )
+    discount: Real | None = Field(
+        None, gt=0, lt=1, description="what a reward one step later counts; 0.99 if none"
+    )
+    stop_at: Real | None = Field(
+        None, description="training ends once valid reaches that, whatever chance explains"
+    )
     checkpoint_minutes: Minutes = 0.5
     checkpoint_steps: Whole | None = Field(None, ge=1, description="instead of checkpoint_minutes")
 
@@ -367,14 +379,16 @@ QUALITY_OF = {
     "forecasting": "mse",
     "recommendation": "ndcg_at_10",
     "language-modeling": "nats_per_char",
+    "control": "mean_return",
 }
 
 # keys of `data` that few tasks read
 IN_ORDER = ("forecasting", "language-modeling")
 TASKS_OF_KEY = {
-    "horizon": ("forecasting",), "channels": ("forecasting",), "window": IN_ORDER,
-    "split_rows": IN_ORDER, "interactions": ("recommendation",),
+    "horizon": ("forecasting",), "channels": ("forecasting",), "window": (*IN_ORDER, "control"),
+    "split_rows": IN_ORDER, "interactions": ("recommendation",), "episodes": ("control",),
 }  # fmt: skip
+ACTING_KEYS = ("algorithm", "discount", "stop_at")  # of `train`
 UNITS_OF_TEXTS, UNITS_OF_STREAMS = ("words", "given"), ("bytes", "bpe")
 
 
@@ -402,7 +416,7 @@ class Recipe(Section):
     name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="of the run's folder")
     task: Literal[
         "image-classification", "text-classification", "audio-classification", "tagging",
-        "forecasting", "language-modeling", "recommendation",
+        "forecasting", "language-modeling", "recommendation", "control",
     ]  # fmt: skip
     data: Data
     budget: Budget = Field(default_factory=lambda: Budget(train_minutes=5.0))
@@ -436,6 +450,15 @@ class Recipe(Section):
             raise ValueError(f"data.tokens.unit: {self.task} takes {', '.join(fit)}")
         if self.task == "forecasting" and self.data.horizon is None:
             raise ValueError("data.horizon: forecasting needs it: the number of steps to forecast")
+        return self
+
+    @model_validator(mode="after")
+    def _training_fits_the_task(self) -> "Recipe":
+        acting = self.task == "control"
+        for name in ("augment", "label_smoothing", "micro_batch_size") if acting else ACTING_KEYS:
+            if getattr(self.train, name) not in (None, ()):
+                why = "learns from acting, without it" if acting else "does not act: only control"
+                raise ValueError(f"train.{name}: {self.task} {why}")
         return self
 
     @property

@@ -76,6 +76,19 @@ def _windows(own: Description) -> tuple[str, dict[str, np.ndarray]]:
     return "window", {"noise": noise, "ramp": ramp.copy(), "jump": jump, "large": 100 * noise + 50}
 
 
+def _observations(own: Description) -> tuple[str, dict[str, np.ndarray]]:
+    shape = (own["length"], own["features"])
+    noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    mean, std = (np.array(own[name], np.float32) for name in ("mean", "std"))
+    return "observation", {
+        "zeros": np.zeros(shape, np.float32),
+        "noise": mean + std * noise,
+        "highest": np.broadcast_to(mean + std, shape).copy(),
+        "lowest": np.broadcast_to(mean - std, shape).copy(),
+        "far_off": mean + 10 * std * noise,
+    }
+
+
 EDGES: dict[str, Callable[[Description], tuple[str, dict[str, np.ndarray]]]] = {
     "image": _images,
     "text": _texts,
@@ -83,4 +96,5 @@ EDGES: dict[str, Callable[[Description], tuple[str, dict[str, np.ndarray]]]] = {
     "items": _texts,
     "audio": _sounds,
     "series": _windows,
+    "observation": _observations,
 }

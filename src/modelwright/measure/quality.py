@@ -11,6 +11,7 @@ import numpy as np
 
 from modelwright.core.errors import DataError, IntegrityError
 from modelwright.data.rows import Ragged, Rows
+from modelwright.runtime.act import play
 from modelwright.runtime.catalog import Session
 from modelwright.tasks.catalog import Task
 
@@ -86,6 +87,8 @@ def evaluate(
     """
     if not len(rows):
         raise DataError("evaluate: no rows", expected="at least one row")
+    if task.acting:
+        return _played(session, rows, task, labels)
     lengths = rows.lengths
     order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
     if _over_time(session) and lengths is not None:
@@ -132,6 +135,16 @@ def evaluate(
         statistics=table,
         outputs={name: np.concatenate(parts)[places] for name, parts in outputs.items()},
         targets=np.concatenate(targets)[places],
+    )
+
+
+def _played(session: Session, rows: Rows, task: Task, labels: Sequence[str]) -> Quality:
+    """Judge how a model acts: rows are episodes, which it plays."""
+    found, targets = play(session, rows), rows.batch_targets(np.arange(len(rows)))
+    table = task.logic.statistics(found, targets, labels)
+    low, high = bootstrap(table, lambda sums: task.logic.values(sums)[task.metric])
+    return Quality(
+        task.metric, task.logic.values(table.sum(0)), low, high, table, found, targets
     )
 
 

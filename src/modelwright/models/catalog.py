@@ -129,6 +129,15 @@ MODELS: dict[str, Family] = {
                 },
                 {"learning_rate": 1e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.9},
             ),
+            "observation": Ladder(
+                {
+                    "tiny": {"dim": 32, "inner": (32,)},
+                    "small": {"dim": 64, "inner": (64,)},
+                    "base": {"dim": 128, "inner": (128, 128)},
+                    "large": {"dim": 256, "inner": (256, 256, 256)},
+                },
+                {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_steps": 0, "decay": 0.5},
+            ),
         },
         cnn.groups,
     ),
@@ -222,6 +231,15 @@ MODELS: dict[str, Family] = {
                 },
                 {"learning_rate": 5e-4, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.9},
             ),
+            "observation": Ladder(
+                {
+                    "tiny": {"embed_dim": 32, "hidden_dim": 32, "num_layers": 1},
+                    "small": {"embed_dim": 64, "hidden_dim": 64, "num_layers": 1},
+                    "base": {"embed_dim": 128, "hidden_dim": 128, "num_layers": 1},
+                    "large": {"embed_dim": 256, "hidden_dim": 256, "num_layers": 2},
+                },
+                {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_steps": 0, "decay": 0.5},
+            ),
         },
         rnn.groups,
         static_int8=False,
@@ -291,6 +309,15 @@ MODELS: dict[str, Family] = {
                     "large": {"dim": 128, "num_layers": 3, "dropout": 0.3},
                 },
                 {"learning_rate": 5e-4, "weight_decay": 0.1, "warmup_steps": 60, "decay": 0.9},
+            ),
+            "observation": Ladder(
+                {
+                    "tiny": {"dim": 32, "num_layers": 1},
+                    "small": {"dim": 64, "num_layers": 1},
+                    "base": {"dim": 128, "num_layers": 2},
+                    "large": {"dim": 256, "num_layers": 3},
+                },
+                {"learning_rate": 1e-3, "weight_decay": 0.0, "warmup_steps": 0, "decay": 0.5},
             ),
         },
         transformer.groups,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -123,6 +124,29 @@ class RankHead(nn.Module):
         return nn.functional.linear(wanted, vectors, self.bias)[..., FIRST_ITEM:]
 
 
+class ActionHead(nn.Module):
+    """What the situation at the last place is worth, and how much better than the mean each action.
+
+    features: (batch, time, dim) -> scores (batch, actions): the worth, plus an action's advantage
+
+    Their mean is the worth, their differences are the advantages, so that one head serves both
+    those who learn what actions are worth and those who learn which to prefer.
+    Source: Wang et al. 2015, arXiv:1511.06581, equation 9 (dueling).
+    """
+
+    def __init__(self, dim: int, num_actions: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, 1 + num_actions)
+        with torch.no_grad():  # at first, every action is as good: arXiv:2006.05990, section 3.2
+            self.linear.weight.mul_(0.01)
+            self.linear.bias.zero_()
+
+    def forward(self, features: Tensor, mask: Tensor | None = None, *inputs: Tensor) -> Tensor:
+        found = self.linear(features[:, -1])
+        advantages = found[:, 1:]
+        return torch.as_tensor(found[:, :1] + advantages - advantages.mean(1, keepdim=True))
+
+
 FIRST_ITEM = 2  # the ids before it are no items: padding, and one that nobody knows
 
 
@@ -135,6 +159,10 @@ def _unscaled(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
     return raw, raw * std + torch.tensor(own["mean"], dtype=raw.dtype)
 
 
+def _scaled(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    return raw, raw * own["scale"]
+
+
 @dataclass(frozen=True)
 class Head:
     """One kind of answer.
@@ -143,12 +171,20 @@ class Head:
     outputs: the tensors that an artifact gives: first what is judged, then what is read.
     finish: the head's tensor to all of them.
     each_place: whether every place of a sequence has a target while training.
+    decides: whether the largest value of what is judged is the answer.
+    toss: all that is judged, (rows, n) -> how near to the largest value another one is as good.
     """
 
     build: Callable[[Mapping[str, Any], Mapping[str, Any], int, float], nn.Module]
     outputs: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
     finish: Callable[[Tensor, Mapping[str, Any]], tuple[Tensor, ...]]
     each_place: bool = False
+    decides: bool = False
+    toss: Callable[[np.ndarray], float] | None = None
+
+
+TOSS_NATS = 0.1  # the next token is often a toss between several; the metric judges how likely
+TOSS_SHARE = 0.05  # of the mean distance between the best and the worst action
 
 
 def _floats(*shape: int | str) -> Callable[..., tuple[TensorSpec, ...]]:
@@ -163,16 +199,20 @@ HEADS: dict[str, Head] = {
         ),
         lambda own: _floats("batch", own["num_classes"])("logits", "probabilities"),
         _softmax,
+        decides=True,
     ),
     "tags": Head(
         lambda own, inputs, dim, dropout: TagHead(dim, own["num_classes"], dropout=dropout),
         lambda own: _floats("batch", "time", own["num_classes"])("logits", "probabilities"),
         _softmax,
+        decides=True,
     ),
     "next": Head(
         lambda own, inputs, dim, dropout: TagHead(dim, own["num_classes"]),
         lambda own: _floats("batch", "time", own["num_classes"])("logits", "probabilities"),
         _softmax,
+        decides=True,
+        toss=lambda scores: TOSS_NATS,
     ),
     "ranking": Head(
         lambda own, inputs, dim, dropout: RankHead(
@@ -189,5 +229,12 @@ HEADS: dict[str, Head] = {
         ),
         lambda own: _floats("batch", own["horizon"], len(own["mean"]))("scaled", "forecast"),
         _unscaled,
+    ),
+    "actions": Head(
+        lambda own, inputs, dim, dropout: ActionHead(dim, own["num_classes"]),
+        lambda own: _floats("batch", own["num_classes"])("scores", "values"),
+        _scaled,
+        decides=True,
+        toss=lambda scores: TOSS_SHARE * float(np.ptp(scores, axis=1).mean()),
     ),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from types import ModuleType
 
-from modelwright.tasks import classify, forecast, language, recommend, tag
+from modelwright.tasks import classify, control, forecast, language, recommend, tag
 
 
 @dataclass(frozen=True)
@@ -12,11 +12,13 @@ class Task:
 
     logic: loss, statistics, values, answer; METRIC, the name of the first of its values; and
         LABEL_SMOOTHING, what its loss takes where the recipe does not say.
+    acting: whether rows are episodes: a model is judged by playing them, and trained by playing.
     """
 
     inputs: str
     outputs: str
     logic: ModuleType
+    acting: bool = False
 
     @property
     def metric(self) -> str:
@@ -31,4 +33,5 @@ TASKS: dict[str, Task] = {
     "forecasting": Task("series", "horizon", forecast),
     "recommendation": Task("items", "ranking", recommend),
     "language-modeling": Task("stream", "next", language),
+    "control": Task("observation", "actions", control, acting=True),
 }

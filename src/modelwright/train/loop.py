@@ -26,7 +26,7 @@ from modelwright.core.recipe import Augment, Train
 from modelwright.core.units import format_bytes, format_seconds
 from modelwright.data.loader import Batch, Loader
 from modelwright.data.rows import Rows
-from modelwright.measure.quality import evaluate
+from modelwright.measure.quality import Quality, evaluate
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import Task
@@ -57,6 +57,9 @@ class Settings:
     augment: tuple[Augment, ...]
     checkpoint_seconds: float
     checkpoint_steps: int | None
+    algorithm: str = "auto"  # these three are of tasks that act
+    discount: float = 0.99
+    stop_at: float | None = None
 
 
 SGD_LEARNING_RATE, SGD_WEIGHT_DECAY = 0.1, 5e-4  # for any family; AdamW's are far too small
@@ -101,6 +104,9 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         augment=section.augment,
         checkpoint_seconds=60 * section.checkpoint_minutes,
         checkpoint_steps=section.checkpoint_steps,
+        algorithm=section.algorithm or Settings.algorithm,
+        discount=section.discount or Settings.discount,
+        stop_at=section.stop_at,
         **chosen,
     )
 
@@ -108,10 +114,14 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
 class Trainer:
     """A model in training: its state, one step, the loop, save and resume.
 
+    Where rows are no batches but episodes, train/reinforce.py says where a gradient comes from.
+
     Args:
         folder: of the checkpoints; the newest one there is resumed.
         metrics: the file for the curves, or None.
     """
+
+    evaluations, curve_rows = EVALUATIONS, CURVE_ROWS
 
     def __init__(
         self,
@@ -130,13 +140,7 @@ class Trainer:
         self.settings, self.budget, self.folder, self.metrics = settings, budget, folder, metrics
         self.task, self.spec = task, spec
         self.valid = valid
-        self.loader = Loader(
-            train,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            augment=settings.augment,
-            num_classes=spec.outputs.get("num_classes"),
-        )
+        self._begin(train)
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model) if settings.ema else self.model
         self.averaged.eval()
@@ -157,6 +161,16 @@ class Trainer:
         self._average_pairs = _pairs(self.averaged, self.model) if settings.ema else None
         self.resumed = self._resume()
 
+    def _begin(self, train: Rows) -> None:
+        """Make what steps are made from."""
+        self.loader = Loader(
+            train,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
+            augment=self.settings.augment,
+            num_classes=self.spec.outputs.get("num_classes"),
+        )
+
     # one step
 
     def train_step(self) -> float:
@@ -169,9 +183,21 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
         torch.manual_seed(settings.seed * 1_000_003 + self.step)  # dropout's draw
-        batch = self.loader.batch(self.step)
         self.model.train()
-        loss = 0.0
+        loss = self._backward(progress)
+        require_finite(loss, self.step, settings.learning_rate * factor)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self._average_pairs is not None:  # a young average forgets faster
+            decay = min(settings.ema, self.step / (self.step + 9))
+            torch._foreach_lerp_(*self._average_pairs, 1 - decay)
+        return loss
+
+    def _backward(self, progress: float) -> float:
+        """Put the gradient of this step's batch into the parameters; gives its loss."""
+        settings, loss = self.settings, 0.0
+        batch = self.loader.batch(self.step)
         for micro in _split(batch, settings.micro_batch_size):
             share = len(micro.targets) / len(batch.targets)
             with autocast(settings.precision):
@@ -185,14 +211,12 @@ class Trainer:
             )
             value.backward()
             loss += value.item()
-        require_finite(loss, self.step, settings.learning_rate * factor)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        if self._average_pairs is not None:  # a young average forgets faster
-            decay = min(settings.ema, self.step / (self.step + 9))
-            torch._foreach_lerp_(*self._average_pairs, 1 - decay)
         return loss
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until as many rows as train has were learned from."""
+        return self.loader.steps_per_epoch
 
     # the loop
 
@@ -212,10 +236,10 @@ class Trainer:
                 if beat.due():
                     show(self._line(title, limit, first_step, first_elapsed))
                 progress = self.budget.progress(self.step, self.elapsed)
-                if until is None and progress - self._evaluated_at >= 1 / EVALUATIONS:
+                if until is None and progress - self._evaluated_at >= 1 / self.evaluations:
                     self._evaluated_at = progress
-                    if progress < 1 - 0.5 / EVALUATIONS:
-                        self._log(self.evaluate(CURVE_ROWS))
+                    if progress < 1 - 0.5 / self.evaluations:
+                        self._log(self.evaluate(self.curve_rows))
                 if signals.received or self._save_due():
                     self.save()
                 if signals.received:
@@ -229,11 +253,14 @@ class Trainer:
         """Metrics of the averaged weights on (the first `rows` of) the valid part."""
         started = time.perf_counter()
         part = self.valid.take(np.arange(min(rows or len(self.valid), len(self.valid))))
-        session = TorchSession(self.averaged, self.spec, torch.get_num_threads())
-        with autocast(self.settings.precision):
-            found = evaluate(session, part, self.task, self.spec.outputs.get("labels", ()))
+        found = self._judged(part)
         self.evaluation_seconds = (time.perf_counter() - started) * len(self.valid) / len(part)
         return {f"valid_{name}": value for name, value in found.values.items()}
+
+    def _judged(self, part: Rows) -> Quality:
+        session = TorchSession(self.averaged, self.spec, torch.get_num_threads())
+        with autocast(self.settings.precision):
+            return evaluate(session, part, self.task, self.spec.outputs.get("labels", ()))
 
     def look(self, rows: int) -> None:
         """Note the valid metric now; the time it takes is spent from the budget."""
@@ -278,7 +305,9 @@ class Trainer:
                     "evaluated_at": self._evaluated_at,
                     "looks": self.looks,
                     "settings": _plain(self.settings),
+                    **self._position(),
                 },
+                more=self._tensors(),
             )
         self._saved_step, self._saved_at = self.step, self.elapsed
         self._saved_looks = len(self.looks)
@@ -294,7 +323,7 @@ class Trainer:
                 expected="the settings that the training was started with",
                 repair="start a new run, or go back to the old recipe",
             )
-        checkpoint.restore(
+        more = checkpoint.restore(
             self.folder,
             record,
             model=self.model,
@@ -307,9 +336,21 @@ class Trainer:
         self.looks = [(float(spent), float(value)) for spent, value in position["looks"]]
         self._saved_step, self._saved_at = self.step, self.elapsed
         self._saved_looks = len(self.looks)
+        self._take_up(position, more)
         if self.metrics is not None and self.metrics.is_file():
             _drop_lines_after(self.metrics, self.step)
         return True
+
+    def _position(self) -> dict[str, Any]:
+        """What else a checkpoint has to hold, as plain JSON."""
+        return {}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The same, as tensors."""
+        return {}
+
+    def _take_up(self, position: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Go on from what `_position` and `_tensors` gave."""
 
     def _average_state(self) -> dict[str, Tensor]:
         return dict(self.averaged.state_dict()) if self.settings.ema else {}
@@ -331,8 +372,13 @@ class Trainer:
                     "learning_rate": self.optimizer.param_groups[0]["lr"],
                     "examples_per_s": rate * self.settings.batch_size,
                     "memory_bytes": peak_memory_bytes(),
+                    **self._observed(),
                 }
             )
+
+    def _observed(self) -> dict[str, float]:
+        """What else the curves show."""
+        return {}
 
     def _log(self, values: dict[str, float]) -> None:
         if self.metrics is None:
