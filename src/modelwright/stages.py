@@ -33,6 +33,7 @@ from modelwright.plan import choose
 from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
 from modelwright.tasks.catalog import TASKS
+from modelwright.train.catalog import make_trainer
 from modelwright.train.loop import (
     Budget,
     Trainer,
@@ -137,7 +138,7 @@ def train(run: Run, recipe: Recipe) -> dict[str, Any]:
     budget = Budget(**chosen["train_budget"])
     settings = fill_in(recipe.train, spec, chosen["precision"], choose.training_budget(recipe))
     reset_peak_memory()
-    trainer = Trainer(
+    trainer = make_trainer(
         fresh_model(spec, settings.seed), spec, TASKS[recipe.task], train_rows, valid_rows,
         settings, budget, checkpoints, metrics=folder / "metrics.jsonl",
     )  # fmt: skip

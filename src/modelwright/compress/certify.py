@@ -86,6 +86,8 @@ def certify(
         },
         "size_mb": size_mb,
         **(_mistakes(quality, test, trained.labels) if name == "accuracy" else {}),
+        **({"episodes": {key: value.tolist() for key, value in quality.outputs.items()}}
+           if task.acting else {}),
         "machine": machine.to_json(),
         "versions": {
             "python": platform.python_version(), "torch": torch.__version__,
@@ -162,6 +164,8 @@ def _shown(rows: Rows, row: int) -> dict[str, str]:
     """A row as a picture, or as the text that it is."""
     if "image" in rows.inputs:
         return {"image": _data_url(rows.images[row])}
+    if "observation" in rows.inputs:
+        return {"text": ", ".join(f"{value:.4g}" for value in rows.inputs["observation"][row][-1])}
     return {"text": rows.origins[row]}
 
 
@@ -241,7 +245,9 @@ def _distance(missed: Mapping[str, Any], bounds: Sequence[Goal]) -> float:
 def _gap(goal: Goal, value: float) -> float:
     """Relative distance to the bound; for shares near one, relative to the errors allowed."""
     if goal.op == ">=":
-        return (goal.bound - value) / max(1 - goal.bound, 1e-3)
+        metric = METRICS[goal.name]
+        room = 1 - goal.bound if metric.bounded else abs(goal.bound)
+        return (goal.bound - value) / max(room, 1e-3)
     return (value - goal.bound) / max(abs(goal.bound), 1e-3)
 
 

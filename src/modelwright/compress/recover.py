@@ -8,7 +8,8 @@ from modelwright.data.rows import Rows
 from modelwright.models.catalog import Model, ModelSpec
 from modelwright.plan.choose import training_budget
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Budget, Trainer, fill_in
+from modelwright.train.catalog import make_trainer
+from modelwright.train.loop import Budget, fill_in
 from modelwright.train.precision import Precision
 
 LEARNING_RATE_SHARE = 0.3  # of the first training's: the model starts near a good place
@@ -36,8 +37,9 @@ def recover(
     settings = replace(
         settings, learning_rate=LEARNING_RATE_SHARE * settings.learning_rate, decay=1.0
     )
-    trainer = Trainer(model, spec, TASKS[recipe.task], train, valid, settings, budget, folder)
+    trainer = make_trainer(model, spec, TASKS[recipe.task], train, valid, settings, budget, folder)
     trainer.run(title=title)
+    trainer.settle()
     trainer.save()
     averaged = trainer.averaged
     assert isinstance(averaged, Model)

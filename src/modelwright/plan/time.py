@@ -26,6 +26,7 @@ from modelwright.models.catalog import ModelSpec, examples
 from modelwright.models.heads import HEADS
 from modelwright.runtime.onnx_session import OnnxSession
 from modelwright.tasks.catalog import TASKS
+from modelwright.train.catalog import make_trainer
 from modelwright.train.loop import Budget, Settings, Trainer, fresh_model
 
 WARM_STEPS, TIMED_STEPS = 2, 30
@@ -50,7 +51,7 @@ def step_seconds(spec: ModelSpec, task: str, settings: Settings) -> float:
     def measure() -> dict[str, float]:
         part = made_up(spec, settings.batch_size * 2)
         with tempfile.TemporaryDirectory() as folder:
-            trainer = Trainer(
+            trainer = make_trainer(
                 fresh_model(spec, 0), spec, TASKS[task], part, part, settings,
                 Budget(steps=1_000_000), Path(folder),
             )  # fmt: skip

