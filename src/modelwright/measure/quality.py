@@ -27,7 +27,7 @@ class Quality:
     low, high: 95 % interval of `value`. Of an accuracy Clopper-Pearson, exact: over repeated draws
         of rows they enclose the true one at least 95 times in 100. Of others the percentile
         bootstrap over rows.
-    statistics: (rows, k) float64; the metrics are functions of their sum
+    statistics: (rows, k) float64, from which the metrics follow
     outputs: by name (n, ...), at every real place of every row, one after the other; empty where
         a place has as many as a vocabulary
     targets: (n, ...), of the same places
@@ -117,7 +117,7 @@ def evaluate(
         targets.append(real_places(wanted, session, here))
     back = np.argsort(order, kind="stable")
     table = np.concatenate(statistics)[back]
-    metrics = task.logic.values(table.sum(0))
+    metrics = task.values(table)
     places = back
     if lengths is not None and _over_time(session):  # the places of each row, in the rows' order
         sizes = lengths[order]
@@ -126,7 +126,7 @@ def evaluate(
     if task.metric == "accuracy":
         low, high = clopper_pearson(int(table[:, 1].sum()), len(table))
     else:
-        low, high = bootstrap(table, lambda sums: task.logic.values(sums)[task.metric])
+        low, high = bootstrap(len(table), lambda counts: task.values(table, counts)[task.metric])
     return Quality(
         metric=task.metric,
         values=metrics,
@@ -142,10 +142,8 @@ def _played(session: Session, rows: Rows, task: Task, labels: Sequence[str]) -> 
     """Judge how a model acts: rows are episodes, which it plays."""
     found, targets = play(session, rows), rows.batch_targets(np.arange(len(rows)))
     table = task.logic.statistics(found, targets, labels)
-    low, high = bootstrap(table, lambda sums: task.logic.values(sums)[task.metric])
-    return Quality(
-        task.metric, task.logic.values(table.sum(0)), low, high, table, found, targets
-    )
+    low, high = bootstrap(len(table), lambda counts: task.values(table, counts)[task.metric])
+    return Quality(task.metric, task.values(table), low, high, table, found, targets)
 
 
 def real_places(value: np.ndarray, session: Session, lengths: np.ndarray | None) -> np.ndarray:
@@ -162,18 +160,18 @@ def _over_time(session: Session) -> bool:
     return "time" in session.signature.outputs[0].shape
 
 
-def bootstrap(statistics: np.ndarray, value: Callable[[np.ndarray], float]) -> tuple[float, float]:
-    """The 95 % percentile interval of a function of summed rows, rows drawn again and again.
+def bootstrap(rows: int, value: Callable[[np.ndarray], float]) -> tuple[float, float]:
+    """The 95 % percentile interval of a value of some rows, rows drawn again and again.
 
-    statistics: (rows, k)
+    Args:
+        value: how often each row was drawn, (rows,) -> the value of that draw.
 
     Source: Efron, Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
-    draw, number = np.random.default_rng(0), len(statistics)
-    found = []
-    for _ in range(RESAMPLES):
-        weights = np.bincount(draw.integers(0, number, number), minlength=number)
-        found.append(value(weights @ statistics))
+    draw = np.random.default_rng(0)
+    found = [
+        value(np.bincount(draw.integers(0, rows, rows), minlength=rows)) for _ in range(RESAMPLES)
+    ]
     low, high = np.quantile(found, (0.025, 0.975))
     return float(low), float(high)
 

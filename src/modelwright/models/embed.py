@@ -225,7 +225,9 @@ EMBEDS: dict[str, Embed] = {
         lambda own, dim, dropout: WindowEmbed(own["length"], own["patch"], dim, dropout=dropout),
     ),
     "observation": Embed(
-        lambda own: (TensorSpec("observation", "float32", ("batch", own["length"], own["features"])),),
+        lambda own: (
+            TensorSpec("observation", "float32", ("batch", own["length"], own["features"])),
+        ),
         lambda own, dim, dropout: ObservationEmbed(own["mean"], own["std"], dim),
     ),
 }

@@ -343,7 +343,9 @@ def _fastest(recipe: Recipe, alive: list[Candidate]) -> tuple[Candidate, Budget]
     winner = min(alive, key=lambda one: one.predicted["step_s"])
     for one in alive:
         one.status = "winner" if one is winner else "dropped"
-        one.reason = f"a step of acting and learning takes {format_seconds(one.predicted['step_s'])}"
+        one.reason = (
+            f"a step of acting and learning takes {format_seconds(one.predicted['step_s'])}"
+        )
         if one is not winner:
             one.reason += f", of {winner.spec.name} {format_seconds(winner.predicted['step_s'])}"
         elif len(alive) > 1:

@@ -32,7 +32,7 @@ class DQN:
         self.players, self.settings, self.num_actions = players, settings, num_actions
         number, turns = len(players), CAPACITY // len(players)
         shape = players.worlds.observations.shape[1:]
-        self._ring = {
+        self._ring: dict[str, np.ndarray] = {
             "before": np.zeros((turns, number, *shape), np.float32),
             "after": np.zeros((turns, number, *shape), np.float32),
             "actions": np.zeros((turns, number), np.int64),

@@ -2,8 +2,8 @@
 
 The same budget, schedule, checkpoints, curves and guards as train/loop.py; only where a gradient
 comes from differs, which is an algorithm's business (train/dqn.py, train/ppo.py).
-Resume is exact: a running episode is a seed and the actions so far, and is played again up to there;
-draws are functions of the seed and the step.
+Resume is exact: a running episode is a seed and the actions so far, and is played again up to
+there; draws are functions of the seed and the step.
 """
 
 import hashlib
@@ -186,7 +186,7 @@ class Learner(Trainer):
     def _backward(self, progress: float) -> float:
         with autocast(self.settings.precision):
             value = self.algorithm.loss(self.model, self.averaged, self.step, progress)
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
         return float(value.item())
 
