@@ -109,12 +109,21 @@ def predict(found: Found) -> None:
         if "prompt" in one:
             console.print(Text.assemble((one["prompt"], "bold"), one["answer"]), soft_wrap=True)
             continue
+        if "values" in one:
+            console.print(_worth(one), soft_wrap=True)
+            continue
         best, *rest = one["probabilities"]
         others = ", ".join(f"{two['label']} {two['probability']:.1%}" for two in rest[:2])
         cells = (one["file"], one["answer"], f"{best['probability']:.1%}", others)
         table.add_row(*map(Text, cells))  # nobody's text is taken for markup
     if table.row_count:
         console.print(table)
+
+
+def _worth(one: Found) -> Text:
+    """The action to take, and what each of them is worth."""
+    worth = ", ".join(f"{two['label']} {two['value']:.4g}" for two in one["values"])
+    return Text.assemble(f"{one['file']}: ", (one["answer"], "bold"), f"  ({worth})")
 
 
 COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red")

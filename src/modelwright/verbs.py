@@ -138,7 +138,8 @@ def predict(folder: str | Path, inputs: Sequence[str | Path], **writing: Any) ->
 
     Args:
         inputs: paths; where the model takes text, a text itself, or a file with one on each line;
-            where it takes items, a user's history: ids or names divided by commas, oldest first.
+            where it takes items, a user's history: ids or names divided by commas, oldest first;
+            where it acts, what is observed: numbers divided by commas.
             A language model goes on with a text, or with a whole file.
         writing: of language models: max_new, temperature, top_k, top_p, seed, stop; as in
             runtime.generate.Writing.
@@ -250,6 +251,7 @@ LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors
 EXTRAS = {
     "vision": ("PIL", "sklearn"),
     "text": ("tokenizers",),
+    "control": ("gymnasium",),
     "serve": ("starlette", "uvicorn", "httptools", "orjson", "PIL"),
 }
 
@@ -327,6 +329,8 @@ OWN_KEYS = {
     "  # window: 336               # steps looked back at\n",
     "items": "  # interactions: {user: 0, item: 1, time: 3, names: null}  # columns; a file of "
     "titles\n",
+    "observation": "  # window: 1                 # latest observations that are looked at\n"
+    "  # episodes: 100             # of valid and of test\n",
     "stream": "  # window: 128               # tokens looked back at\n"
     "  # tokens: {unit: characters}  # or bytes, or bpe with a vocab_size\n",
 }
@@ -338,6 +342,7 @@ GOALS = {
     "f1": '  f1: ">= 0.9"                # edit: what you need; or "drop <= 0.5 pt"',
     "ndcg_at_10": '  ndcg_at_10: ">= 0.05"      # edit: what you need; or "drop <= 0.5 pt"',
     "mse": '  mse: "<= 0.5"               # edit: in units of each series\' variance on train',
+    "mean_return": '  mean_return: ">= 0"           # edit: the mean sum of rewards of an episode',
     "nats_per_char": '  nats_per_char: "<= 1.8"     # edit: surprise at each character, in nats',
 }
 
@@ -352,6 +357,7 @@ def _described(report: Mapping[str, Any]) -> str:
         kinds = {
             "text": "texts", "audio": "recordings", "series": "windows",
             "stream": "stretches of text", "items": "histories",
+            "observation": "observations and episodes",
         }  # fmt: skip
         what = kinds.get(inputs["kind"], "rows")
     if inputs["kind"] == "items":

@@ -39,7 +39,12 @@ BESIDE = {
         "bits_per_byte": "in bits for each byte of UTF-8, which no choice of tokens changes",
         "nats_per_token": "the same for each token; comparable only between equal vocabularies",
     },
+    "mean_return": {
+        "mean_return": "the sum of all rewards of an episode, without discount, on average",
+        "mean_length": "steps of an episode, on average",
+    },
 }
+BINS = 25  # of a picture of returns
 HEADLINES = {
     "certified": ("✓", "Certified", "Every goal holds on rows that no search saw."),
     "infeasible": ("✗", "Not feasible as asked", "At least one goal cannot be met."),
@@ -208,7 +213,26 @@ def quality(life: Life) -> View | None:
              "what": what}
             for key, what in BESIDE[metric.name].items()
         ],
+        "picture": Markup(_returns(life)),
     }  # fmt: skip
+
+
+def _returns(life: Life) -> str:
+    """How the returns of the test episodes are spread, where a model acts."""
+    found = section(life.certificate, "episodes").get("return")
+    returns = [one for value in found or [] if (one := number(value)) is not None]
+    if not returns:
+        return ""
+    low, reach = min(returns), max(returns) - min(returns)
+    edges = [low + reach * place / BINS for place in range(BINS + 1)] if reach else [low, low + 1]
+    counts = [0] * (len(edges) - 1)
+    for one in returns:
+        counts[min(int((one - low) / (reach or 1) * BINS), len(counts) - 1)] += 1
+    mean = sum(returns) / len(returns)
+    return charts.histogram(
+        "Returns of the test episodes", edges, counts, x_label="return of an episode",
+        marks=[("mean", mean)], of="episode",
+    )  # fmt: skip
 
 
 def _by_class(life: Life) -> View:

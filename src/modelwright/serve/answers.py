@@ -53,6 +53,7 @@ MEDIA = {
     ),
     "stream": Medium("text", ("text",), "", 2**16),
     "items": Medium("list of items", ("text",), "", 2**16),
+    "observation": Medium("observation", ("text", "application"), "", 2**16),
     "series": Medium("table", ("text", "application"), "", 2**22),
 }  # fmt: skip
 
@@ -97,6 +98,8 @@ class Answers:
             return f"{number} {'kind of span' if number == 1 else 'kinds of spans'}"
         if self.outputs["kind"] == "next":
             return f"the next of {len(self.labels):,} tokens"
+        if self.outputs["kind"] == "actions":
+            return f"{len(self.labels)} actions"
         return f"{len(self.labels)} classes" if len(self.labels) > 1 else ""
 
     def read(self, content: bytes) -> tuple[Arrays, list[str]]:

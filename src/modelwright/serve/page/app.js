@@ -6,7 +6,7 @@ const MOST_CHARTS = 8;
 const KIND_COLORS = 6;
 const SMALL_PIXELS = 64; // below this a picture is shown with its pixels, not blurred
 const GOALS = {
-  accuracy: "Accuracy", f1: "F1", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", mse: "Mean squared error", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
+  accuracy: "Accuracy", f1: "F1", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", mse: "Mean squared error", mean_return: "Mean return", mean_return_drop: "Mean return lost", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
   mse_drop: "Mean squared error added", latency_p50_ms: "Half of the answers within",
   latency_p95_ms: "95% of answers within", latency_p99_ms: "99% of answers within",
   size_mb: "File size",
@@ -28,6 +28,7 @@ const MEDIA = {
     hint: "CSV with the columns {columns} and at least {rows} rows, the latest last. It is not kept.", type: "text/",
   },
   text: { one: "text", many: "texts", type: "text/" },
+  observation: { one: "observation", many: "episodes", type: "text/", fields: true },
 };
 const $ = (id) => document.getElementById(id);
 let key = ""; // in memory alone: gone when the page closes
@@ -95,18 +96,20 @@ function show() {
   $("try").hidden = !medium;
   $("drop").hidden = !medium?.accept;
   $("write").hidden = model.takes !== "text";
+  $("observe").hidden = !medium?.fields;
+  if (medium?.fields) model.columns.forEach(addField);
   if (medium?.accept) {
     $("file").accept = medium.accept;
     $("invite-title").textContent = medium.invite;
     const columns = model.columns.slice(0, MOST_CHARTS).join(", ") + (model.columns.length > MOST_CHARTS ? ", …" : "");
     $("invite-hint").textContent = medium.hint.replace("{columns}", columns).replace("{rows}", model.rows);
   }
-  const field = { image: "image", text: "text" }[model.takes]; // of a sample that can be asked about
+  const field = { image: "image", text: "text", observation: "text" }[model.takes]; // of a sample that can be asked about
   const samples = model.samples.filter((sample) => sample[field]);
   $("samples").hidden = !samples.length;
   $("samples-title").textContent = `Test ${medium?.many} the model never trained on`;
-  samples.forEach(model.takes === "text" ? addText : addSample);
-  if (model.span_kinds.length || model.takes === "series") {
+  samples.forEach(model.takes === "image" ? addSample : addText);
+  if (model.span_kinds.length || ["series", "observation"].includes(model.takes)) {
     $("promise").textContent = "The answer will stand here.";
   }
   const goals = Object.entries(model.goals);
@@ -123,10 +126,28 @@ function addText(sample) {
   button.className = "text";
   button.textContent = sample.text;
   button.onclick = () => {
+    if (model.takes === "observation") return observe(sample.text.split(","));
     $("text").value = sample.text;
     write(sample.label || undefined);
   };
   $("sample-list").append(button);
+}
+
+function addField(name) {
+  const label = document.createElement("label");
+  const input = document.createElement("input");
+  input.type = "number";
+  input.step = "any";
+  input.value = "0";
+  input.required = true;
+  label.append(name, input);
+  $("field-list").append(label);
+}
+
+function observe(values) {
+  const inputs = [...document.querySelectorAll("#field-list input")];
+  inputs.forEach((input, index) => (input.value = Number(values[index])));
+  answer(new Blob([inputs.map((input) => input.value).join(", ")], { type: "text/plain" }));
 }
 
 function addSample(sample, index) {
@@ -175,7 +196,7 @@ function amount(value, unit) {
 }
 
 function bound(text, unit) {
-  const [, sign, value, rest] = /^\s*(<=|>=|<|>)\s*([\d.]+)\s*(.*)$/.exec(text || "") || [];
+  const [, sign, value, rest] = /^\s*(<=|>=|<|>)\s*(-?[\d.]+)\s*(.*)$/.exec(text || "") || [];
   if (!sign || rest) return text;
   return `${sign.startsWith("<") ? "at most" : "at least"} ${amount(Number(value), unit)}`;
 }
@@ -194,7 +215,7 @@ async function answer(content, truth) {
   const mine = ++turn;
   document.querySelectorAll("#sample-list button").forEach((b) => b.setAttribute("aria-pressed", "false"));
   if (model.takes === "image") preview(content);
-  else if (model.takes !== "text") $("invite-title").textContent = content.name;
+  else if (MEDIA[model.takes].accept) $("invite-title").textContent = content.name;
   $("result").classList.add("busy");
   try {
     const type = content.type.startsWith(MEDIA[model.takes].type) ? content.type : "";
@@ -250,11 +271,24 @@ function showChoices(reply, truth) {
   $("verdict").className = truth === undefined ? "" : right ? "right" : "wrong";
   $("verdict").textContent =
     truth === undefined ? "" : right ? "✓ Right: that is its label" : `✗ Wrong: its label is ${truth}`;
+  if (reply.values) return showValues(reply.values);
   const shown = reply.probabilities.slice(0, MOST_BARS);
   $("bars").classList.toggle("short", shown.every((item) => item.label.length <= 3));
   $("bars").replaceChildren(...shown.map(bar));
   const left = reply.probabilities.length - shown.length;
   return left > 0 ? `; ${left} less likely choices are not shown` : "";
+}
+
+function showValues(values) {
+  const low = Math.min(...values.map((item) => item.value));
+  const reach = values[0].value - low || 1;
+  $("bars").classList.remove("short");
+  $("bars").replaceChildren(...values.slice(0, MOST_BARS).map(({ label, value }) => {
+    const item = bar({ label, probability: 0.05 + 0.95 * ((value - low) / reach) });
+    item.querySelector(".share").textContent = value.toLocaleString("en", { maximumSignificantDigits: 4 });
+    return item;
+  }));
+  return values.length > MOST_BARS ? `; ${values.length - MOST_BARS} worse choices are not shown` : "";
 }
 
 function showTags(reply) {
@@ -354,6 +388,10 @@ $("key").onsubmit = (event) => {
 $("write").onsubmit = (event) => {
   event.preventDefault();
   write();
+};
+$("observe").onsubmit = (event) => {
+  event.preventDefault();
+  observe([...document.querySelectorAll("#field-list input")].map((input) => input.value));
 };
 $("text").onkeydown = (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) write();
