@@ -118,6 +118,11 @@ def _uses(folder: Path) -> tuple[Path, str]:
     return folder / "uses.csv", "103, 104, 105"
 
 
+def _episodes(folder: Path) -> tuple[Path, str]:
+    """A pole on a cart; asked where it falls to the right."""
+    return Path("gymnasium:CartPole-v1"), "0.1, 0.2, 0.05, 0.3"
+
+
 MAKERS: dict[str, Maker] = {
     "image-classification": Maker(_pictures, needs=("PIL",)),
     "text-classification": Maker(_texts),
@@ -128,4 +133,5 @@ MAKERS: dict[str, Maker] = {
         _stream, {"window": 32, "valid": 0.15}, predict={"max_new": 1, "temperature": 0}
     ),
     "recommendation": Maker(_uses),
+    "control": Maker(_episodes, {"episodes": 8}, needs=("gymnasium",)),
 }

@@ -341,7 +341,7 @@ def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Ca
     if not eligible:
         return None
     lost = f"{eligible[0].metric}_drop"
-    drop = next((goal.bound for goal in bounds if goal.name == lost), SAFE_DROP)
+    drop = next((goal.bound for goal in bounds if goal.name == lost), _safe_drop(candidates[0]))
     safe = [candidate for candidate in eligible if candidate.measured[lost] <= drop]
     chosen = min(
         safe or eligible,
@@ -360,6 +360,12 @@ def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Ca
             f"; on valid its {chosen.metric} misses the goal by less than chance explains"
         )
     return chosen
+
+
+def _safe_drop(first: Candidate) -> float:
+    """SAFE_DROP; where nothing bounds the metric, as a share of what there is to lose."""
+    bounded = METRICS[first.metric].bounded
+    return SAFE_DROP * (1.0 if bounded else abs(first.measured[first.metric]))
 
 
 def _beats(one: Candidate, other: Candidate) -> bool:

@@ -75,7 +75,8 @@ def step_seconds(spec: ModelSpec, task: str, settings: Settings) -> float:
 def _timed_steps(trainer: Trainer) -> list[float]:
     """Seconds of the later half of some steps: at first the allocator still asks for memory."""
     timed: list[float] = []
-    while len(timed) < 2 or (len(timed) < TIMED_STEPS and sum(timed) < MOST_SECONDS):
+    least = 2 * trainer.cycle  # where steps differ, the later half has each kind of them
+    while len(timed) < least or (len(timed) < TIMED_STEPS and sum(timed) < MOST_SECONDS):
         started = time.perf_counter()
         trainer.train_step()
         timed.append(time.perf_counter() - started)

@@ -28,6 +28,8 @@ class DQN:
     The buffer holds what each player saw and did, turn by turn: (turns, players, …), a ring.
     """
 
+    cycle = 1
+
     def __init__(self, players: Players, settings: Settings, num_actions: int) -> None:
         self.players, self.settings, self.num_actions = players, settings, num_actions
         number, turns = len(players), CAPACITY // len(players)

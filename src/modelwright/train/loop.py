@@ -213,6 +213,11 @@ class Trainer:
         return loss
 
     @property
+    def cycle(self) -> int:
+        """Steps until what a step does repeats itself."""
+        return 1
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps until as many rows as train has were learned from."""
         return self.loader.steps_per_epoch

@@ -29,11 +29,12 @@ class PPO:
         self.players, self.settings = players, settings
         self._size = TURNS * len(players)
         self._parts = max(1, self._size // settings.batch_size)
+        self.cycle = PASSES * self._parts
         self._played: dict[str, Tensor] = {}
 
     def loss(self, model: nn.Module, averaged: nn.Module, step: int, progress: float) -> Tensor:
         """The clipped loss of one batch of what was played; play first where all was used."""
-        round_, place = divmod(step, PASSES * self._parts)
+        round_, place = divmod(step, self.cycle)
         if not place:
             self._play(model)
         pass_, part = divmod(place, self._parts)

@@ -110,9 +110,13 @@ class Players:
 
 
 class Algorithm(Protocol):
-    """How experience becomes a loss; its state is what `position` and `tensors` say."""
+    """How experience becomes a loss; its state is what `position` and `tensors` say.
+
+    cycle: steps from one turn of playing to the next.
+    """
 
     players: Players
+    cycle: int
 
     def loss(self, model: nn.Module, averaged: nn.Module, step: int, progress: float) -> Tensor:
         """Act where that is due, and give the loss of this step's batch.
@@ -178,6 +182,10 @@ class Learner(Trainer):
         self.solved = False
         self.best: tuple[float, int] | None = None  # mean return on valid, step
         self._best_state: dict[str, Tensor] = {}
+
+    @property
+    def cycle(self) -> int:
+        return self.algorithm.cycle
 
     @property
     def steps_per_epoch(self) -> int:
