@@ -145,7 +145,7 @@ def train(run: Run, recipe: Recipe) -> dict[str, Any]:
     announce(trainer, "train")
     before_step, before = trainer.step, trainer.elapsed
     trainer.run()
-    loop_seconds = trainer.elapsed - before
+    loop_seconds = trainer.elapsed - before - trainer.looked_s
     found = trainer.finish()
     _record_training(run, spec.name, trainer, trainer.step - before_step, loop_seconds)
     metric = METRICS[TASKS[recipe.task].metric]

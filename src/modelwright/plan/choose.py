@@ -156,13 +156,14 @@ def _calibrate(recipe: Recipe, data: Mapping[str, Any], family: str, size: str) 
     show(f"plan: calibrating {spec.name}")
     auto = recipe.train.precision == "auto"
     wanted: list[Precision] = ["32-true", "bf16-mixed"] if auto else [recipe.train.precision]  # type: ignore[list-item]
+    why = "as the recipe says"
     if auto and TASKS[recipe.task].acting:  # a batch of a few observations gains nothing from bf16
-        wanted = ["32-true"]
+        wanted, why = ["32-true"], "a few observations at a time gain nothing from bf16"
     budget, seconds = training_budget(recipe), {}
     for precision in wanted:
         settings = fill_in(recipe.train, spec, precision, budget)
         seconds[precision] = time.step_seconds(spec, recipe.task, settings)
-    candidate.precision, candidate.precision_reason = _faster(seconds)
+    candidate.precision, candidate.precision_reason = _faster(seconds, why)
     step_s = seconds[candidate.precision]
     target = time.deployed(spec, recipe.target)
     steps_per_epoch = math.ceil(data["rows"]["train"] / recipe.train.batch_size)
@@ -200,9 +201,11 @@ def _judge(
     candidate.status = "dropped" if candidate.reason else "fits"
 
 
-def _faster(seconds: Mapping[Precision, float]) -> tuple[Precision, str]:
+def _faster(
+    seconds: Mapping[Precision, float], why: str = "as the recipe says"
+) -> tuple[Precision, str]:
     if len(seconds) == 1:
-        return next(iter(seconds)), "as the recipe says"
+        return next(iter(seconds)), why
     gain = seconds["32-true"] / seconds["bf16-mixed"]
     if gain >= BF16_MARGIN:
         return "bf16-mixed", f"{gain:.2f} times as fast as float32 here"

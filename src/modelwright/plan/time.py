@@ -75,12 +75,12 @@ def step_seconds(spec: ModelSpec, task: str, settings: Settings) -> float:
 def _timed_steps(trainer: Trainer) -> list[float]:
     """Seconds of the later half of some steps: at first the allocator still asks for memory."""
     timed: list[float] = []
-    least = 2 * trainer.cycle  # where steps differ, the later half has each kind of them
-    while len(timed) < least or (len(timed) < TIMED_STEPS and sum(timed) < MOST_SECONDS):
+    cycle = trainer.cycle  # where steps differ, each kind of them has to be there
+    while len(timed) < max(2, cycle) or (len(timed) < TIMED_STEPS and sum(timed) < MOST_SECONDS):
         started = time.perf_counter()
         trainer.train_step()
         timed.append(time.perf_counter() - started)
-    return timed[len(timed) // 2 :]
+    return timed[-max(cycle, (len(timed) + 1) // 2) :]
 
 
 def deployed(spec: ModelSpec, target: Target) -> Deployed:

@@ -92,6 +92,7 @@ class Trainer:
             smoothing = task.logic.LABEL_SMOOTHING if own is None else own
             self._loss = functools.partial(task.logic.loss, label_smoothing=smoothing)
         self.step, self.elapsed, self.evaluation_seconds = 0, 0.0, 0.0
+        self.looked_s = 0.0  # at valid, by this process
         self.loss = 0.0
         self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid metric
         self._saved_step, self._saved_at, self._evaluated_at = 0, 0.0, 0.0
@@ -191,7 +192,9 @@ class Trainer:
         started = time.perf_counter()
         part = self.valid.take(np.arange(min(rows or len(self.valid), len(self.valid))))
         found = self._judged(part)
-        self.evaluation_seconds = (time.perf_counter() - started) * len(self.valid) / len(part)
+        seconds = time.perf_counter() - started
+        self.evaluation_seconds = seconds * len(self.valid) / len(part)
+        self.looked_s += seconds
         return {f"valid_{name}": value for name, value in found.values.items()}
 
     def _judged(self, part: Rows) -> Quality:
