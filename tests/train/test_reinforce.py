@@ -17,8 +17,9 @@ from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import TASKS
 from modelwright.train import dqn
 from modelwright.train.catalog import ALGORITHMS, make_trainer
-from modelwright.train.loop import Budget, fill_in, fresh_model
+from modelwright.train.loop import fresh_model
 from modelwright.train.reinforce import Players
+from modelwright.train.settings import Budget, fill_in
 
 from .conftest import differing, weights_of
 

@@ -4,31 +4,47 @@ Source: Vaswani et al. 2017, arXiv:1706.03762; Dosovitskiy et al. 2020, arXiv:20
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from modelwright.models.groups import Group, Groups, Place
-from modelwright.models.layers import Attention, sinusoidal_positions
+from modelwright.models.layers import NORMS, Attention, feed_forward, sinusoidal_positions
 
 
 class EncoderBlock(nn.Module):
     """Attention and a feed-forward net, each behind a norm and around a skip.
 
     sequence: (batch, time, dim); mask: (batch, time) bool -> (batch, time, dim)
+
+    Args:
+        norm, activation: rows of NORMS and ACTIVATIONS.
+        zero_init: the block starts as its skip (Zhang et al. 2019, arXiv:1901.09321).
+        attention: further arguments of Attention.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, mlp_dim: int, dropout: float,
-        *, rotary: bool = False, causal: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_dim: int,
+        dropout: float,
+        *,
+        norm: str = "layer",
+        activation: str = "gelu",
+        zero_init: bool = False,
+        **attention: Any,
+    ) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(dim)
-        self.attention = Attention(dim, num_heads, rotary=rotary, causal=causal)
-        self.mlp_norm = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, dim))
+        self.attention_norm = NORMS[norm](dim)
+        self.attention = Attention(dim, num_heads, **attention)
+        self.mlp_norm = NORMS[norm](dim)
+        self.mlp = feed_forward(dim, mlp_dim, activation)
         self.dropout = nn.Dropout(dropout)
+        if zero_init:
+            nn.init.zeros_(self.attention.out.weight)
+            nn.init.zeros_(self.mlp.get_parameter("2.weight"))
 
     def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
         mixed = self.attention(self.attention_norm(sequence), mask)
@@ -45,8 +61,8 @@ class EncoderBody(nn.Module):
         mlp_dims: hidden size of each block's feed-forward net; as many as there are blocks.
         max_len: longest sequence; positions are made for it, but for rotary ones.
         positions: "sinusoidal" is fixed, "learned" is trained, "rotary" turns queries and keys.
-        causal: a place sees only what came before it.
         class_token: put a learned vector first, as the published ViT does.
+        block: further arguments of every EncoderBlock.
     """
 
     def __init__(
@@ -58,8 +74,9 @@ class EncoderBody(nn.Module):
         max_len: int = 0,
         positions: Literal["sinusoidal", "learned", "rotary"] = "learned",
         class_token: bool = False,
-        causal: bool = False,
         dropout: float = 0.0,
+        norm: str = "layer",
+        **block: Any,
     ) -> None:
         super().__init__()
         self.token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
@@ -71,10 +88,10 @@ class EncoderBody(nn.Module):
             del self.positions  # a plain attribute of that name would keep the buffer out
             self.register_buffer("positions", sinusoidal_positions(length, dim))
         self.blocks = nn.ModuleList(
-            EncoderBlock(dim, num_heads, mlp_dim, dropout, rotary=rotary, causal=causal)
+            EncoderBlock(dim, num_heads, mlp_dim, dropout, rotary=rotary, norm=norm, **block)
             for mlp_dim in mlp_dims
         )
-        self.norm = nn.LayerNorm(dim)
+        self.norm = NORMS[norm](dim)
         self.out_dim = dim
 
     def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -93,12 +110,13 @@ def groups(model: nn.Module) -> Groups:
     found = []
     for name, module in model.named_modules():
         if isinstance(module, EncoderBlock):
-            hidden = module.get_submodule("mlp.0")
-            assert isinstance(hidden, nn.Linear)
+            hidden, out = module.get_submodule("mlp.0"), module.get_submodule("mlp.2")
+            assert isinstance(hidden, nn.Linear) and isinstance(out, nn.Linear)
+            halves = hidden.out_features // out.in_features  # two where one gates the other
             places = (
-                Place(f"{name}.mlp.0.weight", 0),
-                Place(f"{name}.mlp.0.bias", 0),
+                Place(f"{name}.mlp.0.weight", 0, repeats=halves),
+                Place(f"{name}.mlp.0.bias", 0, repeats=halves),
                 Place(f"{name}.mlp.2.weight", 1),
             )
-            found.append(Group(hidden.out_features, places))
+            found.append(Group(out.in_features, places))
     return found, lambda sizes: {"mlp_dims": sizes}

@@ -11,9 +11,10 @@ from modelwright.data.rows import Rows
 from modelwright.models.catalog import ModelSpec
 from modelwright.tasks.catalog import Task
 from modelwright.train.dqn import DQN
-from modelwright.train.loop import Budget, Settings, Trainer
+from modelwright.train.loop import Trainer
 from modelwright.train.ppo import PPO
 from modelwright.train.reinforce import Learner, Way
+from modelwright.train.settings import Budget, Settings
 
 ALGORITHMS: dict[str, Way] = {
     "dqn": Way(DQN, players=8, averages=True),

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.tasks.control import loss
-from modelwright.train.loop import Settings
 from modelwright.train.reinforce import Players, draw, scores_of
+from modelwright.train.settings import Settings
 
 CAPACITY = 50_000  # transitions that are kept
 FIRST = 1_000  # transitions of random play before the first step

@@ -35,12 +35,7 @@ from modelwright.train import checkpoint
 from modelwright.train.guards import StopRequested, catch_signals, require_finite
 from modelwright.train.optimizers import learning_rate_factor, make_optimizer
 from modelwright.train.precision import autocast
-from modelwright.train.settings import Budget, Settings, fill_in
-
-__all__ = [
-    "CURVE_ROWS", "Budget", "Settings", "Trainer", "announce", "fill_in", "fresh_model",
-    "mixed_loss", "peak_memory_bytes", "reset_peak_memory",
-]  # fmt: skip
+from modelwright.train.settings import Budget, Settings
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CURVE_ROWS = 2000  # valid rows looked at while training; the last evaluation takes all of them

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modelwright.train.loop import Settings
 from modelwright.train.reinforce import Players, draw, scores_of
+from modelwright.train.settings import Settings
 
 TURNS = 128  # that are played before they are learned from
 PASSES = 4  # over them

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from modelwright.core.errors import ConfigError
 from modelwright.data.environment import TRAIN_SEEDS, Environments
 from modelwright.data.rows import Rows
-from modelwright.train.loop import Budget, Settings, Trainer
+from modelwright.train.loop import Trainer
 from modelwright.train.precision import autocast
+from modelwright.train.settings import Budget, Settings
 
 LOOKS, LOOK_EPISODES = 24, 20  # how often valid is looked at in the budget, and how much of it
 LATEST = 20  # episodes of training whose mean return the curves show

@@ -1,12 +1,14 @@
-"""What a training is told: the train section with every default filled in, and its budget."""
+"""What a training is done with: the recipe's train section with every default filled in."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Augment, Train
 from modelwright.models.catalog import ModelSpec
+from modelwright.train.optimizers import OptimizerName
 from modelwright.train.precision import Precision
+
+BATCH_SIZE = 128  # where neither the recipe nor the family says
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Settings:
     seed: int
     batch_size: int
     micro_batch_size: int
-    optimizer: Literal["adamw", "sgd"]
+    optimizer: OptimizerName
     learning_rate: float
     weight_decay: float
     warmup_steps: int
@@ -52,10 +54,12 @@ class Budget:
 
 
 def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budget) -> Settings:
-    """The recipe's train section with the family's defaults where it says nothing."""
-    defaults = dict(spec.ladder.train)
-    optimizer = section.optimizer or "adamw"
-    if optimizer == "sgd":
+    """The recipe's train section with the family's defaults where it says nothing.
+
+    Raises: ConfigError if the micro batch does not divide the family's batch.
+    """
+    defaults = {"batch_size": BATCH_SIZE, "optimizer": "adamw", **spec.ladder.train}
+    if section.optimizer == "sgd":
         defaults |= {"learning_rate": SGD_LEARNING_RATE, "weight_decay": SGD_WEIGHT_DECAY}
     if budget.steps is not None:
         defaults["warmup_steps"] = min(defaults["warmup_steps"], budget.steps // 10)
@@ -63,11 +67,17 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         name: default if (own := getattr(section, name)) is None else own
         for name, default in defaults.items()
     }
+    micro_batch_size = section.micro_batch_size or chosen["batch_size"]
+    if chosen["batch_size"] % micro_batch_size:
+        raise ConfigError(
+            f"train.micro_batch_size: {micro_batch_size} does not divide the batch of "
+            f"{chosen['batch_size']}, the default of {spec.family}",
+            expected="a divisor of it",
+            repair="set train.batch_size too",
+        )
     return Settings(
         seed=section.seed,
-        batch_size=section.batch_size,
-        micro_batch_size=section.micro_batch_size or section.batch_size,
-        optimizer=optimizer,
+        micro_batch_size=micro_batch_size,
         label_smoothing=section.label_smoothing,
         ema=section.ema,
         precision=precision,
