@@ -270,7 +270,8 @@ class Recipe(Section):
         for name, tasks in TASKS_OF_KEY.items():
             section, key = name.split(".")
             if self.task not in tasks and getattr(getattr(self, section), key) is not None:
-                only = " and ".join(tasks) + (" does" if len(tasks) == 1 else " do")
+                *first, last = tasks
+                only = f"{', '.join(first)} and {last} do" if first else f"{last} does"
                 raise ValueError(f"{name}: {self.task} does not read it, only {only}")
         if self.train.augment and self.task == "control":
             raise ValueError("train.augment: control does not read it, as it learns from acting")

@@ -162,7 +162,7 @@ class Interactions(Section):
 class Data(Section):
     """Where the rows come from and how they are divided."""
 
-    source: str = Field(description='a path; or "digits", or gymnasium: and an environment')
+    source: str = Field(description='"digits", or a path, or gymnasium: and an environment')
     format: Literal[
         "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "text_stream",
         "audio_folder", "table", "interactions", "environment",
