@@ -323,7 +323,7 @@ def parity(life: Life) -> View | None:
             "rows": words.show(number(hop.get("rows")), ""),
             "edges": ", ".join(map(str, hop.get("edge_inputs") or [])),
             "metric": words.label(metric.name), "before": words.show(before, metric.unit),
-            "after": words.show(after, metric.unit),
+            "after": words.show(after, metric.unit), "judged": before is not None,
             "node": hop.get("first_differing_node") or "",
         })  # fmt: skip
     if not hops:

@@ -22,7 +22,7 @@ from modelwright.train.loop import Trainer
 from modelwright.train.precision import autocast
 from modelwright.train.settings import Budget, Settings
 
-LOOKS, LOOK_EPISODES = 24, 20  # how often valid is looked at in the budget, and how much of it
+LOOKS, LOOK_EPISODES = 24, 50  # how often valid is looked at in the budget, and how much of it
 LATEST = 20  # episodes of training whose mean return the curves show
 MAX_GRAD_NORM = 0.5  # arXiv:2006.05990, section 3.5
 

@@ -28,7 +28,7 @@ const MEDIA = {
     hint: "CSV with the columns {columns} and at least {rows} rows, the latest last. It is not kept.", type: "text/",
   },
   text: { one: "text", many: "texts", type: "text/" },
-  observation: { one: "observation", many: "episodes", type: "text/", fields: true },
+  observation: { one: "observation", many: "first observations", type: "text/", fields: true },
 };
 const $ = (id) => document.getElementById(id);
 let key = ""; // in memory alone: gone when the page closes
@@ -107,7 +107,7 @@ function show() {
   const field = { image: "image", text: "text", observation: "text" }[model.takes]; // of a sample that can be asked about
   const samples = model.samples.filter((sample) => sample[field]);
   $("samples").hidden = !samples.length;
-  $("samples-title").textContent = `Test ${medium?.many} the model never trained on`;
+  $("samples-title").textContent = `${medium?.fields ? `${medium.many[0].toUpperCase()}${medium.many.slice(1)} of test episodes` : `Test ${medium?.many}`} the model never trained on`;
   samples.forEach(model.takes === "image" ? addSample : addText);
   if (model.span_kinds.length || ["series", "observation"].includes(model.takes)) {
     $("promise").textContent = "The answer will stand here.";
@@ -115,7 +115,7 @@ function show() {
   const goals = Object.entries(model.goals);
   $("goals").hidden = !goals.length;
   $("goals-title").textContent = model.verdict === "certified"
-    ? `Certified on ${(model.certified_rows || 0).toLocaleString("en")} ${medium?.many || "rows"} that no search saw`
+    ? `Certified on ${(model.certified_rows || 0).toLocaleString("en")} ${medium?.fields ? "episodes" : medium?.many || "rows"} that no search saw`
     : "Goals, as measured";
   goals.forEach(([name, goal]) => addGoal(name, goal));
 }
