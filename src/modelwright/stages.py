@@ -34,13 +34,8 @@ from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.catalog import make_trainer
-from modelwright.train.loop import (
-    Trainer,
-    announce,
-    fresh_model,
-    peak_memory_bytes,
-    reset_peak_memory,
-)
+from modelwright.train.loop import Trainer, announce, fresh_model
+from modelwright.train.peak import peak_memory_bytes, reset_peak_memory
 from modelwright.train.save import write_trained
 from modelwright.train.settings import Budget, fill_in
 
@@ -146,6 +141,10 @@ def train(run: Run, recipe: Recipe) -> dict[str, Any]:
     trainer.run()
     loop_seconds = trainer.elapsed - before - trainer.looked_s
     found = trainer.finish()
+    if trainer.went_back:
+        text = "the weights of an earlier look at valid are kept: they were clearly better there"
+        run.write("train", "decision", text=text)
+        say(f"train: {text}")
     _record_training(run, spec.name, trainer, trainer.step - before_step, loop_seconds)
     metric = METRICS[TASKS[recipe.task].metric]
     name = f"valid_{metric.name}"

@@ -39,8 +39,7 @@ def recover(
     )
     trainer = make_trainer(model, spec, TASKS[recipe.task], train, valid, settings, budget, folder)
     trainer.run(title=title)
-    trainer.settle()
-    trainer.save()
+    trainer.finish()
     averaged = trainer.averaged
     assert isinstance(averaged, Model)
     return averaged.eval()

@@ -5,11 +5,10 @@ dropout draw from counters, never from a stream. Resume is exact because nothing
 The budget is a number of steps or of seconds; the schedule follows the share of it that is spent.
 """
 
-import contextlib
 import copy
 import functools
 import json
-import resource
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.files import storage
+from modelwright.core.goals import METRICS
 from modelwright.core.hardware import keep_freed_memory
 from modelwright.core.progress import Beat, say, show
 from modelwright.core.units import format_bytes, format_seconds
@@ -34,10 +34,12 @@ from modelwright.tasks.catalog import Task
 from modelwright.train import checkpoint
 from modelwright.train.guards import StopRequested, catch_signals, require_finite
 from modelwright.train.optimizers import learning_rate_factor, make_optimizer
+from modelwright.train.peak import peak_memory_bytes
 from modelwright.train.precision import autocast
 from modelwright.train.settings import Budget, Settings
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+TWO_SIDED_95 = 1.96  # standard errors on each side of a 95 % interval
 CURVE_ROWS = 2000  # valid rows looked at while training; the last evaluation takes all of them
 EVALUATIONS = 8  # over the whole budget
 
@@ -88,10 +90,12 @@ class Trainer:
             self._loss = functools.partial(task.logic.loss, label_smoothing=smoothing)
         self.step, self.elapsed, self.evaluation_seconds = 0, 0.0, 0.0
         self.looked_s = 0.0  # at valid, by this process
-        self.loss = 0.0
+        self.loss, self.went_back = 0.0, False
         self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid metric
         self._saved_step, self._saved_at, self._evaluated_at = 0, 0.0, 0.0
         self._saved_looks = 0
+        self.best_value: float | None = None  # of the metric, at the looks while training
+        self._best: dict[str, Tensor] = {}  # the averaged weights then
         self._average_pairs = _pairs(self.averaged, self.model) if settings.ema else None
         self.resumed = self._resume()
 
@@ -172,7 +176,7 @@ class Trainer:
                 if until is None and progress - self._evaluated_at >= 1 / self.evaluations:
                     self._evaluated_at = progress
                     if progress < 1 - 0.5 / self.evaluations:
-                        self._log(self.evaluate(self.curve_rows))
+                        self._consider(self.evaluate(self.curve_rows))
                 if signals.received or self._save_due():
                     self.save()
                 if signals.received:
@@ -182,40 +186,63 @@ class Trainer:
                 self.save()
                 raise StopRequested(signals.received.name)
 
-    def evaluate(self, rows: int | None = None) -> dict[str, float]:
+    def evaluate(self, rows: int | None = None) -> Quality:
         """Metrics of the averaged weights on (the first `rows` of) the valid part."""
         started = time.perf_counter()
         part = self.valid.take(np.arange(min(rows or len(self.valid), len(self.valid))))
-        found = self._judged(part)
+        session = TorchSession(self.averaged, self.spec, torch.get_num_threads())
+        with autocast(self.settings.precision):
+            found = evaluate(session, part, self.task, self.spec.outputs.get("labels", ()))
         seconds = time.perf_counter() - started
         self.evaluation_seconds = seconds * len(self.valid) / len(part)
         self.looked_s += seconds
-        return {f"valid_{name}": value for name, value in found.values.items()}
+        return found
 
-    def _judged(self, part: Rows) -> Quality:
-        session = TorchSession(self.averaged, self.spec, torch.get_num_threads())
-        with autocast(self.settings.precision):
-            return evaluate(session, part, self.task, self.spec.outputs.get("labels", ()))
+    def _consider(self, found: Quality) -> None:
+        """Note a look's metrics; keep its weights if none were better so far."""
+        self._log(_named(found))
+        if self.settings.keep == "best" and self._better(found.value, self.best_value):
+            self.best_value = found.value
+            weights = self.averaged.state_dict()
+            self._best = {name: value.clone() for name, value in weights.items()}
+
+    def _better(self, value: float, than: float | None) -> bool:
+        error = METRICS[self.task.metric].error
+        return than is None or error(value) < error(than)
 
     def look(self, rows: int) -> None:
         """Note the valid metric now; the time it takes is spent from the budget."""
         started = time.perf_counter()
-        value = self.evaluate(rows)[f"valid_{self.task.metric}"]
+        value = self.evaluate(rows).value
         self.elapsed += time.perf_counter() - started
         spent = self.step if self.budget.steps is not None else self.elapsed
         self.looks.append((float(spent), value))
 
-    def settle(self) -> None:
-        """Choose the weights that come out, after the last step: these are the averaged ones."""
-
     def finish(self) -> dict[str, float]:
         """The last evaluation, on every valid row, and the last checkpoint."""
         started = time.perf_counter()
-        self.settle()
-        found = self.evaluate()
+        found = self._chosen(self.evaluate())
         self.elapsed += time.perf_counter() - started
-        self._log(found)
+        self._log(_named(found))
         self.save()
+        return _named(found)
+
+    def _chosen(self, found: Quality) -> Quality:
+        """Which weights come out (`averaged`), and how good they are on all of valid.
+
+        Those of an earlier look come back if they were better by more than one standard error of
+        the last ones' metric: smaller leads are mostly chance.
+        """
+        if self.best_value is not None:
+            seen = found.statistics[: self.curve_rows]  # the rows of every look
+            standard_error = (found.high - found.low) / (2 * TWO_SIDED_95)
+            standard_error *= math.sqrt(found.rows / len(seen))
+            error = METRICS[self.task.metric].error
+            now = error(self.task.values(seen)[self.task.metric])
+            if now - error(self.best_value) > standard_error:
+                self.averaged.load_state_dict(self._best)
+                self.went_back = True
+                found = self.evaluate()
         return found
 
     def _spent(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:
@@ -237,8 +264,10 @@ class Trainer:
                 step=self.step,
                 model=self.model,
                 average=self._average_state(),
+                best=self._best,
                 optimizer=self.optimizer,
                 position={
+                    "best_value": self.best_value,
                     "elapsed": self.elapsed,
                     "evaluation_seconds": self.evaluation_seconds,
                     "evaluated_at": self._evaluated_at,
@@ -262,7 +291,7 @@ class Trainer:
                 expected="the settings that the training was started with",
                 repair="start a new run, or go back to the old recipe",
             )
-        more = checkpoint.restore(
+        self._best, more = checkpoint.restore(
             self.folder,
             record,
             model=self.model,
@@ -272,6 +301,7 @@ class Trainer:
         self.step, self.elapsed = int(record["step"]), float(position["elapsed"])
         self.evaluation_seconds = float(position["evaluation_seconds"])
         self._evaluated_at = float(position["evaluated_at"])
+        self.best_value = position["best_value"]
         self.looks = [(float(spent), float(value)) for spent, value in position["looks"]]
         self._saved_step, self._saved_at = self.step, self.elapsed
         self._saved_looks = len(self.looks)
@@ -355,26 +385,14 @@ def mixed_loss(loss: Loss, outputs: Tensor, batch: Batch) -> Tensor:
     return batch.mix * value + (1 - batch.mix) * loss(outputs, batch.targets_mixed)
 
 
+def _named(found: Quality) -> dict[str, float]:
+    return {f"valid_{name}": value for name, value in found.values.items()}
+
+
 def fresh_model(spec: ModelSpec, seed: int) -> nn.Module:
     """The model that a seed gives, whatever was drawn before."""
     torch.manual_seed(seed)
     return build(spec)
-
-
-def reset_peak_memory() -> None:
-    """Forget the peak so far, where the system can (Linux); elsewhere it stays that of the life."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_bytes() -> int:
-    """The largest resident memory since `reset_peak_memory`, in bytes."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def announce(trainer: Trainer, title: str) -> None:

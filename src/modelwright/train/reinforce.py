@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from modelwright.core.errors import ConfigError
 from modelwright.data.environment import TRAIN_SEEDS, Environments
 from modelwright.data.rows import Rows
+from modelwright.measure.quality import Quality
 from modelwright.train.loop import Trainer
 from modelwright.train.precision import autocast
 from modelwright.train.settings import Budget, Settings
@@ -181,8 +182,6 @@ class Learner(Trainer):
         self.algorithm = way.make(players, settings, int(outputs["num_classes"]))
         self._rows = len(train)
         self.solved = False
-        self.best: tuple[float, int] | None = None  # mean return on valid, step
-        self._best_state: dict[str, Tensor] = {}
 
     @property
     def cycle(self) -> int:
@@ -201,34 +200,30 @@ class Learner(Trainer):
 
     def run(self, until: Budget | None = None, *, title: str = "train") -> None:
         """As of a Trainer, with a first look before the first step."""
-        if until is None and self.best is None:
-            self._log(self.evaluate(self.curve_rows))
+        if until is None and not self.step and not self.resumed:
+            self._consider(self.evaluate(self.curve_rows))
         super().run(until, title=title)
 
-    def evaluate(self, rows: int | None = None) -> dict[str, float]:
-        """As of a Trainer; a look at a few rows keeps the weights if they are the best so far."""
-        found = super().evaluate(rows)
-        value = found[f"valid_{self.task.metric}"]
-        if rows is not None and (self.best is None or value >= self.best[0]):
-            self.best = value, self.step
-            self._best_state = _copied(self.averaged)
-            goal = self.settings.stop_at
-            if goal is not None and value >= goal:
-                self.solved = self._surely(goal)
+    def _consider(self, found: Quality) -> None:
+        super()._consider(found)
+        goal = self.settings.stop_at
+        if goal is not None and found.value >= goal:  # now on all of valid, with its interval
+            self.solved = self.evaluate().low >= goal
+
+    def _better(self, value: float, than: float | None) -> bool:
+        return than is None or value >= than  # of those that reach the limit, the last
+
+    def _chosen(self, found: Quality) -> Quality:
+        """Of the last weights and those that looked best, what is no worse on all of valid."""
+        if self._best:
+            last = _copied(self.averaged)
+            self.averaged.load_state_dict(self._best)
+            best = self.evaluate()
+            self.went_back = best.value > found.value
+            if self.went_back:
+                return best
+            self.averaged.load_state_dict(last)
         return found
-
-    def _surely(self, goal: float) -> bool:
-        """Whether all of valid says so, whatever chance explains."""
-        return self._judged(self.valid).low >= goal
-
-    def settle(self) -> None:
-        """Of the last weights and those that looked best, take what is better on all of valid."""
-        if self.best is None or self.best[1] == self.step:
-            return
-        last, state = self._judged(self.valid).value, _copied(self.averaged)
-        self.averaged.load_state_dict(self._best_state)
-        if self._judged(self.valid).value < last:
-            self.averaged.load_state_dict(state)
 
     def _spent(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:
         return self.solved or super()._spent(limit, first_step, first_elapsed)
@@ -239,23 +234,14 @@ class Learner(Trainer):
         return found | ({"return": float(np.mean(players.latest))} if players.latest else {})
 
     def _position(self) -> dict[str, Any]:
-        return {
-            "algorithm": self.algorithm.position(), "best": self.best, "solved": self.solved,
-        }  # fmt: skip
+        return {"algorithm": self.algorithm.position(), "solved": self.solved}
 
     def _tensors(self) -> dict[str, Tensor]:
-        best = {f"best.{name}": value for name, value in self._best_state.items()}
-        return best | {f"own.{name}": one for name, one in self.algorithm.tensors().items()}
+        return self.algorithm.tensors()
 
     def _take_up(self, position: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        parts: dict[str, dict[str, Tensor]] = {"best": {}, "own": {}}
-        for name, value in tensors.items():
-            part, _, key = name.partition(".")
-            parts[part][key] = value
-        best = position["best"]
-        self.best = None if best is None else (float(best[0]), int(best[1]))
-        self.solved, self._best_state = bool(position["solved"]), parts["best"]
-        self.algorithm.take_up(position["algorithm"], parts["own"])
+        self.solved = bool(position["solved"])
+        self.algorithm.take_up(position["algorithm"], tensors)
 
 
 def _copied(model: nn.Module) -> dict[str, Tensor]:
