@@ -11,16 +11,20 @@ import re
 import shutil
 import sys
 import tarfile
+import tempfile
+import wave
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 MAX_FILE_BYTES = 10_000_000  # of one file in an archive
 
 # Source: README of github.com/Jakobovski/free-spoken-digit-dataset: <digit>_<speaker>_<n>.wav; of
 # 50 recordings per digit and speaker, n = 0 to 4 are the test set.
 FSDD_NAME = re.compile(r"([0-9])_([a-z]+)_([0-9]+)\.wav")
-FSDD_TEST, FSDD_ALL = 5, 50
+FSDD_TEST, FSDD_ALL, FSDD_RATE = 5, 50, 8000
 
 
 def fsdd(source: Path, destination: Path) -> dict[str, int]:
@@ -55,8 +59,104 @@ def fsdd(source: Path, destination: Path) -> dict[str, int]:
     return dict(written)
 
 
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+JOINED = {"train": 6000, "valid": 300, "test": 500}  # utterances of each part
+VALID_CLIPS = range(FSDD_TEST, FSDD_TEST + 3)  # the first recordings that are not for test
+FEWEST, MOST = 2, 6  # digits of an utterance
+GAP_S = (0.02, 0.25)  # of silence before, between and behind them
+
+
+def fsdd_words(source: Path, destination: Path) -> dict[str, int]:
+    """Digits said one after the other: {train,valid,test}/*.wav, and a table of each part.
+
+    An utterance joins recordings of one speaker with silence between them; its text is the words,
+    such as "seven three one". No recording is in two parts. The test utterances are made of the
+    official test recordings, and all are the same whenever they are made.
+
+    Raises: ValueError as fsdd does, or for a WAV file that is not 16 bits of one channel.
+    """
+    written = {}
+    with tempfile.TemporaryDirectory() as folder:
+        fsdd(source, Path(folder))
+        clips: dict[str, dict[str, list[tuple[str, np.ndarray]]]] = {part: {} for part in JOINED}
+        for file in sorted(Path(folder).rglob("*.wav")):
+            found = FSDD_NAME.fullmatch(file.name)
+            assert found is not None  # fsdd wrote it
+            digit, speaker, number = found[1], found[2], int(found[3])
+            part = file.relative_to(folder).parts[0]
+            part = "valid" if number in VALID_CLIPS else part
+            clips[part].setdefault(speaker, []).append((WORDS[int(digit)], samples_of(file)))
+    for seed, (part, number) in enumerate(JOINED.items()):
+        draw = np.random.default_rng(seed)
+        speakers, lines = sorted(clips[part]), ["file\ttext"]
+        (destination / part).mkdir(parents=True)
+        for count in range(number):
+            own = clips[part][speakers[count % len(speakers)]]
+            chosen = draw.integers(0, len(own), draw.integers(FEWEST, MOST + 1))
+            pieces = [silence(draw)]
+            for index in chosen:
+                pieces += [own[index][1], silence(draw)]
+            name = f"{part}/{count:05}.wav"
+            with wave.open(str(destination / name), "wb") as file:
+                file.setparams((1, 2, FSDD_RATE, 0, "NONE", ""))
+                file.writeframes(np.concatenate(pieces).tobytes())
+            lines.append(f"{name}\t{' '.join(own[index][0] for index in chosen)}")
+        (destination / f"{part}.tsv").write_text("\n".join(lines) + "\n")
+        written[part] = number
+    return written
+
+
+def samples_of(file: Path) -> np.ndarray:
+    """int16 (time,)."""
+    with wave.open(str(file)) as opened:
+        if (opened.getnchannels(), opened.getsampwidth(), opened.getframerate()) != (
+            1,
+            2,
+            FSDD_RATE,
+        ):
+            raise ValueError(f"{file.name} is not 16 bits of one channel at {FSDD_RATE} Hz")
+        return np.frombuffer(opened.readframes(opened.getnframes()), "<i2")
+
+
+def silence(draw: np.random.Generator) -> np.ndarray:
+    return np.zeros(round(FSDD_RATE * draw.uniform(*GAP_S)), "<i2")
+
+
+# Source: Hodosh et al. 2013, JAIR 47. Pictures as <number>_<letters>.jpg in images.tar.gz, and
+# beside it captions.jsonl: image, split and captions of each.
+FLICKR_NAME = re.compile(r"[0-9a-f_]+\.jpg")
+
+
+def flickr8k(source: Path, destination: Path) -> dict[str, int]:
+    """Flickr8k or a part of it, from a tar of its pictures: captions.jsonl and images/*.jpg.
+
+    Raises: ValueError for a file with another name than a picture's, a link, a large file.
+    """
+    (destination / "images").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source.parent / "captions.jsonl", destination / "captions.jsonl")
+    written = 0
+    with tarfile.open(source) as archive:
+        for member in archive:
+            name = member.name.rpartition("/")[2]
+            if member.isdir():
+                continue
+            if FLICKR_NAME.fullmatch(name) is None or not member.isfile():
+                raise ValueError(f"{source}: {member.name!r} is no picture of this data set")
+            if member.size > MAX_FILE_BYTES:
+                raise ValueError(f"{source}: {member.name!r} has {member.size:,} bytes")
+            content = archive.extractfile(member)
+            assert content is not None  # a regular file
+            (destination / "images" / name).write_bytes(content.read())
+            written += 1
+    if not written:
+        raise ValueError(f"{source} holds no picture")
+    return {"images": written}
+
+
 DATA_SETS: dict[str, Callable[[Path, Path], dict[str, int]]] = {
     "fsdd": fsdd,
+    "fsdd_words": fsdd_words,
+    "flickr8k": flickr8k,
 }
 
 

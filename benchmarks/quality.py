@@ -18,7 +18,7 @@ from statistics import mean
 from typing import Any
 
 from bench import Row, arguments, at_least, at_most, finish
-from prepare import fsdd
+from prepare import flickr8k, fsdd, fsdd_words
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 Overrides = dict[str, str]
@@ -75,8 +75,16 @@ CASES: dict[str, Case] = {
     "fsdd": Case(
         "spoken_digits.yaml", "fsdd/recordings.tar.gz", "accuracy", 0.975, 0.99, made=fsdd
     ),
+    "fsdd_words": Case(
+        "spoken_words.yaml", "fsdd/recordings.tar.gz", "wer", 0.06, 0.03, minutes=10,
+        made=fsdd_words,
+    ),
     "ett_h1": Case(
         "forecast.yaml", "ett_h1/ETTh1.csv.gz", "mse", 0.425, 0.412, variants=HORIZONS
+    ),
+    "flickr8k": Case(
+        "captions.yaml", "flickr8k_subset/images.tar.gz", "recall_at_10", 0.25, 0.40, minutes=10,
+        made=flickr8k,
     ),
     "movielens": Case("movies.yaml", "movielens_100k", "ndcg_at_10", 0.06, 0.09),
     "cartpole": Case("cartpole.yaml", None, "mean_return", 475, 500, minutes=1),

@@ -100,20 +100,23 @@ def evaluate(model: Path, *, part: Literal["valid", "test"] = "valid", json: Jso
 def predict(
     model: Path, *files: str, max_new: int | None = None, temperature: float | None = None,
     top_k: int | None = None, top_p: float | None = None, seed: int | None = None,
-    stop: str | None = None, json: Json = False,
+    stop: str | None = None, beam_width: int | None = None, text: tuple[str, ...] = (),
+    json: Json = False,
 ) -> int:  # fmt: skip
     """Answers for files, for every file of a folder, or for texts; a language model writes on.
 
-    The options but --json are a language model's; other models refuse them.
+    --text, once or again and again, is for models that match pictures with texts: which of them
+    fits each picture best; of one text, which picture. --beam-width is of transcription, the other
+    options but --json are a language model's. Models refuse what they have no use for.
     """
     from modelwright import show, verbs
 
     if not files:
         raise ConfigError("predict: no file given", expected="one or more files, texts or a folder")
     options = {"max_new": max_new, "temperature": temperature, "top_k": top_k, "top_p": top_p,
-               "seed": seed, "stop": stop}  # fmt: skip
+               "seed": seed, "stop": stop, "beam_width": beam_width}  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
-    found = verbs.predict(model, files, **given)
+    found = verbs.predict(model, files, texts=text, **given)
     _print(found, json, show.predict)
     for one in found["failed"]:
         _complain(f"{one['file']}: {one['reason']}")

@@ -96,9 +96,10 @@ def evaluate(found: Found) -> None:
 
 def predict(found: Found) -> None:
     """Answers, one a line; a tagged text as it is, with its spans; of a forecast a table;
-    what was written, behind its beginning.
+    what was written, behind its beginning; what was said.
     """
-    table = _table("file", "answer", "probability", "next")
+    ranked = any("ranking" in one for one in found["answers"])
+    table = _table("file", "answer", "cosine" if ranked else "probability", "next")
     for one in found["answers"]:
         if isinstance(one["answer"], dict):
             _forecast(one["file"], one["answer"])
@@ -106,15 +107,18 @@ def predict(found: Found) -> None:
         if "tags" in one:
             console.print(_marked(one), soft_wrap=True)
             continue
+        if "words" in one:
+            console.print(Text.assemble((one["file"], "bold"), "  ", one["answer"]), soft_wrap=True)
+            continue
         if "prompt" in one:
             console.print(Text.assemble((one["prompt"], "bold"), one["answer"]), soft_wrap=True)
             continue
         if "values" in one:
             console.print(_worth(one), soft_wrap=True)
             continue
-        best, *rest = one["probabilities"]
-        others = ", ".join(f"{two['label']} {two['probability']:.1%}" for two in rest[:2])
-        cells = (one["file"], one["answer"], f"{best['probability']:.1%}", others)
+        best, *rest = one.get("probabilities") or one["ranking"]
+        others = ", ".join(f"{two['label']} {_sure(two)}" for two in rest[:2])
+        cells = (one["file"], one["answer"], _sure(best), others)
         table.add_row(*map(Text, cells))  # nobody's text is taken for markup
     if table.row_count:
         console.print(table)
@@ -124,6 +128,10 @@ def _worth(one: Found) -> Text:
     """The action to take, and what each of them is worth."""
     worth = ", ".join(f"{two['label']} {two['value']:.4g}" for two in one["values"])
     return Text.assemble(f"{one['file']}: ", (one["answer"], "bold"), f"  ({worth})")
+
+
+def _sure(one: Found) -> str:
+    return f"{one['probability']:.1%}" if "probability" in one else f"{one['score']:.3f}"
 
 
 COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red")

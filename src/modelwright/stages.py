@@ -29,6 +29,7 @@ from modelwright.data import checks
 from modelwright.data.rows import Dataset, Rows, joined, load_files, load_part, save
 from modelwright.export import locate, parity
 from modelwright.models.catalog import ModelSpec
+from modelwright.models.heads import HEADS
 from modelwright.plan import choose
 from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
@@ -40,7 +41,7 @@ from modelwright.train.save import write_trained
 from modelwright.train.settings import Budget, fill_in
 
 PARITY_ROWS = 2000  # real rows from valid and train; all there are where there are fewer
-PARITY_PLACES, PARITY_SCORES = 100_000, 8_000_000  # of language models, whose every place has many
+PARITY_PLACES, PARITY_SCORES = 100_000, 8_000_000  # where each place of a row has an answer
 
 
 def gate(run: Run, recipe: Recipe) -> dict[str, Any]:
@@ -320,9 +321,10 @@ def parity_rows(run: Run) -> Rows:
     """Real rows that are not test rows: evenly from valid, then from train."""
     data = read(run.stage_folder("gate") / "data.json")
     most = PARITY_ROWS
-    if data["outputs"]["kind"] == "next":
-        places = min(PARITY_PLACES, PARITY_SCORES // data["outputs"]["num_classes"])
-        most = min(most, max(1, places // data["inputs"]["length"]))
+    (judged, *_) = HEADS[data["outputs"]["kind"]].outputs(data["outputs"])
+    if judged.over_time:
+        places = min(PARITY_PLACES, PARITY_SCORES // int(judged.shape[-1]))
+        most = min(most, max(1, places // judged.places(data["inputs"]["length"])))
     valid = load_part(run.stage_folder("gate"), "valid")
     if len(valid) >= most:
         return valid.take(np.linspace(0, len(valid) - 1, most).astype(np.int64))

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from modelwright.core.hardware import this_machine
 from modelwright.core.progress import say
 from modelwright.core.recipe import Data, Recipe
 from modelwright.core.run import STAGES, Run
+from modelwright.core.starter import GOALS, OWN_KEYS, STARTER, STARTER_HORIZON
 from modelwright.data import catalog as data_catalog
 from modelwright.data import checks, language
 from modelwright.data.rows import load_part
@@ -133,7 +135,9 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def predict(folder: str | Path, inputs: Sequence[str | Path], **writing: Any) -> dict[str, Any]:
+def predict(
+    folder: str | Path, inputs: Sequence[str | Path], *, texts: Sequence[str] = (), **options: Any
+) -> dict[str, Any]:
     """Answers of a model folder for files, for every file in a folder, or for texts.
 
     Args:
@@ -141,11 +145,12 @@ def predict(folder: str | Path, inputs: Sequence[str | Path], **writing: Any) ->
             where it takes items, a user's history: ids or names divided by commas, oldest first;
             where it acts, what is observed: numbers divided by commas.
             A language model goes on with a text, or with a whole file.
-        writing: of language models: max_new, temperature, top_k, top_p, seed, stop; as in
-            runtime.generate.Writing.
+        texts: for each picture to choose from; of one text the pictures come the nearest first.
+        options: of language models: max_new, temperature, top_k, top_p, seed, stop; as in
+            runtime.generate.Writing. Of transcription: beam_width.
     Returns: "answers", each with its file or text, the answer, and what belongs to it by task,
         such as probabilities, most likely first; "failed", what cannot be read, with the reason.
-    Raises: ConfigError for a `writing` that another model could not follow.
+    Raises: ConfigError for `texts` or an option that a model has no use for.
     """
     from modelwright.runtime.catalog import open_session
     from modelwright.runtime.generate import Recomputed, Writing, written
@@ -156,32 +161,37 @@ def predict(folder: str | Path, inputs: Sequence[str | Path], **writing: Any) ->
     kind = data_catalog.KINDS[described["kind"]]
     task, files = TASKS[artifact.manifest["task"]], artifact.extras
     writes = task.outputs == "next"
-    if writing and not writes:
+    useful = [one.name for one in fields(Writing)] if writes else task.options
+    if useless := sorted(set(options) - set(useful)):
         raise ConfigError(
-            f"predict: {', '.join(sorted(writing))} is of no use to {artifact.manifest['task']}",
-            expected="a language model, which goes on with a text",
+            f"predict: {', '.join(useless)} is of no use to {artifact.manifest['task']}",
+            expected=f"only: {', '.join(useful)}" if useful else "no option",
             repair="leave it out",
         )
-    how = Writing(**writing)
+    how = Writing(**options) if writes else None
     session = open_session(artifact)
-    answers, failed = [], []
+    answers: list[dict[str, Any]] = []
+    failed = []
     for name, content in _items(inputs, kind):
         try:
             own = content if isinstance(content, bytes) else content.read_bytes()
-            if writes:
+            if how is not None:
                 scores = Recomputed(session, described["max_length"])
                 prompt = language.prompt(own)
                 pieces = written(scores, language.tokens_of(files), prompt, how)
                 answers.append({"file": name, "prompt": prompt, "answer": "".join(pieces)})
                 continue
+            own = kind.asked(own, texts)
             outputs = session(kind.read_input(own, described, files))
         except (OSError, DataError) as error:
             reason = error.what if isinstance(error, DataError) else error.strerror
             failed.append({"file": name, "reason": reason})
             continue
-        row = {key: value[0] for key, value in outputs.items()}
-        answer = task.logic.answer(row, artifact.labels, kind.tokens(own, described, files))
+        tokens = kind.tokens(own, described, files)
+        answer = task.logic.answer(kind.row(outputs), artifact.labels, tokens, **options)
         answers.append({"file": name, **answer})
+    if len(texts) == 1:
+        answers.sort(key=lambda one: -one["ranking"][0]["score"])
     return {"artifact": str(artifact.folder), "answers": answers, "failed": failed}
 
 
@@ -252,6 +262,8 @@ EXTRAS = {
     "vision": ("PIL", "sklearn"),
     "text": ("tokenizers",),
     "control": ("gymnasium",),
+    "audio": ("soundfile",),
+    "speech": ("soundfile", "rapidfuzz"),
     "serve": ("starlette", "uvicorn", "httptools", "orjson", "PIL"),
 }
 
@@ -299,54 +311,6 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
             "findings": report["findings"]}  # fmt: skip
 
 
-STARTER = """\
-# Written by: modelwright init {source}
-# Check it with: modelwright plan {file}      then: modelwright run {file}
-task: {task}
-data:
-  # {rows:,} {what}
-  source: {quoted}
-{own}  # valid: 0.1                # share of train held out to choose by
-  # test: 0.2                 # share held out to judge by, where the data brings no test part
-budget:
-  train_minutes: {minutes}
-  # memory_gb: 4
-goals:                        # judged on the test part and the target runtime
-{goal}
-  latency_p99_ms: "<= 5"
-  size_mb: "<= 5"
-target: {{runtime: onnxruntime, device: cpu, threads: 1, batch_size: 1}}
-model: auto                   # or {{family: cnn, size: base}}; families: cnn, rnn, transformer
-train:
-  seed: 0
-  # augment: [{{flip: horizontal}}, {{crop: 2}}]   # only what leaves the label true
-compress: auto                # or none, or a list such as [{{prune: {{ratio: 0.25}}}}, quantize]
-"""
-
-STARTER_HORIZON = 24
-OWN_KEYS = {
-    "series": f"  horizon: {STARTER_HORIZON:<19}# edit: steps to forecast\n"
-    "  # window: 336               # steps looked back at\n",
-    "items": "  # interactions: {user: 0, item: 1, time: 3, names: null}  # columns; a file of "
-    "titles\n",
-    "observation": "  # window: 1                 # latest observations that are looked at\n"
-    "  # episodes: 100             # of valid and of test\n",
-    "stream": "  # window: 128               # tokens looked back at\n"
-    "  # tokens: {unit: characters}  # or bytes, or bpe with a vocab_size\n",
-}
-
-
-GOALS = {
-    "accuracy": '  accuracy: ">= 0.9"          # edit: what you need; or "drop <= 0.5 pt" against '
-    "the uncompressed",
-    "f1": '  f1: ">= 0.9"                # edit: what you need; or "drop <= 0.5 pt"',
-    "ndcg_at_10": '  ndcg_at_10: ">= 0.05"      # edit: what you need; or "drop <= 0.5 pt"',
-    "mse": '  mse: "<= 0.5"               # edit: in units of each series\' variance on train',
-    "mean_return": '  mean_return: ">= 0"           # edit: the mean sum of rewards of an episode',
-    "nats_per_char": '  nats_per_char: "<= 1.8"     # edit: surprise at each character, in nats',
-}
-
-
 def _described(report: Mapping[str, Any]) -> str:
     """What the rows are, in a few words."""
     inputs, labels = report["inputs"], report["labels"]
@@ -358,6 +322,7 @@ def _described(report: Mapping[str, Any]) -> str:
             "text": "texts", "audio": "recordings", "series": "windows",
             "stream": "stretches of text", "items": "histories",
             "observation": "observations and episodes",
+            "image_text": "pictures with texts",
         }  # fmt: skip
         what = kinds.get(inputs["kind"], "rows")
     if inputs["kind"] == "items":

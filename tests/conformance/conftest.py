@@ -41,8 +41,9 @@ class Source:
     @property
     def asked(self) -> bytes:
         """What a person asks, as bytes."""
-        one = self.question
-        return one.read_bytes() if isinstance(one, Path) else one.encode()
+        one, kind = self.question, data_catalog.KINDS[self.task.inputs]
+        content = one.read_bytes() if isinstance(one, Path) else one.encode()
+        return kind.asked(content, self.maker.predict.get("texts", ()))
 
     @property
     def rows(self) -> Rows:

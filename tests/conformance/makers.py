@@ -3,6 +3,7 @@
 Every rule in the data can be learned in seconds, and rows differ in length where a task lets them.
 """
 
+import json
 import wave
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -83,13 +84,35 @@ def _sounds(folder: Path) -> tuple[Path, Path]:
         for number in range(40):
             time = np.arange(400 + 20 * number) / 8000
             tone = 9000 * np.sin(2 * np.pi * frequency * time + number)
-            samples = (tone + draw.normal(0, 500, len(time))).astype("<i2")
-            with wave.open(str(folder / "sounds" / name / f"{number:02}.wav"), "wb") as file:
-                file.setnchannels(1)
-                file.setsampwidth(2)
-                file.setframerate(8000)
-                file.writeframes(samples.tobytes())
+            samples = tone + draw.normal(0, 500, len(time))
+            write_wav(folder / "sounds" / name / f"{number:02}.wav", samples)
     return folder / "sounds", folder / "sounds/low/17.wav"
+
+
+def _speech(folder: Path) -> tuple[Path, Path]:
+    """One to six tones of two heights; the text has a letter for each."""
+    draw, lines = np.random.default_rng(0), ["file,text"]
+    for number in range(80):
+        spoken = draw.choice(["a", "b"], 1 + number % 6)
+        parts = [np.zeros(400)]
+        for letter in spoken:
+            time = np.arange(480 + 40 * (number % 3)) / 8000
+            parts += [9000 * np.sin(2 * np.pi * {"a": 1600, "b": 400}[letter] * time)]
+            parts += [np.zeros(400)]
+        sound = np.concatenate(parts)
+        write_wav(folder / f"{number:02}.wav", sound + draw.normal(0, 300, len(sound)))
+        lines.append(f"{number:02}.wav,{' '.join(spoken)}")
+    (folder / "said.csv").write_text("\n".join(lines))
+    return folder / "said.csv", folder / "17.wav"
+
+
+def write_wav(file: Path, samples: np.ndarray) -> None:
+    """16 bits of one channel, 8,000 samples a second."""
+    with wave.open(str(file), "wb") as opened:
+        opened.setnchannels(1)
+        opened.setsampwidth(2)
+        opened.setframerate(8000)
+        opened.writeframes(samples.astype("<i2").tobytes())
 
 
 def _series(folder: Path) -> tuple[Path, Path]:
@@ -123,10 +146,34 @@ def _episodes(folder: Path) -> tuple[Path, str]:
     return Path("gymnasium:CartPole-v1"), "0.1, 0.2, 0.05, 0.3"
 
 
+COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), "white": (250,) * 3}
+
+
+def _captions(folder: Path) -> tuple[Path, Path]:
+    """Stripes and spots in four colours with two captions each, of 2 to 14 words."""
+    draw, lines = np.random.default_rng(0), []
+    spot = np.zeros((8, 8))
+    spot[2:6, 2:6] = 1
+    across = np.tile([[1], [0]], (4, 8))
+    shapes = {"stripes across": across, "stripes down": across.T, "spot": spot}
+    (folder / "images").mkdir()
+    for number in range(60):
+        colour, shape = list(COLOURS)[number % 4], list(shapes)[number // 4 % 3]
+        shown = shapes[shape] * np.array(COLOURS[colour])[:, None, None]
+        pixels = np.clip(shown + draw.normal(0, 25, (3, 8, 8)), 0, 255).astype(np.uint8)
+        (folder / "images" / f"{number:02}.png").write_bytes(encode_png(pixels))
+        longer = " ".join(draw.choice(EITHER, 1 + number % 10))
+        texts = [f"{colour} {shape} {number}", f"{longer} {shape} in {colour} {number}"]
+        lines.append(json.dumps({"image": f"{number:02}.png", "captions": texts}))
+    (folder / "captions.jsonl").write_text("\n".join(lines))
+    return folder, folder / "images/07.png"
+
+
 MAKERS: dict[str, Maker] = {
     "image-classification": Maker(_pictures, needs=("PIL",)),
     "text-classification": Maker(_texts),
     "audio-classification": Maker(_sounds, needs=("soundfile",)),
+    "transcription": Maker(_speech, needs=("soundfile", "rapidfuzz")),
     "tagging": Maker(_words),
     "forecasting": Maker(_series, {"horizon": 4, "window": 16, "valid": 0.2}),
     "language-modeling": Maker(
@@ -134,4 +181,7 @@ MAKERS: dict[str, Maker] = {
     ),
     "recommendation": Maker(_uses),
     "control": Maker(_episodes, {"episodes": 8}, needs=("gymnasium",)),
+    "image-text-matching": Maker(
+        _captions, needs=("PIL",), predict={"texts": ["a red spot", "stripes down in white"]}
+    ),
 }

@@ -16,6 +16,7 @@ from modelwright.models.catalog import (
     count_params,
     examples,
 )
+from modelwright.models.embed import MelEmbed
 from modelwright.models.rnn import RecurrentBody
 
 from .conftest import LADDER
@@ -29,12 +30,15 @@ NEXT = {"kind": "next", "num_classes": 60}
 HORIZON = {"kind": "horizon", "horizon": 6, "mean": [1.0, 2.0, 3.0], "std": [1.0, 0.5, 2.0]}
 ITEMS = {"kind": "items", "vocab_size": 60, "features": 1, "length": 12, "max_length": 40}
 RANKING = {"kind": "ranking", "num_classes": 58}
+SPEECH = {**SOUND, "stack": 2}
+LETTERS = {"kind": "letters", "num_classes": 5, "places": "time // 160 + 1"}
 PAIRS = {
     "classes of texts": (TEXT, CLASSES),
     "tags of texts": (TEXT, TAGS),
     "next of texts": (TEXT, NEXT),
     "ranking of items": (ITEMS, RANKING),
     "classes of sounds": (SOUND, CLASSES),
+    "letters of speech": (SPEECH, LETTERS),
     "horizon of series": (SERIES, HORIZON),
 }
 CLOSE = {"rtol": 0, "atol": 2e-5}
@@ -112,6 +116,45 @@ def test_padding_of_sounds_changes_nothing(family, rate, quiet):
 
 
 @pytest.mark.parametrize("family", MODELS)
+def test_letters_stand_at_real_places_alone(family):
+    """A recording has its letters alone as beside longer ones; behind its end there is none."""
+    one = spec(family, "letters of speech")
+    model, (judged, *_) = shaken(one), one.signature.outputs
+    lengths = (640, 641, 1279, 3200, 100, 1280)
+    rows = sounds(lengths)
+    together = answers(model, rows, range(6))
+    scale = together.clamp_min(-100).abs().max()
+    for row, length in enumerate(lengths):
+        alone, end = answers(model, rows, [row])[0], judged.places(length)
+        none = together[row, end:].softmax(-1)[:, 0]
+
+        torch.testing.assert_close(
+            alone[:end] / scale, together[row, :end] / scale, rtol=0, atol=1e-4
+        )
+        assert (1 == none).all()
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000])
+@pytest.mark.parametrize("stack", [2, 3])
+def test_stacked_frames_are_the_frames_side_by_side(rate, stack):
+    """Each place sees `stack` frames in a row, and the mask is as long as the signature says."""
+    torch.manual_seed(0)
+    plain, stacked = (MelEmbed(rate, 20, 7, stack=each).eval() for each in (1, stack))
+    plain.project = torch.nn.Identity()
+    stacked.project = torch.nn.Identity()
+    stacked.project.in_features = 20 * stack
+    for length in (1, 400, 2048, 4000):
+        samples, lengths = torch.randn(2, length) / 9, torch.tensor([length, length // 2])
+        (frames, _), (places, mask) = (one(samples, lengths) for one in (plain, stacked))
+        wanted = torch.nn.functional.pad(frames, (0, 0, 0, stack - 1))
+        number = length // (rate // 100 * stack) + 1
+
+        assert (2, number, 20 * stack) == places.shape
+        assert torch.equal(wanted[:, : number * stack].reshape(places.shape), places)
+        assert [number, length // 2 // (rate // 100 * stack) + 1] == mask.sum(1).tolist()
+
+
+@pytest.mark.parametrize("family", MODELS)
 def test_items_are_ranked_after_the_last_real_place(family):
     """The scores of a history are those of its last place while training, padded or not."""
     model = shaken(spec(family, "ranking of items", "small"))
@@ -183,11 +226,10 @@ def test_outputs_are_those_of_the_signature(family, size, pair):
     with torch.device("meta"):
         model = WithAnswers(build(one), one.outputs).eval()
         found = model(*(value.to("meta") for value in made.values()))
-    sizes = {"batch": 3, "time": 16}
 
     assert [tensor.name for tensor in one.signature.inputs] == list(made)
     for tensor, value in zip(one.signature.outputs, found, strict=True):
-        assert tuple(sizes.get(size, size) for size in tensor.shape) == value.shape
+        assert tensor.sizes(3, 16) == value.shape
         assert tensor.dtype == str(value.dtype).removeprefix("torch.")
 
 

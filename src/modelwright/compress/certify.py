@@ -19,14 +19,16 @@ from modelwright.core.hardware import this_machine
 from modelwright.core.recipe import Recipe
 from modelwright.data.image import encode_png
 from modelwright.data.rows import Rows, typical
+from modelwright.data.shared import Shared
 from modelwright.measure.compare import Difference, compare
 from modelwright.measure.quality import Quality, evaluate
 from modelwright.measure.timing import Latency, measure_pair
-from modelwright.runtime.catalog import open_session
-from modelwright.tasks.catalog import TASKS
+from modelwright.runtime.catalog import Session, open_session
+from modelwright.tasks.catalog import TASKS, Task
 
 MISTAKES = 24
 SAMPLES = 24
+RANKED = 8
 
 
 def certify(
@@ -51,6 +53,7 @@ def certify(
         quality = evaluate(session, test, task, trained.labels)
         before = evaluate(parent, test, task, trained.labels)
         difference = compare(before, quality, task)
+        texts = worst_texts(session, quality, test, task, trained.labels)
         batch = test.batch(typical(test, target.batch_size))
         pair = measure_pair(session, plain, batch, max_seconds=6.0)
     finally:
@@ -88,6 +91,8 @@ def certify(
         **(_mistakes(quality, test, trained.labels) if name == "accuracy" else {}),
         **({"episodes": {key: value.tolist() for key, value in quality.outputs.items()}}
            if task.acting else {}),
+        **({"texts": texts} if texts else {}),
+        **({"ranked": _ranked(quality, test, task)} if hasattr(task.logic, "ranked") else {}),
         "machine": machine.to_json(),
         "versions": {
             "python": platform.python_version(), "torch": torch.__version__,
@@ -148,7 +153,10 @@ def _relaxed(goal: Goal, best: float) -> str:
 def samples(test: Rows, labels: Sequence[str]) -> list[dict[str, str]]:
     """Some test rows as people see them, a few of each class, for the server's page."""
     order = np.arange(min(SAMPLES, len(test)))
-    classes = isinstance(test.targets, np.ndarray) and test.targets.ndim == 1
+    for column in test.inputs.values():  # of rows that share a picture, one
+        if isinstance(column, Shared):
+            order = column.firsts()[:SAMPLES]
+    classes = bool(labels) and isinstance(test.targets, np.ndarray) and test.targets.ndim == 1
     if classes:
         order = np.argsort(_turn(test.classes), kind="stable")[:SAMPLES]
     return [
@@ -161,12 +169,13 @@ def samples(test: Rows, labels: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _shown(rows: Rows, row: int) -> dict[str, str]:
-    """A row as a picture, or as the text that it is."""
-    if "image" in rows.inputs:
-        return {"image": _data_url(rows.images[row])}
+    """A row as a picture, as the text that it is, or as both."""
+    picture = {"image": _data_url(rows.inputs["image"][row])} if "image" in rows.inputs else {}
+    text = {} if picture and "ids" not in rows.inputs else {"text": rows.origins[row]}
     if "observation" in rows.inputs:
-        return {"text": ", ".join(f"{value:.4g}" for value in rows.inputs["observation"][row][-1])}
-    return {"text": rows.origins[row]}
+        seen = rows.inputs["observation"][row][-1]
+        text = {"text": ", ".join(f"{value:.4g}" for value in seen)}
+    return {**picture, **text}
 
 
 def _mistakes(quality: Quality, test: Rows, labels: Sequence[str]) -> dict[str, Any]:
@@ -174,6 +183,19 @@ def _mistakes(quality: Quality, test: Rows, labels: Sequence[str]) -> dict[str, 
         "confusion": quality.confusion.tolist(),
         "mistakes": worst_mistakes(quality, test, labels),
     }
+
+
+def _ranked(quality: Quality, rows: Rows, task: Task) -> list[dict[str, Any]]:
+    """Some rows with what they found first among all, as people see them."""
+    found = task.logic.ranked(quality.outputs, quality.targets, RANKED)
+    return [
+        {
+            **{key: value for key, value in one.items() if key != "best"},
+            "image": _shown(rows, one["row"])["image"],
+            "best": [{**best, "text": rows.origins[best["row"]]} for best in one["best"]],
+        }
+        for one in found
+    ]
 
 
 def worst_mistakes(quality: Quality, rows: Rows, labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -190,6 +212,27 @@ def worst_mistakes(quality: Quality, rows: Rows, labels: Sequence[str]) -> list[
         }
         for row in wrong[np.argsort(-sureness, kind="stable")][:MISTAKES]
     ]
+
+
+def worst_texts(
+    session: Session, quality: Quality, rows: Rows, task: Task, labels: Sequence[str]
+) -> list[dict[str, str]]:
+    """Where answers are texts: those with the most errors, beside the true ones."""
+    if not hasattr(task.logic, "text_of"):
+        return []
+    metric = METRICS[task.metric]
+    errors = np.array([
+        metric.error(task.values(quality.statistics[row : row + 1])[metric.name])
+        for row in range(len(rows))
+    ])  # fmt: skip
+    found = []
+    for row in np.argsort(-errors, kind="stable")[:MISTAKES]:
+        if errors[row] > 0:
+            outputs = session(rows.batch(np.array([row])))
+            said = task.logic.answer({name: one[0] for name, one in outputs.items()}, labels)
+            truth = task.logic.text_of(rows.batch_targets(np.array([row]))[0], labels)
+            found.append({"truth": truth, "answer": said["answer"], **_shown(rows, int(row))})
+    return found
 
 
 def _judge(

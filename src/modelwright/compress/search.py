@@ -244,7 +244,7 @@ class Search:
             if self.baseline is None:
                 self.baseline = quality
             drop = compare(self.baseline, quality, task)
-            flipped = None if drop.flipped is None else drop.flipped / len(quality.targets)
+            flipped = None if drop.flipped is None else drop.flipped / len(quality.answers)
             if task.acting:
                 flipped = self._flipped(session, candidate.spec)
             batch = self.valid.batch(typical(self.valid, target.batch_size))

@@ -43,6 +43,8 @@ METRICS = {
         Metric("accuracy", "share", True, 1.0, quality=True),
         Metric("f1", "share", True, 1.0, quality=True),
         Metric("ndcg_at_10", "share", True, 1.0, quality=True),
+        Metric("wer", "share", False, quality=True),
+        Metric("recall_at_10", "share", True, 1.0, quality=True),
         Metric("mse", "", False, quality=True),
         Metric("nats_per_char", "", False, quality=True),
         Metric("mean_return", "", True, quality=True, bounded=False),

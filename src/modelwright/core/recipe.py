@@ -87,6 +87,16 @@ class Augment(Section):
     erase: Share | None = Field(None, description="side of the erased square, share of the image")
     mixup: Real | None = Field(None, gt=0, description="alpha of the Beta distribution")
     cutmix: Real | None = Field(None, gt=0, description="alpha of the Beta distribution")
+    mask_time: Share | None = Field(None, description="of a recording: longest silence put over it")
+    mask_frequency: Share | None = Field(
+        None, description="of a recording's mel scale: widest band taken out"
+    )
+    speed: Real | None = Field(None, gt=0, lt=1, description="0.1 plays at 0.9 to 1.1 times")
+
+    @property
+    def key(self) -> str:
+        """The one key that is set."""
+        return next(iter(self.model_fields_set))
 
     @model_validator(mode="after")
     def _one_key(self) -> "Augment":
@@ -200,25 +210,38 @@ QUALITY_OF = {
     "image-classification": "accuracy",
     "text-classification": "accuracy",
     "audio-classification": "accuracy",
+    "transcription": "wer",
     "tagging": "f1",
     "forecasting": "mse",
     "recommendation": "ndcg_at_10",
     "language-modeling": "nats_per_char",
     "control": "mean_return",
+    "image-text-matching": "recall_at_10",
 }
+
+NO_LABELS = ("forecasting", "transcription", "image-text-matching", "control")
+WHOLE_BATCHES = (
+    "image-text-matching",
+    "control",
+)  # whose loss compares the rows of a batch with each other
 
 # keys that not every task reads
 IN_ORDER = ("forecasting", "language-modeling")
 TASKS_OF_KEY = {
     "data.horizon": ("forecasting",), "data.channels": ("forecasting",),
     "data.window": (*IN_ORDER, "control"), "data.split_rows": IN_ORDER,
-    "data.interactions": ("recommendation",), "data.episodes": ("control",),
-    "train.label_smoothing": tuple(
-        task for task in QUALITY_OF if task not in ("forecasting", "control")
-    ),
-    "train.micro_batch_size": tuple(task for task in QUALITY_OF if task != "control"),
-    "train.algorithm": ("control",), "train.discount": ("control",), "train.stop_at": ("control",),
+    "data.interactions": ("recommendation",),
+    "train.label_smoothing": tuple(task for task in QUALITY_OF if task not in NO_LABELS),
+    "train.micro_batch_size": tuple(task for task in QUALITY_OF if task not in WHOLE_BATCHES),
+    "data.episodes": ("control",), "train.algorithm": ("control",),
+    "train.discount": ("control",), "train.stop_at": ("control",),
 }  # fmt: skip
+SOUND_STEPS = ("mask_time", "mask_frequency", "speed")  # of train.augment; the others: pictures
+SOUND_TASKS = ("audio-classification", "transcription")
+NO_PICTURES = (
+    *SOUND_TASKS, "text-classification", "tagging", "forecasting", "language-modeling",
+    "recommendation", "control",
+)  # fmt: skip
 UNITS_OF_TEXTS, UNITS_OF_STREAMS = ("words", "given"), ("bytes", "bpe")
 
 
@@ -246,7 +269,8 @@ class Recipe(Section):
     name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="of the run's folder")
     task: Literal[
         "image-classification", "text-classification", "audio-classification", "tagging",
-        "forecasting", "language-modeling", "recommendation", "control",
+        "forecasting", "language-modeling", "recommendation", "transcription",
+        "image-text-matching", "control",
     ]  # fmt: skip
     data: Data
     budget: Budget = Field(default_factory=lambda: Budget(train_minutes=5.0))
@@ -276,14 +300,24 @@ class Recipe(Section):
                 *first, last = tasks
                 only = f"{', '.join(first)} and {last} do" if first else f"{last} does"
                 raise ValueError(f"{name}: {self.task} does not read it, only {only}")
-        if self.train.augment and self.task == "control":
-            raise ValueError("train.augment: control does not read it, as it learns from acting")
-        stream = self.task == "language-modeling"
+        stream = self.task in ("language-modeling", "transcription")
         if self.data.tokens.unit in (UNITS_OF_TEXTS if stream else UNITS_OF_STREAMS):
             fit = ("characters", *(UNITS_OF_STREAMS if stream else UNITS_OF_TEXTS))
             raise ValueError(f"data.tokens.unit: {self.task} takes {', '.join(fit)}")
+        mixing = [step for step in self.train.augment if step.mixup or step.cutmix]
+        if mixing and self.task in NO_LABELS:
+            raise ValueError(f"train.augment: {self.task} has no labels that could be mixed")
         if self.task == "forecasting" and self.data.horizon is None:
             raise ValueError("data.horizon: forecasting needs it: the number of steps to forecast")
+        return self
+
+    @model_validator(mode="after")
+    def _augmentation_fits_the_task(self) -> "Recipe":
+        for step in self.train.augment:
+            if step.key in SOUND_STEPS and self.task not in SOUND_TASKS:
+                raise ValueError(f"train.augment: {step.key} is of recordings, not {self.task}")
+            if step.key not in SOUND_STEPS and self.task in NO_PICTURES:
+                raise ValueError(f"train.augment: {step.key} is of pictures, not {self.task}")
         return self
 
     @property

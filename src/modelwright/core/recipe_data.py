@@ -58,6 +58,7 @@ NOTED_CHECKS = (
     "constant_images",
     "constant_recordings",
     "constant_series",
+    "short_recordings",
     "class_imbalance",
     "conflicting_labels",
     "repeated_uses",
@@ -94,6 +95,7 @@ class Columns(Section):
         "text", description="the text; of several columns, joined by blanks"
     )
     label: str | Whole = Field("label", description="the class")
+    file: str | Whole = Field("file", description="the recording, from the table's folder on")
 
 
 class Files(Section):
@@ -165,7 +167,7 @@ class Data(Section):
     source: str = Field(description='"digits", or a path, or gymnasium: and an environment')
     format: Literal[
         "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "text_stream",
-        "audio_folder", "table", "interactions", "environment",
+        "audio_folder", "transcripts", "table", "interactions", "image_texts", "environment",
     ] = "auto"  # fmt: skip
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
     test: Share = Field(0.2, description="share held out to judge by, where the source has no test")

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from modelwright.core import recipe
 from modelwright.core.errors import DataError, MissingExtra
+from modelwright.core.signature import FRAMES_PER_S
 from modelwright.data import folder
 from modelwright.data.rows import SOUND_SCALE, Column, Loaded, Prepared, Ragged, Rows, batch, ragged
 
@@ -94,12 +95,13 @@ def _samples(rows: Rows) -> Ragged:
 
 def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What is done to a recording before and inside the graph, for the manifest."""
+    stacked = f", {inputs['stack']} at a time" if "stack" in inputs else ""
     return {
         "rate": inputs["rate"], "channels": 1, "mix": "mean of the channels",
         "resample": "band-limited", "range": "-1 to 1, in steps of 1 / 32768",
         "max_seconds": MAX_SECONDS,
         "in_graph": f"logarithm of {inputs['num_mels']} mel bands, 25 ms every 10 ms, each "
-        "recording brought to mean 0 and variance 1",
+        "recording brought to mean 0 and variance 1" + stacked,
     }  # fmt: skip
 
 
@@ -114,6 +116,16 @@ def read_input(
     samples, rate = decode(content)
     own = resample(samples, rate, inputs["rate"])
     return batch({"samples": ragged([own], own)}, np.zeros(1, np.int64))
+
+
+def tokens(content: bytes, inputs: Mapping[str, Any], files: Any = None) -> list[str]:
+    """Where answers are about places of the sound: when each begins, and the end, in seconds."""
+    if "stack" not in inputs:
+        return []
+    samples, rate = decode(content)
+    step = inputs["stack"] / FRAMES_PER_S
+    seconds = len(samples) / rate
+    return [f"{place * step:.2f}" for place in range(int(seconds / step) + 1)] + [f"{seconds:.2f}"]
 
 
 def decode(content: bytes) -> tuple[Samples, int]:

@@ -211,8 +211,7 @@ def key_and_value(step: Augment) -> tuple[str, Any]:
 
     Raises: ConfigError for a value of 0 or none, which would change nothing.
     """
-    key = next(iter(step.model_fields_set))
-    value = getattr(step, key)
+    key, value = step.key, getattr(step, step.key)
     if not value:
         raise ConfigError(
             f"train.augment: {key}: {value} changes nothing",

@@ -22,8 +22,10 @@ from modelwright.data import (
     image,
     interactions,
     language,
+    pairs,
     series,
     text,
+    transcripts,
 )
 from modelwright.data.rows import (
     PARTS,
@@ -37,6 +39,7 @@ from modelwright.data.rows import (
     row_hashes,
     save,
 )
+from modelwright.data.shared import telling
 
 __all__ = ["PARTS", "SOURCES", "Dataset", "Finding", "Rows", "Source", "load", "load_part", "save"]
 
@@ -60,6 +63,13 @@ class Source:
 
 
 SOURCES: dict[str, Source] = {
+    "image_texts": Source(
+        pairs.is_here,
+        pairs.read,
+        "a file *.jsonl with a picture's file and its captions on each line, beside the pictures",
+        kind="image_text",
+        answers=("vectors",),
+    ),
     "digits": Source(
         lambda path: False,
         arrays.read_digits,
@@ -119,6 +129,14 @@ SOURCES: dict[str, Source] = {
         arrays.read_idx,
         "a folder with train-images-idx3-ubyte[.gz] and its companions",
     ),
+    "transcripts": Source(
+        transcripts.is_here,
+        transcripts.read,
+        "a CSV, TSV or JSON lines file with the columns file and text, or a folder with train.csv "
+        "and the like, or with *.trans.txt as LibriSpeech has them",
+        kind="audio",
+        answers=("letters",),
+    ),
     "audio_folder": Source(
         audio.is_here,
         audio.read,
@@ -144,6 +162,8 @@ class Kind:
     texts: whether what is no file is one itself.
     tokens: what a person brings, cut into what answers are about; none but for text and items.
     keep: what of the labels must travel with the model, by name.
+    ask: of a file's bytes and texts to choose from one question, whose batch has a row for each
+        text; None where there is nothing to choose from.
     """
 
     prepare: Callable[[dict[str, Rows], recipe.Data, str], Prepared]
@@ -156,9 +176,39 @@ class Kind:
         lambda content, inputs, files: []
     )
     keep: Callable[[Sequence[str]], dict[str, bytes]] = lambda labels: {}
+    ask: Callable[[bytes, Sequence[str]], bytes] | None = None
+
+    def asked(self, content: bytes, texts: Sequence[str]) -> bytes:
+        """What a person brings, with texts to choose from if any, as one question.
+
+        Raises: ConfigError for texts that nobody chooses from, and for a choice without texts.
+        """
+        if bool(texts) != (self.ask is not None):
+            raise ConfigError(
+                "the model chooses among texts, and there are none"
+                if self.ask
+                else "the model has no use for texts to choose from",
+                expected='--text "A TEXT", once or more' if self.ask else "no --text",
+            )
+        return self.ask(content, texts) if self.ask else content
+
+    def row(self, outputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """What one question's batch gave, as answers are made of it: of one row, or of them all."""
+        return {name: value if self.ask else value[0] for name, value in outputs.items()}
 
 
 KINDS: dict[str, Kind] = {
+    "audio": Kind(
+        audio.prepare, audio.preprocess, audio.read_input, audio.SUFFIXES, tokens=audio.tokens
+    ),
+    "image_text": Kind(
+        pairs.prepare,
+        pairs.preprocess,
+        pairs.read_input,
+        folder.SUFFIXES,
+        tokens=pairs.tokens,
+        ask=pairs.ask,
+    ),
     "items": Kind(
         interactions.prepare,
         interactions.preprocess,
@@ -194,9 +244,11 @@ KINDS: dict[str, Kind] = {
         texts=True,
         tokens=text.tokens,
     ),
-    "audio": Kind(audio.prepare, audio.preprocess, audio.read_input, audio.SUFFIXES),
     "image": Kind(image.prepare, image.preprocess, image.read_input, folder.SUFFIXES),
 }
+
+# kind of answer -> what is done to targets that are learned, once the inputs are prepared
+TARGETS: dict[str, Callable[[Prepared, recipe.Data], Prepared]] = {"letters": transcripts.letters}
 
 
 def load(section: recipe.Data, kind: str = "image", answer: str = "classes") -> Dataset:
@@ -230,6 +282,9 @@ def load(section: recipe.Data, kind: str = "image", answer: str = "classes") -> 
     if "valid" not in parts:
         parts["train"], parts["valid"] = cut(parts["train"], section.valid, section.split_seed)
     made = KINDS[kind].prepare(parts, section, answer)
+    if answer in TARGETS:
+        made = TARGETS[answer](made, section)
+    findings = [*findings, *made.findings]
     outputs: dict[str, Any] = {"kind": answer, **made.answers}
     if answer in ("classes", "tags"):
         outputs |= {"num_classes": len(labels), "labels": list(labels)}
@@ -259,15 +314,17 @@ def recognise(section: recipe.Data) -> Source:
 def cut(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
     """The rows that stay and the rows cut off: `share` of each class, in their old order.
 
-    Equal rows stay together, so that no cut makes a leak; a class gives at least one row and
-    keeps at least one, unless the share is 0 or 1.
+    Equal rows stay together, so that no cut makes a leak, and rows that share a picture; a class
+    gives at least one row and keeps at least one, unless the share is 0 or 1.
     """
+    told = telling(rows.inputs)
     groups: dict[bytes, list[int]] = {}
-    for index, digest in enumerate(row_hashes(rows.inputs)):
+    for index, digest in enumerate(row_hashes(told)):
         groups.setdefault(digest, []).append(index)
     by_class: dict[int, list[list[int]]] = {}
     for group in groups.values():  # a group of contradicting labels counts for its first row's
-        one = isinstance(rows.targets, np.ndarray)  # else rows have no class to be divided by
+        # else rows have no class to be divided by
+        one = isinstance(rows.targets, np.ndarray) and told.keys() == rows.inputs.keys()
         by_class.setdefault(int(rows.classes[group[0]]) if one else 0, []).append(group)
     off = np.zeros(len(rows), np.bool_)
     for target in sorted(by_class):

@@ -19,6 +19,7 @@ from modelwright.core.errors import DataError
 from modelwright.data import similarity
 from modelwright.data.image import prepare
 from modelwright.data.rows import PARTS, Dataset, Finding, Rows, Windows, dataset, row_hashes
+from modelwright.data.shared import telling
 
 __all__ = ["CHECKS", "Finding", "check", "refuse"]
 
@@ -37,6 +38,11 @@ class Subject:
     def hashes(self) -> dict[str, list[bytes]]:
         """Hashes of the rows' inputs, part by part."""
         return {part: row_hashes(rows.inputs) for part, rows in self.data.parts.items()}
+
+    @cached_property
+    def telling(self) -> dict[str, list[bytes]]:
+        """Hashes of what must not stand in two parts: the rows, or what several of them share."""
+        return {part: row_hashes(telling(rows.inputs)) for part, rows in self.data.parts.items()}
 
     def each(self) -> Iterator[tuple[str, int, bytes]]:
         """Part, index and hash of every row; train first."""
@@ -74,8 +80,13 @@ class Subject:
             return self.data.kind == "series"
         if name in ("repeated_uses", "short_histories", "rare_items"):
             return self.data.kind == "items"
-        if name in ("empty_texts", "cleaned"):
-            return self.data.kind == "text"
+        letters = bool(self.data.outputs["kind"] == "letters")
+        if name == "empty_texts":
+            return self.data.kind in ("text", "image_text") or letters
+        if name == "cleaned":
+            return self.data.kind == "text" or letters
+        if name == "short_recordings":
+            return letters
         if name in ("class_imbalance", "conflicting_labels"):
             return self.has_classes
         if name in ("duplicates_across_splits", "duplicates_within_split"):
@@ -181,7 +192,7 @@ def _drop_leaks(subject: Subject) -> Dataset:
     parts: dict[str, Rows] = {}
     later: set[bytes] = set()
     for part in reversed(PARTS):
-        hashes = subject.hashes[part]
+        hashes = subject.telling[part]
         keep = [index for index, image in enumerate(hashes) if image not in later]
         parts[part] = subject.data.parts[part].take(np.array(keep, np.int64))
         later.update(hashes)
@@ -197,7 +208,7 @@ def duplicates_across_splits(subject: Subject) -> Finding | None:
     later: dict[bytes, str] = {}
     pairs = []
     for part in reversed(PARTS):
-        hashes = subject.hashes[part]
+        hashes = subject.telling[part]
         pairs += [
             (subject.name(part, index), later[image])
             for index, image in enumerate(hashes)
@@ -341,6 +352,7 @@ CHECKS: dict[str, Check | None] = {
     "constant_images": constant_images,
     "constant_recordings": constant_recordings,
     "constant_series": constant_series,
+    "short_recordings": None,
     "class_imbalance": class_imbalance,
     "conflicting_labels": conflicting_labels,
     "repeated_uses": None,

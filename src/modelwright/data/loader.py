@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from modelwright.core.errors import DataError
 from modelwright.core.recipe import Augment
 from modelwright.data import augment as steps_of
+from modelwright.data import augment_sound
 from modelwright.data.rows import Rows
 
 _ORDERS_KEPT = 2  # a batch mostly lies in one epoch's order or two
@@ -50,6 +51,7 @@ class Loader:
     Args:
         augment: the recipe's steps, in order; data/augment.py.
         num_classes: every target must lie below it, where targets are classes.
+        rate: samples a second, where rows are recordings.
     Raises: DataError without rows or with a target that is no class; ConfigError for a step that
         would change nothing.
     """
@@ -62,6 +64,7 @@ class Loader:
         seed: int,
         augment: Sequence[Augment] = (),
         num_classes: int | None = None,
+        rate: int | None = None,
     ) -> None:
         if not len(rows):
             raise DataError("there are no rows to load", expected="at least one row")
@@ -75,7 +78,7 @@ class Loader:
         for step in augment:
             steps_of.key_and_value(step)
         self.batch_size, self.seed, self.augment = batch_size, seed, tuple(augment)
-        self._rows = rows
+        self._rows, self._rate = rows, rate
         dense = {
             name: torch.from_numpy(np.require(column, requirements=("C", "W")))
             for name, column in {**rows.inputs, "": rows.targets}.items()
@@ -113,10 +116,14 @@ class Loader:
         if not self.augment:
             return Batch(inputs, targets)
         draw = _generator(self.seed, "augment", step)
+        if "samples" in inputs:
+            assert self._rate is not None
+            return Batch(augment_sound.apply(inputs, self.augment, self._rate, draw), targets)
         mixed = steps_of.apply(inputs["image"], self.augment, draw)
         if mixed.partner is None:
-            return Batch({"image": mixed.images}, targets)
-        return Batch({"image": mixed.images}, targets, targets[mixed.partner], mixed.share)
+            return Batch({**inputs, "image": mixed.images}, targets)
+        others = targets[mixed.partner]
+        return Batch({**inputs, "image": mixed.images}, targets, others, mixed.share)
 
     def _gather(self, chosen: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         if self._dense is not None:

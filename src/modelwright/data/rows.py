@@ -19,6 +19,7 @@ import safetensors.numpy
 from modelwright.core.errors import ConfigError, DataError, IntegrityError, did_you_mean
 from modelwright.core.files import sha256, write_bytes, write_json
 from modelwright.core.signature import NO_TARGET
+from modelwright.data.shared import Shared
 
 Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
@@ -113,7 +114,7 @@ def ragged(rows: Sequence[Array], like: Array | None = None) -> Ragged:
 
 
 PAD_MULTIPLE = 8
-Column = Array | Ragged | Windows
+Column = Array | Ragged | Windows | Shared
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,8 @@ def batch(inputs: Inputs, indices: Indices) -> dict[str, Array]:
     return arrays
 
 
-def _gather(column: Array | Windows, indices: Indices) -> Array:
-    if isinstance(column, Windows):
+def _gather(column: Array | Windows | Shared, indices: Indices) -> Array:
+    if isinstance(column, Windows | Shared):
         return _wide(column.gather(indices))
     return np.ascontiguousarray(column[indices])
 
@@ -217,7 +218,7 @@ SOUND_SCALE = 32768  # recordings are kept as int16
 def _take(column: Column, indices: Indices) -> Column:
     if isinstance(column, Windows):
         return replace(column, starts=column.starts[indices])
-    return column.take(indices) if isinstance(column, Ragged) else column[indices]
+    return column.take(indices) if isinstance(column, Ragged | Shared) else column[indices]
 
 
 def typical(rows: Rows, number: int) -> Indices:
@@ -276,12 +277,14 @@ class Prepared:
 
     inputs: the description that the embedding needs; answers: what the head needs besides labels
     files: what must travel with the model, by name
+    findings: what came up on the way; the rows concerned are already left out
     """
 
     parts: dict[str, Rows]
     inputs: dict[str, Any]
     answers: dict[str, Any]
     files: dict[str, bytes]
+    findings: tuple[Finding, ...] = ()
 
 
 def dataset(
@@ -311,8 +314,8 @@ def _digest(parts: Mapping[str, Rows], labels: Sequence[str]) -> str:
 
 
 # beside the values of a column: where rows of unequal length begin; where windows do, and their
-# length
-OFFSETS, STARTS = ".offsets", ".starts"
+# length; which value each row has, where they share them
+OFFSETS, STARTS, INDEX = ".offsets", ".starts", ".index"
 
 
 def _tensors(rows: Rows) -> dict[str, Array]:
@@ -325,6 +328,9 @@ def _tensors(rows: Rows) -> dict[str, Array]:
         elif isinstance(column, Windows):
             tensors[name + STARTS] = np.append(column.starts, column.length)
             column = column.values
+        elif isinstance(column, Shared):
+            tensors[name + INDEX] = column.index
+            column = column.values
         tensors[name] = np.ascontiguousarray(column)
     return tensors
 
@@ -336,7 +342,8 @@ def save(data: Dataset, folder: Path) -> None:
     """
     hashes = {}
     for part, rows in data.parts.items():
-        content = safetensors.numpy.save(_tensors(rows), {"origins": json.dumps(rows.origins)})
+        kept = {"origins": json.dumps(rows.origins), "inputs": json.dumps(list(rows.inputs))}
+        content = safetensors.numpy.save(_tensors(rows), kept)
         write_bytes(folder / f"{part}.safetensors", content)
         hashes[part] = hashlib.sha256(content).hexdigest()
     for name, content in data.files.items():
@@ -365,6 +372,9 @@ def _join(first: Column, second: Column) -> Column:
         assert isinstance(second, Windows)
         starts = np.concatenate([first.starts, second.starts + len(first.values)])
         return Windows(np.concatenate([first.values, second.values]), starts, first.length)
+    if isinstance(first, Shared):
+        assert isinstance(second, Shared)
+        return first.joined(second)
     assert isinstance(second, np.ndarray)
     return np.concatenate([first, second])
 
@@ -401,11 +411,10 @@ def load_part(folder: Path, part: str) -> Rows:
             raise _unsound(path)
         with safetensors.safe_open(path, "np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            origins = json.loads((file.metadata() or {})["origins"])
-        columns = {
-            name: _column(name, tensors) for name in tensors if not name.endswith((OFFSETS, STARTS))
-        }
-        targets = columns.pop("targets")
+            kept = file.metadata() or {}
+            origins, names = json.loads(kept["origins"]), json.loads(kept["inputs"])
+        columns = {name: _column(name, tensors) for name in names}  # in the signature's order
+        targets = _column("targets", tensors)
         sound = bool(columns) and all(
             len(column) == len(origins) for column in (*columns.values(), targets)
         )
@@ -422,6 +431,8 @@ def _column(name: str, tensors: Mapping[str, Array]) -> Column:
     if name + STARTS in tensors:
         *starts, length = tensors[name + STARTS].tolist()
         return Windows(tensors[name], np.array(starts, np.int64), length)
+    if name + INDEX in tensors:
+        return Shared(tensors[name], tensors[name + INDEX])
     return tensors[name]
 
 

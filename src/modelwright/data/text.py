@@ -50,7 +50,7 @@ def read_table(path: Path, section: recipe.Data) -> Loaded:
     """
     counts: dict[str, int] = {}
     raw = {
-        part: list(cleaned(_records(file, section.columns), section.clean, counts))
+        part: list(cleaned(records(file, section.columns), section.clean, counts))
         for part, file in part_files(path, section).items()
     }
     labels = sorted({label for _, _, label in raw["train"]}, key=_order)
@@ -157,14 +157,14 @@ def _open(file: Path) -> IO[str]:
     return opener(file, "rt", encoding="utf-8-sig", newline="")
 
 
-def _records(file: Path, columns: recipe.Columns) -> Iterator[tuple[str, str, str]]:
+def records(file: Path, columns: recipe.Columns) -> Iterator[tuple[str, str, str]]:
     """Place, text and label of each row."""
     wanted = [
         *(columns.text if isinstance(columns.text, tuple) else (columns.text,)),
         columns.label,
     ]
     named = any(isinstance(name, str) for name in wanted)
-    for line, row in _rows(file, named):
+    for line, row in rows_of(file, named):
         values = []
         for name in wanted:
             value = row.get(name)
@@ -180,7 +180,7 @@ def _records(file: Path, columns: recipe.Columns) -> Iterator[tuple[str, str, st
         yield f"{file.name} line {line}", " ".join(values[:-1]), values[-1].strip()
 
 
-def _rows(file: Path, named: bool) -> Iterator[tuple[int, dict[str | int, Any]]]:
+def rows_of(file: Path, named: bool) -> Iterator[tuple[int, dict[str | int, Any]]]:
     """Line and fields of each row, by number, and by name where the first line has names."""
     suffix = _table_name(file)
     try:
@@ -364,7 +364,7 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
     if unit == "auto":
         spaced = _joint(character for text in train[:1000] for character in text) == " "
         unit = ("given" if answer == "tags" else "words") if spaced else "characters"
-    features = asked.features or DEFAULT_FEATURES[answer, "characters" == unit]
+    features = asked.features or DEFAULT_FEATURES[answer == "tags", unit == "characters"]
     cut = {
         part: [split(text, unit)[: asked.max_length] for text in rows.origins]
         for part, rows in parts.items()
@@ -389,12 +389,12 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
     return Prepared(made, inputs, {}, {VOCABULARY: vocabulary.to_bytes()})
 
 
-# by answer and whether tokens are characters; docs/experiments.md has the reasons
+# by whether each token has an answer, and whether tokens are characters; docs/experiments.md
 DEFAULT_FEATURES = {
-    ("classes", False): ("token",),
-    ("classes", True): ("token", "pair"),
-    ("tags", False): ("token", "start", "end", "ending", "shape"),
-    ("tags", True): ("token", "pair", "next_pair"),
+    (False, False): ("token",),
+    (False, True): ("token", "pair"),
+    (True, False): ("token", "start", "end", "ending", "shape"),
+    (True, True): ("token", "pair", "next_pair"),
 }
 
 

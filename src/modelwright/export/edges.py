@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from modelwright.data.rows import Rows, ragged
+from modelwright.data.rows import Column, Rows, ragged
 from modelwright.models.catalog import ModelSpec
 
 Description = Mapping[str, Any]
@@ -18,79 +18,97 @@ def edge_inputs(spec: ModelSpec) -> Rows:
     >>> edge_inputs(ModelSpec("cnn", "tiny", image, {})).origins
     ['zeros', 'full', 'noise', 'bright_pixel', 'checkerboard']
     """
-    name, made = EDGES[spec.inputs["kind"]](spec.inputs)
-    values = list(made.values())
-    same = len({value.shape for value in values}) == 1
-    column = np.stack(values) if same and not spec.has_time else ragged(values, values[0])
-    return Rows({name: column}, np.zeros(len(values), np.int64), list(made))
+    made = EDGES[spec.inputs["kind"]](spec.inputs)
+    over_time = {one.name for one in spec.signature.inputs if "time" in one.shape}
+    columns: dict[str, Column] = {}
+    for name, edges in made.items():
+        values = list(edges.values())
+        columns[name] = ragged(values, values[0]) if name in over_time else np.stack(values)
+    names = [" + ".join(one) for one in zip(*made.values(), strict=True)]
+    return Rows(columns, np.zeros(len(names), np.int64), names)
 
 
-def _images(own: Description) -> tuple[str, dict[str, np.ndarray]]:
+Edges = dict[str, dict[str, np.ndarray]]  # by input, then by what makes it rare
+
+
+def _images(own: Description) -> Edges:
     shape = tuple(own["shape"])
     zeros = np.zeros(shape, np.uint8)
     bright = zeros.copy()
     bright[..., shape[-2] // 2, shape[-1] // 2] = 255
     squares = (np.indices(shape[-2:]).sum(0) % 2 * 255).astype(np.uint8)
-    return "image", {
+    made = {
         "zeros": zeros,
         "full": np.full(shape, 255, np.uint8),
         "noise": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
         "bright_pixel": bright,
         "checkerboard": np.broadcast_to(squares, shape).copy(),
     }
+    return {"image": made}
 
 
-def _texts(own: Description) -> tuple[str, dict[str, np.ndarray]]:
+def _texts(own: Description) -> Edges:
     vocab, length, features = own["vocab_size"], own["max_length"], own["features"]
     noise = np.random.default_rng(0).integers(1, vocab, (length, features))
-    return "ids", {
+    made = {
         "one_token": np.full((1, features), vocab - 1),
         "unknown": np.ones((5, features), np.int64),
         "one_token_again_and_again": np.full((length, features), vocab // 2 + 1),
         "noise": noise,
         "short_noise": noise[:3],
     }
+    return {"ids": made}
 
 
-def _sounds(own: Description) -> tuple[str, dict[str, np.ndarray]]:
+def _pairs(own: Description) -> Edges:
+    """One of each, side by side; there are as many."""
+    return {**_images(own["image"]), **_texts(own["text"])}
+
+
+def _sounds(own: Description) -> Edges:
     length = own["length"]
     click = np.zeros(length, np.int16)
     click[length // 2] = 32767
     noise = np.random.default_rng(0).integers(-32768, 32767, (length,), np.int16)
     tone = (20000 * np.sin(np.arange(length) * 0.3)).astype(np.int16)
-    return "samples", {
+    made = {
         "silence": np.zeros(length, np.int16),
         "click": click,
         "loud_noise": noise,
         "tone": tone,
         "very_short": noise[:200],
     }
+    return {"samples": made}
 
 
-def _windows(own: Description) -> tuple[str, dict[str, np.ndarray]]:
+def _windows(own: Description) -> Edges:
     shape = (own["length"], len(own["channels"]))
     noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     ramp = np.broadcast_to(np.arange(shape[0], dtype=np.float32)[:, None], shape)
     jump = np.zeros(shape, np.float32)
     jump[shape[0] // 2 :] = 5
-    return "window", {"noise": noise, "ramp": ramp.copy(), "jump": jump, "large": 100 * noise + 50}
+    made = {"noise": noise, "ramp": ramp.copy(), "jump": jump, "large": 100 * noise + 50}
+    return {"window": made}
 
 
-def _observations(own: Description) -> tuple[str, dict[str, np.ndarray]]:
+def _observations(own: Description) -> Edges:
     shape = (own["length"], own["features"])
     noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     mean, std = (np.array(own[name], np.float32) for name in ("mean", "std"))
-    return "observation", {
-        "zeros": np.zeros(shape, np.float32),
-        "noise": mean + std * noise,
-        "highest": np.broadcast_to(mean + std, shape).copy(),
-        "lowest": np.broadcast_to(mean - std, shape).copy(),
-        "far_off": mean + 10 * std * noise,
+    return {
+        "observation": {
+            "zeros": np.zeros(shape, np.float32),
+            "noise": mean + std * noise,
+            "highest": np.broadcast_to(mean + std, shape).copy(),
+            "lowest": np.broadcast_to(mean - std, shape).copy(),
+            "far_off": mean + 10 * std * noise,
+        }
     }
 
 
-EDGES: dict[str, Callable[[Description], tuple[str, dict[str, np.ndarray]]]] = {
+EDGES: dict[str, Callable[[Description], Edges]] = {
     "image": _images,
+    "image_text": _pairs,
     "text": _texts,
     "stream": _texts,
     "items": _texts,

@@ -45,6 +45,7 @@ def export_onnx(model: nn.Module, path: Path, spec: ModelSpec) -> Signature:
     graph = traced(model, spec).model_proto
     strip(graph)
     renumber(graph)
+    _name_sizes(graph, spec)
     content = graph.SerializeToString(deterministic=True) if graph.ByteSize() <= MAX_BYTES else b""
     if not content:
         raise Unsupported(
@@ -161,6 +162,14 @@ def renumber(graph: onnx.ModelProto) -> None:
         tensor.name = name_of(tensor.name)
 
 
+def _name_sizes(graph: onnx.ModelProto, spec: ModelSpec) -> None:
+    """Free sizes of the answers as the signature spells them; `check_graph` sees if they are so."""
+    for value, wanted in zip(graph.graph.output, spec.signature.outputs, strict=True):
+        for size, name in zip(value.type.tensor_type.shape.dim, wanted.shape, strict=False):
+            if size.dim_param and isinstance(name, str):
+                size.dim_param = name
+
+
 def check_graph(path: Path, spec: ModelSpec) -> Signature:
     """What goes in and out of a graph, once it has run with one row and with three.
 
@@ -185,8 +194,7 @@ def check_graph(path: Path, spec: ModelSpec) -> Signature:
             made = examples(spec, batch, time if spec.has_time else None)
             inputs = {name: value.numpy() for name, value in made.items()}
             for one, value in zip(expected.outputs, session.run(None, inputs), strict=True):
-                sizes = {"batch": batch, "time": time}
-                shape = tuple(sizes[size] if isinstance(size, str) else size for size in one.shape)
+                shape = one.sizes(batch, time)
                 if value.shape != shape:
                     raise ParityError(
                         f"{path.name}: {one.name} has the shape {value.shape} for {batch} rows",

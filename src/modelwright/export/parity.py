@@ -400,8 +400,8 @@ def _run(
                 f"the form {side} cannot run a batch of {len(part)}: {text[0]}"
             ) from error
         lengths = None if rows.lengths is None else rows.lengths[part]
-        over_time = "time" in spec.signature.outputs[0].shape
-        if lengths is None and over_time:  # windows, all of one length
+        judged = spec.signature.outputs[0]
+        if lengths is None and judged.over_time:  # windows, all of one length
             lengths = np.full(len(part), next(iter(arrays.values())).shape[1])
         for one in spec.signature.outputs:
             value = np.asarray(outputs[one.name], np.float64)
@@ -412,14 +412,14 @@ def _run(
             real = real_places(value, session, lengths)
             parts[one.name].append(real.reshape(len(real), -1))
         repeats = np.ones_like(part)  # one place a row, but where each place has an answer
-        if lengths is not None and over_time:
-            repeats = lengths
+        if lengths is not None and judged.over_time:
+            repeats = judged.places(lengths)
         owners.append(np.repeat(part, repeats))
         if task is not None and not task.acting:
             statistics.append(task.logic.statistics(outputs, rows.batch_targets(part), labels))
-    judged, read = (np.concatenate(value) for value in parts.values())
-    table = np.concatenate(statistics) if statistics else None
-    return _Outputs(judged, read, np.concatenate(owners), table)
+    scores, read = (np.concatenate(value) for value in parts.values())
+    table = task.whole(np.concatenate(statistics)) if task is not None and statistics else None
+    return _Outputs(scores, read, np.concatenate(owners), table)
 
 
 def _locate(locate: Locate | None, probe: Mapping[str, np.ndarray]) -> Located:

@@ -62,7 +62,7 @@ def compare(before: Quality, after: Quality, task: Task) -> Difference:
             )
             return sign * (first - second)
 
-        low, high = bootstrap(before.rows, lost)
+        low, high = bootstrap(before.rows, lost, before.units)
     return Difference(before.rows, drop, low, high, flipped)
 
 

@@ -26,8 +26,9 @@ class Quality:
     values: all metrics of the task; `value` is the one that goals are about
     low, high: 95 % interval of `value`. Of an accuracy Clopper-Pearson, exact: over repeated draws
         of rows they enclose the true one at least 95 times in 100. Of others the percentile
-        bootstrap over rows.
+        bootstrap over rows, or over the units that rows form.
     statistics: (rows, k) float64, from which the metrics follow
+    units: (rows,), which rows are drawn together; None: each by itself
     outputs: by name (n, ...), at every real place of every row, one after the other; empty where
         a place has as many as a vocabulary
     targets: (n, ...), of the same places
@@ -40,6 +41,7 @@ class Quality:
     statistics: np.ndarray
     outputs: dict[str, np.ndarray]
     targets: np.ndarray
+    units: np.ndarray | None = None
 
     @property
     def value(self) -> float:
@@ -91,8 +93,9 @@ def evaluate(
         return _played(session, rows, task, labels)
     lengths = rows.lengths
     order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
-    if _over_time(session) and lengths is not None:
-        scores = int(lengths.max()) * int(session.signature.outputs[0].shape[-1])
+    judged = session.signature.outputs[0]
+    if judged.over_time and lengths is not None:
+        scores = int(judged.places(lengths.max())) * int(judged.shape[-1])
         batch_size = min(batch_size, max(1, MOST_SCORES // scores))
     statistics: list[np.ndarray] = []
     outputs: dict[str, list[np.ndarray]] = {}
@@ -112,29 +115,38 @@ def evaluate(
         here = None if lengths is None else lengths[part]
         for name, value in found.items() if task.outputs != "next" else ():
             outputs.setdefault(name, []).append(real_places(value, session, here))
-        if isinstance(rows.targets, Ragged) and not _over_time(session):  # the last is judged
-            wanted = wanted[np.arange(len(part)), rows.targets.lengths[part] - 1]
-        targets.append(real_places(wanted, session, here))
+        if isinstance(rows.targets, Ragged):
+            many = rows.targets.lengths[part]
+            if judged.over_time:
+                wanted = wanted[np.arange(wanted.shape[1]) < many[:, None]]
+            else:  # the last is judged
+                wanted = wanted[np.arange(len(part)), many - 1]
+        targets.append(wanted)
     back = np.argsort(order, kind="stable")
     table = np.concatenate(statistics)[back]
+    units, table = task.units(table), task.whole(table)
     metrics = task.values(table)
-    places = back
-    if lengths is not None and _over_time(session):  # the places of each row, in the rows' order
-        sizes = lengths[order]
-        begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        places = np.concatenate([np.arange(begins[i], begins[i] + sizes[i]) for i in back])
+    one_each = np.ones(len(rows), np.int64)
+    of_outputs = of_targets = one_each
+    if judged.over_time and lengths is not None:
+        of_outputs = judged.places(lengths[order])
+    if judged.over_time and isinstance(rows.targets, Ragged):
+        of_targets = rows.targets.lengths[order]
     if task.metric == "accuracy":
         low, high = clopper_pearson(int(table[:, 1].sum()), len(table))
     else:
-        low, high = bootstrap(len(table), lambda counts: task.values(table, counts)[task.metric])
+        low, high = bootstrap(
+            len(table), lambda counts: task.values(table, counts)[task.metric], units
+        )
     return Quality(
         metric=task.metric,
         values=metrics,
         low=low,
         high=high,
         statistics=table,
-        outputs={name: np.concatenate(parts)[places] for name, parts in outputs.items()},
-        targets=np.concatenate(targets)[places],
+        outputs={name: _in_order(parts, of_outputs, back) for name, parts in outputs.items()},
+        targets=_in_order(targets, of_targets, back),
+        units=units,
     )
 
 
@@ -146,31 +158,42 @@ def _played(session: Session, rows: Rows, task: Task, labels: Sequence[str]) -> 
     return Quality(task.metric, task.values(table), low, high, table, found, targets)
 
 
+def _in_order(parts: Sequence[np.ndarray], sizes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Values of one row after the other, of `sizes` places each, in the order of `rows`."""
+    begins = np.cumsum(sizes) - sizes
+    places = [np.arange(begins[row], begins[row] + sizes[row]) for row in rows]
+    return np.asarray(np.concatenate(parts)[np.concatenate(places)])
+
+
 def real_places(value: np.ndarray, session: Session, lengths: np.ndarray | None) -> np.ndarray:
     """A batch's values without padding: (batch, time, ...) -> (places, ...), row by row.
 
     Where answers are one for a row, nothing is changed.
     """
-    if lengths is None or not _over_time(session):
+    judged = session.signature.outputs[0]
+    if lengths is None or not judged.over_time:
         return value
-    return value[np.arange(value.shape[1]) < lengths[:, None]]
+    real: np.ndarray = np.arange(value.shape[1]) < judged.places(lengths)[:, None]
+    return np.asarray(value[real])
 
 
-def _over_time(session: Session) -> bool:
-    return "time" in session.signature.outputs[0].shape
-
-
-def bootstrap(rows: int, value: Callable[[np.ndarray], float]) -> tuple[float, float]:
+def bootstrap(
+    rows: int, value: Callable[[np.ndarray], float], units: np.ndarray | None = None
+) -> tuple[float, float]:
     """The 95 % percentile interval of a value of some rows, rows drawn again and again.
 
     Args:
         value: how often each row was drawn, (rows,) -> the value of that draw.
+        units: (rows,), from 0: rows of one number are drawn together.
 
     Source: Efron, Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
     draw = np.random.default_rng(0)
+    units = np.arange(rows) if units is None else units
+    number = int(units.max()) + 1
     found = [
-        value(np.bincount(draw.integers(0, rows, rows), minlength=rows)) for _ in range(RESAMPLES)
+        value(np.bincount(draw.integers(0, number, number), minlength=number)[units])
+        for _ in range(RESAMPLES)
     ]
     low, high = np.quantile(found, (0.025, 0.975))
     return float(low), float(high)

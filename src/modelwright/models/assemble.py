@@ -4,13 +4,16 @@ What comes in and out is described by the rows of EMBEDS and HEADS; catalog.py h
 families and their sizes.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from modelwright.models.cnn import ResidualBody, SequenceBody
 from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize, Patches
+from modelwright.models.groups import Groups
 from modelwright.models.heads import HEADS
 from modelwright.models.rnn import RecurrentBody
 from modelwright.models.transformer import EncoderBody
@@ -40,6 +43,51 @@ class TiedModel(Model):
         features, mask = self.embed(*inputs)
         vectors = self.embed.get_parameter("vectors.weight")
         return self.head(self.body(features, mask), mask, vectors)  # type: ignore[no-any-return]
+
+
+class Towers(Model):
+    """Two models side by side, whose vectors lie in one space: near where they belong together.
+
+    image, ids, as their signatures have them -> (batch, 2, dim): the picture's vector, the text's
+
+    Each has length one, so that their product is a cosine. While training the picture's is longer
+    by a learned factor, the inverse of the temperature.
+    Source: Radford et al. 2021, arXiv:2103.00020, section 2.3 (the factor starts at 1 / 0.07 and
+    is held below 100).
+    """
+
+    def __init__(self, image: Model, text: Model) -> None:
+        nn.Module.__init__(self)
+        self.image, self.text = image, text
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        image, ids = inputs
+        pair = torch.stack([self.image(image), self.text(ids)], dim=1).float()
+        # not F.normalize: its norm has no gradient at zero, and becomes several nodes in a graph
+        pair = pair * torch.rsqrt(pair.square().sum(-1, keepdim=True) + 1e-12)
+        if not self.training:
+            return pair
+        scale = self.log_scale.exp().clamp_max(100.0)
+        return torch.stack([pair[:, 0] * scale, pair[:, 1]], dim=1)
+
+
+def each_tower(groups: Callable[[nn.Module], Groups]) -> Callable[[nn.Module], Groups]:
+    """The groups of a model, or of both its towers with the arguments of each."""
+
+    def found(model: nn.Module) -> Groups:
+        if not isinstance(model, Towers):
+            return groups(model)
+        sides = {name: groups(model.get_submodule(name)) for name in ("image", "text")}
+        every = [group.inside(name) for name, (own, _) in sides.items() for group in own]
+
+        def args(sizes: list[int]) -> dict[str, Any]:
+            left = iter(sizes)
+            return {name: of([next(left) for _ in own]) for name, (own, of) in sides.items()}
+
+        return every, args
+
+    return found
 
 
 def _model(
@@ -72,6 +120,7 @@ def cnn_image(
     outputs: Description,
     widths: Sequence[int],
     inner: Sequence[int] | None = None,
+    dropout: float = 0.0,
 ) -> Model:
     """Residual stages over pixels."""
     # A thin first layer at full detail, then wide layers on a small grid: they train and run at a
@@ -91,7 +140,7 @@ def cnn_image(
         stem_width=widths[0] // 2 if strides[0] == 2 else None,
         inner=inner,
     )
-    return _model(inputs, outputs, ImageEmbed(_normalize(inputs)), body)
+    return _model(inputs, outputs, ImageEmbed(_normalize(inputs)), body, dropout)
 
 
 def cnn_sequence(
@@ -121,13 +170,18 @@ def _patch_side(shape: Sequence[int]) -> int:
 
 
 def rnn_image(
-    inputs: Description, outputs: Description, embed_dim: int, hidden_dim: int, num_layers: int
+    inputs: Description,
+    outputs: Description,
+    embed_dim: int,
+    hidden_dim: int,
+    num_layers: int,
+    dropout: float = 0.0,
 ) -> Model:
     """A recurrence over rows of pixels."""
     channels, _, width = inputs["shape"]
     rows = Patches(channels, (1, width), embed_dim)  # one step of time per row of pixels
-    body = RecurrentBody(embed_dim, hidden_dim=hidden_dim, num_layers=num_layers)
-    return _model(inputs, outputs, ImageEmbed(_normalize(inputs), rows), body)
+    body = RecurrentBody(embed_dim, hidden_dim=hidden_dim, num_layers=num_layers, dropout=dropout)
+    return _model(inputs, outputs, ImageEmbed(_normalize(inputs), rows), body, dropout)
 
 
 def rnn_sequence(
@@ -152,6 +206,7 @@ def transformer_image(
     dim: int,
     num_layers: int,
     mlp_dims: Sequence[int] | None = None,
+    dropout: float = 0.0,
 ) -> Model:
     """Attention among patches."""
     channels, height, width = inputs["shape"]
@@ -161,10 +216,10 @@ def transformer_image(
         num_heads=max(1, dim // 32),
         mlp_dims=mlp_dims or [2 * dim] * num_layers,
         max_len=(height // side) * (width // side),
-        dropout=0.1 if dim >= 128 else 0.0,
+        dropout=dropout or (0.1 if dim >= 128 else 0.0),
     )
     patches = Patches(channels, (side, side), dim)
-    return _model(inputs, outputs, ImageEmbed(_normalize(inputs), patches), body)
+    return _model(inputs, outputs, ImageEmbed(_normalize(inputs), patches), body, dropout)
 
 
 def transformer_sequence(
@@ -192,9 +247,14 @@ def transformer_sequence(
 
 
 def by_kind(image: Callable[..., Model], sequence: Callable[..., Model]) -> Callable[..., Model]:
-    """One builder of two: images are grids, everything else a sequence."""
+    """One builder of two: images are grids, pairs have a tower for each, the rest are sequences."""
 
     def build(inputs: Description, outputs: Description, **args: Any) -> Model:
+        if inputs["kind"] == "image_text":
+            return Towers(
+                image(inputs["image"], outputs, **args["image"]),
+                sequence(inputs["text"], outputs, **args["text"]),
+            )
         return (image if inputs["kind"] == "image" else sequence)(inputs, outputs, **args)
 
     return build

@@ -20,6 +20,7 @@ from modelwright.models.assemble import (
     by_kind,
     cnn_image,
     cnn_sequence,
+    each_tower,
     rnn_image,
     rnn_sequence,
     transformer_image,
@@ -51,10 +52,14 @@ class Family:
 
 
 MODELS: dict[str, Family] = {
-    "cnn": Family(by_kind(cnn_image, cnn_sequence), LADDERS["cnn"], cnn.groups),
-    "rnn": Family(by_kind(rnn_image, rnn_sequence), LADDERS["rnn"], rnn.groups, static_int8=False),
+    "cnn": Family(by_kind(cnn_image, cnn_sequence), LADDERS["cnn"], each_tower(cnn.groups)),
+    "rnn": Family(
+        by_kind(rnn_image, rnn_sequence), LADDERS["rnn"], each_tower(rnn.groups), static_int8=False
+    ),
     "transformer": Family(
-        by_kind(transformer_image, transformer_sequence), LADDERS["transformer"], transformer.groups
+        by_kind(transformer_image, transformer_sequence),
+        LADDERS["transformer"],
+        each_tower(transformer.groups),
     ),
 }
 
@@ -82,7 +87,7 @@ class ModelSpec:
     @property
     def arguments(self) -> dict[str, Any]:
         """Of the body: the size ladder's, then the spec's own."""
-        return {**self.ladder.sizes[self.size], **self.args}
+        return _over(self.ladder.sizes[self.size], self.args)
 
     @property
     def ladder(self) -> Ladder:
@@ -117,6 +122,15 @@ class ModelSpec:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ModelSpec":
         return cls(**{name: value[name] for name in cls.__dataclass_fields__})
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, `above` where they differ; arguments of a tower are looked at one by one."""
+    return {**below, **above} | {
+        name: _over(below[name], own)
+        for name, own in above.items()
+        if isinstance(own, Mapping) and isinstance(below.get(name), Mapping)
+    }
 
 
 def build(spec: ModelSpec) -> Model:

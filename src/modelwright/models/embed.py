@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelwright.core.signature import TensorSpec
+from modelwright.core.signature import FRAMES_PER_S, TensorSpec
 from modelwright.models.layers import mel_filters
 
 Masked = tuple[Tensor, Tensor | None]
@@ -102,7 +102,7 @@ class MelEmbed(nn.Module):
     """Sound to a sequence of log-mel frames, each mapped to a vector.
 
     samples: (batch, samples) float32 in [-1, 1]; lengths: (batch,) int64, real samples of each row
-        -> (batch, time, dim), one frame every `hop` samples
+        -> (batch, time, dim), one place for every `stack` frames, which are `hop` samples apart
 
     The transform is two convolutions with windowed cosines and sines, so that it ships inside the
     graph. Each row's frames are brought to zero mean and unit variance over its real frames.
@@ -112,9 +112,13 @@ class MelEmbed(nn.Module):
     basis: Tensor
     filters: Tensor
 
-    def __init__(self, rate: int, num_mels: int, dim: int) -> None:
+    def __init__(self, rate: int, num_mels: int, dim: int, *, stack: int = 1) -> None:
         super().__init__()
-        self.window, self.hop = rate // 40, rate // 100  # 25 ms every 10 ms
+        self.window, self.hop, self.stack = (
+            rate // 40,
+            rate // FRAMES_PER_S,
+            stack,
+        )  # 25 ms every 10 ms
         size = 1 << (self.window - 1).bit_length()
         time = torch.arange(self.window, dtype=torch.float64)
         angle = 2 * torch.pi * torch.arange(size // 2 + 1)[:, None] * time / size
@@ -122,7 +126,7 @@ class MelEmbed(nn.Module):
         waves = torch.cat([angle.cos(), angle.sin()]) * hann
         self.register_buffer("basis", waves[:, None].float())
         self.register_buffer("filters", mel_filters(rate, size, num_mels))
-        self.project = nn.Linear(num_mels, dim)
+        self.project = nn.Linear(num_mels * stack, dim)
 
     def forward(self, samples: Tensor, lengths: Tensor) -> Masked:
         half = self.window // 2  # an odd window needs one sample more behind
@@ -136,8 +140,16 @@ class MelEmbed(nn.Module):
         weight = mask[..., None] / mask.sum(1)[:, None, None]
         mean = (mels * weight).sum(1, keepdim=True)
         spread = ((mels - mean).square() * weight).sum(1, keepdim=True)
-        frames = (mels - mean) * torch.rsqrt(spread + 1e-3)
-        return self.project(frames * mask[..., None]), mask
+        frames = (mels - mean) * torch.rsqrt(spread + 1e-3) * mask[..., None]
+        if self.stack == 1:
+            return self.project(frames), mask
+        number = (frames.shape[1] - 1) // self.stack + 1
+        behind = number * self.stack - frames.shape[1]
+        stacked = nn.functional.pad(frames, (0, 0, 0, behind)).reshape(
+            frames.shape[0], number, self.project.in_features
+        )
+        places = torch.arange(number, device=mels.device)
+        return self.project(stacked), places < lengths[:, None] // (self.hop * self.stack) + 1
 
 
 class WindowEmbed(nn.Module):
@@ -194,7 +206,7 @@ class Embed:
 
     inputs: the tensors that a model of this kind takes, from its description.
     sequence: (description, dim, dropout) -> the module that makes a sequence; None for images,
-        which each family cuts its own way.
+        which each family cuts its own way, and for pairs, which are two inputs.
     """
 
     inputs: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
@@ -211,12 +223,20 @@ EMBEDS: dict[str, Embed] = {
     "text": _TOKENS,
     "stream": _TOKENS,
     "items": _TOKENS,
+    "image_text": Embed(
+        lambda own: tuple(
+            spec for kind in ("image", "text") for spec in EMBEDS[kind].inputs(own[kind])
+        ),
+        None,
+    ),
     "audio": Embed(
         lambda own: (
             TensorSpec("samples", "float32", ("batch", "time")),
             TensorSpec("lengths", "int64", ("batch",)),
         ),
-        lambda own, dim, dropout: MelEmbed(own["rate"], own["num_mels"], dim),
+        lambda own, dim, dropout: MelEmbed(
+            own["rate"], own["num_mels"], dim, stack=own.get("stack", 1)
+        ),
     ),
     "series": Embed(
         lambda own: (

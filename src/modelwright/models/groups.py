@@ -1,7 +1,7 @@
 """Which channels of a model live and die together; what pruning may take out, family by family."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -21,6 +21,11 @@ class Group:
 
     size: int
     places: tuple[Place, ...]
+
+    def inside(self, module: str) -> "Group":
+        """The same of a model that is a part of another, under that name."""
+        moved = (replace(place, tensor=f"{module}.{place.tensor}") for place in self.places)
+        return Group(self.size, tuple(moved))
 
 
 # The groups of a model, and the builder arguments that give them other sizes.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modelwright.core.signature import TensorSpec
+from modelwright.core.signature import NEVER, TensorSpec
 from modelwright.models.embed import window_statistics
 
 
@@ -71,6 +71,31 @@ class TagHead(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor | None = None, *inputs: Tensor) -> Tensor:
         return torch.as_tensor(self.linear(self.dropout(features)))
+
+
+class LetterHead(nn.Module):
+    """Scores of letters, and of none (id 0), at every place; behind a row's end always none.
+
+    features: (batch, time, dim) -> logits (batch, time, num_classes)
+
+    At those places no letter can be (NEVER), and none costs nothing: the likelihood of a text over
+    all places is the one over the real places.
+    Source: Graves et al. 2006, ICML, "Connectionist Temporal Classification", section 3.1.
+    """
+
+    behind: Tensor
+
+    def __init__(self, dim: int, num_classes: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(dim, num_classes)
+        behind = torch.full((num_classes,), NEVER)
+        behind[0] = 0
+        self.register_buffer("behind", behind, persistent=False)
+
+    def forward(self, features: Tensor, mask: Tensor, *inputs: Tensor) -> Tensor:
+        logits = self.linear(self.dropout(features))
+        return torch.where(mask[..., None], logits, self.behind.to(logits.dtype))
 
 
 class HorizonHead(nn.Module):
@@ -163,6 +188,10 @@ def _scaled(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
     return raw, raw * own["scale"]
 
 
+def _halves(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    return raw[:, 0], raw[:, 1]
+
+
 @dataclass(frozen=True)
 class Head:
     """One kind of answer.
@@ -173,12 +202,16 @@ class Head:
     each_place: whether every place of a sequence has a target while training.
     decides: whether the largest value of what is judged is the answer.
     toss: all that is judged, (rows, n) -> how near to the largest value another one is as good.
+    spells: whether a target is a text, of fewer letters than there are places; id 0 is none.
+    numbered: whether a target is the number of what a row belongs to, and no class.
     """
 
     build: Callable[[Mapping[str, Any], Mapping[str, Any], int, float], nn.Module]
     outputs: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
     finish: Callable[[Tensor, Mapping[str, Any]], tuple[Tensor, ...]]
     each_place: bool = False
+    spells: bool = False
+    numbered: bool = False
     decides: bool = False
     toss: Callable[[np.ndarray], float] | None = None
 
@@ -214,6 +247,13 @@ HEADS: dict[str, Head] = {
         decides=True,
         toss=lambda scores: TOSS_NATS,
     ),
+    "letters": Head(
+        lambda own, inputs, dim, dropout: LetterHead(dim, own["num_classes"], dropout=dropout),
+        lambda own: _floats("batch", own["places"], own["num_classes"])("logits", "probabilities"),
+        _softmax,
+        spells=True,
+        decides=True,
+    ),
     "ranking": Head(
         lambda own, inputs, dim, dropout: RankHead(
             dim, inputs["dim"], inputs["vocab_size"], dropout=dropout
@@ -221,6 +261,14 @@ HEADS: dict[str, Head] = {
         lambda own: _floats("batch", own["num_classes"])("scores", "probabilities"),
         _softmax,
         each_place=True,
+    ),
+    "vectors": Head(  # of each tower; models/towers.py brings them to length one
+        lambda own, inputs, dim, dropout: ClassHead(
+            dim, own["dim"], dropout=dropout, pool="mean" if inputs["kind"] == "image" else "both"
+        ),
+        lambda own: _floats("batch", own["dim"])("image_vector", "text_vector"),
+        _halves,
+        numbered=True,
     ),
     "horizon": Head(
         lambda own, inputs, dim, dropout: HorizonHead(

@@ -32,6 +32,18 @@ def _ladder(
     return Ladder(dict(zip(NAMES, rows, strict=True)), train)
 
 
+def _towers(image: str, text: str, *sizes: tuple[Any, Any], **train: float) -> Ladder:
+    """A ladder of pairs: the arguments of the pictures' tower, then of the texts', a size."""
+    rows = [
+        {
+            "image": dict(zip(image.split(), one, strict=True)),
+            "text": dict(zip(text.split(), other, strict=True)),
+        }
+        for one, other in sizes
+    ]
+    return Ladder(dict(zip(NAMES, rows, strict=True)), train)
+
+
 CONVOLUTIONS = "dim inner dropout"
 RECURRENCE = "embed_dim hidden_dim num_layers dropout"
 ATTENTION = "dim num_layers dropout"
@@ -70,6 +82,18 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             weight_decay=0.05,
             warmup_steps=50,
             decay=0.7,
+        ),
+        "letters": _ladder(
+            CONVOLUTIONS + " kernel_size",
+            (32, (32, 32), 0.0, 3),
+            (96, (128,) * 3, 0.1, 5),
+            (160, (192,) * 4, 0.1, 5),
+            (384, (512,) * 6, 0.1, 5),
+            learning_rate=0.003,
+            weight_decay=0.05,
+            warmup_steps=100,
+            decay=0.7,
+            batch_size=32,
         ),
         "audio": _ladder(
             CONVOLUTIONS,
@@ -127,6 +151,18 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=0,
             decay=0.5,
         ),
+        "image_text": _towers(
+            "widths dropout",
+            CONVOLUTIONS,
+            (((8, 16), 0.0), (32, (32,), 0.0)),
+            (((16, 32, 64), 0.2), (96, (128,), 0.3)),
+            (((32, 64, 128), 0.2), (128, (192,), 0.3)),
+            (((64, 128, 256), 0.2), (256, (384,), 0.3)),
+            learning_rate=0.002,
+            weight_decay=0.1,
+            warmup_steps=50,
+            decay=0.9,
+        ),
     },
     "rnn": {
         "image": _ladder(
@@ -161,6 +197,18 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             weight_decay=0.05,
             warmup_steps=50,
             decay=0.7,
+        ),
+        "letters": _ladder(
+            RECURRENCE,
+            (32, 16, 1, 0.0),
+            (96, 96, 1, 0.1),
+            (128, 128, 2, 0.1),
+            (384, 384, 2, 0.1),
+            learning_rate=0.003,
+            weight_decay=0.05,
+            warmup_steps=100,
+            decay=0.7,
+            batch_size=32,
         ),
         "audio": _ladder(
             RECURRENCE,
@@ -218,6 +266,18 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=0,
             decay=0.5,
         ),
+        "image_text": _towers(
+            RECURRENCE,
+            RECURRENCE,
+            ((32, 16, 1, 0.0), (32, 16, 1, 0.0)),
+            ((96, 48, 1, 0.2), (96, 64, 1, 0.3)),
+            ((192, 96, 1, 0.2), (128, 128, 1, 0.3)),
+            ((384, 192, 2, 0.2), (256, 256, 1, 0.3)),
+            learning_rate=0.002,
+            weight_decay=0.1,
+            warmup_steps=50,
+            decay=0.9,
+        ),
     },
     "transformer": {
         "image": _ladder(
@@ -252,6 +312,18 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             weight_decay=0.1,
             warmup_steps=100,
             decay=0.7,
+        ),
+        "letters": _ladder(
+            ATTENTION,
+            (32, 1, 0.0),
+            (96, 2, 0.1),
+            (160, 3, 0.1),
+            (384, 6, 0.1),
+            learning_rate=0.002,
+            weight_decay=0.1,
+            warmup_steps=100,
+            decay=0.7,
+            batch_size=32,
         ),
         "audio": _ladder(
             ATTENTION,
@@ -310,6 +382,18 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             weight_decay=0.0,
             warmup_steps=0,
             decay=0.5,
+        ),
+        "image_text": _towers(
+            ATTENTION,
+            ATTENTION,
+            ((32, 1, 0.0), (32, 1, 0.0)),
+            ((64, 2, 0.2), (96, 1, 0.3)),
+            ((128, 3, 0.2), (128, 1, 0.3)),
+            ((256, 4, 0.2), (256, 2, 0.3)),
+            learning_rate=0.001,
+            weight_decay=0.1,
+            warmup_steps=60,
+            decay=0.9,
         ),
     },
 }

@@ -32,6 +32,7 @@ from modelwright.train.settings import Budget, Settings
 
 WARM_STEPS, TIMED_STEPS = 2, 30
 ATTEMPTS, QUIET_SPREAD = 3, 1.2  # median over fastest; above it, something else is running
+PLACES_A_LETTER = 4  # of made-up texts, where some 15 letters a second are spoken
 MOST_SECONDS = 1.0  # of timed steps, where they are slow; two are always timed
 
 
@@ -110,22 +111,27 @@ def deployed(spec: ModelSpec, target: Target) -> Deployed:
 def made_up(spec: ModelSpec, number: int) -> Rows:
     """Rows of noise that a model of that spec can be trained on; every class comes up."""
     inputs: dict[str, Column] = {}
+    over_time = {one.name for one in spec.signature.inputs if "time" in one.shape}
     for name, value in examples(spec, number).items():
         array = value.numpy()
         if name == "samples":
             array = (array * SOUND_SCALE / 8).clip(-32768, 32767).astype(np.int16)
         if name != "lengths":
-            inputs[name] = ragged(list(array)) if spec.has_time else array
-    sizes = {"batch": number, "time": spec.inputs.get("length", 1)}
-    shape = [
-        sizes[size] if isinstance(size, str) else size for size in spec.signature.outputs[0].shape
-    ]
-    if HEADS[spec.outputs["kind"]].each_place:
-        shape[1:-1] = [sizes["time"]]
+            inputs[name] = ragged(list(array)) if name in over_time else array
+    length = spec.inputs.get("length", 1)
+    shape = list(spec.signature.outputs[0].sizes(number, length))
+    head, least = HEADS[spec.outputs["kind"]], 0
+    if head.numbered:
+        return Rows(inputs, np.arange(number), [""] * number)
+    if head.each_place:
+        shape[1:-1] = [length]
+    if head.spells:
+        shape[1], least = max(1, shape[1] // PLACES_A_LETTER), 1
     if "num_classes" not in spec.outputs:
         draw = np.random.default_rng(0)
         return Rows(inputs, draw.standard_normal(shape, dtype=np.float32), [""] * number)
-    classes = np.arange(math.prod(shape[:-1])).reshape(shape[:-1]) % spec.outputs["num_classes"]
+    kinds = spec.outputs["num_classes"] - least
+    classes = least + np.arange(math.prod(shape[:-1])).reshape(shape[:-1]) % kinds
     targets: Column = ragged(list(classes)) if classes.ndim > 1 else classes
     return Rows(inputs, targets, [""] * number)
 

@@ -22,7 +22,8 @@ PARTS = ("train", "valid", "test")
 DRAWN = 240  # points of a long curve that are drawn
 # kind of answer -> what one of its labels is called, and several
 ANSWERS = {"classes": ("class", "classes"), "tags": ("tag", ""), "horizon": ("series", "series"),
-           "next": ("token", ""), "ranking": ("item", ""), "actions": ("action", "")}  # fmt: skip
+           "next": ("token", ""), "ranking": ("item", ""), "actions": ("action", ""),
+           "letters": ("letter", "")}  # fmt: skip
 
 
 def gate(life: Life) -> View | None:

@@ -24,6 +24,10 @@ BESIDE = {
         "recall": "of the spans that there are, the share that the model names right",
         "places_right": "of all words or characters, the share with the right tag",
     },
+    "wer": {
+        "wer": "words put in, left out or exchanged, for each true word; less is better",
+        "cer": "the same of characters, blanks among them",
+    },
     "mse": {
         "mse": "mean squared error, where each series has variance one on train; less is better",
         "mae": "mean absolute error, on the same scale; less is better",
@@ -33,6 +37,20 @@ BESIDE = {
         "at each further one, 0 from the eleventh on",
         "hr_at_10": "of the users, the share whose item is among the first ten",
         "mrr": "one over the rank, on average",
+    },
+    "recall_at_10": {
+        "recall_at_10": "of pictures and of texts, the share that finds its own among the first "
+        "ten of all; the mean of both ways",
+        **{
+            f"image_to_text_recall_at_{depth}": "of the pictures, the share with one of their own "
+            f"texts among the first {depth}"
+            for depth in (1, 5, 10)
+        },
+        **{
+            f"text_to_image_recall_at_{depth}": "of the texts, the share with their picture among "
+            f"the first {depth}"
+            for depth in (1, 5, 10)
+        },
     },
     "nats_per_char": {
         "nats_per_char": "surprise at each character, in nats; less is better",
@@ -214,6 +232,25 @@ def quality(life: Life) -> View | None:
             for key, what in BESIDE[metric.name].items()
         ],
         "picture": Markup(_returns(life)),
+        "texts": [
+            {name: words.cut(item.get(name, "")) for name in ("truth", "answer", "text")}
+            for item in rows(proof, "texts")
+        ],
+        "ranked": [_ranked(item) for item in rows(proof, "ranked")],
+    }  # fmt: skip
+
+
+def _ranked(item: View) -> View:
+    """A picture with the texts that it found first."""
+    image, place = str(item.get("image", "")), number(item.get("place"))
+    return {
+        "row": item.get("row", ""), "image": image if PNG.fullmatch(image) else "",
+        "place": f"first right text at place {place:,.0f}" if place else "",
+        "best": [
+            {"text": words.cut(best.get("text", "")), "right": best.get("right") is True,
+             "score": words.show(number(best.get("score")), "")}
+            for best in rows(item, "best")
+        ],
     }  # fmt: skip
 
 

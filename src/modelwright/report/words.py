@@ -8,9 +8,17 @@ from modelwright.report.collect import number
 
 LABELS = {
     "f1": "F1",
+    "wer": "word error rate",
+    "cer": "character error rate",
     "mse": "MSE",
     "mae": "MAE",
     "ndcg_at_10": "NDCG@10",
+    "recall_at_10": "recall@10",
+    **{
+        f"{way}_recall_at_{depth}": f"recall@{depth}, {words}"
+        for way, words in (("image_to_text", "texts found"), ("text_to_image", "pictures found"))
+        for depth in (1, 5, 10)
+    },
     "hr_at_10": "hits among the first 10",
     "mrr": "mean reciprocal rank",
     "nats_per_char": "nats per character",
@@ -181,6 +189,7 @@ def gap_text(name: str, bound: str, measured: float | None) -> str:
 # kind of inputs -> what one row is called, and what stands for it in a command
 ROWS = {
     "image": ("image", "IMAGE.png"),
+    "image_text": ("picture with a text", "IMAGE.png --text 'A TEXT' --text 'ANOTHER'"),
     "text": ("text", "'A TEXT'"),
     "audio": ("recording", "SOUND.wav"),
     "items": ("user's history", "'ITEM, ITEM'"),
@@ -217,6 +226,13 @@ def one_row(inputs: dict[str, Any], outputs: dict[str, Any]) -> str:
             count("length", f"typically of # {unit}"), count("max_length", f"cut at # {unit}"),
             count("vocab_size", "with # entries in the vocabulary"),
         ]  # fmt: skip
+    elif kind == "image_text":
+        sizes = inputs["image"].get("shape") if isinstance(inputs.get("image"), dict) else None
+        parts = [
+            f"of {' × '.join(map(str, sizes))} (channels × height × width)" if sizes else "",
+            count("length", "the text typically of # words"),
+            count("vocab_size", "with # entries in the vocabulary"),
+        ]
     elif kind == "items":
         parts = [
             count("length", "typically of # items"), count("max_length", "cut at # items"),

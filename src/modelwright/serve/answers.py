@@ -45,6 +45,7 @@ MEDIA = {
         "this file cannot be read as a picture: send a whole PNG or JPEG of at most "
         f"{MAX_PIXELS:,} pixels",
     ),
+    "image_text": Medium("picture with texts", ("application",), ""),
     "text": Medium("text", ("text",), "this is no text: send UTF-8", 2**16),
     "audio": Medium(
         "recording", ("audio", "application"),
@@ -100,10 +101,12 @@ class Answers:
             return f"the next of {len(self.labels):,} tokens"
         if self.outputs["kind"] == "actions":
             return f"{len(self.labels)} actions"
+        if self.outputs["kind"] == "letters":
+            return "what was said"
         return f"{len(self.labels)} classes" if len(self.labels) > 1 else ""
 
     def read(self, content: bytes) -> tuple[Arrays, list[str]]:
-        """A batch of one, and its tokens where it is a text.
+        """A batch of one, or with a row for each text to choose from; and its tokens, if any.
 
         Raises: Refused 400 or 413.
         """
@@ -130,7 +133,7 @@ class Answers:
 
     def answer(self, inputs: Arrays, outputs: Arrays, tokens: list[str]) -> dict[str, Any]:
         """What a person reads, as the task says it; beside a forecast what came before it."""
-        row = {name: value[0] for name, value in outputs.items()}
+        row = KINDS[self.kind].row(outputs)
         said: dict[str, Any] = TASKS[self.task].logic.answer(row, self.labels, tokens)
         if self.kind == "series":
             window = inputs["window"][0]

@@ -5,7 +5,16 @@ from types import ModuleType
 
 import numpy as np
 
-from modelwright.tasks import classify, control, forecast, language, recommend, tag
+from modelwright.tasks import (
+    classify,
+    control,
+    forecast,
+    language,
+    match,
+    recommend,
+    tag,
+    transcribe,
+)
 
 
 @dataclass(frozen=True)
@@ -15,6 +24,10 @@ class Task:
     logic: loss, statistics, answer; values, of the statistics' sums, or values_of_rows where the
         metric is no function of sums; METRIC, the name of the first of its values; and
         LABEL_SMOOTHING, what its loss takes where the recipe does not say, None if it takes none.
+        Where they mean something: OPTIONS, names of further arguments of answer; text_of, a row's
+        target as the text that answer gives.
+        Where rows are judged against each other also whole: their statistics, once all are there;
+        where rows depend on each other also units: which an interval draws together.
     """
 
     inputs: str
@@ -26,10 +39,26 @@ class Task:
     def metric(self) -> str:
         return str(self.logic.METRIC)
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of what a person may say about how to answer."""
+        return tuple(getattr(self.logic, "OPTIONS", ()))
+
+    def whole(self, table: np.ndarray) -> np.ndarray:
+        """What the metrics are made of, of all rows that are judged together.
+
+        table: (rows, k), what `statistics` says of each row -> (rows, m)
+        """
+        return np.asarray(self.logic.whole(table)) if hasattr(self.logic, "whole") else table
+
+    def units(self, table: np.ndarray) -> np.ndarray | None:
+        """Which rows an interval draws together, by number, (rows,); None: each by itself."""
+        return np.asarray(self.logic.units(table)) if hasattr(self.logic, "units") else None
+
     def values(self, table: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
         """The task's metrics, METRIC first.
 
-        table: (rows, k), what `statistics` says of each row; weights: (rows,), how often each
+        table: (rows, m), as `whole` gives it; weights: (rows,), how often each
         counts, once where None
         """
         weights = np.ones(len(table)) if weights is None else weights
@@ -42,9 +71,11 @@ TASKS: dict[str, Task] = {
     "image-classification": Task("image", "classes", classify),
     "text-classification": Task("text", "classes", classify),
     "audio-classification": Task("audio", "classes", classify),
+    "transcription": Task("audio", "letters", transcribe),
     "tagging": Task("text", "tags", tag),
     "forecasting": Task("series", "horizon", forecast),
     "recommendation": Task("items", "ranking", recommend),
     "language-modeling": Task("stream", "next", language),
     "control": Task("observation", "actions", control, acting=True),
+    "image-text-matching": Task("image_text", "vectors", match),
 }

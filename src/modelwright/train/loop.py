@@ -107,6 +107,7 @@ class Trainer:
             seed=self.settings.seed,
             augment=self.settings.augment,
             num_classes=self.spec.outputs.get("num_classes"),
+            rate=self.spec.inputs.get("rate"),
         )
 
     # one step
@@ -192,7 +193,9 @@ class Trainer:
         part = self.valid.take(np.arange(min(rows or len(self.valid), len(self.valid))))
         session = TorchSession(self.averaged, self.spec, torch.get_num_threads())
         with autocast(self.settings.precision):
-            found = evaluate(session, part, self.task, self.spec.outputs.get("labels", ()))
+            # no more rows at once than in a step: of long ones, 256 took twice a step's memory
+            labels, number = self.spec.outputs.get("labels", ()), self.settings.micro_batch_size
+            found = evaluate(session, part, self.task, labels, batch_size=number)
         seconds = time.perf_counter() - started
         self.evaluation_seconds = seconds * len(self.valid) / len(part)
         self.looked_s += seconds

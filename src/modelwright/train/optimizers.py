@@ -77,7 +77,7 @@ def make_optimizer(
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     """The weights that Muon moves: matrices of the body."""
-    return [p for name, p in _matrices(model) if name.startswith("body.") and p.ndim == 2]
+    return [p for name, p in _matrices(model) if "body" in name.split(".") and p.ndim == 2]
 
 
 def _matrices(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

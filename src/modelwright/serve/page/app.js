@@ -6,7 +6,7 @@ const MOST_CHARTS = 8;
 const KIND_COLORS = 6;
 const SMALL_PIXELS = 64; // below this a picture is shown with its pixels, not blurred
 const GOALS = {
-  accuracy: "Accuracy", f1: "F1", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", mse: "Mean squared error", mean_return: "Mean return", mean_return_drop: "Mean return lost", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
+  accuracy: "Accuracy", f1: "F1", wer: "Word error rate", wer_drop: "Word error rate added", recall_at_10: "Recall@10", recall_at_10_drop: "Recall@10 lost", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", mse: "Mean squared error", mean_return: "Mean return", mean_return_drop: "Mean return lost", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
   mse_drop: "Mean squared error added", latency_p50_ms: "Half of the answers within",
   latency_p95_ms: "95% of answers within", latency_p99_ms: "99% of answers within",
   size_mb: "File size",
@@ -29,11 +29,16 @@ const MEDIA = {
   },
   text: { one: "text", many: "texts", type: "text/" },
   observation: { one: "observation", many: "first observations", type: "text/", fields: true },
+  image_text: {
+    one: "picture", many: "pictures with texts", accept: "image/png,image/jpeg", invite: "Drop a picture here",
+    hint: "PNG or JPEG. Texts to choose from stand below, one on each line. Nothing is kept.", type: "application/",
+  },
 };
 const $ = (id) => document.getElementById(id);
 let key = ""; // in memory alone: gone when the page closes
 let turn = 0; // the newest question; answers to older ones are dropped
 let model = null; // what the server told about it
+let picture = null; // that texts are chosen for
 
 async function ask(address, options = {}) {
   const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
@@ -95,7 +100,7 @@ function show() {
   }
   $("try").hidden = !medium;
   $("drop").hidden = !medium?.accept;
-  $("write").hidden = model.takes !== "text";
+  $("write").hidden = !["text", "image_text"].includes(model.takes);
   $("observe").hidden = !medium?.fields;
   if (medium?.fields) model.columns.forEach(addField);
   if (medium?.accept) {
@@ -104,13 +109,18 @@ function show() {
     const columns = model.columns.slice(0, MOST_CHARTS).join(", ") + (model.columns.length > MOST_CHARTS ? ", …" : "");
     $("invite-hint").textContent = medium.hint.replace("{columns}", columns).replace("{rows}", model.rows);
   }
-  const field = { image: "image", text: "text", observation: "text" }[model.takes]; // of a sample that can be asked about
+  const field = { image: "image", text: "text", observation: "text", image_text: "image" }[model.takes]; // of a sample that can be asked about
   const samples = model.samples.filter((sample) => sample[field]);
   $("samples").hidden = !samples.length;
   $("samples-title").textContent = `${medium?.fields ? `${medium.many[0].toUpperCase()}${medium.many.slice(1)} of test episodes` : `Test ${medium?.many}`} the model never trained on`;
-  samples.forEach(model.takes === "image" ? addSample : addText);
-  if (model.span_kinds.length || ["series", "observation"].includes(model.takes)) {
+  samples.forEach(model.takes.startsWith("image") ? addSample : addText);
+  if (model.span_kinds.length || ["series", "observation"].includes(model.takes) || model.task === "transcription") {
     $("promise").textContent = "The answer will stand here.";
+  }
+  if (model.takes === "image_text") {
+    $("text-label").textContent = "Texts to choose from, one on each line";
+    $("text").value = samples.slice(0, MOST_BARS).map((sample) => sample.text).join("\n");
+    $("promise").textContent = "The texts will stand here, the nearest to the picture first.";
   }
   const goals = Object.entries(model.goals);
   $("goals").hidden = !goals.length;
@@ -160,7 +170,7 @@ function addSample(sample, index) {
   button.setAttribute("aria-pressed", "false");
   button.append(image);
   button.onclick = () => {
-    answer(fromDataUri(sample.image), sample.label);
+    answer(fromDataUri(sample.image), model.takes === "image_text" ? sample.text : sample.label);
     button.setAttribute("aria-pressed", "true");
   };
   $("sample-list").append(button);
@@ -211,11 +221,30 @@ function fromDataUri(uri) {
   return new Blob([raw], { type: head.slice(5).split(";")[0] });
 }
 
+// A picture and the lines below it as one question; null where there is no line.
+async function question(chosen) {
+  picture = chosen;
+  const texts = $("text").value.split("\n").map((line) => line.trim()).filter(Boolean);
+  if (!texts.length) return null;
+  const bytesOf = new Uint8Array(await chosen.arrayBuffer());
+  let letters = "";
+  for (let start = 0; start < bytesOf.length; start += 32768) {
+    letters += String.fromCharCode(...bytesOf.subarray(start, start + 32768));
+  }
+  return new Blob([JSON.stringify({ picture: btoa(letters), texts })], { type: "application/json" });
+}
+
 async function answer(content, truth) {
   const mine = ++turn;
   document.querySelectorAll("#sample-list button").forEach((b) => b.setAttribute("aria-pressed", "false"));
-  if (model.takes === "image") preview(content);
+  if (model.takes.startsWith("image")) preview(content);
   else if (MEDIA[model.takes].accept) $("invite-title").textContent = content.name;
+  if (model.takes === "image_text") content = await question(content);
+  if (mine !== turn) return;
+  if (!content) { // a picture, and no text yet to choose
+    $("result").classList.remove("busy");
+    return;
+  }
   $("result").classList.add("busy");
   try {
     const type = content.type.startsWith(MEDIA[model.takes].type) ? content.type : "";
@@ -256,10 +285,11 @@ function showAnswer(reply, truth) {
   $("waiting").hidden = $("problem").hidden = true;
   $("answer").hidden = false;
   const plainAnswer = typeof reply.answer === "string";
-  $("best").hidden = $("verdict").hidden = $("bars").hidden = !plainAnswer;
+  $("best").hidden = $("verdict").hidden = !plainAnswer;
+  $("bars").hidden = !reply.probabilities;
   $("tagged").hidden = !reply.tags;
   $("forecast").hidden = plainAnswer || Boolean(reply.tags);
-  const left = plainAnswer ? showChoices(reply, truth) : reply.tags ? showTags(reply) : showForecast(reply);
+  const left = reply.words ? showSaid(reply) : plainAnswer ? showChoices(reply, truth) : reply.tags ? showTags(reply) : showForecast(reply);
   $("latency").textContent =
     `Answered in ${reply.latency_ms.toLocaleString("en", { maximumSignificantDigits: 2 })} ms${left}`;
 }
@@ -267,15 +297,19 @@ function showAnswer(reply, truth) {
 function showChoices(reply, truth) {
   $("best").textContent = reply.answer;
   $("best").classList.toggle("long", reply.answer.length > 12);
+  const choices = reply.probabilities || reply.ranking;
+  const own = reply.ranking ? "that is its own text" : "that is its label";
+  const name = reply.ranking ? "its own text" : "its label";
+  if (reply.ranking && !choices.some((item) => item.label === truth)) truth = undefined;
   const right = truth === reply.answer;
   $("verdict").className = truth === undefined ? "" : right ? "right" : "wrong";
   $("verdict").textContent =
-    truth === undefined ? "" : right ? "✓ Right: that is its label" : `✗ Wrong: its label is ${truth}`;
+    truth === undefined ? "" : right ? `✓ Right: ${own}` : `✗ Wrong: ${name} is ${truth}`;
   if (reply.values) return showValues(reply.values);
-  const shown = reply.probabilities.slice(0, MOST_BARS);
+  const shown = choices.slice(0, MOST_BARS);
   $("bars").classList.toggle("short", shown.every((item) => item.label.length <= 3));
   $("bars").replaceChildren(...shown.map(bar));
-  const left = reply.probabilities.length - shown.length;
+  const left = choices.length - shown.length;
   return left > 0 ? `; ${left} less likely choices are not shown` : "";
 }
 
@@ -289,6 +323,15 @@ function showValues(values) {
     return item;
   }));
   return values.length > MOST_BARS ? `; ${values.length - MOST_BARS} worse choices are not shown` : "";
+}
+
+function showSaid(reply) {
+  $("best").textContent = reply.answer || "(nothing)";
+  $("best").classList.toggle("long", reply.answer.length > 12);
+  const time = (seconds) => seconds.toLocaleString("en", { minimumFractionDigits: 2 });
+  $("verdict").className = "";
+  $("verdict").textContent = reply.words.map((one) => `${one.text} ${time(one.start)}–${time(one.end)} s`).join("  ·  ");
+  return "";
 }
 
 function showTags(reply) {
@@ -352,6 +395,10 @@ function chart(name, before, after) {
 }
 
 function write(truth) {
+  if (model.takes === "image_text") {
+    if (picture) answer(picture);
+    return;
+  }
   const text = $("text").value;
   if (text.trim()) answer(new Blob([text], { type: "text/plain" }), truth);
 }
@@ -362,7 +409,7 @@ function percent(share) {
   return `${(share * 100).toFixed(1)}%`;
 }
 
-function bar({ label, probability }) {
+function bar({ label, probability, score }) {
   const item = document.createElement("li");
   const name = document.createElement("span");
   name.className = "label";
@@ -370,12 +417,12 @@ function bar({ label, probability }) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
   svg.setAttribute("aria-hidden", "true");
-  rect.setAttribute("width", `${probability * 100}%`);
+  rect.setAttribute("width", `${Math.max(probability ?? score, 0) * 100}%`);
   rect.setAttribute("height", "100%");
   svg.append(rect);
   const share = document.createElement("span");
   share.className = "share";
-  share.textContent = percent(probability);
+  share.textContent = probability === undefined ? score.toFixed(3) : percent(probability);
   item.append(name, svg, share);
   return item;
 }

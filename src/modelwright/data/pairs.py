@@ -1,0 +1,226 @@
+"""Pictures with texts: JSON lines beside a folder of pictures, and what a model takes of both.
+
+A row is one picture with one of its texts; its target is the number of the picture, so that rows
+of one number belong together. A picture is kept once, however many texts it has (data/shared.py),
+and parts are cut by picture. Pixels are read as data/image.py does, words as data/text.py.
+"""
+
+import base64
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelwright.core import recipe
+from modelwright.core.errors import DataError
+from modelwright.data import image, text
+from modelwright.data.folder import IMAGES
+from modelwright.data.rows import Column, Finding, Loaded, Prepared, Rows, ragged
+from modelwright.data.shared import Shared
+
+SUFFIXES = (".jsonl", ".jsonl.gz")
+PARTS = {name: part for part, names in text.PART_NAMES.items() for name in names}
+MOST_TEXTS = 64  # of one question
+VECTOR_DIM = 128  # of the space that pictures and texts share
+_LISTED = 100  # entries of a finding's rows
+_LINE = '{"image": "a.jpg", "captions": ["a dog runs", …], "split": "train"} on each line'
+
+
+def is_here(path: Path) -> bool:
+    """Whether the path is a file of pictures and their texts, or a folder with one such file."""
+    return _table(path) is not None
+
+
+def _table(path: Path) -> Path | None:
+    if path.is_dir():
+        found = [file for file in sorted(path.iterdir()) if _table(file) and file.is_file()]
+        return found[0] if len(found) == 1 else None
+    if not path.is_file() or not path.name.endswith(SUFFIXES):
+        return None
+    try:
+        _, first = next(_records(path))
+    except (DataError, StopIteration):
+        return None
+    return path if "image" in first and {"captions", "text"} & set(first) else None
+
+
+def read(path: Path, section: recipe.Data) -> Loaded:
+    """A row for each picture and text of a JSON lines file, plain or .gz.
+
+    Each line names a picture by its file, beside the table or in the folder images there, and its
+    texts: captions, a list, or text. split says the part: train, valid (or val, dev) or test.
+    A picture that cannot be read becomes a finding broken_files, an empty text one empty_texts;
+    their rows are left out. The size of the pictures is chosen as for image folders.
+
+    Raises: DataError, with the line, for a table that cannot be read or without a readable picture;
+        MissingExtra without Pillow.
+    """
+    table = _table(path)
+    if table is None:
+        raise DataError(f"{path} has no table of pictures and their texts", expected=_LINE)
+    listed: dict[str, list[tuple[Path, str]]] = {}
+    empty, missing = [], {}
+    for line, record in _records(table):
+        file, texts, part = _record(table, line, record)
+        if not file.is_file():
+            missing[file] = "it is not there"
+            continue
+        for one in texts:
+            if one.strip():
+                listed.setdefault(part, []).append((file, one.strip()))
+            else:
+                empty.append(f"{table.name} line {line}")
+    files = list(dict.fromkeys(file for rows in listed.values() for file, _ in rows))
+    contents, broken = IMAGES.read(files, section)
+    if not contents:
+        raise DataError(f"{table}: none of its pictures can be read", expected=_LINE)
+    number = {file: place for place, file in enumerate(contents)}
+    images = IMAGES.join(contents, list(contents))["image"]
+    assert isinstance(images, np.ndarray)
+    parts = {}
+    for part, rows in listed.items():
+        kept = [(number[file], one) for file, one in rows if file in number]
+        pictures = np.array([picture for picture, _ in kept], np.int64)
+        texts = [one for _, one in kept]
+        column = Shared(images, pictures).take(np.arange(len(kept)))
+        inputs: dict[str, Column] = {"image": column, "ids": text.code_points(texts)}
+        parts[part] = Rows(inputs, pictures, texts)
+    parts.setdefault("train", next(iter(parts.values())).take(np.zeros(0, np.int64)))
+    return parts, [], _findings({**missing, **broken}, empty)
+
+
+def _record(table: Path, line: int, record: Mapping[str, Any]) -> tuple[Path, list[str], str]:
+    """File, texts and part of one line."""
+    name, texts = record.get("image"), record.get("captions", record.get("text"))
+    texts = [texts] if isinstance(texts, str) else texts
+    part = PARTS.get(str(record.get("split", "train")).lower())
+    sound = isinstance(texts, list) and all(isinstance(one, str) for one in texts)
+    if not isinstance(name, str) or not name or not sound or part is None:
+        raise DataError(f"{table}, line {line}: {str(dict(record))[:80]}", expected=_LINE)
+    folder = table.parent.resolve()
+    file = next((one for one in (folder / name, folder / "images" / name) if one.is_file()),
+                folder / name)  # fmt: skip
+    if not file.resolve().is_relative_to(folder):
+        raise DataError(
+            f"{table}, line {line}: {name!r} leaves the folder of the table",
+            expected="pictures beside the table or below it",
+        )
+    return file, texts, part
+
+
+def _records(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    opener = gzip.open if table.suffix == ".gz" else open
+    try:
+        with opener(table, "rt", encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    found = json.loads(line)
+                except ValueError as error:
+                    raise DataError(f"{table}, line {number}: {error}", expected=_LINE) from error
+                if not isinstance(found, dict):
+                    raise DataError(f"{table}, line {number}: no JSON object", expected=_LINE)
+                yield number, found
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(f"{table} cannot be read: {error}", expected=_LINE) from error
+
+
+def _findings(broken: Mapping[Path, str], empty: Sequence[str]) -> list[Finding]:
+    found = []
+    if broken:
+        names = sorted((file.name, reason) for file, reason in broken.items())
+        are = "picture is" if len(names) == 1 else "pictures are"
+        found.append(Finding(
+            "broken_files", len(names),
+            f"{len(names)} {are} not readable as PNG or JPEG; {names[0][0]}: {names[0][1]}",
+            tuple((name,) for name, _ in names[:_LISTED]),
+        ))  # fmt: skip
+    if empty:
+        text_of = f"{len(empty)} texts are empty and were left out"
+        found.append(
+            Finding("empty_texts", len(empty), text_of, tuple((row,) for row in empty[:_LISTED]))
+        )
+    return found
+
+
+def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepared:
+    """Pictures as they are, texts to ids; statistics and vocabulary come from train alone."""
+    read_texts = {
+        part: Rows({"ids": rows.inputs["ids"]}, rows.targets, rows.origins)
+        for part, rows in parts.items()
+    }
+    made = text.prepare(read_texts, section, answer)
+    column = parts["train"].inputs["image"]
+    assert isinstance(column, Shared)
+    mean, std = image.statistics(column.values)
+    shape = column.values.shape[1:]
+    inputs = {
+        "kind": "image_text",
+        "image": {"kind": "image", "shape": shape, "mean": mean, "std": std},
+        "text": made.inputs,
+        # what every kind says whose rows differ in length
+        **{name: made.inputs[name] for name in ("vocab_size", "length", "max_length")},
+    }
+    pairs = {
+        part: Rows(
+            {"image": parts[part].inputs["image"], **rows.inputs}, rows.targets, rows.origins
+        )
+        for part, rows in made.parts.items()
+    }
+    return Prepared(pairs, inputs, {"dim": VECTOR_DIM}, made.files)
+
+
+def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What is done to pictures and texts before the graph, for the manifest."""
+    return {
+        "image": image.preprocess(inputs["image"]), "text": text.preprocess(inputs["text"]),
+    }  # fmt: skip
+
+
+def ask(content: bytes, texts: Sequence[str]) -> bytes:
+    """A picture's bytes and texts to choose from, as one question."""
+    return json.dumps(
+        {"picture": base64.b64encode(content).decode(), "texts": list(texts)}, ensure_ascii=False
+    ).encode()
+
+
+def _asked(content: bytes) -> tuple[bytes, list[str]]:
+    try:
+        question = json.loads(content)
+        texts = [one.strip() for one in question["texts"] if one.strip()]
+        picture = base64.b64decode(question["picture"], validate=True)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            "the question cannot be read",
+            expected='JSON: {"picture": PNG or JPEG in base64, "texts": [TEXT, …]}',
+        ) from error
+    if not 1 <= len(texts) <= MOST_TEXTS:
+        raise DataError(
+            f"{len(texts)} texts to choose from", expected=f"1 to {MOST_TEXTS} texts, none empty"
+        )
+    return picture, list(dict.fromkeys(texts))
+
+
+def read_input(
+    content: bytes, inputs: Mapping[str, Any], files: Mapping[str, bytes]
+) -> dict[str, npt.NDArray[Any]]:
+    """A question of `ask` as a batch with a row for each of its texts.
+
+    Raises: DataError if it is none, or its picture is no picture.
+    """
+    picture, texts = _asked(content)
+    pixels = image.read_input(picture, inputs["image"], files)["image"]
+    rows = [text.read_input(one.encode(), inputs["text"], files)["ids"][0] for one in texts]
+    ids = ragged(rows).padded(np.arange(len(rows)))
+    return {"image": np.repeat(pixels, len(rows), axis=0), "ids": ids}
+
+
+def tokens(content: bytes, inputs: Mapping[str, Any], files: Any = None) -> list[str]:
+    """The texts of a question, in the order of its rows."""
+    return _asked(content)[1]
