@@ -29,13 +29,13 @@ class Case:
     """One row: a recipe on a data set, and the floor that its metric has to reach.
 
     Args:
-        source: the data set's place in the folder of data sets.
+        source: the data set's place in the folder of data sets; None leaves the recipe's own.
         overrides: of the recipe; variants: each on top of them, one run a seed.
         made: what has to be unpacked first, (place of the data set, folder to fill).
     """
 
     recipe: str
-    source: str
+    source: str | None
     metric: str
     floor: float
     aim: float
@@ -90,12 +90,15 @@ CASES: dict[str, Case] = {
         made=flickr8k,
     ),
     "movielens": Case("movies.yaml", "movielens_100k", "ndcg_at_10", 0.06, 0.09),
+    "cartpole": Case("cartpole.yaml", None, "mean_return", 475, 500, minutes=1),
+    "acrobot": Case("acrobot.yaml", None, "mean_return", -100, -85),
 }  # fmt: skip
 
 
-def road(case: Case, source: Path, out: Path, overrides: Overrides) -> dict[str, Any]:
+def road(case: Case, source: Path | None, out: Path, overrides: Overrides) -> dict[str, Any]:
     """One run: its metric on test, what it saw and what it was."""
-    keys = {**case.overrides, "data.source": str(source), "goals": "{}", **overrides}
+    place = {} if source is None else {"data.source": str(source)}
+    keys = {**case.overrides, **place, "goals": "{}", **overrides}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "modelwright", "run", str(RECIPES / case.recipe),
          *(f"{key}={value}" for key, value in keys.items()), "--out", str(out), "--json"],
@@ -112,13 +115,13 @@ def road(case: Case, source: Path, out: Path, overrides: Overrides) -> dict[str,
     return {
         "metric": judged[case.metric], "parent": judged[f"parent_{case.metric}"],
         "steps": trained["steps"], "params": winner["num_params"], "model": plan["winner"],
-        "rows": judged["rows"],
+        "rows": judged["rows"], "seconds": trained["training_seconds"],
     }  # fmt: skip
 
 
 def measure(name: str, case: Case, data: Path, out: Path, seeds: int, minutes: float) -> list[Row]:
-    source = data / case.source
-    if case.made is not None:
+    source = None if case.source is None else data / case.source
+    if case.made is not None and case.source is not None:
         source = out / name
         case.made(data / case.source, source)
     runs = [
@@ -138,6 +141,7 @@ def measure(name: str, case: Case, data: Path, out: Path, seeds: int, minutes: f
         Row(f"{name}: wanted", case.aim),
         Row(f"{name}: each run", ", ".join(f"{run['metric']:.4f}" for run in runs)),
         Row(f"{name}: minutes", minutes),
+        Row(f"{name}: seconds trained", ", ".join(f"{run['seconds']:.0f}" for run in runs)),
         Row(f"{name}: model", models),
         Row(f"{name}: parameters", params),
         Row(f"{name}: steps", steps),

@@ -116,6 +116,9 @@ def predict(found: Found) -> None:
         if "prompt" in one:
             console.print(Text.assemble((one["prompt"], "bold"), one["answer"]), soft_wrap=True)
             continue
+        if "values" in one:
+            console.print(_worth(one), soft_wrap=True)
+            continue
         best, *rest = one.get("probabilities") or one["ranking"]
         others = ", ".join(f"{two['label']} {_sure(two)}" for two in rest[:2])
         cells = (one["file"], one["answer"], _sure(best), others)
@@ -135,6 +138,12 @@ def _boxes(one: Found) -> None:
         console.print(table)
     if "drawn" in one:
         console.print(Text(f"drawn: {one['drawn']}"), soft_wrap=True)
+
+
+def _worth(one: Found) -> Text:
+    """The action to take, and what each of them is worth."""
+    worth = ", ".join(f"{two['label']} {two['value']:.4g}" for two in one["values"])
+    return Text.assemble(f"{one['file']}: ", (one["answer"], "bold"), f"  ({worth})")
 
 
 def _sure(one: Found) -> str:

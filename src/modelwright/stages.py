@@ -35,13 +35,9 @@ from modelwright.plan import choose
 from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import (
-    Trainer,
-    announce,
-    fresh_model,
-    peak_memory_bytes,
-    reset_peak_memory,
-)
+from modelwright.train.catalog import make_trainer
+from modelwright.train.loop import Trainer, announce, fresh_model
+from modelwright.train.peak import peak_memory_bytes, reset_peak_memory
 from modelwright.train.save import write_trained
 from modelwright.train.settings import Budget, fill_in
 
@@ -139,14 +135,14 @@ def train(run: Run, recipe: Recipe) -> dict[str, Any]:
     budget = Budget(**chosen["train_budget"])
     settings = fill_in(recipe.train, spec, chosen["precision"], choose.training_budget(recipe))
     reset_peak_memory()
-    trainer = Trainer(
+    trainer = make_trainer(
         fresh_model(spec, settings.seed), spec, TASKS[recipe.task], train_rows, valid_rows,
         settings, budget, checkpoints, metrics=folder / "metrics.jsonl",
     )  # fmt: skip
     announce(trainer, "train")
     before_step, before = trainer.step, trainer.elapsed
     trainer.run()
-    loop_seconds = trainer.elapsed - before
+    loop_seconds = trainer.elapsed - before - trainer.looked_s
     found = trainer.finish()
     if trainer.went_back:
         text = "the weights of an earlier look at valid are kept: they were clearly better there"
@@ -400,7 +396,7 @@ def _record_predictions(run: Run, candidates: list[choose.Candidate]) -> None:
 def _record_training(run: Run, name: str, trainer: Trainer, steps: int, seconds: float) -> None:
     machine = this_machine().name
     if steps:
-        epoch_s = seconds / steps * trainer.loader.steps_per_epoch
+        epoch_s = seconds / steps * trainer.steps_per_epoch
         run.figure(
             "train", name, "epoch_s", Number(epoch_s, "s", "measured", "training loop", machine)
         )

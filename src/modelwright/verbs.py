@@ -19,6 +19,7 @@ from modelwright.core.hardware import has, this_machine, version
 from modelwright.core.progress import say
 from modelwright.core.recipe import Data, Recipe
 from modelwright.core.run import STAGES, Run
+from modelwright.core.starter import GOALS, OWN_KEYS, STARTER, STARTER_HORIZON
 from modelwright.data import catalog as data_catalog
 from modelwright.data import checks, drawing, language
 from modelwright.data.rows import load_part
@@ -140,7 +141,8 @@ def predict(
 
     Args:
         inputs: paths; where the model takes text, a text itself, or a file with one on each line;
-            where it takes items, a user's history: ids or names divided by commas, oldest first.
+            where it takes items, a user's history: ids or names divided by commas, oldest first;
+            where it acts, what is observed: numbers divided by commas.
             A language model goes on with a text, or with a whole file.
         texts: for each picture to choose from; of one text the pictures come the nearest first.
         draw: folder for each picture with the boxes found in it, as PNG; of detectors.
@@ -263,6 +265,7 @@ LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors
 EXTRAS = {
     "vision": ("PIL", "sklearn"),
     "text": ("tokenizers",),
+    "control": ("gymnasium",),
     "audio": ("soundfile",),
     "speech": ("soundfile", "rapidfuzz"),
     "serve": ("starlette", "uvicorn", "httptools", "orjson", "PIL"),
@@ -312,54 +315,6 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
             "findings": report["findings"]}  # fmt: skip
 
 
-STARTER = """\
-# Written by: modelwright init {source}
-# Check it with: modelwright plan {file}      then: modelwright run {file}
-task: {task}
-data:
-  # {rows:,} {what}
-  source: {quoted}
-{own}  # valid: 0.1                # share of train held out to choose by
-  # test: 0.2                 # share held out to judge by, where the data brings no test part
-budget:
-  train_minutes: {minutes}
-  # memory_gb: 4
-goals:                        # judged on the test part and the target runtime
-{goal}
-  latency_p99_ms: "<= 5"
-  size_mb: "<= 5"
-target: {{runtime: onnxruntime, device: cpu, threads: 1, batch_size: 1}}
-model: auto                   # or {{family: cnn, size: base}}; families: cnn, rnn, transformer
-train:
-  seed: 0
-  # augment: [{{flip: horizontal}}, {{crop: 2}}]   # only what leaves the label true
-compress: auto                # or none, or a list such as [{{prune: {{ratio: 0.25}}}}, quantize]
-"""
-
-STARTER_HORIZON = 24
-OWN_KEYS = {
-    "series": f"  horizon: {STARTER_HORIZON:<19}# edit: steps to forecast\n"
-    "  # window: 336               # steps looked back at\n",
-    "items": "  # interactions: {user: 0, item: 1, time: 3, names: null}  # columns; a file of "
-    "titles\n",
-    "stream": "  # window: 128               # tokens looked back at\n"
-    "  # tokens: {unit: characters}  # or bytes, or bpe with a vocab_size\n",
-}
-
-
-GOALS = {
-    "accuracy": '  accuracy: ">= 0.9"          # edit: what you need; or "drop <= 0.5 pt" against '
-    "the uncompressed",
-    "f1": '  f1: ">= 0.9"                # edit: what you need; or "drop <= 0.5 pt"',
-    "ap50": '  ap50: ">= 0.7"              # edit: what you need; or "drop <= 0.5 pt"',
-    "ndcg_at_10": '  ndcg_at_10: ">= 0.05"      # edit: what you need; or "drop <= 0.5 pt"',
-    "wer": '  wer: "<= 0.1"               # edit: word errors for each true word',
-    "recall_at_10": '  recall_at_10: ">= 0.5"     # edit: what you need; or "drop <= 0.5 pt"',
-    "mse": '  mse: "<= 0.5"               # edit: in units of each series\' variance on train',
-    "nats_per_char": '  nats_per_char: "<= 1.8"     # edit: surprise at each character, in nats',
-}
-
-
 def _described(report: Mapping[str, Any]) -> str:
     """What the rows are, in a few words."""
     inputs, labels = report["inputs"], report["labels"]
@@ -370,6 +325,7 @@ def _described(report: Mapping[str, Any]) -> str:
         kinds = {
             "text": "texts", "audio": "recordings", "series": "windows",
             "stream": "stretches of text", "items": "histories",
+            "observation": "observations and episodes",
             "image_text": "pictures with texts",
         }  # fmt: skip
         what = kinds.get(inputs["kind"], "rows")

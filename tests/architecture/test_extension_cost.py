@@ -35,6 +35,7 @@ from modelwright.plan.count import count
 from modelwright.runtime import catalog as runtime_catalog
 from modelwright.runtime.catalog import RUNTIMES
 from modelwright.tasks.catalog import TASKS
+from modelwright.train.catalog import ALGORITHMS
 from modelwright.train.save import write_trained
 
 SOURCE = Path(__file__).parents[2] / "src" / "modelwright"
@@ -46,6 +47,7 @@ TABLES = {
     "RUNTIMES": (RUNTIMES, "runtime/catalog.py"),
     "TASKS": (TASKS, "tasks/catalog.py"),
     "SOURCES": (SOURCES, "data/catalog.py"),
+    "ALGORITHMS": (ALGORITHMS, "train/catalog.py"),
 }
 
 # Files that may know a row of a table by its name, besides the table's own, and why
@@ -61,10 +63,12 @@ KNOWN_ELSEWHERE = {
     },
     "CALIBRATIONS": {PAGE: "the choices of quantize.calibration"},
     "TASKS": {PAGE: "the choices of task"},
+    "ALGORITHMS": {PAGE: "the choices of train.algorithm"},
     "SOURCES": {"core/recipe_data.py": "the choices of data.format"},
 }
 # A row's name that is also an everyday word of the source, or a metric's, says nothing when found.
-EVERYDAY = {"folder", "percentile", "table", "mse"}
+# "control" is an extra too, and the report's word for a second measurement.
+EVERYDAY = {"folder", "percentile", "table", "mse", "control"}
 
 
 def strings(file: Path) -> set[str]:

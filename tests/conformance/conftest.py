@@ -17,6 +17,7 @@ from modelwright.data.rows import Rows, joined
 from modelwright.export.catalog import export
 from modelwright.models.catalog import Model, ModelSpec
 from modelwright.tasks.catalog import TASKS
+from modelwright.train.catalog import make_trainer
 from modelwright.train.loop import Trainer, fresh_model
 from modelwright.train.save import write_trained
 from modelwright.train.settings import Budget, fill_in
@@ -103,7 +104,7 @@ class Cell:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         model = fresh_model(spec, settings.seed)
-        return Trainer(model, spec, self.task, train, valid, settings, budget, folder)
+        return make_trainer(model, spec, self.task, train, valid, settings, budget, folder)
 
 
 @pytest.fixture(scope="session")

@@ -164,6 +164,11 @@ def _boxes(folder: Path) -> tuple[Path, Path]:
     return root, root / "JPEGImages/07.png"
 
 
+def _episodes(folder: Path) -> tuple[Path, str]:
+    """A pole on a cart; asked where it falls to the right."""
+    return Path("gymnasium:CartPole-v1"), "0.1, 0.2, 0.05, 0.3"
+
+
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), "white": (250,) * 3}
 
 
@@ -199,6 +204,7 @@ MAKERS: dict[str, Maker] = {
     ),
     "recommendation": Maker(_uses),
     "detection": Maker(_boxes, {"image_size": 32}, needs=("PIL",)),
+    "control": Maker(_episodes, {"episodes": 8}, needs=("gymnasium",)),
     "image-text-matching": Maker(
         _captions, needs=("PIL",), predict={"texts": ["a red spot", "stripes down in white"]}
     ),

@@ -151,6 +151,10 @@ def test_padding_changes_nothing(cell: Cell):
 @every_cell
 def test_eight_rows_are_learned_by_heart(cell: Cell):
     """Without regularisation a tiny model can repeat eight rows, or its training has a fault."""
+    if cell.task.acting:
+        pytest.skip(
+            "what is learned by acting has no rows to repeat; tests/train/test_reinforce.py"
+        )
     trainer, losses = cell.taught
     found = trainer.evaluate().value
 
@@ -169,7 +173,7 @@ def test_a_stopped_training_goes_on_bitwise(cell: Cell):
         return cell.trainer(*asked, name, parts["train"], parts["valid"], spec)
 
     whole, first = trainer("whole"), trainer("stopped")
-    stop = whole.loader.steps_per_epoch + 1
+    stop = whole.steps_per_epoch + 1
     undisturbed = [whole.train_step() for _ in range(stop + 3)]
     losses = [first.train_step() for _ in range(stop)]
     first.save()

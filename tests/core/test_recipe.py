@@ -131,8 +131,8 @@ MISTAKES = {
     "goal of another task": ("goals: {f1: '>= 0.9'}", 3, "goals",
                              "image-classification is measured by accuracy"),
     "data key of another task": ("data: {source: x, window: 12}", 2, "data.window",
-                                 "image-classification does not read it, only forecasting and "
-                                 "language-modeling do"),
+                                 "image-classification does not read it, only forecasting, "
+                                 "language-modeling and control do"),
     "unit of another task": ("data: {source: x, tokens: {unit: bpe}}", 2, "data.tokens.unit",
                              "image-classification takes characters, words, given"),
     "no share": ("goals: {accuracy: '>= 97'}", 3, "goals", "write 0.97 or 97 %"),

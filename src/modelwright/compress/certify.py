@@ -94,6 +94,8 @@ def certify(
         **examples,
         **({"curves": task.logic.curves(quality.statistics, trained.labels)} if examples else {}),
         **(_mistakes(quality, test, trained.labels) if name == "accuracy" else {}),
+        **({"episodes": {key: value.tolist() for key, value in quality.outputs.items()}}
+           if task.acting else {}),
         **({"texts": texts} if texts else {}),
         **({"ranked": _ranked(quality, test, task)} if hasattr(task.logic, "ranked") else {}),
         "machine": machine.to_json(),
@@ -178,6 +180,9 @@ def _shown(rows: Rows, row: int) -> dict[str, str]:
     """A row as a picture, as the text that it is, or as both."""
     picture = {"image": _data_url(rows.inputs["image"][row])} if "image" in rows.inputs else {}
     text = {} if picture and "ids" not in rows.inputs else {"text": rows.origins[row]}
+    if "observation" in rows.inputs:
+        seen = rows.inputs["observation"][row][-1]
+        text = {"text": ", ".join(f"{value:.4g}" for value in seen)}
     return {**picture, **text}
 
 
@@ -310,7 +315,9 @@ def _distance(missed: Mapping[str, Any], bounds: Sequence[Goal]) -> float:
 def _gap(goal: Goal, value: float) -> float:
     """Relative distance to the bound; for shares near one, relative to the errors allowed."""
     if goal.op == ">=":
-        return (goal.bound - value) / max(1 - goal.bound, 1e-3)
+        metric = METRICS[goal.name]
+        room = 1 - goal.bound if metric.bounded else abs(goal.bound)
+        return (goal.bound - value) / max(room, 1e-3)
     return (value - goal.bound) / max(abs(goal.bound), 1e-3)
 
 

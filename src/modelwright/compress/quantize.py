@@ -52,7 +52,7 @@ def quantize_graph(
         operators.remove("Add")  # it would leave int8 at once, for the norm
     shapes = {one.name: tuple(one.dims) for one in graph.graph.initializer}
     kept = [node.name for node in graph.graph.node if _better_in_float(node, shapes)]
-    kept += _outside(graph.graph)
+    kept += _outside(graph.graph) + _on_few_numbers(graph.graph, shapes)
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
     before = logging.root.level
@@ -114,6 +114,24 @@ def _outside(graph: onnx.GraphProto) -> list[str]:
         for node in graph.node
         if not _is_learned(node) and not (before & set(node.output) and behind & set(node.input))
     ]
+
+
+def _on_few_numbers(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """First products that sum few numbers as they come in.
+
+    Angles and speeds side by side need more than the 256 steps of the widest of them, and little
+    is computed there (docs/experiments.md).
+    """
+    kept: list[str] = []
+    behind: set[str] = set()  # values that some product is before
+    for node in graph.node:
+        first = _is_learned(node) and not behind & set(node.input)
+        if first and node.op_type == "MatMul":
+            weight = next((shapes[name] for name in node.input if name in shapes), ())
+            kept += [node.name] if weight and weight[0] < FEWEST_SUMMED else []
+        if _is_learned(node) or behind & set(node.input):
+            behind |= set(node.output)
+    return kept
 
 
 def _is_learned(node: onnx.NodeProto) -> bool:

@@ -8,7 +8,7 @@ from modelwright.data.rows import Rows
 from modelwright.models.catalog import Model, ModelSpec
 from modelwright.plan.choose import training_budget
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Trainer
+from modelwright.train.catalog import make_trainer
 from modelwright.train.precision import Precision
 from modelwright.train.settings import Budget, fill_in
 
@@ -37,9 +37,9 @@ def recover(
     settings = replace(
         settings, learning_rate=LEARNING_RATE_SHARE * settings.learning_rate, decay=1.0
     )
-    trainer = Trainer(model, spec, TASKS[recipe.task], train, valid, settings, budget, folder)
+    trainer = make_trainer(model, spec, TASKS[recipe.task], train, valid, settings, budget, folder)
     trainer.run(title=title)
-    trainer.save()
+    trainer.finish()
     averaged = trainer.averaged
     assert isinstance(averaged, Model)
     return averaged.eval()

@@ -24,13 +24,14 @@ from modelwright.core.hardware import this_machine
 from modelwright.core.progress import say, show
 from modelwright.core.recipe import Prune, Quantize, Recipe
 from modelwright.core.run import Run
-from modelwright.data.rows import Rows, typical
+from modelwright.data.rows import Rows, joined, typical
 from modelwright.export.catalog import KEPT_FIELDS, export
 from modelwright.measure.compare import compare, pareto
 from modelwright.measure.quality import Quality, evaluate
 from modelwright.measure.timing import measure_latency
 from modelwright.models.catalog import Model, ModelSpec, count_params
-from modelwright.runtime.catalog import open_session
+from modelwright.models.heads import HEADS
+from modelwright.runtime.catalog import Session, open_session
 from modelwright.runtime.torch_session import load_model
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.precision import Precision
@@ -102,6 +103,7 @@ class Search:
     candidates: list[Candidate] = field(default_factory=list)
     refused: list[dict[str, Any]] = field(default_factory=list)
     baseline: Quality | None = None
+    scores: np.ndarray | None = None  # of the first candidate, where the task is to act
 
     def go(self) -> tuple[Candidate | None, list[dict[str, Any]]]:
         """Make and measure candidates; gives the chosen one (None if none meets the goals)
@@ -204,10 +206,9 @@ class Search:
             )
             self._measure(candidate)
             made.append(candidate)
-        settle(made)
         for candidate in made:
             flipped = candidate.measured.get("flipped", 0.0)
-            if flipped > MOST_FLIPPED and not candidate.status:
+            if flipped > MOST_FLIPPED:
                 self.run.write(
                     "compress", "refused",
                     text=f"{candidate.name} changes {flipped:.1%} of the answers on valid; beyond "
@@ -216,6 +217,7 @@ class Search:
                 candidate.status = "refused"
                 candidate.reason = f"changes {flipped:.1%} of the answers on valid"
                 say(f"compress: {candidate.name}: {candidate.reason}")
+        settle([one for one in made if not one.status])
         self.candidates += made
 
     def _add(
@@ -242,6 +244,9 @@ class Search:
             if self.baseline is None:
                 self.baseline = quality
             drop = compare(self.baseline, quality, task)
+            flipped = None if drop.flipped is None else drop.flipped / len(quality.answers)
+            if task.acting:
+                flipped = self._flipped(session, candidate.spec)
             batch = self.valid.batch(typical(self.valid, target.batch_size))
             latency = measure_latency(session, batch, max_seconds=1.0)
         finally:
@@ -252,7 +257,7 @@ class Search:
             f"{name}_low": quality.low,
             f"{name}_high": quality.high,
             f"{name}_drop": drop.drop,
-            **({} if drop.flipped is None else {"flipped": drop.flipped / len(quality.answers)}),
+            **({} if flipped is None else {"flipped": flipped}),
             "latency_p50_ms": latency.p50_ms,
             "latency_p95_ms": latency.p95_ms,
             "latency_p99_ms": latency.p99_ms,
@@ -265,6 +270,19 @@ class Search:
             f"compress: {candidate.name:24} {name} {quality.value:.4f}  "
             f"p50 {latency.p50_ms:.3f} ms  {candidate.measured['size_mb']:.3f} MB"
         )
+
+    def _flipped(self, session: Session, spec: ModelSpec) -> float:
+        """Share of the situations seen in which a model that acts decides otherwise, as parity
+        counts it: played, no two models see the same.
+        """
+        rows = joined(self.valid, self.train)
+        found = session(rows.batch(np.arange(len(rows))))[spec.signature.outputs[0].name]
+        if self.scores is None:
+            self.scores = found
+        every, near = np.arange(len(rows)), HEADS[spec.outputs["kind"]].toss
+        assert near is not None
+        lost = self.scores.max(1) - self.scores[every, found.argmax(1)]
+        return float((lost > near(self.scores)).mean())
 
     def _refuse(self, name: str, why: str) -> None:
         self.run.write("compress", "refused", text=why)
@@ -341,7 +359,7 @@ def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Ca
     if not eligible:
         return None
     lost = f"{eligible[0].metric}_drop"
-    drop = next((goal.bound for goal in bounds if goal.name == lost), SAFE_DROP)
+    drop = next((goal.bound for goal in bounds if goal.name == lost), _safe_drop(candidates[0]))
     safe = [candidate for candidate in eligible if candidate.measured[lost] <= drop]
     chosen = min(
         safe or eligible,
@@ -360,6 +378,12 @@ def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Ca
             f"; on valid its {chosen.metric} misses the goal by less than chance explains"
         )
     return chosen
+
+
+def _safe_drop(first: Candidate) -> float:
+    """SAFE_DROP; where nothing bounds the metric, as a share of what there is to lose."""
+    bounded = METRICS[first.metric].bounded
+    return SAFE_DROP * (1.0 if bounded else abs(first.measured[first.metric]))
 
 
 def _beats(one: Candidate, other: Candidate) -> bool:

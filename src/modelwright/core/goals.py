@@ -11,17 +11,21 @@ from modelwright.core.units import parse_quantity
 
 @dataclass(frozen=True)
 class Metric:
-    """What a goal can be about; `best` is the value of a model without fault."""
+    """What a goal can be about.
+
+    best: the value of a model without fault; where nothing bounds it, 0 and `bounded` is false.
+    """
 
     name: str
     unit: str
     higher_is_better: bool
     best: float = 0.0
     quality: bool = False
+    bounded: bool = True
 
     def error(self, value: float) -> float:
-        """How far a value is from the best one."""
-        return abs(self.best - value)
+        """How far a value is from the best one; without bounds, below 0 where it is beyond."""
+        return self.best - value if self.higher_is_better else value - self.best
 
     def at_error(self, error: float) -> float:
         """The value that far from the best one."""
@@ -44,6 +48,7 @@ METRICS = {
         Metric("recall_at_10", "share", True, 1.0, quality=True),
         Metric("mse", "", False, quality=True),
         Metric("nats_per_char", "", False, quality=True),
+        Metric("mean_return", "", True, quality=True, bounded=False),
         Metric("latency_p50_ms", "ms", False),
         Metric("latency_p95_ms", "ms", False),
         Metric("latency_p99_ms", "ms", False),

@@ -130,6 +130,15 @@ class Train(Section):
     )
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     augment: tuple[Augment, ...] = ()
+    algorithm: Literal["auto", "dqn", "ppo"] | None = Field(
+        None, description="how to learn from acting; auto if none"
+    )
+    discount: Real | None = Field(
+        None, gt=0, lt=1, description="what a reward one step later counts; 0.99 if none"
+    )
+    stop_at: Real | None = Field(
+        None, description="training ends once valid reaches that, whatever chance explains"
+    )
     checkpoint_minutes: Minutes = 0.5
     checkpoint_steps: Whole | None = Field(None, ge=1, description="instead of checkpoint_minutes")
 
@@ -210,26 +219,31 @@ QUALITY_OF = {
     "recommendation": "ndcg_at_10",
     "language-modeling": "nats_per_char",
     "detection": "ap50",
+    "control": "mean_return",
     "image-text-matching": "recall_at_10",
 }
 
-NO_LABELS = ("forecasting", "transcription", "image-text-matching", "detection")
-WHOLE_BATCHES = ("image-text-matching",)  # whose loss compares the rows of a batch with each other
+NO_LABELS = ("forecasting", "transcription", "image-text-matching", "detection", "control")
+# whose loss compares the rows of a batch with each other, or makes its own
+WHOLE_BATCHES = ("image-text-matching", "control")
 
 # keys that not every task reads
 IN_ORDER = ("forecasting", "language-modeling")
 TASKS_OF_KEY = {
-    "data.horizon": ("forecasting",), "data.channels": ("forecasting",), "data.window": IN_ORDER,
-    "data.split_rows": IN_ORDER, "data.interactions": ("recommendation",),
+    "data.horizon": ("forecasting",), "data.channels": ("forecasting",),
+    "data.window": (*IN_ORDER, "control"), "data.split_rows": IN_ORDER,
+    "data.interactions": ("recommendation",),
     "train.label_smoothing": tuple(task for task in QUALITY_OF if task not in NO_LABELS),
     "train.micro_batch_size": tuple(task for task in QUALITY_OF if task not in WHOLE_BATCHES),
+    "data.episodes": ("control",), "train.algorithm": ("control",),
+    "train.discount": ("control",), "train.stop_at": ("control",),
 }  # fmt: skip
 STEPS_OF_BOXES = ("flip", "shift", "zoom", "mosaic", "erase")  # of train.augment
 SOUND_STEPS = ("mask_time", "mask_frequency", "speed")  # of train.augment; the others: pictures
 SOUND_TASKS = ("audio-classification", "transcription")
 NO_PICTURES = (
     *SOUND_TASKS, "text-classification", "tagging", "forecasting", "language-modeling",
-    "recommendation",
+    "recommendation", "control",
 )  # fmt: skip
 UNITS_OF_TEXTS, UNITS_OF_STREAMS = ("words", "given"), ("bytes", "bpe")
 
@@ -259,7 +273,7 @@ class Recipe(Section):
     task: Literal[
         "image-classification", "text-classification", "audio-classification", "tagging",
         "forecasting", "language-modeling", "recommendation", "transcription",
-        "image-text-matching", "detection",
+        "image-text-matching", "detection", "control",
     ]  # fmt: skip
     data: Data
     budget: Budget = Field(default_factory=lambda: Budget(train_minutes=5.0))
@@ -298,7 +312,8 @@ class Recipe(Section):
         for name, tasks in TASKS_OF_KEY.items():
             section, key = name.split(".")
             if self.task not in tasks and getattr(getattr(self, section), key) is not None:
-                only = " and ".join(tasks) + (" does" if len(tasks) == 1 else " do")
+                *first, last = tasks
+                only = f"{', '.join(first)} and {last} do" if first else f"{last} does"
                 raise ValueError(f"{name}: {self.task} does not read it, only {only}")
         stream = self.task in ("language-modeling", "transcription")
         if self.data.tokens.unit in (UNITS_OF_TEXTS if stream else UNITS_OF_STREAMS):

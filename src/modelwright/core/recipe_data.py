@@ -168,10 +168,10 @@ class Interactions(Section):
 class Data(Section):
     """Where the rows come from and how they are divided."""
 
-    source: str = Field(description='"digits", or a path to an image folder, IDX files or an NPZ')
+    source: str = Field(description='"digits", or a path, or gymnasium: and an environment')
     format: Literal[
         "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "text_stream",
-        "audio_folder", "transcripts", "table", "interactions", "image_texts",
+        "audio_folder", "transcripts", "table", "interactions", "image_texts", "environment",
         "voc", "yolo", "coco",
     ] = "auto"  # fmt: skip
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
@@ -194,13 +194,16 @@ class Data(Section):
         None, ge=1, description="steps of a table to forecast, such as 96; forecasting needs it"
     )
     window: Whole | None = Field(
-        None, ge=1, description="steps of a table, or tokens, that are looked back at"
+        None, ge=1, description="steps of a table, tokens, or observations that are looked back at"
     )
     split_rows: tuple[Annotated[Whole, Field(ge=1)], ...] | None = Field(
         None, description="rows of a table, or characters, of train, valid and test, in order"
     )
     channels: tuple[str, ...] | None = Field(None, description="columns of a table to take")
     interactions: Interactions | None = None
+    episodes: Whole | None = Field(
+        None, ge=2, le=10_000, description="of valid, and as many of test; 100 if none"
+    )
     checks: Checks = Checks()
 
     @field_validator("split_rows")

@@ -18,6 +18,7 @@ from modelwright.data import (
     annotations,
     arrays,
     audio,
+    environment,
     folder,
     image,
     interactions,
@@ -51,6 +52,7 @@ class Source:
     is_here: whether a path that exists looks like it; format: auto takes the first that says yes.
     read: the rows at a path.
     kind: of the inputs, a row of KINDS; answers: kinds of answers that its targets are.
+    is_named: whether the recipe's source names it, so that no path has to be there.
     """
 
     is_here: Callable[[Path], bool]
@@ -58,6 +60,7 @@ class Source:
     looks_like: str
     kind: str = "image"
     answers: tuple[str, ...] = ("classes",)
+    is_named: Callable[[str], bool] = lambda source: False
 
 
 SOURCES: dict[str, Source] = {
@@ -86,7 +89,12 @@ SOURCES: dict[str, Source] = {
         kind="image_text",
         answers=("vectors",),
     ),
-    "digits": Source(lambda path: False, arrays.read_digits, 'the word "digits"'),
+    "digits": Source(
+        lambda path: False,
+        arrays.read_digits,
+        'the word "digits"',
+        is_named=lambda source: source == "digits",
+    ),
     "npz": Source(
         lambda path: path.is_file() and path.suffix == ".npz", arrays.read_npz, "a file *.npz"
     ),
@@ -126,6 +134,14 @@ SOURCES: dict[str, Source] = {
         "a file *.txt or *.txt.gz of running text, or a folder with train.txt and the like",
         kind="stream",
         answers=("next",),
+    ),
+    "environment": Source(
+        lambda path: False,
+        environment.read,
+        "gymnasium: and the id of an environment, such as gymnasium:CartPole-v1",
+        kind="observation",
+        answers=("actions",),
+        is_named=environment.is_named,
     ),
     "idx": Source(
         lambda path: path.is_dir() and arrays.has_idx(path),
@@ -222,6 +238,14 @@ KINDS: dict[str, Kind] = {
         texts=True,
         tokens=interactions.tokens,
         keep=interactions.keep,
+    ),
+    "observation": Kind(
+        environment.prepare,
+        environment.preprocess,
+        environment.read_input,
+        environment.SUFFIXES,
+        lines=True,
+        texts=True,
     ),
     "series": Kind(series.prepare, series.preprocess, series.read_input, series.SUFFIXES),
     "stream": Kind(
@@ -348,15 +372,16 @@ def _recognise(section: recipe.Data, kind: str, answer: str) -> tuple[str, Path]
     expected = "; ".join(row.looks_like for row in known.values())
     if not source.strip():
         raise ConfigError("data.source is empty", expected=expected)
-    if source == "digits" and name in ("auto", "digits") and "digits" in known:
-        return "digits", Path()
+    for own, row in known.items():
+        if row.is_named(source) and name in ("auto", own):
+            return own, Path()
     if name != "auto" and name not in known:
         raise ConfigError(
             f"data.format: {name} does not hold what the task takes", expected=expected
         )
-    if name == "digits":
+    if name != "auto" and SOURCES[name].is_named is not Source.is_named:
         raise ConfigError(
-            f"data.format is digits, but data.source is {source!r}", expected=expected
+            f"data.format is {name}, but data.source is {source!r}", expected=expected
         )
     path = Path(source).expanduser()
     if not path.exists():

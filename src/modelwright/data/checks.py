@@ -92,8 +92,8 @@ class Subject:
         if name in ("class_imbalance", "conflicting_labels"):
             return self.has_classes
         if name in ("duplicates_across_splits", "duplicates_within_split"):
-            # rows of the former overlap by nature; equal histories are no fault
-            return self.data.kind not in ("series", "stream", "items")
+            # rows of the former overlap by nature; equal histories and first sights are no fault
+            return self.data.kind not in ("series", "stream", "items", "observation")
         return True
 
 

@@ -93,6 +93,21 @@ def _windows(own: Description) -> Edges:
     return {"window": made}
 
 
+def _observations(own: Description) -> Edges:
+    shape = (own["length"], own["features"])
+    noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    mean, std = (np.array(own[name], np.float32) for name in ("mean", "std"))
+    return {
+        "observation": {
+            "zeros": np.zeros(shape, np.float32),
+            "noise": mean + std * noise,
+            "highest": np.broadcast_to(mean + std, shape).copy(),
+            "lowest": np.broadcast_to(mean - std, shape).copy(),
+            "far_off": mean + 10 * std * noise,
+        }
+    }
+
+
 EDGES: dict[str, Callable[[Description], Edges]] = {
     "image": _images,
     "image_text": _pairs,
@@ -101,4 +116,5 @@ EDGES: dict[str, Callable[[Description], Edges]] = {
     "items": _texts,
     "audio": _sounds,
     "series": _windows,
+    "observation": _observations,
 }

@@ -21,6 +21,7 @@ from modelwright.export.edges import edge_inputs
 from modelwright.export.locate import Located, unoptimised
 from modelwright.measure.quality import real_places
 from modelwright.models.catalog import ModelSpec
+from modelwright.models.heads import HEADS, Head
 from modelwright.runtime.catalog import Session
 from modelwright.runtime.onnx_session import inference_session
 from modelwright.tasks.catalog import Task
@@ -29,7 +30,6 @@ FLOAT_TOLERANCE = 1e-4
 INT8_DECISION_TOLERANCE = 0.02
 KERNEL_TOLERANCE = 0.1  # of the logit scale, see check_kernels
 QUANTIZED_PROBABILITY_TOLERANCE = 0.05  # an int8 softmax counts in steps of 1/256
-TOSS_NATS = 0.1  # of a language model in int8: tokens nearly as likely as the likeliest
 BATCH_SIZE = 64
 ODD_BATCH = 7
 ALONE_ROWS = 12
@@ -64,8 +64,8 @@ def check_hop(
             count, also between batches, since dynamic quantization scales by the whole batch.
         decision_tolerance: share of decisions that may change: one a row, or one a place where
             each place has an answer. With a tolerance for numbers, decisions whose two best
-            logits lie within it are ties and may flip as well; without one, those of a language
-        model to a token within TOSS_NATS of the likeliest.
+                logits lie within it are ties and may flip as well; without one, those to an answer
+            that the head takes for as good (Head.toss).
         metric_tolerance: how much of the task's metric may be lost, as a share.
         locate: finds the first differing node on a few rows; called only if the hop fails.
     Returns: the hop as parity.json holds it, with `failures`, a list of sentences, and
@@ -225,7 +225,7 @@ def _judge(
 ) -> tuple[list[str], dict[str, np.ndarray]]:  # fmt: skip
     """Fill in the hop's figures; gives the failures, and a batch of rows that show them most."""
     tolerance, failures = hop["tolerance"], []
-    decides = spec.signature.outputs[0].name == "logits"
+    head = HEADS[spec.outputs["kind"]]
     labels = spec.outputs.get("labels", ())
 
     def both(part: Rows, judge: Task | None) -> list[_Outputs]:
@@ -260,21 +260,24 @@ def _judge(
     )  # fmt: skip
     shown = np.unique(of.rows[np.argsort(-found, kind="stable")])[:LOCATE_ROWS]
 
-    if decides:
-        writes = spec.outputs.get("kind") == "next"
-        _judge_decisions(hop, rows_before, rows_after, scale, writes, failures)
-        _judge_softmax(hop, rows_after, failures)
+    if head.decides:
+        _judge_decisions(hop, rows_before, rows_after, scale, head, failures)
+        if spec.signature.outputs[1].name == "probabilities":
+            _judge_softmax(hop, rows_after, failures)
     elif hasattr(task.logic, "agreement"):
         first, second = ((one.judged, one.read) for one in (rows_before, rows_after))
         failures += judge_agreement(hop, first, second, spec, task)
     _judge_read(hop, rows_before, rows_after, failures)
-    _judge_metric(hop, rows_before, rows_after, task, decides, failures)
-    _judge_batches(hop, after, (rows, rows_after), (edges, edges_after), spec, decides, failures)
+    if not task.acting:  # the same decisions in the same places are the same episodes
+        _judge_metric(hop, rows_before, rows_after, task, head.decides, failures)
+    _judge_batches(
+        hop, after, (rows, rows_after), (edges, edges_after), spec, head.decides, failures
+    )
     return failures, worst.batch(shown)
 
 
 def _judge_decisions(
-    hop: dict[str, Any], before: _Outputs, after: _Outputs, scale: float, writes: bool,
+    hop: dict[str, Any], before: _Outputs, after: _Outputs, scale: float, head: Head,
     failures: list[str],
 ) -> None:  # fmt: skip
     same = before.answers == after.answers
@@ -284,11 +287,11 @@ def _judge_decisions(
         tie = (best[:, -1] - best[:, 0]) <= 2 * hop["tolerance"] * scale
         hop["ties"] = int((flipped & tie).sum())
         flipped &= ~tie
-    elif writes:  # the next token is often a toss between several; the metric judges how likely
-        every = np.arange(len(same))
+    elif head.toss is not None:
+        every, near = np.arange(len(same)), head.toss(before.judged)
         lost = before.judged[every, before.answers] - before.judged[every, after.answers]
-        hop["ties"] = int((flipped & (lost <= TOSS_NATS)).sum())
-        flipped &= lost > TOSS_NATS
+        hop["ties"] = int((flipped & (lost <= near)).sum())
+        flipped &= lost > near
     hop["decisions_equal"], hop["decisions_total"] = int(same.sum()), len(same)
     if flipped.sum() > hop["decision_tolerance"] * len(same):
         failures.append(
@@ -416,10 +419,10 @@ def _run(
         if lengths is not None and judged.over_time:
             repeats = judged.places(lengths)
         owners.append(np.repeat(part, repeats))
-        if task is not None:
+        if task is not None and not task.acting:
             statistics.append(task.logic.statistics(outputs, rows.batch_targets(part), labels))
     scores, read = (np.concatenate(value) for value in parts.values())
-    table = None if task is None else task.whole(np.concatenate(statistics))
+    table = task.whole(np.concatenate(statistics)) if task is not None and statistics else None
     return _Outputs(scores, read, np.concatenate(owners), table)
 
 

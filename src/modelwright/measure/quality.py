@@ -12,6 +12,7 @@ import numpy as np
 from modelwright.core.errors import DataError, IntegrityError
 from modelwright.data.rows import Ragged, Rows
 from modelwright.models.heads import HEADS
+from modelwright.runtime.act import play
 from modelwright.runtime.catalog import Session
 from modelwright.tasks.catalog import Task
 
@@ -90,6 +91,8 @@ def evaluate(
     """
     if not len(rows):
         raise DataError("evaluate: no rows", expected="at least one row")
+    if task.acting:
+        return _played(session, rows, task, labels)
     lengths = rows.lengths
     order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
     fixed = [size for one in session.signature.inputs for size in one.shape if size != "batch"]
@@ -150,6 +153,14 @@ def evaluate(
         targets=_in_order(targets, of_targets, back),
         units=units,
     )
+
+
+def _played(session: Session, rows: Rows, task: Task, labels: Sequence[str]) -> Quality:
+    """Judge how a model acts: rows are episodes, which it plays."""
+    found, targets = play(session, rows), rows.batch_targets(np.arange(len(rows)))
+    table = task.logic.statistics(found, targets, labels)
+    low, high = bootstrap(len(table), lambda counts: task.values(table, counts)[task.metric])
+    return Quality(task.metric, task.values(table), low, high, table, found, targets)
 
 
 def _in_order(parts: Sequence[np.ndarray], sizes: np.ndarray, rows: np.ndarray) -> np.ndarray:

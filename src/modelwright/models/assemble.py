@@ -112,7 +112,7 @@ def _normalize(inputs: Description) -> Normalize:
 
 
 def _causal(outputs: Description) -> bool:
-    return outputs["kind"] in ("next", "ranking")
+    return outputs["kind"] in ("next", "ranking", "actions")
 
 
 def cnn_image(
@@ -166,7 +166,9 @@ def cnn_sequence(
     kernel_size: int = 3,
     dropout: float = 0.0,
 ) -> Model:
-    """Dilated convolutions over time."""
+    """Dilated convolutions over time; where all of it is shorter than the kernel, as short."""
+    if inputs["kind"] == "observation":
+        kernel_size = min(kernel_size, inputs["length"])
     body = SequenceBody(
         dim, inner=inner, kernel_size=kernel_size, causal=_causal(outputs), dropout=dropout
     )

@@ -174,6 +174,25 @@ class WindowEmbed(nn.Module):
         return self.dropout(self.project(patches)), None
 
 
+class ObservationEmbed(nn.Module):
+    """The last observations: each number less its mean, in units of its spread, then mapped.
+
+    observation: (batch, length, features) float32 -> (batch, length, dim)
+    """
+
+    mean: Tensor
+    inverse_std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("inverse_std", 1 / torch.tensor(std, dtype=torch.float32))
+        self.project = nn.Linear(len(mean), dim)
+
+    def forward(self, observation: Tensor) -> Masked:
+        return self.project((observation - self.mean) * self.inverse_std), None
+
+
 def window_statistics(window: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and spread of each channel of each window, (batch, 1, channels) both."""
     mean = window.mean(1, keepdim=True)
@@ -224,5 +243,11 @@ EMBEDS: dict[str, Embed] = {
             TensorSpec("window", "float32", ("batch", own["length"], len(own["channels"]))),
         ),
         lambda own, dim, dropout: WindowEmbed(own["length"], own["patch"], dim, dropout=dropout),
+    ),
+    "observation": Embed(
+        lambda own: (
+            TensorSpec("observation", "float32", ("batch", own["length"], own["features"])),
+        ),
+        lambda own, dim, dropout: ObservationEmbed(own["mean"], own["std"], dim),
     ),
 }

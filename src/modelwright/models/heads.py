@@ -186,6 +186,29 @@ class BoxHead(nn.Module):
         return torch.cat([logits, near, far, self.places.expand(raw.shape[0], -1, -1)], -1)
 
 
+class ActionHead(nn.Module):
+    """What the situation at the last place is worth, and how much better than the mean each action.
+
+    features: (batch, time, dim) -> scores (batch, actions): the worth, plus an action's advantage
+
+    Their mean is the worth, their differences are the advantages, so that one head serves both
+    those who learn what actions are worth and those who learn which to prefer.
+    Source: Wang et al. 2015, arXiv:1511.06581, equation 9 (dueling).
+    """
+
+    def __init__(self, dim: int, num_actions: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, 1 + num_actions)
+        with torch.no_grad():  # at first, every action is as good: arXiv:2006.05990, section 3.2
+            self.linear.weight.mul_(0.01)
+            self.linear.bias.zero_()
+
+    def forward(self, features: Tensor, mask: Tensor | None = None, *inputs: Tensor) -> Tensor:
+        found = self.linear(features[:, -1])
+        advantages = found[:, 1:]
+        return torch.as_tensor(found[:, :1] + advantages - advantages.mean(1, keepdim=True))
+
+
 FIRST_ITEM = 2  # the ids before it are no items: padding, and one that nobody knows
 
 
@@ -205,6 +228,10 @@ def _found(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
     return raw[..., :number], torch.minimum(boxes.clamp_min(0), limit)
 
 
+def _scaled(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    return raw, raw * own["scale"]
+
+
 def _halves(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
     return raw[:, 0], raw[:, 1]
 
@@ -220,6 +247,8 @@ class Head:
     grid: whether it takes a picture's features place by place, `stride` pixels apart.
     kept: whether the outputs of all rows are few enough to be kept at once.
     made_up: one row's target to plan with, where it is neither classes nor numbers of the output.
+    decides: whether the largest value of what is judged is the answer.
+    toss: all that is judged, (rows, n) -> how near to the largest value another one is as good.
     spells: whether a target is a text, of fewer letters than there are places; id 0 is none.
     numbered: whether a target is the number of what a row belongs to, and no class.
     """
@@ -233,6 +262,8 @@ class Head:
     grid: bool = False
     kept: bool = True
     made_up: Callable[[Mapping[str, Any]], np.ndarray] | None = None
+    decides: bool = False
+    toss: Callable[[np.ndarray], float] | None = None
 
 
 def _one_box(own: Mapping[str, Any]) -> np.ndarray:
@@ -240,6 +271,10 @@ def _one_box(own: Mapping[str, Any]) -> np.ndarray:
     height, width = (own["stride"] * side for side in own["grid"])
     corners = [width / 4, height / 4, width * 3 / 4, height * 3 / 4]
     return np.array([[*corners, 0]], np.float32)
+
+
+TOSS_NATS = 0.1  # the next token is often a toss between several; the metric judges how likely
+TOSS_SHARE = 0.05  # of the mean distance between the best and the worst action
 
 
 def _floats(*shape: int | str) -> Callable[..., tuple[TensorSpec, ...]]:
@@ -254,23 +289,28 @@ HEADS: dict[str, Head] = {
         ),
         lambda own: _floats("batch", own["num_classes"])("logits", "probabilities"),
         _softmax,
+        decides=True,
     ),
     "tags": Head(
         lambda own, inputs, dim, dropout: TagHead(dim, own["num_classes"], dropout=dropout),
         lambda own: _floats("batch", "time", own["num_classes"])("logits", "probabilities"),
         _softmax,
+        decides=True,
     ),
     "next": Head(
         lambda own, inputs, dim, dropout: TagHead(dim, own["num_classes"]),
         lambda own: _floats("batch", "time", own["num_classes"])("logits", "probabilities"),
         _softmax,
         kept=False,
+        decides=True,
+        toss=lambda scores: TOSS_NATS,
     ),
     "letters": Head(
         lambda own, inputs, dim, dropout: LetterHead(dim, own["num_classes"], dropout=dropout),
         lambda own: _floats("batch", own["places"], own["num_classes"])("logits", "probabilities"),
         _softmax,
         spells=True,
+        decides=True,
     ),
     "ranking": Head(
         lambda own, inputs, dim, dropout: RankHead(
@@ -308,5 +348,12 @@ HEADS: dict[str, Head] = {
         ),
         lambda own: _floats("batch", own["horizon"], len(own["mean"]))("scaled", "forecast"),
         _unscaled,
+    ),
+    "actions": Head(
+        lambda own, inputs, dim, dropout: ActionHead(dim, own["num_classes"]),
+        lambda own: _floats("batch", own["num_classes"])("scores", "values"),
+        _scaled,
+        decides=True,
+        toss=lambda scores: TOSS_SHARE * float(np.ptp(scores, axis=1).mean()),
     ),
 }  # fmt: skip

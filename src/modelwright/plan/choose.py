@@ -32,6 +32,7 @@ from modelwright.train.precision import Precision
 from modelwright.train.settings import Budget, fill_in
 
 MIN_EPOCHS = 5.0  # seeing the data less often than this, a larger model loses to a smaller one
+ACTING_SIZES = 2  # from the smallest on, where a model is called for every step of an episode
 MIN_STEPS = 1000  # with fewer, a smaller model gets further (docs/experiments.md)
 LOOKS = 3  # points of the learning curve in each slice
 LEAST_ERROR = 1 / (2 * CURVE_ROWS)  # what an accuracy of one on the rows looked at may hide
@@ -111,6 +112,8 @@ def predict(recipe: Recipe, data: Mapping[str, Any]) -> list[Candidate]:
     for family in MODELS:
         if recipe.model.family in ("auto", family):
             sizes = ModelSpec(family, "", data["inputs"], data["outputs"]).ladder.sizes
+            if TASKS[recipe.task].acting:  # acting gains little from size, and costs by it
+                sizes = dict(list(sizes.items())[:ACTING_SIZES])
             wanted = list(sizes) if recipe.model.size == "auto" else [recipe.model.size]
             candidates += [_calibrate(recipe, data, family, size) for size in wanted]
     process_bytes = resident_bytes()  # after calibration: libraries are loaded now
@@ -154,13 +157,16 @@ def _calibrate(recipe: Recipe, data: Mapping[str, Any], family: str, size: str) 
     show(f"plan: calibrating {spec.name}")
     auto = recipe.train.precision == "auto"
     wanted: list[Precision] = ["32-true", "bf16-mixed"] if auto else [recipe.train.precision]  # type: ignore[list-item]
+    why = "as the recipe says"
+    if auto and TASKS[recipe.task].acting:  # a batch of a few observations gains nothing from bf16
+        wanted, why = ["32-true"], "a few observations at a time gain nothing from bf16"
     budget, seconds = training_budget(recipe), {}
     settings = fill_in(recipe.train, spec, wanted[0], budget)
     for precision in wanted:
         seconds[precision] = time.step_seconds(
             spec, recipe.task, replace(settings, precision=precision)
         )
-    candidate.precision, candidate.precision_reason = _faster(seconds)
+    candidate.precision, candidate.precision_reason = _faster(seconds, why)
     step_s = seconds[candidate.precision]
     target = time.deployed(spec, recipe.target)
     steps_per_epoch = math.ceil(data["rows"]["train"] / settings.batch_size)
@@ -198,9 +204,11 @@ def _judge(
     candidate.status = "dropped" if candidate.reason else "fits"
 
 
-def _faster(seconds: Mapping[Precision, float]) -> tuple[Precision, str]:
+def _faster(
+    seconds: Mapping[Precision, float], why: str = "as the recipe says"
+) -> tuple[Precision, str]:
     if len(seconds) == 1:
-        return next(iter(seconds)), "as the recipe says"
+        return next(iter(seconds)), why
     gain = seconds["32-true"] / seconds["bf16-mixed"]
     if gain >= BF16_MARGIN:
         return "bf16-mixed", f"{gain:.2f} times as fast as float32 here"
@@ -285,6 +293,8 @@ def race(
             expected="at least one candidate that can meet them",
             repair="see the table for what each one misses, and relax that goal or budget",
         )
+    if TASKS[recipe.task].acting:
+        return _fastest(recipe, alive)
     whole, metric = training_budget(recipe), METRICS[TASKS[recipe.task].metric]
     horizon = whole.steps or whole.seconds or 1.0
     record = _read_record(folder / "race.json")
@@ -329,6 +339,24 @@ def race(
     if whole.steps is not None:
         return winner, Budget(steps=max(1, whole.steps - int(lost)))
     return winner, Budget(seconds=(whole.seconds or 0.0) - lost)
+
+
+def _fastest(recipe: Recipe, alive: list[Candidate]) -> tuple[Candidate, Budget]:
+    """Without a race, the candidate of the shortest step, which is the most experience.
+
+    The first slices of learning by acting promise nothing: returns stay, then jump.
+    """
+    winner = min(alive, key=lambda one: one.predicted["step_s"])
+    for one in alive:
+        one.status = "winner" if one is winner else "dropped"
+        one.reason = (
+            f"a step of acting and learning takes {format_seconds(one.predicted['step_s'])}"
+        )
+        if one is not winner:
+            one.reason += f", of {winner.spec.name} {format_seconds(winner.predicted['step_s'])}"
+        elif len(alive) > 1:
+            one.reason += ", the least of all; no race, as early returns promise nothing"
+    return winner, training_budget(recipe)
 
 
 def _slice(

@@ -203,9 +203,9 @@ def columns(
 
 def histogram(
     title: str, edges: Sequence[float], counts: Sequence[float], *, x_label: str,
-    marks: Sequence[tuple[str, float]] = (),
+    marks: Sequence[tuple[str, float]] = (), of: str = "call",
 ) -> str:  # fmt: skip
-    """Bars between edges, with named vertical lines such as p50."""
+    """Bars between edges, with named vertical lines such as p50; `of` what is counted."""
     pairs = list(zip(pairwise(edges), counts, strict=False))
     if not pairs or not any(counts):
         return empty(title)
@@ -214,13 +214,13 @@ def histogram(
     xs = make_axis(ends, LEFT, WIDTH - 24)
     top = TOP + 8 + 15 * len(marks)
     ys = make_axis(counts, HEIGHT - BOTTOM, top, zero=True, whole=True, count=4)
-    body = grid(xs, ys, x_label, "calls")
+    body = grid(xs, ys, x_label, f"{of}s")
     for (left, right), count in filled:
         height = max(ys.start - ys(count), 1.5)  # a single slow call stays visible
         body.append(
             f'<rect class="fill c0" x="{xs(left) + 0.3:.2f}" y="{ys.start - height:.2f}" '
             f'width="{max(xs(right) - xs(left) - 0.6, 0.8):.2f}" height="{height:.2f}">'
-            f"<title>{left:.4g} to {right:.4g}: {count:,.0f} calls</title></rect>"
+            f"<title>{left:.4g} to {right:.4g}: {count:,.0f} {of}s</title></rect>"
         )
     for row, (name, value) in enumerate(marks):
         x, y = xs(value), TOP + 6 + 15 * row
@@ -231,7 +231,7 @@ def histogram(
             f"{safe(name)} {value:.3g}</text>"
         )
     said = ", ".join(f"{name} {value:.4g}" for name, value in marks)
-    return svg(title, f"{sum(counts):,.0f} calls. {said}.", body)
+    return svg(title, f"{sum(counts):,.0f} {of}s. {said}.", body)
 
 
 def heat_map(title: str, matrix: Sequence[Sequence[float]], labels: Sequence[str]) -> str:

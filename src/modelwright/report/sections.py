@@ -62,7 +62,12 @@ BESIDE = {
         "bits_per_byte": "in bits for each byte of UTF-8, which no choice of tokens changes",
         "nats_per_token": "the same for each token; comparable only between equal vocabularies",
     },
+    "mean_return": {
+        "mean_return": "the sum of all rewards of an episode, without discount, on average",
+        "mean_length": "steps of an episode, on average",
+    },
 }
+BINS = 25  # of a picture of returns
 HEADLINES = {
     "certified": ("✓", "Certified", "Every goal holds on rows that no search saw."),
     "infeasible": ("✗", "Not feasible as asked", "At least one goal cannot be met."),
@@ -234,6 +239,7 @@ def quality(life: Life) -> View | None:
         ],
         "pictures": boxes.pictures(proof, labels, PNG.fullmatch),
         "curves": boxes.curves(proof),
+        "picture": Markup(_returns(life)),
         "texts": [
             {name: words.cut(item.get(name, "")) for name in ("truth", "answer", "text")}
             for item in rows(proof, "texts")
@@ -254,6 +260,24 @@ def _ranked(item: View) -> View:
             for best in rows(item, "best")
         ],
     }  # fmt: skip
+
+
+def _returns(life: Life) -> str:
+    """How the returns of the test episodes are spread, where a model acts."""
+    found = section(life.certificate, "episodes").get("return")
+    returns = [one for value in found or [] if (one := number(value)) is not None]
+    if not returns:
+        return ""
+    low, reach = min(returns), max(returns) - min(returns)
+    edges = [low + reach * place / BINS for place in range(BINS + 1)] if reach else [low, low + 1]
+    counts = [0] * (len(edges) - 1)
+    for one in returns:
+        counts[min(int((one - low) / (reach or 1) * BINS), len(counts) - 1)] += 1
+    mean = sum(returns) / len(returns)
+    return charts.histogram(
+        "Returns of the test episodes", edges, counts, x_label="return of an episode",
+        marks=[("mean", mean)], of="episode",
+    )  # fmt: skip
 
 
 def _by_class(life: Life) -> View:
@@ -344,7 +368,7 @@ def parity(life: Life) -> View | None:
             "rows": words.show(number(hop.get("rows")), ""),
             "edges": ", ".join(map(str, hop.get("edge_inputs") or [])),
             "metric": words.label(metric.name), "before": words.show(before, metric.unit),
-            "after": words.show(after, metric.unit),
+            "after": words.show(after, metric.unit), "judged": before is not None,
             "node": hop.get("first_differing_node") or "",
         })  # fmt: skip
     if not hops:

@@ -24,6 +24,8 @@ LABELS = {
     "hr_at_10": "hits among the first 10",
     "mrr": "mean reciprocal rank",
     "nats_per_char": "nats per character",
+    "mean_return": "mean return",
+    "mean_length": "mean length",
     "nats_per_token": "nats per token",
     "bits_per_byte": "bits per byte",
     "latency_p50_ms": "latency, median",
@@ -178,7 +180,7 @@ def gap_text(name: str, bound: str, measured: float | None) -> str:
         return ""
     times = measured / value
     if op == ">=":
-        return f"{100 * (1 - times):.3g}% under the bound"
+        return f"{100 * (value - measured) / abs(value):.3g}% under the bound"
     return (
         f"{digits(times)} times the bound"
         if times >= 2
@@ -194,6 +196,7 @@ ROWS = {
     "audio": ("recording", "SOUND.wav"),
     "items": ("user's history", "'ITEM, ITEM'"),
     "series": ("window", "TABLE.csv"),
+    "observation": ("situation", "'NUMBER, NUMBER'"),
     "stream": ("stretch of text", "'A BEGINNING'"),
 }
 
@@ -253,6 +256,15 @@ def one_row(inputs: dict[str, Any], outputs: dict[str, Any]) -> str:
             count("length", "of # steps"), f"of {len(names)} series ({few})" if names else "",
             count("horizon", "to be continued by # steps", outputs),
         ]  # fmt: skip
+    elif kind == "observation":
+        names = listed("channels")
+        few = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
+        parts = [
+            f"of the environment {inputs.get('env_id', '')}",
+            count("length", "in # observations") if (number(inputs.get("length")) or 1) > 1 else "",
+            f"of {many(len(names), 'number')} ({few})" if names else "",
+            count("num_classes", "with # actions to choose from", outputs),
+        ]
     noun = ROWS.get(kind, (kind, ""))[0]
     return ", ".join([f"One row is a {noun}", *(part for part in parts if part)]) + "."
 

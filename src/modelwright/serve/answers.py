@@ -54,6 +54,7 @@ MEDIA = {
     ),
     "stream": Medium("text", ("text",), "", 2**16),
     "items": Medium("list of items", ("text",), "", 2**16),
+    "observation": Medium("observation", ("text", "application"), "", 2**16),
     "series": Medium("table", ("text", "application"), "", 2**22),
 }  # fmt: skip
 
@@ -100,6 +101,8 @@ class Answers:
             return f"boxes of {len(self.labels)} {'kind' if len(self.labels) == 1 else 'kinds'}"
         if self.outputs["kind"] == "next":
             return f"the next of {len(self.labels):,} tokens"
+        if self.outputs["kind"] == "actions":
+            return f"{len(self.labels)} actions"
         if self.outputs["kind"] == "letters":
             return "what was said"
         return f"{len(self.labels)} classes" if len(self.labels) > 1 else ""

@@ -214,7 +214,7 @@ def _page(artifact: Artifact, name: str, answers: Answers | None) -> dict[str, A
         "takes": TAKES.get(answers.kind, answers.kind) if answers else None,
         "answers": answers.summary if answers else "",
         "span_kinds": answers.span_kinds if answers else [],
-        "columns": answers.labels if answers and answers.kind == "series" else [],
+        "columns": answers.inputs.get("channels", []) if answers else [],
         "rows": answers.inputs["length"] if answers and answers.kind == "series" else None,
         "verdict": certificate.get("verdict"),
         "certified_rows": certificate.get("rows"),

@@ -7,6 +7,7 @@ import numpy as np
 
 from modelwright.tasks import (
     classify,
+    control,
     detect,
     forecast,
     language,
@@ -33,6 +34,7 @@ class Task:
     inputs: str
     outputs: str
     logic: ModuleType
+    acting: bool = False
 
     @property
     def metric(self) -> str:
@@ -76,5 +78,6 @@ TASKS: dict[str, Task] = {
     "recommendation": Task("items", "ranking", recommend),
     "language-modeling": Task("stream", "next", language),
     "detection": Task("image", "boxes", detect),
+    "control": Task("observation", "actions", control, acting=True),
     "image-text-matching": Task("image_text", "vectors", match),
 }

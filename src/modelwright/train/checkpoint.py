@@ -30,6 +30,7 @@ def save(
     best: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
     position: Mapping[str, Any],
+    more: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the checkpoint of `step`, then drop all but the last two.
 
@@ -37,6 +38,7 @@ def save(
         average: the averaged weights, empty if they are off.
         best: those that were best on valid so far, empty if there are none.
         position: plain JSON: elapsed seconds, budget, whatever the loop needs back.
+        more: whatever tensors it needs back.
     Raises: StorageError if the disk refuses; earlier checkpoints are intact.
     """
     with storage(folder):
@@ -45,6 +47,7 @@ def save(
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.items()}
     tensors |= {f"best.{name}": value for name, value in best.items()}
+    tensors |= {f"more.{name}": value for name, value in (more or {}).items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {
             f"optimizer.{index}.{name}": value for name, value in state.items() if value is not None
@@ -95,8 +98,9 @@ def restore(
     model: nn.Module,
     average: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
-) -> dict[str, Tensor]:
-    """Put a checkpoint's state into freshly made objects; gives the best weights that it holds.
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Put a checkpoint's state into freshly made objects; gives the best weights that it holds,
+    and what `save` got as `more`.
 
     Raises: IntegrityError if a byte differs or a tensor does not fit: training never starts
         over by itself.
@@ -107,7 +111,8 @@ def restore(
     if not whole or hashlib.sha256(content).hexdigest() != record["sha256"]:
         raise _broken(path)
     tensors = safetensors.torch.load(content)
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimizer": {}}
+    names = ("model", "average", "best", "more", "optimizer")
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for name, tensor in tensors.items():
         part, _, key = name.partition(".")
         parts[part][key] = tensor
@@ -129,7 +134,7 @@ def restore(
             expected="a checkpoint of the same run",
             repair=f"remove {folder} to train from the start, or go back to the old recipe",
         ) from error
-    return parts["best"]
+    return parts["best"], parts["more"]
 
 
 def _lay_out_like_parameters(optimizer: torch.optim.Optimizer) -> None:

@@ -5,12 +5,10 @@ dropout draw from counters, never from a stream. Resume is exact because nothing
 The budget is a number of steps or of seconds; the schedule follows the share of it that is spent.
 """
 
-import contextlib
 import copy
 import functools
 import json
 import math
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -36,6 +34,7 @@ from modelwright.tasks.catalog import Task
 from modelwright.train import checkpoint
 from modelwright.train.guards import StopRequested, catch_signals, require_finite
 from modelwright.train.optimizers import learning_rate_factor, make_optimizer
+from modelwright.train.peak import peak_memory_bytes
 from modelwright.train.precision import autocast
 from modelwright.train.settings import Budget, Settings
 
@@ -48,10 +47,14 @@ EVALUATIONS = 8  # over the whole budget
 class Trainer:
     """A model in training: its state, one step, the loop, save and resume.
 
+    Where rows are no batches but episodes, train/reinforce.py says where a gradient comes from.
+
     Args:
         folder: of the checkpoints; the newest one there is resumed.
         metrics: the file for the curves, or None.
     """
+
+    evaluations, curve_rows = EVALUATIONS, CURVE_ROWS
 
     def __init__(
         self,
@@ -70,14 +73,7 @@ class Trainer:
         self.settings, self.budget, self.folder, self.metrics = settings, budget, folder, metrics
         self.task, self.spec = task, spec
         self.valid = valid
-        self.loader = Loader(
-            train,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            augment=settings.augment,
-            num_classes=spec.outputs.get("num_classes"),
-            rate=spec.inputs.get("rate"),
-        )
+        self._begin(train)
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model) if settings.ema else self.model
         self.averaged.eval()
@@ -93,6 +89,7 @@ class Trainer:
             smoothing = task.logic.LABEL_SMOOTHING if own is None else own
             self._loss = functools.partial(task.logic.loss, label_smoothing=smoothing)
         self.step, self.elapsed, self.evaluation_seconds = 0, 0.0, 0.0
+        self.looked_s = 0.0  # at valid, by this process
         self.loss, self.went_back = 0.0, False
         self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid metric
         self._saved_step, self._saved_at, self._evaluated_at = 0, 0.0, 0.0
@@ -101,6 +98,17 @@ class Trainer:
         self._best: dict[str, Tensor] = {}  # the averaged weights then
         self._average_pairs = _pairs(self.averaged, self.model) if settings.ema else None
         self.resumed = self._resume()
+
+    def _begin(self, train: Rows) -> None:
+        """Make what steps are made from."""
+        self.loader = Loader(
+            train,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
+            augment=self.settings.augment,
+            num_classes=self.spec.outputs.get("num_classes"),
+            rate=self.spec.inputs.get("rate"),
+        )
 
     # one step
 
@@ -114,16 +122,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
         torch.manual_seed(settings.seed * 1_000_003 + self.step)  # dropout's draw
-        batch = self.loader.batch(self.step)
         self.model.train()
-        loss = 0.0
-        for micro in _split(batch, settings.micro_batch_size):
-            share = len(micro.targets) / len(batch.targets)
-            with autocast(settings.precision):
-                outputs = self.model(*micro.inputs.values())
-            value = share * mixed_loss(self._loss, outputs, micro)
-            value.backward()  # type: ignore[no-untyped-call]
-            loss += value.item()
+        loss = self._backward(progress)
         require_finite(loss, self.step, settings.learning_rate * factor)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -132,6 +132,29 @@ class Trainer:
             decay = min(settings.ema, self.step / (self.step + 9))
             torch._foreach_lerp_(*self._average_pairs, 1 - decay)
         return loss
+
+    def _backward(self, progress: float) -> float:
+        """Put the gradient of this step's batch into the parameters; gives its loss."""
+        settings, loss = self.settings, 0.0
+        batch = self.loader.batch(self.step)
+        for micro in _split(batch, settings.micro_batch_size):
+            share = len(micro.targets) / len(batch.targets)
+            with autocast(settings.precision):
+                outputs = self.model(*micro.inputs.values())
+            value = share * mixed_loss(self._loss, outputs, micro)
+            value.backward()  # type: ignore[no-untyped-call]
+            loss += value.item()
+        return loss
+
+    @property
+    def cycle(self) -> int:
+        """Steps until what a step does repeats itself."""
+        return 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until as many rows as train has were learned from."""
+        return self.loader.steps_per_epoch
 
     # the loop
 
@@ -151,10 +174,10 @@ class Trainer:
                 if beat.due():
                     show(self._line(title, limit, first_step, first_elapsed))
                 progress = self.budget.progress(self.step, self.elapsed)
-                if until is None and progress - self._evaluated_at >= 1 / EVALUATIONS:
+                if until is None and progress - self._evaluated_at >= 1 / self.evaluations:
                     self._evaluated_at = progress
-                    if progress < 1 - 0.5 / EVALUATIONS:
-                        self._consider(self.evaluate(CURVE_ROWS))
+                    if progress < 1 - 0.5 / self.evaluations:
+                        self._consider(self.evaluate(self.curve_rows))
                 if signals.received or self._save_due():
                     self.save()
                 if signals.received:
@@ -173,7 +196,9 @@ class Trainer:
             # no more rows at once than in a step: of long ones, 256 took twice a step's memory
             labels, number = self.spec.outputs.get("labels", ()), self.settings.micro_batch_size
             found = evaluate(session, part, self.task, labels, batch_size=number)
-        self.evaluation_seconds = (time.perf_counter() - started) * len(self.valid) / len(part)
+        seconds = time.perf_counter() - started
+        self.evaluation_seconds = seconds * len(self.valid) / len(part)
+        self.looked_s += seconds
         return found
 
     def _consider(self, found: Quality) -> None:
@@ -197,15 +222,22 @@ class Trainer:
         self.looks.append((float(spent), value))
 
     def finish(self) -> dict[str, float]:
-        """The last evaluation, on every valid row, and the last checkpoint.
-
-        Weights of an earlier look come back (`averaged`) if they were better by more than one
-        standard error of the last ones' metric: smaller leads are mostly chance.
-        """
+        """The last evaluation, on every valid row, and the last checkpoint."""
         started = time.perf_counter()
-        found = self.evaluate()
+        found = self._chosen(self.evaluate())
+        self.elapsed += time.perf_counter() - started
+        self._log(_named(found))
+        self.save()
+        return _named(found)
+
+    def _chosen(self, found: Quality) -> Quality:
+        """Which weights come out (`averaged`), and how good they are on all of valid.
+
+        Those of an earlier look come back if they were better by more than one standard error of
+        the last ones' metric: smaller leads are mostly chance.
+        """
         if self.best_value is not None:
-            seen = found.statistics[:CURVE_ROWS]  # the rows of every look
+            seen = found.statistics[: self.curve_rows]  # the rows of every look
             standard_error = (found.high - found.low) / (2 * TWO_SIDED_95)
             standard_error *= math.sqrt(found.rows / len(seen))
             error = METRICS[self.task.metric].error
@@ -214,10 +246,7 @@ class Trainer:
                 self.averaged.load_state_dict(self._best)
                 self.went_back = True
                 found = self.evaluate()
-        self.elapsed += time.perf_counter() - started
-        self._log(_named(found))
-        self.save()
-        return _named(found)
+        return found
 
     def _spent(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:
         if limit.steps is not None:
@@ -247,7 +276,9 @@ class Trainer:
                     "evaluated_at": self._evaluated_at,
                     "looks": self.looks,
                     "settings": _plain(self.settings),
+                    **self._position(),
                 },
+                more=self._tensors(),
             )
         self._saved_step, self._saved_at = self.step, self.elapsed
         self._saved_looks = len(self.looks)
@@ -263,7 +294,7 @@ class Trainer:
                 expected="the settings that the training was started with",
                 repair="start a new run, or go back to the old recipe",
             )
-        self._best = checkpoint.restore(
+        self._best, more = checkpoint.restore(
             self.folder,
             record,
             model=self.model,
@@ -277,9 +308,21 @@ class Trainer:
         self.looks = [(float(spent), float(value)) for spent, value in position["looks"]]
         self._saved_step, self._saved_at = self.step, self.elapsed
         self._saved_looks = len(self.looks)
+        self._take_up(position, more)
         if self.metrics is not None and self.metrics.is_file():
             _drop_lines_after(self.metrics, self.step)
         return True
+
+    def _position(self) -> dict[str, Any]:
+        """What else a checkpoint has to hold, as plain JSON."""
+        return {}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The same, as tensors."""
+        return {}
+
+    def _take_up(self, position: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Go on from what `_position` and `_tensors` gave."""
 
     def _average_state(self) -> dict[str, Tensor]:
         return dict(self.averaged.state_dict()) if self.settings.ema else {}
@@ -301,8 +344,13 @@ class Trainer:
                     "learning_rate": self.optimizer.param_groups[0]["lr"],
                     "examples_per_s": rate * self.settings.batch_size,
                     "memory_bytes": peak_memory_bytes(),
+                    **self._observed(),
                 }
             )
+
+    def _observed(self) -> dict[str, float]:
+        """What else the curves show."""
+        return {}
 
     def _log(self, values: dict[str, float]) -> None:
         if self.metrics is None:
@@ -348,22 +396,6 @@ def fresh_model(spec: ModelSpec, seed: int) -> nn.Module:
     """The model that a seed gives, whatever was drawn before."""
     torch.manual_seed(seed)
     return build(spec)
-
-
-def reset_peak_memory() -> None:
-    """Forget the peak so far, where the system can (Linux); elsewhere it stays that of the life."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_bytes() -> int:
-    """The largest resident memory since `reset_peak_memory`, in bytes."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def announce(trainer: Trainer, title: str) -> None:

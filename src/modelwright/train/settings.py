@@ -31,6 +31,9 @@ class Settings:
     augment: tuple[Augment, ...]
     checkpoint_seconds: float
     checkpoint_steps: int | None
+    algorithm: str = "auto"  # these three are of tasks that act
+    discount: float = 0.99
+    stop_at: float | None = None
 
 
 SGD_LEARNING_RATE, SGD_WEIGHT_DECAY = 0.1, 5e-4  # for any family; AdamW's are far too small
@@ -84,5 +87,8 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         augment=section.augment,
         checkpoint_seconds=60 * section.checkpoint_minutes,
         checkpoint_steps=section.checkpoint_steps,
+        algorithm=section.algorithm or Settings.algorithm,
+        discount=section.discount or Settings.discount,
+        stop_at=section.stop_at,
         **chosen,
     )

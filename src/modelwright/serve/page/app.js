@@ -6,7 +6,7 @@ const MOST_CHARTS = 8;
 const KIND_COLORS = 6;
 const SMALL_PIXELS = 64; // below this a picture is shown with its pixels, not blurred
 const GOALS = {
-  accuracy: "Accuracy", ap50: "AP50", ap50_drop: "AP50 lost", f1: "F1", wer: "Word error rate", wer_drop: "Word error rate added", recall_at_10: "Recall@10", recall_at_10_drop: "Recall@10 lost", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", mse: "Mean squared error", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
+  accuracy: "Accuracy", ap50: "AP50", ap50_drop: "AP50 lost", f1: "F1", wer: "Word error rate", wer_drop: "Word error rate added", recall_at_10: "Recall@10", recall_at_10_drop: "Recall@10 lost", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", mse: "Mean squared error", mean_return: "Mean return", mean_return_drop: "Mean return lost", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
   mse_drop: "Mean squared error added", latency_p50_ms: "Half of the answers within",
   latency_p95_ms: "95% of answers within", latency_p99_ms: "99% of answers within",
   size_mb: "File size",
@@ -28,6 +28,7 @@ const MEDIA = {
     hint: "CSV with the columns {columns} and at least {rows} rows, the latest last. It is not kept.", type: "text/",
   },
   text: { one: "text", many: "texts", type: "text/" },
+  observation: { one: "observation", many: "first observations", type: "text/", fields: true },
   image_text: {
     one: "picture", many: "pictures with texts", accept: "image/png,image/jpeg", invite: "Drop a picture here",
     hint: "PNG or JPEG. Texts to choose from stand below, one on each line. Nothing is kept.", type: "application/",
@@ -100,18 +101,20 @@ function show() {
   $("try").hidden = !medium;
   $("drop").hidden = !medium?.accept;
   $("write").hidden = !["text", "image_text"].includes(model.takes);
+  $("observe").hidden = !medium?.fields;
+  if (medium?.fields) model.columns.forEach(addField);
   if (medium?.accept) {
     $("file").accept = medium.accept;
     $("invite-title").textContent = medium.invite;
     const columns = model.columns.slice(0, MOST_CHARTS).join(", ") + (model.columns.length > MOST_CHARTS ? ", …" : "");
     $("invite-hint").textContent = medium.hint.replace("{columns}", columns).replace("{rows}", model.rows);
   }
-  const field = { image: "image", text: "text", image_text: "image" }[model.takes]; // of a sample that can be asked about
+  const field = { image: "image", text: "text", observation: "text", image_text: "image" }[model.takes]; // of a sample that can be asked about
   const samples = model.samples.filter((sample) => sample[field]);
   $("samples").hidden = !samples.length;
-  $("samples-title").textContent = `Test ${medium?.many} the model never trained on`;
-  samples.forEach(model.takes === "text" ? addText : addSample);
-  if (model.span_kinds.length || model.takes === "series" || model.task === "transcription") {
+  $("samples-title").textContent = `${medium?.fields ? `${medium.many[0].toUpperCase()}${medium.many.slice(1)} of test episodes` : `Test ${medium?.many}`} the model never trained on`;
+  samples.forEach(model.takes.startsWith("image") ? addSample : addText);
+  if (model.span_kinds.length || ["series", "observation"].includes(model.takes) || model.task === "transcription") {
     $("promise").textContent = "The answer will stand here.";
   }
   if (model.takes === "image_text") {
@@ -122,7 +125,7 @@ function show() {
   const goals = Object.entries(model.goals);
   $("goals").hidden = !goals.length;
   $("goals-title").textContent = model.verdict === "certified"
-    ? `Certified on ${(model.certified_rows || 0).toLocaleString("en")} ${medium?.many || "rows"} that no search saw`
+    ? `Certified on ${(model.certified_rows || 0).toLocaleString("en")} ${medium?.fields ? "episodes" : medium?.many || "rows"} that no search saw`
     : "Goals, as measured";
   goals.forEach(([name, goal]) => addGoal(name, goal));
 }
@@ -133,10 +136,28 @@ function addText(sample) {
   button.className = "text";
   button.textContent = sample.text;
   button.onclick = () => {
+    if (model.takes === "observation") return observe(sample.text.split(","));
     $("text").value = sample.text;
     write(sample.label || undefined);
   };
   $("sample-list").append(button);
+}
+
+function addField(name) {
+  const label = document.createElement("label");
+  const input = document.createElement("input");
+  input.type = "number";
+  input.step = "any";
+  input.value = "0";
+  input.required = true;
+  label.append(name, input);
+  $("field-list").append(label);
+}
+
+function observe(values) {
+  const inputs = [...document.querySelectorAll("#field-list input")];
+  inputs.forEach((input, index) => (input.value = Number(values[index])));
+  answer(new Blob([inputs.map((input) => input.value).join(", ")], { type: "text/plain" }));
 }
 
 function addSample(sample, index) {
@@ -185,7 +206,7 @@ function amount(value, unit) {
 }
 
 function bound(text, unit) {
-  const [, sign, value, rest] = /^\s*(<=|>=|<|>)\s*([\d.]+)\s*(.*)$/.exec(text || "") || [];
+  const [, sign, value, rest] = /^\s*(<=|>=|<|>)\s*(-?[\d.]+)\s*(.*)$/.exec(text || "") || [];
   if (!sign || rest) return text;
   return `${sign.startsWith("<") ? "at most" : "at least"} ${amount(Number(value), unit)}`;
 }
@@ -217,7 +238,7 @@ async function answer(content, truth) {
   const mine = ++turn;
   document.querySelectorAll("#sample-list button").forEach((b) => b.setAttribute("aria-pressed", "false"));
   if (model.takes.startsWith("image")) preview(content);
-  else if (model.takes !== "text") $("invite-title").textContent = content.name;
+  else if (MEDIA[model.takes].accept) $("invite-title").textContent = content.name;
   if (model.takes === "image_text") content = await question(content);
   if (mine !== turn) return;
   if (!content) { // a picture, and no text yet to choose
@@ -286,6 +307,7 @@ function showChoices(reply, truth) {
   $("verdict").className = truth === undefined ? "" : right ? "right" : "wrong";
   $("verdict").textContent =
     truth === undefined ? "" : right ? `✓ Right: ${own}` : `✗ Wrong: ${name} is ${truth}`;
+  if (reply.values) return showValues(reply.values);
   const shown = choices.slice(0, MOST_BARS);
   $("bars").classList.toggle("short", shown.every((item) => item.label.length <= 3));
   $("bars").replaceChildren(...shown.map(bar));
@@ -313,6 +335,18 @@ function frame({ label, box: [left, top, right, bottom] }) {
   const sides = { class: `k${place}`, x: left, y: top, width: right - left, height: bottom - top };
   Object.entries(sides).forEach(([name, value]) => rect.setAttribute(name, value));
   return rect;
+}
+
+function showValues(values) {
+  const low = Math.min(...values.map((item) => item.value));
+  const reach = values[0].value - low || 1;
+  $("bars").classList.remove("short");
+  $("bars").replaceChildren(...values.slice(0, MOST_BARS).map(({ label, value }) => {
+    const item = bar({ label, probability: 0.05 + 0.95 * ((value - low) / reach) });
+    item.querySelector(".share").textContent = value.toLocaleString("en", { maximumSignificantDigits: 4 });
+    return item;
+  }));
+  return values.length > MOST_BARS ? `; ${values.length - MOST_BARS} worse choices are not shown` : "";
 }
 
 function showSaid(reply) {
@@ -425,6 +459,10 @@ $("key").onsubmit = (event) => {
 $("write").onsubmit = (event) => {
   event.preventDefault();
   write();
+};
+$("observe").onsubmit = (event) => {
+  event.preventDefault();
+  observe([...document.querySelectorAll("#field-list input")].map((input) => input.value));
 };
 $("text").onkeydown = (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) write();

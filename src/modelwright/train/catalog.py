@@ -1,0 +1,43 @@
+"""ALGORITHMS: how a task that acts is learned; and the trainer that fits a task.
+
+To add one: write a file, add a row.
+"""
+
+from pathlib import Path
+
+from torch import nn
+
+from modelwright.data.rows import Rows
+from modelwright.models.catalog import ModelSpec
+from modelwright.tasks.catalog import Task
+from modelwright.train.dqn import DQN
+from modelwright.train.loop import Trainer
+from modelwright.train.ppo import PPO
+from modelwright.train.reinforce import Learner, Way
+from modelwright.train.settings import Budget, Settings
+
+ALGORITHMS: dict[str, Way] = {
+    "dqn": Way(DQN, players=8, averages=True),
+    "ppo": Way(PPO, players=16),
+}
+AUTO = "ppo"  # docs/experiments.md
+
+
+def make_trainer(
+    model: nn.Module,
+    spec: ModelSpec,
+    task: Task,
+    train: Rows,
+    valid: Rows,
+    settings: Settings,
+    budget: Budget,
+    folder: Path,
+    *,
+    metrics: Path | None = None,
+) -> Trainer:
+    """A Trainer of rows, or of acting where the task is about that; arguments as of Trainer."""
+    given = (model, spec, task, train, valid, settings, budget, folder)
+    if not task.acting:
+        return Trainer(*given, metrics=metrics)
+    name = AUTO if settings.algorithm == "auto" else settings.algorithm
+    return Learner(ALGORITHMS[name], *given, metrics=metrics)
