@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from modelwright.data.near_texts import NearTexts, runs
+from modelwright.core.recipe import Clean, Data
+from modelwright.data import catalog
+from modelwright.data.checks import check
+from modelwright.data.near_texts import NearTexts, near_pairs, runs
 
 pytest.importorskip("rensa")
 
@@ -48,3 +51,35 @@ def test_short_texts_are_compared_whole(text):
 
     assert [text] == runs(text)
     assert [None, 0, None] == [seen.add(one) for one in (text, text, text + "b")]
+
+
+def test_pairs_carry_the_places_of_the_texts():
+    """Equal texts are passed over, and numbers still are those of all texts."""
+    one, other = texts(2)
+    near = one[:-1] + ("x" if one[-1] != "x" else "y")
+
+    assert [(0, 3)] == near_pairs([one, one, other, near, near])
+
+
+def test_the_gate_notes_them_and_a_step_drops_them(tmp_path):
+    """A near copy in the test part is a finding across parts; within one it can be dropped."""
+    for part, seed in (("train", 0), ("valid", 1), ("test", 2)):
+        rows = texts(20, seed)
+        if part == "test":
+            rows[3] = texts(20, 0)[5][:-1]
+        if part == "train":
+            rows.append(rows[7][:-1])
+        lines = [f"{text},{number % 2}" for number, text in enumerate(rows)]
+        (tmp_path / f"{part}.csv").write_text("\n".join(["text,label", *lines]))
+    section = Data(source=str(tmp_path))
+    _, report = check(catalog.load(section, "text"), section)
+    cleaned = Data(source=str(tmp_path), clean=(Clean(drop="near_duplicates"),))
+    data, after = check(catalog.load(cleaned, "text"), cleaned)
+    found, left = (
+        next(one for one in two["findings"] if one["check"] == "near_duplicates")
+        for two in (report, after)
+    )
+
+    assert "2 texts are nearly an earlier one, 1 across parts" == found["text"]
+    assert found["rows"][0][0].startswith("train 5") and found["rows"][0][1].startswith("test 3")
+    assert 1 == left["count"] and 20 == len(data.parts["train"])

@@ -120,7 +120,9 @@ class Clean(Section):
     script: Literal["latin", "cjk", "cyrillic", "greek", "arabic", "hebrew", "hangul"] | None = (
         Field(None, description="of most letters; other rows are left out")
     )
-    drop: Literal["duplicates"] | None = Field(None, description="equal texts within a part")
+    drop: Literal["duplicates", "near_duplicates"] | None = Field(
+        None, description="texts that stand earlier in the same part, or nearly do"
+    )
 
     @property
     def key(self) -> str:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from modelwright.core import recipe
-from modelwright.core.errors import DataError
+from modelwright.core.errors import DataError, MissingExtra
 from modelwright.data import similarity
 from modelwright.data.image import prepare
+from modelwright.data.near_texts import near_pairs
 from modelwright.data.rows import PARTS, Dataset, Finding, Rows, Windows, dataset, row_hashes
 from modelwright.data.shared import telling
 
@@ -72,7 +73,9 @@ class Subject:
 
     def applies(self, name: str) -> bool:
         """Whether a check means anything for this kind of data."""
-        if name in ("near_duplicates", "constant_images"):
+        if name == "near_duplicates":
+            return self.data.kind in ("image", "text")
+        if name == "constant_images":
             return self.data.kind == "image"
         if name == "constant_recordings":
             return self.data.kind == "audio"
@@ -315,7 +318,27 @@ def class_imbalance(subject: Subject) -> Finding | None:
 
 
 def near_duplicates(subject: Subject) -> Finding | None:
-    """Pairs of different images that are nearly equal when shrunk; pairs across parts first."""
+    """Pairs of rows that differ, but hardly; pairs across parts first."""
+    return (_near_texts if subject.data.kind == "text" else _near_images)(subject)
+
+
+def _near_texts(subject: Subject) -> Finding | None:
+    """Texts that share nearly all their runs of letters."""
+    places = [(part, row) for part, rows in subject.data.parts.items() for row in range(len(rows))]
+    texts = (subject.data.parts[part].origins[row] for part, row in places)
+    try:
+        pairs = [(places[one], places[other]) for one, other in near_pairs(texts)]
+    except MissingExtra as error:
+        return Finding("near_duplicates", 0, f"not looked for: {error.what} {error.repair}")
+    across = [pair for pair in pairs if pair[0][0] != pair[1][0]]
+    within = [pair for pair in pairs if pair[0][0] == pair[1][0]]
+    names = [(subject.name(*one), subject.name(*other)) for one, other in across + within]
+    what = _plural(len(pairs), "text is nearly", "texts are nearly")
+    return _listed("near_duplicates", names, f"{what} an earlier one, {len(across)} across parts")
+
+
+def _near_images(subject: Subject) -> Finding | None:
+    """Images that are nearly equal when shrunk."""
     first: dict[bytes, tuple[str, int]] = {}
     for part, index, image in subject.each():
         first.setdefault(image, (part, index))

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 
 from modelwright.core.recipe import Clean
+from modelwright.data.near_texts import NearTexts
 from modelwright.data.rows import Finding
 
 Record = tuple[str, str, str]  # place, text, label
@@ -22,7 +23,8 @@ def cleaned(
 ) -> Iterator[Record]:
     """The rows after every step; `counts` is added to as they pass.
 
-    Memory grows only with drop: duplicates, by 16 bytes for each different text.
+    Memory grows only with drop: by 16 bytes for each different text, or by about 1 kB with
+    near_duplicates.
     """
     chain = [(step.name, STEPS[step.key](step.value)) for step in steps]
     for where, text, label in records:
@@ -75,6 +77,9 @@ def _script(name: str) -> Step:
 
 
 def _drop(what: str) -> Step:
+    if what == "near_duplicates":
+        near = NearTexts()
+        return lambda text: text if near.add(text) is None else None
     seen: set[bytes] = set()
 
     def step(text: str) -> str | None:

@@ -7,10 +7,12 @@ Source: Broder 1997, "On the resemblance and containment of documents"; Leskovec
 Ullman, "Mining of Massive Datasets", section 3.4 (bands).
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from modelwright.core.errors import MissingExtra
 
+MOST_LETTERS = 4000  # of a text that are looked at
 SIMILARITY = 0.8  # share of the runs in both texts of those in either one
 RUN = 5  # letters
 NUMBERS, BANDS = 128, 32  # texts with a share of 0.8 meet all but certainly
@@ -50,8 +52,29 @@ class NearTexts:
         return -number if share >= self.similarity else None
 
 
+def near_pairs(texts: Iterable[str]) -> list[tuple[int, int]]:
+    """Numbers of each text that is near to an earlier one, and of that one, earlier ones first.
+
+    Texts that are equal to an earlier one are passed over: they are duplicates.
+
+    Raises: MissingExtra without the library that does the hashing.
+    """
+    seen, pairs = NearTexts(), []
+    places: list[int] = []  # of the texts that were added
+    known: set[str] = set()
+    for place, text in enumerate(texts):
+        if text in known:
+            continue
+        known.add(text)
+        near = seen.add(text)
+        places.append(place)
+        if near is not None:
+            pairs.append((places[near], place))
+    return pairs
+
+
 def runs(text: str) -> list[str]:
     """Every run of RUN letters, without case and repeated blanks; a shorter text is one run."""
-    plain = " ".join(text.lower().split())
+    plain = " ".join(text[:MOST_LETTERS].lower().split())
     ends = range(RUN, len(plain) + 1)
     return sorted({plain[end - RUN : end] for end in ends}) or [plain]
