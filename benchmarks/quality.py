@@ -18,7 +18,7 @@ from statistics import mean
 from typing import Any
 
 from bench import Row, arguments, at_least, at_most, finish
-from prepare import bccd, flickr8k, fsdd, fsdd_words
+from prepare import bccd, cifar10, flickr8k, fsdd, fsdd_words
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 Overrides = dict[str, str]
@@ -52,6 +52,12 @@ def texts(**keys: str) -> Overrides:
 HORIZONS = tuple({"data.horizon": str(steps)} for steps in (96, 192, 336, 720))
 CASES: dict[str, Case] = {
     "fashion_mnist": Case("fashion_mnist.yaml", "fashion_mnist", "accuracy", 0.935, 0.945),
+    "cifar10": Case(
+        "fashion_mnist.yaml", "cifar10_jpeg", "accuracy", 0.915, 0.935, minutes=20,
+        overrides={"train.augment": "[{flip: horizontal}, {crop: 4}]",
+                   "data.checks": "{waive: [duplicates_across_splits]}"},
+        made=cifar10,
+    ),
     "ag_news": Case("news.yaml", "ag_news_subset", "accuracy", 0.875, 0.89),
     "sst2": Case(
         "news.yaml", "sst2", "accuracy", 0.81, 0.83,
@@ -71,6 +77,9 @@ CASES: dict[str, Case] = {
                         checks="{waive: [duplicates_across_splits]}"),
     ),
     "conll2000": Case("chunks.yaml", "conll2000_chunking", "f1", 0.91, 0.93),
+    "msra": Case(
+        "chunks.yaml", "zh_ner_msra/dh_msra.txt.gz", "f1", 0.84, 0.90, minutes=10,
+    ),
     "shakespeare": Case("shakespeare.yaml", "tinyshakespeare/input.txt", "nats_per_char", 1.6, 1.5),
     "fsdd": Case(
         "spoken_digits.yaml", "fsdd/recordings.tar.gz", "accuracy", 0.975, 0.99, made=fsdd
