@@ -33,7 +33,7 @@ from modelwright.train.settings import Budget, fill_in
 
 MIN_EPOCHS = 5.0  # seeing the data less often than this, a larger model loses to a smaller one
 ACTING_SIZES = 2  # from the smallest on, where a model is called for every step of an episode
-MIN_STEPS = 1000  # with fewer, a smaller model gets further (docs/experiments.md)
+MIN_STEPS = 2000  # with fewer, a smaller model gets further (docs/experiments.md)
 LOOKS = 3  # points of the learning curve in each slice
 LEAST_ERROR = 1 / (2 * CURVE_ROWS)  # what an accuracy of one on the rows looked at may hide
 RACE_SLICE = 0.04  # of the budget, for each candidate in each round
