@@ -49,12 +49,12 @@ def test_epoch_is_steps_times_their_time(machine):
 
 
 def test_a_size_that_makes_too_few_steps_gives_way(machine):
-    """In 3 s the small size makes 1,500 steps and base 600: small is raced, and base says why."""
-    found = predicted(budget={"train_minutes": 3.0 / 60})
+    """In 5 s the small size makes 2,500 steps and base 1,000: small is raced, and base says why."""
+    found = predicted(budget={"train_minutes": 5.0 / 60})
 
     assert {f"{family}-small" for family in FAMILIES} == fits(found)
     assert found["cnn-base"].reason.startswith("would make ")
-    assert found["cnn-base"].reason.endswith("fewer than the 1,000 in which cnn-small can settle")
+    assert found["cnn-base"].reason.endswith("fewer than the 2,000 in which cnn-small can settle")
 
 
 def test_where_no_size_makes_enough_steps_the_smallest_is_raced(machine):
@@ -208,7 +208,7 @@ def test_successive_halving(machine, fixed_accuracy, tmp_path):
         family: [(r["round"], r["steps"]) for r in one.rounds] for family, one in found.items()
     }
     assert found["rnn"].reason == (
-        "round 1: 20.0% expected at the budget's end (20.0% now); "
+        "round 1: 20.0% expected once four times as much is spent (20.0% now); "
         "transformer-tiny: 70.0% (70.0% now)"
     )
     assert found["transformer"].reason.startswith("round 2: ")

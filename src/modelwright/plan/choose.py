@@ -2,7 +2,7 @@
 
 Within a family the size is chosen by prediction: the largest that meets every goal and sees the
 data often enough within the budget. Between families a race decides: equal slices of the budget,
-and those go on whose learning curve promises the least error at the budget's end, since what
+and those go on whose learning curve promises the least error further on, since what
 learns fastest at first is often not what ends best. The race runs on the stable part of the
 schedule, so that the winner's training simply continues and none of its slices is lost.
 Sources: Jamieson, Talwalkar 2015, arXiv:1502.07943 (successive halving); Hestness et al. 2017,
@@ -35,6 +35,8 @@ MIN_EPOCHS = 5.0  # seeing the data less often than this, a larger model loses t
 ACTING_SIZES = 2  # from the smallest on, where a model is called for every step of an episode
 MIN_STEPS = 2000  # with fewer, a smaller model gets further (docs/experiments.md)
 LOOKS = 3  # points of the learning curve in each slice
+# times of what is spent that a curve is followed; a power law promises more than can be had
+FARTHEST, AHEAD = 4, "once four times as much is spent"
 LEAST_ERROR = 1 / (2 * CURVE_ROWS)  # what an accuracy of one on the rows looked at may hide
 RACE_SLICE = 0.04  # of the budget, for each candidate in each round
 BF16_MARGIN = 1.05  # bf16 has to be this much faster to be worth its rounding
@@ -60,7 +62,7 @@ class Candidate:
     reason: str = ""
     binds: str = ""  # the goal or budget that dropped it
     rounds: list[dict[str, Any]] = field(default_factory=list)
-    expected: float = 0.0  # of the task's metric on valid, at the budget's end
+    expected: float = 0.0  # of the task's metric on valid, when FARTHEST times as much is spent
 
     @property
     def curve(self) -> list[tuple[float, float]]:
@@ -311,15 +313,17 @@ def race(
                 record[candidate.spec.name] = candidate.rounds
                 write_json(folder / "race.json", record)
         for candidate in alive:
-            errors = [(spent, metric.error(value)) for spent, value in candidate.curve]
-            candidate.expected = metric.at_error(expected_error(errors, horizon))
+            # the newest points alone: the first ones lie in the warmup
+            errors = [(spent, metric.error(value)) for spent, value in candidate.curve[-LOOKS:]]
+            ahead = min(horizon, FARTHEST * errors[-1][0])
+            candidate.expected = metric.at_error(expected_error(errors, ahead))
         alive.sort(key=lambda candidate: metric.error(candidate.expected))
         keep = math.ceil(len(alive) / 2) if len(alive) > 2 else 1
         best = alive[0]
         for loser in alive[keep:]:
             loser.status = "raced"
             loser.reason = (
-                f"round {number}: {shown(metric, loser.expected)} expected at the budget's end "
+                f"round {number}: {shown(metric, loser.expected)} expected {AHEAD} "
                 f"({shown(metric, loser.rounds[-1]['value'])} now); {best.spec.name}: "
                 f"{shown(metric, best.expected)} ({shown(metric, best.rounds[-1]['value'])} now)"
             )
@@ -328,8 +332,7 @@ def race(
     raced = bool(winner.rounds)
     winner.status = "winner"
     winner.reason = (
-        f"{metric.name} {shown(metric, winner.expected)} expected on valid at the budget's end, "
-        "the best of all"
+        f"{metric.name} {shown(metric, winner.expected)} expected on valid {AHEAD}, the best of all"
         if raced
         else "the only one that fits"
     )
