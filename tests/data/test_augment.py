@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.core.errors import ConfigError
-from modelwright.core.recipe import SOUND_STEPS, STEPS_OF_BOXES, Augment
-from modelwright.data import augment, augment_boxes, augment_sound
+from modelwright.core.recipe import SOUND_STEPS, STEPS_OF_BOXES, STEPS_OF_TASK, Augment
+from modelwright.data import augment, augment_boxes, augment_rows, augment_sound
 from modelwright.data.augment import apply, warp
 
 from .conftest import noise
@@ -28,8 +28,11 @@ PICTURES = {**augment.PIXEL_STEPS, **augment.AFFINE_STEPS, **augment.MIX_STEPS}
 
 def test_every_key_of_the_recipe_is_a_step():
     """The tables together hold exactly the recipe's augmentation keys."""
-    assert set(Augment.model_fields) == {*PICTURES, *augment_boxes.STEPS, *augment_sound.STEPS}
+    assert set(Augment.model_fields) == {
+        *PICTURES, *augment_boxes.STEPS, *augment_sound.STEPS, *augment_rows.STEPS
+    }  # fmt: skip
     assert set(SOUND_STEPS) == set(augment_sound.STEPS)
+    assert set(Augment.model_fields) == {one for steps in STEPS_OF_TASK.values() for one in steps}
     assert set(STEPS_OF_BOXES) == {*augment_boxes.STEPS, *augment_boxes.STRAIGHT}
 
 

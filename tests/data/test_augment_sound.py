@@ -118,10 +118,13 @@ def test_a_step_of_nothing_is_refused():
 @pytest.mark.parametrize(
     ("task", "step", "words"),
     [
-        ("transcription", {"flip": "both"}, "flip is of pictures, not transcription"),
-        ("audio-classification", {"crop": 2}, "crop is of pictures"),
-        ("image-classification", {"speed": 0.1}, "speed is of recordings"),
-        ("tagging", {"erase": 0.1}, "erase is of pictures, not tagging"),
+        ("transcription", {"flip": "both"}, "transcription does not take flip, only mask_time"),
+        ("audio-classification", {"crop": 2}, "does not take crop"),
+        ("image-classification", {"speed": 0.1}, "does not take speed"),
+        ("detection", {"crop": 2}, "does not take crop, only flip"),
+        ("image-text-matching", {"mixup": 0.2}, "does not take mixup"),
+        ("control", {"jitter": 0.1}, "does not take jitter, nor any other step"),
+        ("tagging", {"erase": 0.1}, "tagging does not take erase, only drop_tokens"),
     ],
 )
 def test_steps_of_other_data_are_refused(task, step, words):

@@ -95,6 +95,10 @@ class Augment(Section):
         None, description="of a recording's mel scale: widest band taken out"
     )
     speed: Real | None = Field(None, gt=0, lt=1, description="0.1 plays at 0.9 to 1.1 times")
+    drop_tokens: Share | None = Field(None, description="of a text: share made unknown")
+    jitter: Real | None = Field(
+        None, gt=0, le=1, description="noise on a window, as a share of each series' spread"
+    )
 
     @property
     def key(self) -> str:
@@ -238,13 +242,20 @@ TASKS_OF_KEY = {
     "data.episodes": ("control",), "train.algorithm": ("control",),
     "train.discount": ("control",), "train.stop_at": ("control",),
 }  # fmt: skip
-STEPS_OF_BOXES = ("flip", "shift", "zoom", "mosaic", "erase")  # of train.augment
-SOUND_STEPS = ("mask_time", "mask_frequency", "speed")  # of train.augment; the others: pictures
-SOUND_TASKS = ("audio-classification", "transcription")
-NO_PICTURES = (
-    *SOUND_TASKS, "text-classification", "tagging", "forecasting", "language-modeling",
-    "recommendation", "control",
-)  # fmt: skip
+# steps of train.augment that a task takes; data/augment*.py do them
+STEPS_OF_IMAGES = ("flip", "crop", "shift", "rotate", "shear", "zoom", "erase")
+STEPS_OF_BOXES = ("flip", "shift", "zoom", "mosaic", "erase")
+SOUND_STEPS = ("mask_time", "mask_frequency", "speed")
+STEPS_OF_TASK: dict[str, tuple[str, ...]] = {
+    "image-classification": (*STEPS_OF_IMAGES, "mixup", "cutmix"),
+    "image-text-matching": STEPS_OF_IMAGES,
+    "detection": STEPS_OF_BOXES,
+    "audio-classification": SOUND_STEPS,
+    "transcription": SOUND_STEPS,
+    "text-classification": ("drop_tokens",),
+    "tagging": ("drop_tokens",),
+    "forecasting": ("jitter",),
+}
 UNITS_OF_TEXTS, UNITS_OF_STREAMS = ("words", "given"), ("bytes", "bpe")
 
 
@@ -296,18 +307,6 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _steps_fit_the_task(self) -> "Recipe":
-        boxed = self.task == "detection"
-        for step in self.train.augment:
-            (key,) = step.model_fields_set
-            if boxed and key not in STEPS_OF_BOXES:
-                fit = ", ".join(STEPS_OF_BOXES)
-                raise ValueError(f"train.augment: boxes cannot follow {key}, only {fit}")
-            if key == "mosaic" and not boxed:
-                raise ValueError(f"train.augment: {self.task} does not take mosaic, only detection")
-        return self
-
-    @model_validator(mode="after")
     def _data_fits_the_task(self) -> "Recipe":
         for name, tasks in TASKS_OF_KEY.items():
             section, key = name.split(".")
@@ -319,20 +318,17 @@ class Recipe(Section):
         if self.data.tokens.unit in (UNITS_OF_TEXTS if stream else UNITS_OF_STREAMS):
             fit = ("characters", *(UNITS_OF_STREAMS if stream else UNITS_OF_TEXTS))
             raise ValueError(f"data.tokens.unit: {self.task} takes {', '.join(fit)}")
-        mixing = [step for step in self.train.augment if step.mixup or step.cutmix]
-        if mixing and self.task in NO_LABELS:
-            raise ValueError(f"train.augment: {self.task} has no labels that could be mixed")
         if self.task == "forecasting" and self.data.horizon is None:
             raise ValueError("data.horizon: forecasting needs it: the number of steps to forecast")
         return self
 
     @model_validator(mode="after")
     def _augmentation_fits_the_task(self) -> "Recipe":
+        fit = STEPS_OF_TASK.get(self.task, ())
         for step in self.train.augment:
-            if step.key in SOUND_STEPS and self.task not in SOUND_TASKS:
-                raise ValueError(f"train.augment: {step.key} is of recordings, not {self.task}")
-            if step.key not in SOUND_STEPS and self.task in NO_PICTURES:
-                raise ValueError(f"train.augment: {step.key} is of pictures, not {self.task}")
+            if step.key not in fit:
+                only = f"only {', '.join(fit)}" if fit else "nor any other step"
+                raise ValueError(f"train.augment: {self.task} does not take {step.key}, {only}")
         return self
 
     @property

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from modelwright.core.errors import DataError
 from modelwright.core.recipe import Augment
 from modelwright.data import augment as steps_of
-from modelwright.data import augment_boxes, augment_sound
+from modelwright.data import augment_boxes, augment_rows, augment_sound
 from modelwright.data.rows import Ragged, Rows
 
 _ORDERS_KEPT = 2  # a batch mostly lies in one epoch's order or two
@@ -84,7 +84,7 @@ class Loader:
         self._boxed = isinstance(rows.targets, Ragged) and targets.ndim == 2
         for step in augment:
             steps_of.key_and_value(step)
-        if "samples" not in rows.inputs:
+        if "image" in rows.inputs:
             (augment_boxes if self._boxed else steps_of).check(augment)
         self.batch_size, self.seed, self.augment = batch_size, seed, tuple(augment)
         self._rows, self._rate = rows, rate
@@ -131,6 +131,8 @@ class Loader:
         if "samples" in inputs:
             assert self._rate is not None
             return Batch(augment_sound.apply(inputs, self.augment, self._rate, draw), targets)
+        if "image" not in inputs:
+            return Batch(augment_rows.apply(inputs, self.augment, draw), targets)
         mixed = steps_of.apply(inputs["image"], self.augment, draw)
         if mixed.partner is None:
             return Batch({**inputs, "image": mixed.images}, targets)
