@@ -26,22 +26,36 @@ class TensorSpec:
         return cls(value["name"], value["dtype"], tuple(value["shape"]))
 
 
+PAST = "past"  # the free size of a state that grows with what was seen
+
+
 @dataclass(frozen=True)
 class Signature:
-    """Inputs and outputs of a model, in order."""
+    """Inputs and outputs of a model, in order.
+
+    Models that write token by token have more of both, which a session fills in by itself:
+
+    memory: further outputs, what is kept of all inputs but the last; they do not change while the
+        last input grows. A model that goes on from them needs no other input but the last.
+    state: further inputs, each named "past.…", with as many outputs named "present.…": what a
+        call leaves to the next. At first the sizes PAST are 0, and all values.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    memory: tuple[TensorSpec, ...] = ()
+    state: tuple[TensorSpec, ...] = ()
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The names under which a call gives its state."""
+        return tuple(spec.name.replace("past.", "present.", 1) for spec in self.state)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "inputs": [spec.to_json() for spec in self.inputs],
-            "outputs": [spec.to_json() for spec in self.outputs],
-        }
+        sides = ("inputs", "outputs", *(one for one in ("memory", "state") if getattr(self, one)))
+        return {side: [spec.to_json() for spec in getattr(self, side)] for side in sides}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Signature":
-        return cls(
-            tuple(TensorSpec.from_json(spec) for spec in value["inputs"]),
-            tuple(TensorSpec.from_json(spec) for spec in value["outputs"]),
-        )
+        sides = ("inputs", "outputs", "memory", "state")
+        return cls(*(tuple(map(TensorSpec.from_json, value.get(side, ()))) for side in sides))

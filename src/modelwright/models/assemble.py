@@ -9,13 +9,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modelwright.models.cnn import ResidualBody, SequenceBody
+from modelwright.core.signature import TensorSpec
+from modelwright.models import cnn, rnn, transformer
+from modelwright.models.carried import Carried
+from modelwright.models.cnn import KERNEL_SIZE, ResidualBody, SequenceBody
 from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize, Patches
 from modelwright.models.heads import HEADS
-from modelwright.models.rnn import RecurrentBody
-from modelwright.models.transformer import EncoderBody
+from modelwright.models.pairs import Decoder, EncoderDecoder, memory
+from modelwright.models.rnn import RecurrentBlock, RecurrentBody
+from modelwright.models.transformer import EncoderBlock, EncoderBody, num_heads
 
 Description = Mapping[str, Any]
+Specs = tuple[TensorSpec, ...]
 
 
 class Model(nn.Module):
@@ -31,6 +36,15 @@ class Model(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         features, mask = self.embed(*inputs)
         return self.head(self.body(features, mask), mask, *inputs)  # type: ignore[no-any-return]
+
+    def encode(self) -> list[Tensor]:
+        """Of a language model: it remembers nothing but its state."""
+        return []
+
+    def decode(self, ids: Tensor, memory: Sequence[Tensor], carried: Carried) -> Tensor:
+        """Of a language model: as `forward`, from where the last call ended."""
+        features, mask = self.embed(ids)
+        return self.head(self.body(features, mask, carried), mask, ids)  # type: ignore[no-any-return]
 
 
 class TiedModel(Model):
@@ -99,7 +113,7 @@ def cnn_sequence(
     outputs: Description,
     dim: int,
     inner: Sequence[int],
-    kernel_size: int = 3,
+    kernel_size: int = KERNEL_SIZE,
     dropout: float = 0.0,
 ) -> Model:
     """Dilated convolutions over time."""
@@ -156,7 +170,7 @@ def transformer_image(
     side = _patch_side(inputs["shape"])
     body = EncoderBody(
         dim,
-        num_heads=max(1, dim // 32),
+        num_heads=num_heads(dim),
         mlp_dims=mlp_dims or [2 * dim] * num_layers,
         max_len=(height // side) * (width // side),
         dropout=0.1 if dim >= 128 else 0.0,
@@ -176,7 +190,7 @@ def transformer_sequence(
     """Attention among places, turned by their distance."""
     body = EncoderBody(
         dim,
-        num_heads=max(1, dim // 32),
+        num_heads=num_heads(dim),
         mlp_dims=mlp_dims or [2 * dim] * num_layers,
         positions="rotary",
         causal=_causal(outputs),
@@ -185,10 +199,93 @@ def transformer_sequence(
     return _model(inputs, outputs, _sequence(inputs, dim, dropout), body, dropout)
 
 
-def by_kind(image: Callable[..., Model], sequence: Callable[..., Model]) -> Callable[..., Model]:
-    """One builder of two: images are grids, everything else a sequence."""
+def _pairs(
+    inputs: Description, outputs: Description, dim: int, dropout: float,
+    body: Any, layers: Sequence[nn.Module],
+) -> EncoderDecoder:  # fmt: skip
+    head = HEADS[outputs["kind"]].build(outputs, inputs, dim, dropout)
+    decoder = Decoder(layers, dim, body.out_dim, dropout)
+    return EncoderDecoder(
+        body, decoder, head, dim, outputs["num_classes"], inputs.get("source_vocab_size"), dropout
+    )
 
-    def build(inputs: Description, outputs: Description, **args: Any) -> Model:
-        return (image if inputs["kind"] == "image" else sequence)(inputs, outputs, **args)
+
+def cnn_pairs(
+    inputs: Description, outputs: Description, dim: int, inner: Sequence[int],
+    kernel_size: int = KERNEL_SIZE, dropout: float = 0.0,
+) -> EncoderDecoder:  # fmt: skip
+    """Convolutions on both sides; the first half of `inner` is the encoder's."""
+    half = len(inner) // 2
+    body = SequenceBody(dim, inner=inner[:half], kernel_size=kernel_size, dropout=dropout)
+    decoder = SequenceBody(
+        dim, inner=inner[half:], kernel_size=kernel_size, causal=True, dropout=dropout
+    )
+    return _pairs(inputs, outputs, dim, dropout, body, list(decoder.blocks))
+
+
+def rnn_pairs(
+    inputs: Description, outputs: Description, dim: int, hidden_dim: int, num_layers: int,
+    dropout: float = 0.0,
+) -> EncoderDecoder:  # fmt: skip
+    """Recurrences on both sides, in both directions over the source."""
+    body = RecurrentBody(
+        dim, hidden_dim=hidden_dim, num_layers=num_layers, cell="gru", dropout=dropout
+    )
+    layers = [RecurrentBlock(dim, hidden_dim, dropout) for _ in range(num_layers)]
+    return _pairs(inputs, outputs, dim, dropout, body, layers)
+
+
+def transformer_pairs(
+    inputs: Description, outputs: Description, dim: int, num_layers: int,
+    mlp_dims: Sequence[int] | None = None, dropout: float = 0.0,
+) -> EncoderDecoder:  # fmt: skip
+    """Attention on both sides; the first half of `mlp_dims` is the encoder's."""
+    mlp_dims = mlp_dims or [2 * dim] * 2 * num_layers
+    heads = num_heads(dim)
+    body = EncoderBody(
+        dim, num_heads=heads, mlp_dims=mlp_dims[:num_layers], positions="rotary", dropout=dropout
+    )
+    layers = [
+        EncoderBlock(dim, heads, mlp_dim, dropout, rotary=True, causal=True)
+        for mlp_dim in mlp_dims[num_layers:]
+    ]
+    return _pairs(inputs, outputs, dim, dropout, body, layers)
+
+
+# what a writing model remembers of its source and carries on, by its head and its arguments
+Carries = Callable[[Description, Mapping[str, Any]], tuple[Specs, Specs]]
+
+
+def cnn_carries(outputs: Description, args: Mapping[str, Any]) -> tuple[Specs, Specs]:
+    """Memory and state of a convolution net that writes."""
+    if outputs["kind"] == "next":
+        return (), cnn.state(args)
+    own = args["inner"][len(args["inner"]) // 2 :]
+    return memory(args, len(own)), cnn.state({**args, "inner": own})
+
+
+def rnn_carries(outputs: Description, args: Mapping[str, Any]) -> tuple[Specs, Specs]:
+    """Memory and state of a recurrent net that writes."""
+    if outputs["kind"] == "next":
+        return (), rnn.state(args, "lstm")
+    return memory(args, args["num_layers"]), rnn.state(args, "gru")
+
+
+def transformer_carries(outputs: Description, args: Mapping[str, Any]) -> tuple[Specs, Specs]:
+    """Memory and state of a transformer that writes."""
+    remembered = () if outputs["kind"] == "next" else memory(args, args["num_layers"])
+    return remembered, transformer.state(args)
+
+
+def by_kind(
+    image: Callable[..., Model],
+    sequence: Callable[..., Model],
+    pairs: Callable[..., EncoderDecoder],
+) -> Callable[..., Model | EncoderDecoder]:
+    """One builder of three: images are grids, pairs two sequences, everything else one."""
+    builders = {"image": image, "pairs": pairs}
+
+    def build(inputs: Description, outputs: Description, **args: Any) -> Model | EncoderDecoder:
+        return builders.get(inputs["kind"], sequence)(inputs, outputs, **args)
 
     return build

@@ -4,27 +4,36 @@ A model is embed -> body -> head (assemble.py). `build` puts one together from p
 same that an artifact's manifest keeps, so that a folder can be opened without the recipe.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from modelwright.core.errors import ConfigError, did_you_mean
-from modelwright.core.signature import Signature
+from modelwright.core.signature import PAST, Signature, TensorSpec
 from modelwright.models import cnn, rnn, transformer
 from modelwright.models.assemble import (
+    Carries,
     Description,
     Model,
     by_kind,
+    cnn_carries,
     cnn_image,
+    cnn_pairs,
     cnn_sequence,
+    rnn_carries,
     rnn_image,
+    rnn_pairs,
     rnn_sequence,
+    transformer_carries,
     transformer_image,
+    transformer_pairs,
     transformer_sequence,
 )
+from modelwright.models.carried import Carried
 from modelwright.models.embed import EMBEDS
 from modelwright.models.groups import Groups
 from modelwright.models.heads import HEADS
@@ -54,17 +63,19 @@ class Family:
         ladders: by kind of input, a row of EMBEDS, or by kind of answer where that asks for more.
         groups: which channels pruning may take out.
         static_int8: whether the runtime has int8 kernels for its layers without state.
+        carries: memory and state of models that write, by (outputs' description, arguments).
     """
 
     build: Callable[..., Model]
     ladders: dict[str, Ladder]
     groups: Callable[[nn.Module], Groups]
     static_int8: bool = True
+    carries: Carries = lambda outputs, args: ((), ())
 
 
 MODELS: dict[str, Family] = {
     "cnn": Family(
-        by_kind(cnn_image, cnn_sequence),
+        by_kind(cnn_image, cnn_sequence, cnn_pairs),
         {
             "image": Ladder(
                 {
@@ -129,11 +140,21 @@ MODELS: dict[str, Family] = {
                 },
                 {"learning_rate": 1e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.9},
             ),
+            "pairs": Ladder(
+                {
+                    "tiny": {"dim": 32, "inner": (32, 32)},
+                    "small": {"dim": 128, "inner": (256,) * 4, "dropout": 0.1},
+                    "base": {"dim": 256, "inner": (384,) * 6, "dropout": 0.2},
+                    "large": {"dim": 384, "inner": (512,) * 8, "dropout": 0.2},
+                },
+                {"learning_rate": 2e-3, "weight_decay": 0.05, "warmup_steps": 200, "decay": 0.7},
+            ),
         },
         cnn.groups,
+        carries=cnn_carries,
     ),
     "rnn": Family(
-        by_kind(rnn_image, rnn_sequence),
+        by_kind(rnn_image, rnn_sequence, rnn_pairs),
         {
             "image": Ladder(
                 {
@@ -222,12 +243,22 @@ MODELS: dict[str, Family] = {
                 },
                 {"learning_rate": 5e-4, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.9},
             ),
+            "pairs": Ladder(
+                {
+                    "tiny": {"dim": 32, "hidden_dim": 16, "num_layers": 1},
+                    "small": {"dim": 128, "hidden_dim": 128, "num_layers": 1, "dropout": 0.2},
+                    "base": {"dim": 256, "hidden_dim": 256, "num_layers": 2, "dropout": 0.2},
+                    "large": {"dim": 384, "hidden_dim": 384, "num_layers": 2, "dropout": 0.3},
+                },
+                {"learning_rate": 2e-3, "weight_decay": 0.05, "warmup_steps": 200, "decay": 0.7},
+            ),
         },
         rnn.groups,
         static_int8=False,
+        carries=rnn_carries,
     ),
     "transformer": Family(
-        by_kind(transformer_image, transformer_sequence),
+        by_kind(transformer_image, transformer_sequence, transformer_pairs),
         {
             "image": Ladder(
                 {
@@ -292,8 +323,18 @@ MODELS: dict[str, Family] = {
                 },
                 {"learning_rate": 5e-4, "weight_decay": 0.1, "warmup_steps": 60, "decay": 0.9},
             ),
+            "pairs": Ladder(
+                {
+                    "tiny": {"dim": 32, "num_layers": 1},
+                    "small": {"dim": 128, "num_layers": 2, "dropout": 0.1},
+                    "base": {"dim": 256, "num_layers": 2, "dropout": 0.2},
+                    "large": {"dim": 256, "num_layers": 4, "dropout": 0.2},
+                },
+                {"learning_rate": 2e-3, "weight_decay": 0.05, "warmup_steps": 300, "decay": 0.7},
+            ),
         },
         transformer.groups,
+        carries=transformer_carries,
     ),
 }  # fmt: skip
 
@@ -339,10 +380,12 @@ class ModelSpec:
     @property
     def signature(self) -> Signature:
         """Names, types and shapes of what goes in and what comes out."""
+        head = HEADS[self.outputs["kind"]]
+        carries = MODELS[self.family].carries if head.writes else lambda outputs, args: ((), ())
         return Signature(
-            EMBEDS[self.inputs["kind"]].inputs(self.inputs),
-            HEADS[self.outputs["kind"]].outputs(self.outputs),
-        )
+            EMBEDS[self.inputs["kind"]].inputs(self.inputs), head.outputs(self.outputs),
+            *carries(self.outputs, self.arguments),
+        )  # fmt: skip
 
     @property
     def has_time(self) -> bool:
@@ -383,17 +426,26 @@ def examples(spec: ModelSpec, number: int, length: int | None = None) -> dict[st
     length = length or spec.inputs.get("length", 1)
     made = {}
     for tensor in spec.signature.inputs:
-        sizes = {"batch": number, "time": length}
-        shape = [sizes[size] if isinstance(size, str) else size for size in tensor.shape]
+        shape = sized(tensor, sizes(number, length))
         dtype = getattr(torch, tensor.dtype)
         if tensor.name == "lengths":
             made[tensor.name] = torch.full(shape, length, dtype=dtype)
         elif dtype.is_floating_point:
             made[tensor.name] = torch.randn(shape, generator=draw, dtype=dtype)
         else:
-            low, high = (1, spec.inputs["vocab_size"]) if tensor.name == "ids" else (0, 256)
+            low, high = (0, 256) if tensor.dtype == "uint8" else (1, spec.inputs["vocab_size"])
             made[tensor.name] = torch.randint(low, high, shape, generator=draw, dtype=dtype)
     return made
+
+
+def sizes(number: int, length: int) -> dict[str, int]:
+    """The free sizes of a signature; a target has one place more than its source: its beginning."""
+    return {"batch": number, "time": length, "target_time": length + 1}
+
+
+def sized(tensor: TensorSpec, free: Mapping[str, int]) -> tuple[int, ...]:
+    """A tensor's shape with its free sizes filled in."""
+    return tuple(free[size] if isinstance(size, str) else size for size in tensor.shape)
 
 
 class WithAnswers(nn.Module):
@@ -405,6 +457,34 @@ class WithAnswers(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return HEADS[self.outputs["kind"]].finish(self.model(*inputs), self.outputs)
+
+
+class Carrying(WithAnswers):
+    """A model that writes, with all that its signature has: inputs and past by place -> outputs,
+    memory, present. Without a past it starts afresh, and gives the same."""
+
+    def __init__(self, model: nn.Module, outputs: Description, signature: Signature) -> None:
+        super().__init__(model, outputs)
+        self.signature = signature
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        number = len(self.signature.inputs)
+        memory = self.model.encode(*inputs[: number - 1])
+        return *self.written(inputs[number - 1], memory, inputs[number:]), *memory
+
+    def written(
+        self, ids: Tensor, memory: Sequence[Tensor], past: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Outputs and present of the last input alone."""
+        carried = Carried(past)
+        raw = self.model.decode(ids, memory, carried)
+        return *HEADS[self.outputs["kind"]].finish(raw, self.outputs), *carried.present
+
+
+def fresh(state: Sequence[TensorSpec], number: int) -> dict[str, np.ndarray]:
+    """The state of that many rows that nothing was seen of."""
+    free = {"batch": number, PAST: 0}
+    return {one.name: np.zeros(sized(one, free), one.dtype) for one in state}
 
 
 def count_params(model: nn.Module) -> int:

@@ -4,6 +4,7 @@ An embedding gives (features, mask): a grid (batch, channels, height, width) or 
 (batch, time, dim), and which places of the sequence are real (batch, time), or None where all are.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +99,24 @@ class TokenEmbed(nn.Module):
         return self.dropout(vectors) * whole, ids[..., 0] != PAD
 
 
+class Words(nn.Embedding):
+    """Vectors of ids, that are also what each id is scored by.
+
+    ids: (batch, time) int64 -> (batch, time, dim)
+
+    Source: Press, Wolf 2016, arXiv:1608.05859 (one table for both ends).
+    """
+
+    def __init__(self, vocab_size: int, dim: int) -> None:
+        super().__init__(vocab_size, dim, padding_idx=PAD)
+        nn.init.normal_(self.weight, std=dim**-0.5)
+        with torch.no_grad():
+            self.weight[PAD] = 0
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return super().forward(ids) * math.sqrt(self.embedding_dim)
+
+
 class MelEmbed(nn.Module):
     """Sound to a sequence of log-mel frames, each mapped to a vector.
 
@@ -175,7 +194,7 @@ class Embed:
 
     inputs: the tensors that a model of this kind takes, from its description.
     sequence: (description, dim, dropout) -> the module that makes a sequence; None for images,
-        which each family cuts its own way.
+        which each family cuts its own way, and for pairs of sequences (models/pairs.py).
     """
 
     inputs: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
@@ -190,6 +209,13 @@ _TOKENS = Embed(
 EMBEDS: dict[str, Embed] = {
     "image": Embed(lambda own: (TensorSpec("image", "uint8", ("batch", *own["shape"])),), None),
     "text": _TOKENS,
+    "pairs": Embed(
+        lambda own: (
+            TensorSpec("source", "int64", ("batch", "time")),
+            TensorSpec("target", "int64", ("batch", "target_time")),
+        ),
+        None,
+    ),
     "stream": _TOKENS,
     "items": _TOKENS,
     "audio": Embed(

@@ -72,6 +72,20 @@ class TagHead(nn.Module):
         return torch.as_tensor(self.linear(self.dropout(features)))
 
 
+class Scores(nn.Module):
+    """How well each id comes next: features against the table of vectors.
+
+    features: (batch, time, dim); vectors: (vocab_size, dim) -> (batch, time, vocab_size)
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, features: Tensor, vectors: Tensor) -> Tensor:
+        return nn.functional.linear(features, vectors, self.bias)
+
+
 class HorizonHead(nn.Module):
     """The next values of every channel, from all places of its sequence.
 
@@ -143,12 +157,14 @@ class Head:
     outputs: the tensors that an artifact gives: first what is judged, then what is read.
     finish: the head's tensor to all of them.
     each_place: whether every place of a sequence has a target while training.
+    writes: whether the answer is a text, token by token, each given those before it.
     """
 
     build: Callable[[Mapping[str, Any], Mapping[str, Any], int, float], nn.Module]
     outputs: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
     finish: Callable[[Tensor, Mapping[str, Any]], tuple[Tensor, ...]]
     each_place: bool = False
+    writes: bool = False
 
 
 def _floats(*shape: int | str) -> Callable[..., tuple[TensorSpec, ...]]:
@@ -173,6 +189,13 @@ HEADS: dict[str, Head] = {
         lambda own, inputs, dim, dropout: TagHead(dim, own["num_classes"]),
         lambda own: _floats("batch", "time", own["num_classes"])("logits", "probabilities"),
         _softmax,
+        writes=True,
+    ),
+    "sequence": Head(
+        lambda own, inputs, dim, dropout: Scores(own["num_classes"]),
+        lambda own: _floats("batch", "target_time", own["num_classes"])("logits", "probabilities"),
+        _softmax,
+        writes=True,
     ),
     "ranking": Head(
         lambda own, inputs, dim, dropout: RankHead(

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modelwright.models.carried import Carried
+
 
 class ConvNorm(nn.Sequential):
     """Convolution without bias, then batch norm: one unit to the exporter, pruner and quantizer.
@@ -63,14 +65,17 @@ def mel_filters(rate: int, size: int, num_mels: int) -> Tensor:
     return torch.minimum(rising, falling).clamp_min(0).float()
 
 
-def rotate(heads: Tensor) -> Tensor:
+def rotate(heads: Tensor, first_place: int = 0) -> Tensor:
     """Turn pairs of features by an angle that grows with the place: rotary positions.
 
     heads: (batch, num_heads, time, head_dim), head_dim even -> same shape
+
+    Args:
+        first_place: of the first of them.
     Source: Su et al. 2021, arXiv:2104.09864, section 3.2; halves instead of neighbours, as Llama.
     """
     time, dim = heads.shape[-2:]
-    places = torch.arange(time, device=heads.device, dtype=torch.float32)
+    places = torch.arange(time, device=heads.device, dtype=torch.float32) + first_place
     rates = 10_000.0 ** (-torch.arange(0, dim, 2, device=heads.device, dtype=torch.float32) / dim)
     angle = places[:, None] * rates
     cos, sin = angle.cos().to(heads.dtype), angle.sin().to(heads.dtype)
@@ -83,6 +88,7 @@ class Attention(nn.Module):
 
     sequence: (batch, time, dim); mask: (batch, time) bool, true at real places
         -> (batch, time, dim)
+    carried: of causal attention, keys and values of all places before the sequence
 
     Args:
         rotary: turn queries and keys by their place.
@@ -100,15 +106,68 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None
+    ) -> Tensor:
         batch, time, dim = sequence.shape
         qkv = self.qkv(sequence).view(batch, time, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        past_key, past_value = (carried.take(), carried.take()) if carried else (None, None)
+        before = 0 if past_key is None else past_key.shape[2]
         if self.rotary:
-            query, key = rotate(query), rotate(key)
+            query, key = rotate(query, before), rotate(key, before)
+        if carried is not None and past_key is not None and past_value is not None:
+            key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
+            carried.leave(key)
+            carried.leave(value)
+            places = torch.arange(before + time, device=sequence.device)
+            seen = places <= places[before:, None]
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+            return self._joined(mixed)
         # padding comes last, so a causal place never sees it
         seen = None if mask is None or self.causal else mask[:, None, None]
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=seen, is_causal=self.causal
         )
-        return torch.as_tensor(self.out(mixed.transpose(1, 2).reshape(batch, time, dim)))
+        return self._joined(mixed)
+
+    def _joined(self, heads: Tensor) -> Tensor:
+        return torch.as_tensor(self.out(heads.transpose(1, 2).flatten(2)))
+
+
+class CrossAttention(nn.Module):
+    """Attention from each place of one sequence to all places of another, behind a norm and around
+    a skip.
+
+    Args:
+        memory_dim: features of the other sequence.
+    Source: Bahdanau et al. 2014, arXiv:1409.0473; Luong et al. 2015, arXiv:1508.04025 (products);
+        Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.
+    """
+
+    def __init__(self, dim: int, num_heads: int, memory_dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, dim // num_heads
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(memory_dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def remember(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the other sequence, once for all places that will look there.
+
+        features: (batch, time, memory_dim) -> each (batch, num_heads, time, head_dim)
+        """
+        both = self.key_value(features).unflatten(2, (2, self.num_heads, self.head_dim))
+        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
+        return key, value
+
+    def forward(self, sequence: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """(batch, places, dim) -> the same; mask: (batch, time) bool, true at real places."""
+        heads = self.query(self.norm(sequence)).unflatten(2, (self.num_heads, self.head_dim))
+        mixed = F.scaled_dot_product_attention(
+            heads.transpose(1, 2), key, value, attn_mask=mask[:, None, None]
+        )
+        found = self.out(mixed.transpose(1, 2).flatten(2))
+        return torch.as_tensor(sequence + self.dropout(found))

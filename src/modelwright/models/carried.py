@@ -1,0 +1,36 @@
+"""What a model that reads from left to right keeps between two calls.
+
+Without it every new token costs a look at all tokens before it. Attention keeps keys and values, a
+convolution its last inputs, a recurrence its state; a fresh start is all zeros, or of length zero.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import Tensor
+
+Look = Callable[[Tensor], Tensor]  # of one sequence at another; the same shape comes back
+
+
+def unmoved(sequence: Tensor) -> Tensor:
+    """No other sequence to look at."""
+    return sequence
+
+
+class Carried:
+    """The state of a model's layers: each takes its past and leaves its present, in their order.
+
+    past: as the model's signature lists it (`Signature.state`)
+    present: what was left so far, in the same order
+    """
+
+    def __init__(self, past: Sequence[Tensor]) -> None:
+        self._past: Iterator[Tensor] = iter(past)
+        self.present: list[Tensor] = []
+
+    def take(self) -> Tensor:
+        """The next layer's past."""
+        return next(self._past)
+
+    def leave(self, value: Tensor) -> None:
+        """The same layer's present."""
+        self.present.append(value)
