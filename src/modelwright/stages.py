@@ -29,6 +29,7 @@ from modelwright.data import checks
 from modelwright.data.rows import Dataset, Rows, joined, load_files, load_part, save
 from modelwright.export import locate, parity
 from modelwright.models.catalog import ModelSpec
+from modelwright.models.heads import HEADS
 from modelwright.plan import choose
 from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
@@ -106,7 +107,7 @@ def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
         result["candidates"] = [candidate.to_json() for candidate in candidates]
         write_json(folder / "plan.json", result)
     if winner.rounds:
-        metric = METRICS[TASKS[recipe.task].metric]
+        metric = METRICS[TASKS[recipe.task].look]
         forecast = Number(winner.expected, metric.unit, "predicted",
                           "race curve as a power law", this_machine().name)  # fmt: skip
         run.figure("plan", winner.spec.name, f"valid_{metric.name}", forecast)
@@ -321,7 +322,7 @@ def parity_rows(run: Run) -> Rows:
     """Real rows that are not test rows: evenly from valid, then from train."""
     data = read(run.stage_folder("gate") / "data.json")
     most = PARITY_ROWS
-    if data["outputs"]["kind"] == "next":
+    if HEADS[data["outputs"]["kind"]].writes:
         places = min(PARITY_PLACES, PARITY_SCORES // data["outputs"]["num_classes"])
         most = min(most, max(1, places // data["inputs"]["length"]))
     valid = load_part(run.stage_folder("gate"), "valid")

@@ -118,6 +118,24 @@ def _uses(folder: Path) -> tuple[Path, str]:
     return folder / "uses.csv", "103, 104, 105"
 
 
+WORDS = {"ein": "a", "Hund": "dog", "Kind": "child", "Mann": "man", "läuft": "runs",
+         "schläft": "sleeps", "und": "and", "schnell": "fast", "heute": "today"}  # fmt: skip
+
+
+def _pairs(folder: Path) -> tuple[Path, str]:
+    """One to nine words, each of which has one translation."""
+    draw = np.random.default_rng(0)
+    (folder / "pairs").mkdir()
+    sides = {"de": list[str](), "en": list[str]()}
+    for number in range(120):
+        words = draw.choice(list(WORDS), 1 + number % 9)
+        sides["de"].append(" ".join(words) + ".")
+        sides["en"].append(" ".join(WORDS[word] for word in words) + ".")
+    for language, lines in sides.items():
+        (folder / "pairs" / f"train.{language}").write_text("\n".join(lines) + "\n")
+    return folder / "pairs", "ein Hund läuft."
+
+
 MAKERS: dict[str, Maker] = {
     "image-classification": Maker(_pictures, needs=("PIL",)),
     "text-classification": Maker(_texts),
@@ -128,4 +146,9 @@ MAKERS: dict[str, Maker] = {
         _stream, {"window": 32, "valid": 0.15}, predict={"max_new": 1, "temperature": 0}
     ),
     "recommendation": Maker(_uses),
+    "translation": Maker(
+        _pairs,
+        {"pair": ["de", "en"], "tokens": {"vocab_size": 300}},
+        needs=("tokenizers", "sacrebleu"),
+    ),
 }

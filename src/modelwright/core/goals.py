@@ -41,6 +41,8 @@ METRICS = {
         Metric("ndcg_at_10", "share", True, 1.0, quality=True),
         Metric("mse", "", False, quality=True),
         Metric("nats_per_char", "", False, quality=True),
+        Metric("bleu", "", True, 100.0, quality=True),
+        Metric("nats_per_token", "", False, quality=True),
         Metric("latency_p50_ms", "ms", False),
         Metric("latency_p95_ms", "ms", False),
         Metric("latency_p99_ms", "ms", False),

@@ -97,6 +97,8 @@ class Columns(Section):
         "text", description="the text; of several columns, joined by blanks"
     )
     label: str | Whole = Field("label", description="the class")
+    source: str | Whole = Field("source", description="the text to translate")
+    target: str | Whole = Field("target", description="its translation")
 
 
 class Files(Section):
@@ -148,7 +150,10 @@ class Tokens(Section):
     features: tuple[
         Literal["token", "pair", "next_pair", "start", "end", "ending", "shape"], ...
     ] = Field((), description="of each token; empty takes the task's own")
-    vocab_size: Whole = Field(30_000, ge=10, description="at most, of each kind of feature")
+    vocab_size: Whole | None = Field(
+        None, ge=10, description="at most, of each kind of feature; None: the task's own"
+    )
+    joint: bool = Field(True, description="of pairs of texts, one vocabulary for both sides")
     max_length: Whole = Field(256, ge=1, le=100_000, description="tokens of a text that are read")
 
 
@@ -168,7 +173,7 @@ class Data(Section):
     source: str = Field(description='"digits", or a path to an image folder, IDX files or an NPZ')
     format: Literal[
         "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "text_stream",
-        "audio_folder", "table", "interactions",
+        "audio_folder", "table", "interactions", "parallel_text",
     ] = "auto"  # fmt: skip
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
     test: Share = Field(0.2, description="share held out to judge by, where the source has no test")
@@ -179,6 +184,9 @@ class Data(Section):
         None, ge=RATES[0], le=RATES[1], description="samples a second of recordings"
     )
     split_seed: Whole = Field(0, ge=0)
+    pair: tuple[str, str] | None = Field(
+        None, description="languages of parallel files, the source first, such as [de, en]"
+    )
     files: Files | None = None
     columns: Columns = Columns()
     clean: tuple[Clean, ...] = Field((), description="steps for rows of text, in order")
@@ -367,13 +375,14 @@ QUALITY_OF = {
     "forecasting": "mse",
     "recommendation": "ndcg_at_10",
     "language-modeling": "nats_per_char",
+    "translation": "bleu",
 }
 
 # keys of `data` that few tasks read
 IN_ORDER = ("forecasting", "language-modeling")
 TASKS_OF_KEY = {
     "horizon": ("forecasting",), "channels": ("forecasting",), "window": IN_ORDER,
-    "split_rows": IN_ORDER, "interactions": ("recommendation",),
+    "split_rows": IN_ORDER, "interactions": ("recommendation",), "pair": ("translation",),
 }  # fmt: skip
 UNITS_OF_TEXTS, UNITS_OF_STREAMS = ("words", "given"), ("bytes", "bpe")
 
@@ -402,7 +411,7 @@ class Recipe(Section):
     name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="of the run's folder")
     task: Literal[
         "image-classification", "text-classification", "audio-classification", "tagging",
-        "forecasting", "language-modeling", "recommendation",
+        "forecasting", "language-modeling", "recommendation", "translation",
     ]  # fmt: skip
     data: Data
     budget: Budget = Field(default_factory=lambda: Budget(train_minutes=5.0))
@@ -430,7 +439,7 @@ class Recipe(Section):
             if self.task not in tasks and getattr(self.data, name) is not None:
                 only = " and ".join(tasks) + (" does" if len(tasks) == 1 else " do")
                 raise ValueError(f"data.{name}: {self.task} does not read it, only {only}")
-        stream = self.task == "language-modeling"
+        stream = self.task in ("language-modeling", "translation")
         if self.data.tokens.unit in (UNITS_OF_TEXTS if stream else UNITS_OF_STREAMS):
             fit = ("characters", *(UNITS_OF_STREAMS if stream else UNITS_OF_TEXTS))
             raise ValueError(f"data.tokens.unit: {self.task} takes {', '.join(fit)}")

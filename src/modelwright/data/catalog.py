@@ -21,6 +21,7 @@ from modelwright.data import (
     image,
     interactions,
     language,
+    parallel,
     series,
     text,
 )
@@ -60,6 +61,14 @@ SOURCES: dict[str, Source] = {
     "digits": Source(lambda path: False, arrays.read_digits, 'the word "digits"'),
     "npz": Source(
         lambda path: path.is_file() and path.suffix == ".npz", arrays.read_npz, "a file *.npz"
+    ),
+    "parallel_text": Source(
+        parallel.is_here,
+        parallel.read,
+        "a folder with train.de and train.en and the like, plain or .gz, or a table with the "
+        "columns source and target",
+        kind="pairs",
+        answers=("sequence",),
     ),
     "text_table": Source(
         text.has_tables,
@@ -154,6 +163,14 @@ KINDS: dict[str, Kind] = {
         keep=interactions.keep,
     ),
     "series": Kind(series.prepare, series.preprocess, series.read_input, series.SUFFIXES),
+    "pairs": Kind(
+        parallel.prepare,
+        parallel.preprocess,
+        parallel.read_input,
+        (".txt",),
+        lines=True,
+        texts=True,
+    ),
     "stream": Kind(
         language.prepare,
         language.preprocess,

@@ -75,7 +75,7 @@ class Subject:
         if name in ("repeated_uses", "short_histories", "rare_items"):
             return self.data.kind == "items"
         if name in ("empty_texts", "cleaned"):
-            return self.data.kind == "text"
+            return self.data.kind in ("text", "pairs")
         if name in ("class_imbalance", "conflicting_labels"):
             return self.has_classes
         if name in ("duplicates_across_splits", "duplicates_within_split"):

@@ -37,6 +37,30 @@ def cleaned(
             yield where, text, label
 
 
+def cleaned_pairs(
+    records: Iterator[Record], steps: Sequence[Clean], counts: dict[str, int]
+) -> Iterator[Record]:
+    """Rows of place, source and target after every step, taken on both texts.
+
+    A row is left out if one of them is; drop: duplicates looks at both together.
+    """
+    chain = [(step.name, step.key == "drop", STEPS[step.key](step.value)) for step in steps]
+    for where, *pair in records:
+        left = tuple(pair)
+        for name, together, step in chain:
+            if together:
+                kept = left if step("\0".join(left)) is not None else (None, None)
+            else:
+                kept = tuple(step(text) for text in left)
+            if kept != left:
+                counts[name] = counts.get(name, 0) + 1
+            if None in kept:
+                break
+            left = kept
+        else:
+            yield where, *left
+
+
 def findings(counts: dict[str, int]) -> list[Finding]:
     """What the steps did, for the gate's report."""
     return [

@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from modelwright.core.errors import ConfigError, DataError, IntegrityError, did_you_mean
 from modelwright.core.files import sha256, write_bytes, write_json
-from modelwright.core.signature import NO_TARGET
+from modelwright.core.signature import NO_TARGET, Signature
 
 Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
@@ -154,8 +154,16 @@ class Rows:
 
     @property
     def lengths(self) -> Indices | None:
-        """Places of each row, int64 (rows,), where they differ."""
-        return next((c.lengths for c in self.inputs.values() if isinstance(c, Ragged)), None)
+        """Places of each row, those of all inputs together, int64 (rows,), where they differ."""
+        found = [c.lengths for c in self.inputs.values() if isinstance(c, Ragged)]
+        return np.sum(found, axis=0) if found else None
+
+    def places(self, signature: Signature) -> Indices | None:
+        """Places of each row's answers, int64 (rows,), where they differ and each has one."""
+        free = over_time(signature)
+        named = {size: one.name for one in signature.inputs for size in one.shape}
+        column = self.inputs[named[free]] if free else None
+        return column.lengths if isinstance(column, Ragged) else None
 
     def take(self, indices: Indices) -> "Rows":
         """The rows at `indices`, in that order."""
@@ -177,6 +185,12 @@ class Rows:
         origin = self.origins[index]
         short = origin if len(origin) <= NAME_LENGTH else origin[: NAME_LENGTH - 1] + "…"
         return f"{part} {index} ({short})" if origin else f"{part} {index}"
+
+
+def over_time(signature: Signature) -> str:
+    """The free size of the answers where there is one for each place; else ""."""
+    size = signature.outputs[0].shape[1]
+    return size if isinstance(size, str) else ""
 
 
 NAME_LENGTH = 60

@@ -30,6 +30,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl")
 PART_NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
 VOCABULARY = "vocabulary.json"  # in the data's and in the model's folder
 NOTHING, UNKNOWN = 0, 1  # ids of padding and of a token that train does not hold
+VOCAB_SIZE = 30_000  # ids of each kind of feature, where the recipe does not say
 LEAST_SEEN = 2  # times in train, from which a feature has an id
 MAX_TEXT_BYTES = 2**24  # of one text
 WORDS = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
@@ -50,7 +51,7 @@ def read_table(path: Path, section: recipe.Data) -> Loaded:
     """
     counts: dict[str, int] = {}
     raw = {
-        part: list(cleaned(_records(file, section.columns), section.clean, counts))
+        part: list(cleaned(labelled(file, section.columns), section.clean, counts))
         for part, file in part_files(path, section).items()
     }
     labels = sorted({label for _, _, label in raw["train"]}, key=_order)
@@ -157,12 +158,18 @@ def _open(file: Path) -> IO[str]:
     return opener(file, "rt", encoding="utf-8-sig", newline="")
 
 
-def _records(file: Path, columns: recipe.Columns) -> Iterator[tuple[str, str, str]]:
+def labelled(file: Path, columns: recipe.Columns) -> Iterator[tuple[str, str, str]]:
     """Place, text and label of each row."""
-    wanted = [
-        *(columns.text if isinstance(columns.text, tuple) else (columns.text,)),
-        columns.label,
-    ]
+    texts = columns.text if isinstance(columns.text, tuple) else (columns.text,)
+    for where, *values, label in records(file, (*texts, columns.label)):
+        yield where, " ".join(values), label.strip()
+
+
+def records(file: Path, wanted: Sequence[str | int]) -> Iterator[tuple[str, ...]]:
+    """Place and columns of each row, by name or by number.
+
+    Raises: DataError naming file and line of what cannot be read.
+    """
     named = any(isinstance(name, str) for name in wanted)
     for line, row in _rows(file, named):
         values = []
@@ -173,11 +180,11 @@ def _records(file: Path, columns: recipe.Columns) -> Iterator[tuple[str, str, st
                 raise DataError(
                     f"{file}, line {line}: there is no column {name!r}",
                     expected=did_you_mean(str(name), known),
-                    repair="name the columns with data.columns: {text: …, label: …}; numbers "
+                    repair="name the columns with data.columns, such as {text: …, label: …}; numbers "
                     "count from 0 in files without a first line of names",
                 )
             values.append(str(value))
-        yield f"{file.name} line {line}", " ".join(values[:-1]), values[-1].strip()
+        yield f"{file.name} line {line}", *values
 
 
 def _rows(file: Path, named: bool) -> Iterator[tuple[int, dict[str | int, Any]]]:
@@ -369,7 +376,7 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
         part: [split(text, unit)[: asked.max_length] for text in rows.origins]
         for part, rows in parts.items()
     }
-    vocabulary = learn(cut["train"], unit, features, asked.vocab_size)
+    vocabulary = learn(cut["train"], unit, features, asked.vocab_size or VOCAB_SIZE)
     made = {}
     for part, rows in parts.items():
         ids = ragged([vocabulary.ids(one) for one in cut[part]], np.zeros((0, len(features)), int))

@@ -15,13 +15,14 @@ import numpy as np
 from modelwright.core.errors import DataError, ParityError
 from modelwright.core.goals import METRICS
 from modelwright.core.signature import Signature
-from modelwright.data.rows import Inputs, Rows, batch
+from modelwright.data.rows import Inputs, Rows, batch, over_time
 from modelwright.export.edges import edge_inputs
 from modelwright.export.locate import Located, unoptimised
 from modelwright.measure.quality import real_places
 from modelwright.models.catalog import ModelSpec
+from modelwright.models.heads import HEADS
 from modelwright.runtime.catalog import Session
-from modelwright.runtime.onnx_session import inference_session
+from modelwright.runtime.onnx_session import inference_session, run
 from modelwright.tasks.catalog import Task
 
 FLOAT_TOLERANCE = 1e-4
@@ -85,7 +86,7 @@ def check_hop(
         "ties": 0,
         "decision_tolerance": decision_tolerance,
         "batch_error": None,
-        "metric": task.metric,
+        "metric": task.look,
         "metric_before": None,
         "metric_after": None,
         "metric_tolerance": metric_tolerance,
@@ -212,7 +213,7 @@ class _GraphSession:
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [one.name for one in self.signature.outputs]
-        return dict(zip(names, self._session.run(names, dict(batch)), strict=True))
+        return run(self._session, batch, names)
 
     def close(self) -> None:
         del self._session
@@ -260,7 +261,7 @@ def _judge(
     shown = np.unique(of.rows[np.argsort(-found, kind="stable")])[:LOCATE_ROWS]
 
     if decides:
-        writes = spec.outputs.get("kind") == "next"
+        writes = HEADS[spec.outputs["kind"]].writes
         _judge_decisions(hop, rows_before, rows_after, scale, writes, failures)
         _judge_softmax(hop, rows_after, failures)
     _judge_read(hop, rows_before, rows_after, failures)
@@ -298,7 +299,7 @@ def _judge_metric(
     failures: list[str],
 ) -> None:  # fmt: skip
     assert before.sums is not None and after.sums is not None
-    name = task.metric
+    name = task.look
     hop["metric_before"] = task.logic.values(before.sums)[name]
     hop["metric_after"] = task.logic.values(after.sums)[name]
     sign = 1 if METRICS[name].higher_is_better else -1
@@ -396,9 +397,10 @@ def _run(
             raise _RunError(
                 f"the form {side} cannot run a batch of {len(part)}: {text[0]}"
             ) from error
-        lengths = None if rows.lengths is None else rows.lengths[part]
-        over_time = "time" in spec.signature.outputs[0].shape
-        if lengths is None and over_time:  # windows, all of one length
+        places, lengths = rows.places(spec.signature), None
+        if places is not None:
+            lengths = places[part]
+        elif over_time(spec.signature):  # windows, all of one length
             lengths = np.full(len(part), next(iter(arrays.values())).shape[1])
         for one in spec.signature.outputs:
             value = np.asarray(outputs[one.name], np.float64)
@@ -406,10 +408,10 @@ def _run(
                 raise _RunError(
                     f"the form {side} gives {one.name} of shape {value.shape} for {len(part)} rows"
                 )
-            real = real_places(value, session, lengths)
+            real = real_places(value, lengths)
             parts[one.name].append(real.reshape(len(real), -1))
         repeats = np.ones_like(part)  # one place a row, but where each place has an answer
-        if lengths is not None and over_time:
+        if lengths is not None:
             repeats = lengths
         owners.append(np.repeat(part, repeats))
         if task is not None:

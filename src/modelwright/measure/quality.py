@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelwright.core.errors import DataError, IntegrityError
-from modelwright.data.rows import Ragged, Rows
+from modelwright.data.rows import Ragged, Rows, over_time
+from modelwright.models.heads import HEADS
 from modelwright.runtime.catalog import Session
 from modelwright.tasks.catalog import Task
 
@@ -76,19 +77,23 @@ class Quality:
 
 
 def evaluate(
-    session: Session, rows: Rows, task: Task, labels: Sequence[str] = (), batch_size: int = 256
-) -> Quality:
+    session: Session, rows: Rows, task: Task, labels: Sequence[str] = (), batch_size: int = 256,
+    *, thorough: bool = True,
+) -> Quality:  # fmt: skip
     """Run a session over rows and judge its answers.
 
     Args:
         labels: names of the classes, where the task's metric reads them.
+        thorough: False judges by what one call gives, the task's `look`, where its metric takes
+            more: the task's `run`.
     Raises: DataError without rows; IntegrityError if an output is not a number.
     """
     if not len(rows):
         raise DataError("evaluate: no rows", expected="at least one row")
-    lengths = rows.lengths
-    order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
-    if _over_time(session) and lengths is not None:
+    alike = rows.lengths
+    order = np.arange(len(rows)) if alike is None else np.argsort(alike, kind="stable")
+    lengths = rows.places(session.signature)
+    if lengths is not None:
         scores = int(lengths.max()) * int(session.signature.outputs[0].shape[-1])
         batch_size = min(batch_size, max(1, MOST_SCORES // scores))
     statistics: list[np.ndarray] = []
@@ -107,25 +112,29 @@ def evaluate(
         wanted = rows.batch_targets(part)
         statistics.append(task.logic.statistics(found, wanted, labels))
         here = None if lengths is None else lengths[part]
-        for name, value in found.items() if task.outputs != "next" else ():
-            outputs.setdefault(name, []).append(real_places(value, session, here))
-        if isinstance(rows.targets, Ragged) and not _over_time(session):  # the last is judged
-            wanted = wanted[np.arange(len(part)), rows.targets.lengths[part] - 1]
-        targets.append(real_places(wanted, session, here))
+        for name, value in found.items() if not HEADS[task.outputs].writes else ():
+            outputs.setdefault(name, []).append(real_places(value, here))
+        if isinstance(rows.targets, Ragged) and not over_time(session.signature):
+            wanted = wanted[np.arange(len(part)), rows.targets.lengths[part] - 1]  # the last
+        targets.append(real_places(wanted, here))
     back = np.argsort(order, kind="stable")
     table = np.concatenate(statistics)[back]
+    name = task.look
+    if thorough and hasattr(task.logic, "run"):  # judged by more than one call of the model
+        table = table + task.logic.run(session, rows, labels)
+        name = task.metric
     metrics = task.logic.values(table.sum(0))
     places = back
-    if lengths is not None and _over_time(session):  # the places of each row, in the rows' order
+    if lengths is not None:  # the places of each row, in the rows' order
         sizes = lengths[order]
         begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         places = np.concatenate([np.arange(begins[i], begins[i] + sizes[i]) for i in back])
-    if task.metric == "accuracy":
+    if name == "accuracy":
         low, high = clopper_pearson(int(table[:, 1].sum()), len(table))
     else:
-        low, high = bootstrap(table, lambda sums: task.logic.values(sums)[task.metric])
+        low, high = bootstrap(table, lambda sums: task.logic.values(sums)[name])
     return Quality(
-        metric=task.metric,
+        metric=name,
         values=metrics,
         low=low,
         high=high,
@@ -135,18 +144,14 @@ def evaluate(
     )
 
 
-def real_places(value: np.ndarray, session: Session, lengths: np.ndarray | None) -> np.ndarray:
+def real_places(value: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
     """A batch's values without padding: (batch, time, ...) -> (places, ...), row by row.
 
-    Where answers are one for a row, nothing is changed.
+    Without lengths, nothing is changed.
     """
-    if lengths is None or not _over_time(session):
+    if lengths is None:
         return value
     return value[np.arange(value.shape[1]) < lengths[:, None]]
-
-
-def _over_time(session: Session) -> bool:
-    return "time" in session.signature.outputs[0].shape
 
 
 def bootstrap(statistics: np.ndarray, value: Callable[[np.ndarray], float]) -> tuple[float, float]:

@@ -6,7 +6,10 @@ convolution its last inputs, a recurrence its state; a fresh start is all zeros,
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 from torch import Tensor
+
+from modelwright.core.signature import PAST, TensorSpec
 
 Look = Callable[[Tensor], Tensor]  # of one sequence at another; the same shape comes back
 
@@ -34,3 +37,12 @@ class Carried:
     def leave(self, value: Tensor) -> None:
         """The same layer's present."""
         self.present.append(value)
+
+
+def fresh(state: Sequence[TensorSpec], number: int) -> dict[str, np.ndarray]:
+    """The state of that many rows of which nothing was seen, by name."""
+    free = {"batch": number, PAST: 0}
+    return {
+        one.name: np.zeros([free.get(str(size), size) for size in one.shape], one.dtype)
+        for one in state
+    }

@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from modelwright.core.errors import ConfigError, did_you_mean
-from modelwright.core.signature import PAST, Signature, TensorSpec
+from modelwright.core.signature import Signature, TensorSpec
 from modelwright.models import cnn, rnn, transformer
 from modelwright.models.assemble import (
     Carries,
@@ -479,12 +478,6 @@ class Carrying(WithAnswers):
         carried = Carried(past)
         raw = self.model.decode(ids, memory, carried)
         return *HEADS[self.outputs["kind"]].finish(raw, self.outputs), *carried.present
-
-
-def fresh(state: Sequence[TensorSpec], number: int) -> dict[str, np.ndarray]:
-    """The state of that many rows that nothing was seen of."""
-    free = {"batch": number, PAST: 0}
-    return {one.name: np.zeros(sized(one, free), one.dtype) for one in state}
 
 
 def count_params(model: nn.Module) -> int:

@@ -22,7 +22,7 @@ from modelwright.core.recipe import Target
 from modelwright.data.rows import SOUND_SCALE, Column, Rows, ragged
 from modelwright.export.onnx import export_onnx
 from modelwright.measure.timing import measure_latency
-from modelwright.models.catalog import ModelSpec, examples
+from modelwright.models.catalog import ModelSpec, examples, sized, sizes
 from modelwright.models.heads import HEADS
 from modelwright.runtime.onnx_session import OnnxSession
 from modelwright.tasks.catalog import TASKS
@@ -113,12 +113,10 @@ def made_up(spec: ModelSpec, number: int) -> Rows:
             array = (array * SOUND_SCALE / 8).clip(-32768, 32767).astype(np.int16)
         if name != "lengths":
             inputs[name] = ragged(list(array)) if spec.has_time else array
-    sizes = {"batch": number, "time": spec.inputs.get("length", 1)}
-    shape = [
-        sizes[size] if isinstance(size, str) else size for size in spec.signature.outputs[0].shape
-    ]
+    free = sizes(number, spec.inputs.get("length", 1))
+    shape = list(sized(spec.signature.outputs[0], free))
     if HEADS[spec.outputs["kind"]].each_place:
-        shape[1:-1] = [sizes["time"]]
+        shape[1:-1] = [free["time"]]
     if "num_classes" not in spec.outputs:
         draw = np.random.default_rng(0)
         return Rows(inputs, draw.standard_normal(shape, dtype=np.float32), [""] * number)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from types import ModuleType
 
-from modelwright.tasks import classify, forecast, language, recommend, tag
+from modelwright.tasks import classify, forecast, language, recommend, tag, translate
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,17 @@ class Task:
     def metric(self) -> str:
         return str(self.logic.METRIC)
 
+    @property
+    def look(self) -> str:
+        """What is judged while training, in the race and in proofs of parity: the metric, or
+        another of the task's values that costs no more than one call of the model."""
+        return str(getattr(self.logic, "LOOK", self.metric))
+
+    @property
+    def protocol(self) -> str:
+        """How exactly the metric is taken, where that needs saying."""
+        return str(self.logic.protocol()) if hasattr(self.logic, "protocol") else ""
+
 
 TASKS: dict[str, Task] = {
     "image-classification": Task("image", "classes", classify),
@@ -31,4 +42,5 @@ TASKS: dict[str, Task] = {
     "forecasting": Task("series", "horizon", forecast),
     "recommendation": Task("items", "ranking", recommend),
     "language-modeling": Task("stream", "next", language),
+    "translation": Task("pairs", "sequence", translate),
 }

@@ -215,7 +215,7 @@ class Trainer:
                 if until is None and progress - self._evaluated_at >= 1 / EVALUATIONS:
                     self._evaluated_at = progress
                     if progress < 1 - 0.5 / EVALUATIONS:
-                        self._log(self.evaluate(CURVE_ROWS))
+                        self._log(self.evaluate(CURVE_ROWS, thorough=False))
                 if signals.received or self._save_due():
                     self.save()
                 if signals.received:
@@ -225,20 +225,22 @@ class Trainer:
                 self.save()
                 raise StopRequested(signals.received.name)
 
-    def evaluate(self, rows: int | None = None) -> dict[str, float]:
-        """Metrics of the averaged weights on (the first `rows` of) the valid part."""
+    def evaluate(self, rows: int | None = None, *, thorough: bool = True) -> dict[str, float]:
+        """Metrics of the averaged weights on (the first `rows` of) the valid part; those of one
+        call of the model unless `thorough`."""
         started = time.perf_counter()
         part = self.valid.take(np.arange(min(rows or len(self.valid), len(self.valid))))
         session = TorchSession(self.averaged, self.spec, torch.get_num_threads())
         with autocast(self.settings.precision):
-            found = evaluate(session, part, self.task, self.spec.outputs.get("labels", ()))
+            found = evaluate(session, part, self.task, self.spec.outputs.get("labels", ()),
+                             thorough=thorough)  # fmt: skip
         self.evaluation_seconds = (time.perf_counter() - started) * len(self.valid) / len(part)
         return {f"valid_{name}": value for name, value in found.values.items()}
 
     def look(self, rows: int) -> None:
         """Note the valid metric now; the time it takes is spent from the budget."""
         started = time.perf_counter()
-        value = self.evaluate(rows)[f"valid_{self.task.metric}"]
+        value = self.evaluate(rows, thorough=False)[f"valid_{self.task.look}"]
         self.elapsed += time.perf_counter() - started
         spent = self.step if self.budget.steps is not None else self.elapsed
         self.looks.append((float(spent), value))
