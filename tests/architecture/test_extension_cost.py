@@ -27,9 +27,10 @@ from modelwright.data.rows import PARTS, Rows
 from modelwright.export import catalog as export_catalog
 from modelwright.export.catalog import FORMATS
 from modelwright.models import catalog as models_catalog
-from modelwright.models.catalog import MODELS, Family, Ladder, Model, ModelSpec, build
+from modelwright.models.catalog import MODELS, Family, Model, ModelSpec, build
 from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize
 from modelwright.models.heads import HEADS, ClassHead
+from modelwright.models.ladders import Ladder
 from modelwright.plan.count import count
 from modelwright.runtime import catalog as runtime_catalog
 from modelwright.runtime.catalog import RUNTIMES
@@ -48,17 +49,19 @@ TABLES = {
 }
 
 # Files that may know a row of a table by its name, besides the table's own, and why
-PAGE = "core/recipe.py"  # every knob on one page, so that `recipe schema` and typos name the rows
+# with recipe_data.py every knob on one page, so that `recipe schema` and typos name the rows
+PAGE = "core/recipe.py"
 KNOWN_ELSEWHERE = {
     "MODELS": {
         PAGE: "the choices of model.family",
+        "models/ladders.py": "the sizes of each family",
     },
     "METHODS": {
         "compress/search.py": "writes the steps that it did, in the recipe's words",
     },
     "CALIBRATIONS": {PAGE: "the choices of quantize.calibration"},
     "TASKS": {PAGE: "the choices of task"},
-    "SOURCES": {PAGE: "the choices of data.format"},
+    "SOURCES": {"core/recipe_data.py": "the choices of data.format"},
 }
 # A row's name that is also an everyday word of the source, or a metric's, says nothing when found.
 EVERYDAY = {"folder", "percentile", "table", "mse"}
@@ -145,7 +148,8 @@ def test_a_task_is_one_module(name):
     assert any(task.outputs in one.answers for one in sources)
     assert task.metric == recipe.QUALITY_OF[name]
     assert METRICS[task.metric].quality
-    words = ("loss", "statistics", "values", "answer")
+    words = ("loss", "statistics", "answer")
+    assert hasattr(task.logic, "values") != hasattr(task.logic, "values_of_rows")
     assert all(callable(getattr(task.logic, word)) for word in words)
 
 

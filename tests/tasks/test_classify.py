@@ -1,5 +1,6 @@
 """Classification: loss, metrics and answer against their formulas."""
 
+import functools
 import math
 
 import numpy as np
@@ -8,8 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelwright.data.loader import Batch
 from modelwright.tasks import classify
 from modelwright.tasks.catalog import TASKS, Task
+from modelwright.train.loop import mixed_loss
 
 LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.0, 0.0, 3.0]])
 
@@ -36,7 +39,8 @@ def test_the_loss_is_the_papers(smoothing):
 def test_mixed_images_have_mixed_losses(mix):
     """With mixup the loss is the weighted mean over both classes: arXiv:1710.09412."""
     targets, others = torch.tensor([0, 1]), torch.tensor([2, 2])
-    found = classify.loss(LOGITS, targets, targets_mixed=others, mix=mix, label_smoothing=0.1)
+    smoothed = functools.partial(classify.loss, label_smoothing=0.1)
+    found = mixed_loss(smoothed, LOGITS, Batch({}, targets, others, mix))
     expected = mix * cross_entropy(LOGITS, [0, 1], 0.1) + (1 - mix) * cross_entropy(
         LOGITS, [2, 2], 0.1
     )

@@ -25,7 +25,7 @@ from modelwright.data.rows import PARTS, Array, Finding, Loaded, Prepared, Ragge
 from modelwright.data.text import NOTHING, PART_NAMES, UNKNOWN, code_points, part_files, records
 
 SOURCE_TOKENS = "source_tokens.json"  # where each side has its own
-VOCAB_SIZE = 8000  # ids of a side, where the recipe does not say
+VOCAB_SIZE = 6000  # ids of a side, where the recipe does not say
 _LANGUAGE = re.compile(r"\.([A-Za-z]{2,3}(?:[-_]\w{2,8})?)(?:\.gz)?$")
 
 Pair = tuple[str, str, str]  # place, source, target

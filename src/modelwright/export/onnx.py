@@ -123,7 +123,9 @@ def _carrying_node(sequence: Any, past: Any, weights: Sequence[Any], cell: str) 
     else:
         states = [past]
     first = op.Constant(value_ints=[0])
-    found, *last = _recurrence(sequence, weights, cell, [op.Unsqueeze(one, first) for one in states])
+    found, *last = _recurrence(
+        sequence, weights, cell, [op.Unsqueeze(one, first) for one in states]
+    )
     if cell == "lstm":
         return found, op.Concat(*(op.Squeeze(one, first) for one in last), axis=1)
     return found, op.Squeeze(last[0], first)
@@ -222,7 +224,9 @@ def check_graph(path: Path, spec: ModelSpec) -> Signature:
             made = examples(spec, batch, time if spec.has_time else None)
             inputs = {name: value.numpy() for name, value in made.items()}
             names = [one.name for one in expected.outputs]
-            for one, value in zip(expected.outputs, run(session, inputs, names).values(), strict=True):
+            for one, value in zip(
+                expected.outputs, run(session, inputs, names).values(), strict=True
+            ):
                 shape = sized(one, sizes(batch, time))
                 if value.shape != shape:
                     raise ParityError(
@@ -278,9 +282,7 @@ def _signature(graph: Any, expected: Signature) -> Signature:
     present = [one.name for one in made[outputs : len(made) - len(expected.memory)]]
     if present != list(expected.present):
         made = (*made, TensorSpec(f"present: {present}", "", ()))
-    return Signature(
-        given[:inputs], made[:outputs], made[outputs + len(present) :], given[inputs:]
-    )
+    return Signature(given[:inputs], made[:outputs], made[outputs + len(present) :], given[inputs:])
 
 
 def _words(signature: Signature) -> str:

@@ -188,13 +188,13 @@ class _Outputs:
 
     judged: (places, n) float64, the first output; read: (places, m), the second, for people
     rows: (places,), which row each place belongs to
-    sums: the task's statistics, summed; None where there are no targets
+    table: what the task's statistics say of each row; None where there are no targets
     """
 
     judged: np.ndarray
     read: np.ndarray
     rows: np.ndarray
-    sums: np.ndarray | None
+    table: np.ndarray | None
 
     @property
     def finite(self) -> bool:
@@ -298,10 +298,10 @@ def _judge_metric(
     hop: dict[str, Any], before: _Outputs, after: _Outputs, task: Task, decides: bool,
     failures: list[str],
 ) -> None:  # fmt: skip
-    assert before.sums is not None and after.sums is not None
+    assert before.table is not None and after.table is not None
     name = task.look
-    hop["metric_before"] = task.logic.values(before.sums)[name]
-    hop["metric_after"] = task.logic.values(after.sums)[name]
+    hop["metric_before"] = task.values(before.table)[name]
+    hop["metric_after"] = task.values(after.table)[name]
     sign = 1 if METRICS[name].higher_is_better else -1
     drop = sign * (hop["metric_before"] - hop["metric_after"])
     allowed = hop["metric_tolerance"]
@@ -386,7 +386,7 @@ def _run(
     """Every output of the rows `chosen`, in that order."""
     parts: dict[str, list[np.ndarray]] = {one.name: [] for one in spec.signature.outputs}
     owners: list[np.ndarray] = []
-    sums = np.zeros(())
+    statistics: list[np.ndarray] = []
     for start in range(0, len(chosen), batch_size):
         part = chosen[start : start + batch_size]
         arrays = batch(inputs, part)
@@ -415,10 +415,10 @@ def _run(
             repeats = lengths
         owners.append(np.repeat(part, repeats))
         if task is not None:
-            statistics = task.logic.statistics(outputs, rows.batch_targets(part), labels)
-            sums = sums + statistics.sum(0)
+            statistics.append(task.logic.statistics(outputs, rows.batch_targets(part), labels))
     judged, read = (np.concatenate(value) for value in parts.values())
-    return _Outputs(judged, read, np.concatenate(owners), None if task is None else sums)
+    table = np.concatenate(statistics) if statistics else None
+    return _Outputs(judged, read, np.concatenate(owners), table)
 
 
 def _locate(locate: Locate | None, probe: Mapping[str, np.ndarray]) -> Located:

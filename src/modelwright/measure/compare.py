@@ -55,13 +55,14 @@ def compare(before: Quality, after: Quality, task: Task) -> Difference:
             int((~first & second).sum()), int((~first & ~second).sum()),
         )  # fmt: skip
     else:
-        kinds = before.statistics.shape[1]
 
-        def lost(sums: np.ndarray) -> float:
-            values = [task.logic.values(part)[task.metric] for part in (sums[:kinds], sums[kinds:])]
-            return float(sign * (values[0] - values[1]))
+        def lost(counts: np.ndarray) -> float:
+            first, second = (
+                task.values(one.statistics, counts)[task.metric] for one in (before, after)
+            )
+            return sign * (first - second)
 
-        low, high = bootstrap(np.hstack([before.statistics, after.statistics]), lost)
+        low, high = bootstrap(before.rows, lost)
     return Difference(before.rows, drop, low, high, flipped)
 
 

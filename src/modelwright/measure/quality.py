@@ -27,7 +27,7 @@ class Quality:
     low, high: 95 % interval of `value`. Of an accuracy Clopper-Pearson, exact: over repeated draws
         of rows they enclose the true one at least 95 times in 100. Of others the percentile
         bootstrap over rows.
-    statistics: (rows, k) float64; the metrics are functions of their sum
+    statistics: (rows, k) float64, from which the metrics follow
     outputs: by name (n, ...), at every real place of every row, one after the other; empty where
         a place has as many as a vocabulary
     targets: (n, ...), of the same places
@@ -123,7 +123,7 @@ def evaluate(
     if thorough and hasattr(task.logic, "run"):  # judged by more than one call of the model
         table = table + task.logic.run(session, rows, labels)
         name = task.metric
-    metrics = task.logic.values(table.sum(0))
+    metrics = task.values(table)
     places = back
     if lengths is not None:  # the places of each row, in the rows' order
         sizes = lengths[order]
@@ -132,7 +132,7 @@ def evaluate(
     if name == "accuracy":
         low, high = clopper_pearson(int(table[:, 1].sum()), len(table))
     else:
-        low, high = bootstrap(table, lambda sums: task.logic.values(sums)[name])
+        low, high = bootstrap(len(table), lambda counts: task.values(table, counts)[name])
     return Quality(
         metric=name,
         values=metrics,
@@ -154,18 +154,18 @@ def real_places(value: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
     return value[np.arange(value.shape[1]) < lengths[:, None]]
 
 
-def bootstrap(statistics: np.ndarray, value: Callable[[np.ndarray], float]) -> tuple[float, float]:
-    """The 95 % percentile interval of a function of summed rows, rows drawn again and again.
+def bootstrap(rows: int, value: Callable[[np.ndarray], float]) -> tuple[float, float]:
+    """The 95 % percentile interval of a value of some rows, rows drawn again and again.
 
-    statistics: (rows, k)
+    Args:
+        value: how often each row was drawn, (rows,) -> the value of that draw.
 
     Source: Efron, Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
-    draw, number = np.random.default_rng(0), len(statistics)
-    found = []
-    for _ in range(RESAMPLES):
-        weights = np.bincount(draw.integers(0, number, number), minlength=number)
-        found.append(value(weights @ statistics))
+    draw = np.random.default_rng(0)
+    found = [
+        value(np.bincount(draw.integers(0, rows, rows), minlength=rows)) for _ in range(RESAMPLES)
+    ]
     low, high = np.quantile(found, (0.025, 0.975))
     return float(low), float(high)
 

@@ -1,4 +1,4 @@
-"""MODELS: architecture families and their size ladders. To add one: write a file, add a row.
+"""MODELS: architecture families. To add one: write a file, add a row here and in ladders.py.
 
 A model is embed -> body -> head (assemble.py). `build` puts one together from plain arguments, the
 same that an artifact's manifest keeps, so that a folder can be opened without the recipe.
@@ -36,21 +36,9 @@ from modelwright.models.carried import Carried
 from modelwright.models.embed import EMBEDS
 from modelwright.models.groups import Groups
 from modelwright.models.heads import HEADS
+from modelwright.models.ladders import LADDERS, Ladder
 
-__all__ = ["MODELS", "Family", "Ladder", "Model", "ModelSpec", "WithAnswers", "build"]
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """A family over one kind of input.
-
-    Args:
-        sizes: arguments of each size, from tiny to large.
-        train: defaults of the recipe's train section; docs/experiments.md has their reasons.
-    """
-
-    sizes: dict[str, dict[str, Any]]
-    train: dict[str, Any]
+__all__ = ["MODELS", "Family", "Model", "ModelSpec", "WithAnswers", "build"]
 
 
 @dataclass(frozen=True)
@@ -74,266 +62,16 @@ class Family:
 
 MODELS: dict[str, Family] = {
     "cnn": Family(
-        by_kind(cnn_image, cnn_sequence, cnn_pairs),
-        {
-            "image": Ladder(
-                {
-                    "tiny": {"widths": (8, 16)},
-                    "small": {"widths": (16, 32, 64)},
-                    "base": {"widths": (64, 128, 256)},
-                    "large": {"widths": (128, 256, 512)},
-                },
-                {"learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.7},
-            ),
-            "text": Ladder(
-                {
-                    "tiny": {"dim": 32, "inner": (32,)},
-                    "small": {"dim": 96, "inner": (128,), "dropout": 0.3},
-                    "base": {"dim": 128, "inner": (192, 192), "dropout": 0.3},
-                    "large": {"dim": 256, "inner": (384, 384, 384), "dropout": 0.3},
-                },
-                {"learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.7},
-            ),
-            "tags": Ladder(
-                {
-                    "tiny": {"dim": 32, "inner": (32,)},
-                    "small": {"dim": 96, "inner": (128,), "dropout": 0.15},
-                    "base": {"dim": 128, "inner": (192, 192), "dropout": 0.15},
-                    "large": {"dim": 256, "inner": (384, 384, 384), "dropout": 0.15},
-                },
-                {"learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.7},
-            ),
-            "audio": Ladder(
-                {
-                    "tiny": {"dim": 32, "inner": (32,)},
-                    "small": {"dim": 96, "inner": (128, 128), "dropout": 0.2},
-                    "base": {"dim": 192, "inner": (256, 256, 256), "dropout": 0.2},
-                    "large": {"dim": 384, "inner": (512, 512, 512, 512), "dropout": 0.2},
-                },
-                {"learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.7},
-            ),
-            "stream": Ladder(
-                {
-                    "tiny": {"dim": 32, "inner": (32,)},
-                    "small": {"dim": 128, "inner": (128, 128, 128, 128), "dropout": 0.05},
-                    "base": {"dim": 192, "inner": (256, 256, 256, 256, 256), "dropout": 0.05},
-                    "large": {"dim": 320, "inner": (384,) * 6, "dropout": 0.1},
-                },
-                {"learning_rate": 3e-3, "weight_decay": 0.05, "warmup_steps": 100, "decay": 0.7},
-            ),
-            "items": Ladder(
-                {
-                    "tiny": {"dim": 32, "inner": (32,)},
-                    "small": {"dim": 96, "inner": (128, 128), "dropout": 0.3},
-                    "base": {"dim": 128, "inner": (192, 192), "dropout": 0.4},
-                    "large": {"dim": 192, "inner": (256, 256, 256), "dropout": 0.4},
-                },
-                {"learning_rate": 5e-3, "weight_decay": 0.1, "warmup_steps": 50, "decay": 0.7},
-            ),
-            "series": Ladder(
-                {
-                    "tiny": {"dim": 16, "inner": (16,)},
-                    "small": {"dim": 32, "inner": (32,), "dropout": 0.1},
-                    "base": {"dim": 64, "inner": (64, 64), "dropout": 0.3},
-                    "large": {"dim": 128, "inner": (128, 128), "dropout": 0.3},
-                },
-                {"learning_rate": 1e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.9},
-            ),
-            "pairs": Ladder(
-                {
-                    "tiny": {"dim": 32, "inner": (32, 32)},
-                    "small": {"dim": 128, "inner": (256,) * 4, "dropout": 0.1},
-                    "base": {"dim": 256, "inner": (384,) * 6, "dropout": 0.2},
-                    "large": {"dim": 384, "inner": (512,) * 8, "dropout": 0.2},
-                },
-                {"learning_rate": 2e-3, "weight_decay": 0.05, "warmup_steps": 200, "decay": 0.7},
-            ),
-        },
-        cnn.groups,
+        by_kind(cnn_image, cnn_sequence, cnn_pairs), LADDERS["cnn"], cnn.groups,
         carries=cnn_carries,
     ),
     "rnn": Family(
-        by_kind(rnn_image, rnn_sequence, rnn_pairs),
-        {
-            "image": Ladder(
-                {
-                    "tiny": {"embed_dim": 32, "hidden_dim": 16, "num_layers": 1},
-                    "small": {"embed_dim": 96, "hidden_dim": 48, "num_layers": 1},
-                    "base": {"embed_dim": 192, "hidden_dim": 96, "num_layers": 2},
-                    "large": {"embed_dim": 384, "hidden_dim": 192, "num_layers": 2},
-                },
-                {"learning_rate": 2e-3, "weight_decay": 0.01, "warmup_steps": 50, "decay": 0.5},
-            ),
-            "text": Ladder(
-                {
-                    "tiny": {"embed_dim": 32, "hidden_dim": 16, "num_layers": 1},
-                    "small": {
-                        "embed_dim": 96, "hidden_dim": 64, "num_layers": 1, "dropout": 0.3
-                    },
-                    "base": {
-                        "embed_dim": 128, "hidden_dim": 128, "num_layers": 1, "dropout": 0.3
-                    },
-                    "large": {
-                        "embed_dim": 256, "hidden_dim": 256, "num_layers": 2, "dropout": 0.3
-                    },
-                },
-                {"learning_rate": 2e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.7},
-            ),
-            "tags": Ladder(
-                {
-                    "tiny": {"embed_dim": 32, "hidden_dim": 16, "num_layers": 1},
-                    "small": {
-                        "embed_dim": 96, "hidden_dim": 64, "num_layers": 1, "dropout": 0.15
-                    },
-                    "base": {
-                        "embed_dim": 128, "hidden_dim": 128, "num_layers": 1, "dropout": 0.15
-                    },
-                    "large": {
-                        "embed_dim": 256, "hidden_dim": 256, "num_layers": 2, "dropout": 0.15
-                    },
-                },
-                {"learning_rate": 2e-3, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.7},
-            ),
-            "audio": Ladder(
-                {
-                    "tiny": {"embed_dim": 32, "hidden_dim": 16, "num_layers": 1},
-                    "small": {
-                        "embed_dim": 96, "hidden_dim": 64, "num_layers": 1, "dropout": 0.2
-                    },
-                    "base": {
-                        "embed_dim": 192, "hidden_dim": 128, "num_layers": 2, "dropout": 0.2
-                    },
-                    "large": {
-                        "embed_dim": 384, "hidden_dim": 256, "num_layers": 2, "dropout": 0.2
-                    },
-                },
-                {"learning_rate": 2e-3, "weight_decay": 0.01, "warmup_steps": 50, "decay": 0.5},
-            ),
-            "stream": Ladder(
-                {
-                    "tiny": {"embed_dim": 32, "hidden_dim": 16, "num_layers": 1},
-                    "small": {"embed_dim": 64, "hidden_dim": 192, "num_layers": 1},
-                    "base": {"embed_dim": 96, "hidden_dim": 384, "num_layers": 1, "dropout": 0.05},
-                    "large": {"embed_dim": 128, "hidden_dim": 512, "num_layers": 2, "dropout": 0.1},
-                },
-                {"learning_rate": 4e-3, "weight_decay": 0.01, "warmup_steps": 100, "decay": 0.7},
-            ),
-            "items": Ladder(
-                {
-                    "tiny": {"embed_dim": 32, "hidden_dim": 16, "num_layers": 1},
-                    "small": {"embed_dim": 96, "hidden_dim": 96, "num_layers": 1, "dropout": 0.4},
-                    "base": {"embed_dim": 128, "hidden_dim": 128, "num_layers": 1, "dropout": 0.4},
-                    "large": {"embed_dim": 192, "hidden_dim": 192, "num_layers": 2, "dropout": 0.4},
-                },
-                {"learning_rate": 5e-3, "weight_decay": 0.1, "warmup_steps": 50, "decay": 0.7},
-            ),
-            "series": Ladder(
-                {
-                    "tiny": {"embed_dim": 16, "hidden_dim": 16, "num_layers": 1},
-                    "small": {
-                        "embed_dim": 32, "hidden_dim": 24, "num_layers": 1, "dropout": 0.3
-                    },
-                    "base": {
-                        "embed_dim": 64, "hidden_dim": 48, "num_layers": 1, "dropout": 0.5
-                    },
-                    "large": {
-                        "embed_dim": 128, "hidden_dim": 96, "num_layers": 1, "dropout": 0.5
-                    },
-                },
-                {"learning_rate": 5e-4, "weight_decay": 0.05, "warmup_steps": 50, "decay": 0.9},
-            ),
-            "pairs": Ladder(
-                {
-                    "tiny": {"dim": 32, "hidden_dim": 16, "num_layers": 1},
-                    "small": {"dim": 128, "hidden_dim": 128, "num_layers": 1, "dropout": 0.2},
-                    "base": {"dim": 256, "hidden_dim": 256, "num_layers": 2, "dropout": 0.2},
-                    "large": {"dim": 384, "hidden_dim": 384, "num_layers": 2, "dropout": 0.3},
-                },
-                {"learning_rate": 2e-3, "weight_decay": 0.05, "warmup_steps": 200, "decay": 0.7},
-            ),
-        },
-        rnn.groups,
-        static_int8=False,
-        carries=rnn_carries,
+        by_kind(rnn_image, rnn_sequence, rnn_pairs), LADDERS["rnn"], rnn.groups,
+        static_int8=False, carries=rnn_carries,
     ),
     "transformer": Family(
         by_kind(transformer_image, transformer_sequence, transformer_pairs),
-        {
-            "image": Ladder(
-                {
-                    "tiny": {"dim": 32, "num_layers": 1},
-                    "small": {"dim": 64, "num_layers": 3},
-                    "base": {"dim": 128, "num_layers": 4},
-                    "large": {"dim": 256, "num_layers": 6},
-                },
-                {"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_steps": 60, "decay": 0.5},
-            ),
-            "text": Ladder(
-                {
-                    "tiny": {"dim": 32, "num_layers": 1},
-                    "small": {"dim": 96, "num_layers": 1, "dropout": 0.3},
-                    "base": {"dim": 128, "num_layers": 2, "dropout": 0.3},
-                    "large": {"dim": 256, "num_layers": 4, "dropout": 0.3},
-                },
-                {"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_steps": 100, "decay": 0.7},
-            ),
-            "tags": Ladder(
-                {
-                    "tiny": {"dim": 32, "num_layers": 1},
-                    "small": {"dim": 96, "num_layers": 1, "dropout": 0.15},
-                    "base": {"dim": 128, "num_layers": 2, "dropout": 0.15},
-                    "large": {"dim": 256, "num_layers": 4, "dropout": 0.15},
-                },
-                {"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_steps": 100, "decay": 0.7},
-            ),
-            "audio": Ladder(
-                {
-                    "tiny": {"dim": 32, "num_layers": 1},
-                    "small": {"dim": 96, "num_layers": 2, "dropout": 0.2},
-                    "base": {"dim": 192, "num_layers": 3, "dropout": 0.2},
-                    "large": {"dim": 384, "num_layers": 4, "dropout": 0.2},
-                },
-                {"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_steps": 60, "decay": 0.5},
-            ),
-            "stream": Ladder(
-                {
-                    "tiny": {"dim": 32, "num_layers": 1},
-                    "small": {"dim": 128, "num_layers": 4},
-                    "base": {"dim": 192, "num_layers": 5, "dropout": 0.05},
-                    "large": {"dim": 320, "num_layers": 6, "dropout": 0.1},
-                },
-                {"learning_rate": 2e-3, "weight_decay": 0.1, "warmup_steps": 100, "decay": 0.7},
-            ),
-            "items": Ladder(
-                {
-                    "tiny": {"dim": 32, "num_layers": 1},
-                    "small": {"dim": 64, "num_layers": 2, "dropout": 0.3},
-                    "base": {"dim": 96, "num_layers": 2, "dropout": 0.4},
-                    "large": {"dim": 128, "num_layers": 3, "dropout": 0.4},
-                },
-                {"learning_rate": 5e-3, "weight_decay": 0.1, "warmup_steps": 100, "decay": 0.7},
-            ),
-            "series": Ladder(
-                {
-                    "tiny": {"dim": 16, "num_layers": 1, "dropout": 0.2},
-                    "small": {"dim": 32, "num_layers": 1, "dropout": 0.2},
-                    "base": {"dim": 64, "num_layers": 2, "dropout": 0.3},
-                    "large": {"dim": 128, "num_layers": 3, "dropout": 0.3},
-                },
-                {"learning_rate": 5e-4, "weight_decay": 0.1, "warmup_steps": 60, "decay": 0.9},
-            ),
-            "pairs": Ladder(
-                {
-                    "tiny": {"dim": 32, "num_layers": 1},
-                    "small": {"dim": 128, "num_layers": 2, "dropout": 0.1},
-                    "base": {"dim": 256, "num_layers": 2, "dropout": 0.2},
-                    "large": {"dim": 256, "num_layers": 4, "dropout": 0.2},
-                },
-                {"learning_rate": 2e-3, "weight_decay": 0.05, "warmup_steps": 300, "decay": 0.7},
-            ),
-        },
-        transformer.groups,
-        carries=transformer_carries,
+        LADDERS["transformer"], transformer.groups, carries=transformer_carries,
     ),
 }  # fmt: skip
 
@@ -364,7 +102,7 @@ class ModelSpec:
         return {**self.ladder.sizes[self.size], **self.args}
 
     @property
-    def ladder(self) -> "Ladder":
+    def ladder(self) -> Ladder:
         """The family's sizes and training defaults for this kind of answer, or of input.
 
         Raises: ConfigError for an unknown family.

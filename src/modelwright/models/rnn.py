@@ -55,9 +55,7 @@ def carry_on(
 
 
 @carry_on.register_fake
-def _(
-    sequence: Tensor, past: Tensor, weights: list[Tensor], cell: str
-) -> tuple[Tensor, Tensor]:
+def _(sequence: Tensor, past: Tensor, weights: list[Tensor], cell: str) -> tuple[Tensor, Tensor]:
     found = sequence.new_empty(*sequence.shape[:2], weights[1].shape[1])
     return found, past.new_empty(past.shape)
 
@@ -109,7 +107,6 @@ class _Masked:
         if self.cell == "lstm":
             return torch.as_tensor(torch.lstm(sequence, (zeros, zeros), *rest)[0])
         return torch.as_tensor(torch.gru(sequence, zeros, *rest)[0])
-
 
     def _weights(self: Any, suffix: str) -> list[Tensor]:
         parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

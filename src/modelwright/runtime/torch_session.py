@@ -58,9 +58,7 @@ class TorchSession(Writes):
         del self._model
 
 
-def _tensors(
-    arrays: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]
-) -> list[torch.Tensor]:
+def _tensors(arrays: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> list[torch.Tensor]:
     return [torch.from_numpy(np.ascontiguousarray(arrays[one.name])) for one in specs]
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from types import ModuleType
 
+import numpy as np
+
 from modelwright.tasks import classify, forecast, language, recommend, tag, translate
 
 
@@ -10,8 +12,9 @@ from modelwright.tasks import classify, forecast, language, recommend, tag, tran
 class Task:
     """What a task takes and gives, by the kinds of models/embed.py and models/heads.py.
 
-    logic: loss, statistics, values, answer; METRIC, the name of the first of its values; and
-        LABEL_SMOOTHING, what its loss takes where the recipe does not say.
+    logic: loss, statistics, answer; values, of the statistics' sums, or values_of_rows where the
+        metric is no function of sums; METRIC, the name of the first of its values; and
+        LABEL_SMOOTHING, what its loss takes where the recipe does not say, None if it takes none.
     """
 
     inputs: str
@@ -32,6 +35,17 @@ class Task:
     def protocol(self) -> str:
         """How exactly the metric is taken, where that needs saying."""
         return str(self.logic.protocol()) if hasattr(self.logic, "protocol") else ""
+
+    def values(self, table: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
+        """The task's metrics, METRIC first.
+
+        table: (rows, k), what `statistics` says of each row; weights: (rows,), how often each
+        counts, once where None
+        """
+        weights = np.ones(len(table)) if weights is None else weights
+        if hasattr(self.logic, "values_of_rows"):
+            return dict(self.logic.values_of_rows(table, weights))
+        return dict(self.logic.values(weights @ table))
 
 
 TASKS: dict[str, Task] = {

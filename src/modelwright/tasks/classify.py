@@ -4,36 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
+
+from modelwright.tasks.losses import cross_entropy
 
 METRIC = "accuracy"
 LABEL_SMOOTHING = 0.1
-
-
-def loss(
-    logits: Tensor,
-    targets: Tensor,
-    *,
-    targets_mixed: Tensor | None = None,
-    mix: float = 1.0,
-    label_smoothing: float = 0.0,
-) -> Tensor:
-    """Mean cross-entropy, in nats; with mixup or cutmix the weighted mean over both targets.
-
-    logits: (batch, num_classes); targets, targets_mixed: (batch,)
-
-    Args:
-        mix: weight of `targets`; the rest goes to `targets_mixed`.
-    Source: Szegedy et al. 2015, arXiv:1512.00567, section 7 (smoothing); Zhang et al. 2017,
-        arXiv:1710.09412 (mixup).
-    """
-    logits = logits.float()
-    value = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-    if targets_mixed is None:
-        return value
-    other = F.cross_entropy(logits, targets_mixed, label_smoothing=label_smoothing)
-    return mix * value + (1 - mix) * other
+loss = cross_entropy
 
 
 def statistics(

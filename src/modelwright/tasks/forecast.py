@@ -8,17 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 METRIC = "mse"
-LABEL_SMOOTHING = 0.0  # there are no labels
+LABEL_SMOOTHING = None  # there are no labels
 
 
-def loss(
-    scaled: Tensor,
-    targets: Tensor,
-    *,
-    targets_mixed: Tensor | None = None,
-    mix: float = 1.0,
-    label_smoothing: float = 0.0,
-) -> Tensor:
+def loss(scaled: Tensor, targets: Tensor) -> Tensor:
     """Mean of absolute and squared error on the scale where each series has spread one.
 
     scaled, targets: (batch, horizon, channels)

@@ -6,32 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
 
 from modelwright.core.signature import NO_TARGET
+from modelwright.tasks.losses import cross_entropy
 
 METRIC = "nats_per_char"
 LABEL_SMOOTHING = 0.0  # likelihood is what is judged, and smoothing costs it
+loss = cross_entropy
 LIKELIEST = 10  # next tokens that an answer lists
-
-
-def loss(
-    logits: Tensor,
-    targets: Tensor,
-    *,
-    targets_mixed: Tensor | None = None,
-    mix: float = 1.0,
-    label_smoothing: float = LABEL_SMOOTHING,
-) -> Tensor:
-    """Mean cross-entropy over all real places, in nats a token.
-
-    logits: (batch, time, num_classes); targets: (batch, time), NO_TARGET at padding
-    """
-    return F.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(),
-        ignore_index=NO_TARGET, label_smoothing=label_smoothing,
-    )  # fmt: skip
 
 
 def statistics(

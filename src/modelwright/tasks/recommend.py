@@ -8,34 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
 
 from modelwright.core.signature import NO_TARGET
+from modelwright.tasks.losses import cross_entropy
 
 METRIC = "ndcg_at_10"
 LABEL_SMOOTHING = 0.0
+# over all items, not sampled ones: Klenitskiy, Vasilev 2023, arXiv:2309.07602
+loss = cross_entropy
 TOP = 10
-
-
-def loss(
-    scores: Tensor,
-    targets: Tensor,
-    *,
-    targets_mixed: Tensor | None = None,
-    mix: float = 1.0,
-    label_smoothing: float = 0.0,
-) -> Tensor:
-    """Mean cross-entropy over all real places and all items, in nats.
-
-    scores: (batch, time, items); targets: (batch, time), NO_TARGET at padding
-
-    Source: Klenitskiy, Vasilev 2023, arXiv:2309.07602 (all items instead of sampled ones).
-    """
-    return F.cross_entropy(
-        scores.float().flatten(0, 1), targets.flatten(),
-        ignore_index=NO_TARGET, label_smoothing=label_smoothing,
-    )  # fmt: skip
 
 
 def statistics(

@@ -7,9 +7,11 @@ The budget is a number of steps or of seconds; the schedule follows the share of
 
 import contextlib
 import copy
+import functools
 import json
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +37,7 @@ from modelwright.train.guards import StopRequested, catch_signals, require_finit
 from modelwright.train.optimizers import learning_rate_factor, make_optimizer
 from modelwright.train.precision import Precision, autocast
 
+Loss = Callable[[Tensor, Tensor], Tensor]
 CURVE_ROWS = 2000  # valid rows looked at while training; the last evaluation takes all of them
 EVALUATIONS = 8  # over the whole budget
 
@@ -146,9 +149,11 @@ class Trainer:
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
         )
-        self._smoothing = settings.label_smoothing
-        if self._smoothing is None:
-            self._smoothing = task.logic.LABEL_SMOOTHING
+        self._loss: Loss = task.logic.loss
+        if task.logic.LABEL_SMOOTHING is not None:
+            own = settings.label_smoothing
+            smoothing = task.logic.LABEL_SMOOTHING if own is None else own
+            self._loss = functools.partial(task.logic.loss, label_smoothing=smoothing)
         self.step, self.elapsed, self.evaluation_seconds = 0, 0.0, 0.0
         self.loss = 0.0
         self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid metric
@@ -176,14 +181,8 @@ class Trainer:
             share = len(micro.targets) / len(batch.targets)
             with autocast(settings.precision):
                 outputs = self.model(*micro.inputs.values())
-            value = share * self.task.logic.loss(
-                outputs,
-                micro.targets,
-                targets_mixed=micro.targets_mixed,
-                mix=micro.mix,
-                label_smoothing=self._smoothing,
-            )
-            value.backward()
+            value = share * mixed_loss(self._loss, outputs, micro)
+            value.backward()  # type: ignore[no-untyped-call]
             loss += value.item()
         require_finite(loss, self.step, settings.learning_rate * factor)
         self.optimizer.step()
@@ -359,6 +358,17 @@ class Trainer:
             f"{rate * self.settings.batch_size:,.0f} examples/s  "
             f"{format_bytes(peak_memory_bytes())}  {format_seconds(max(0.0, left))} left"
         )
+
+
+def mixed_loss(loss: Loss, outputs: Tensor, batch: Batch) -> Tensor:
+    """A batch's loss; with mixup or cutmix the weighted mean over both targets.
+
+    Source: Zhang et al. 2017, arXiv:1710.09412 (mixup).
+    """
+    value = loss(outputs, batch.targets)
+    if batch.targets_mixed is None:
+        return value
+    return batch.mix * value + (1 - batch.mix) * loss(outputs, batch.targets_mixed)
 
 
 def fresh_model(spec: ModelSpec, seed: int) -> nn.Module:
