@@ -180,8 +180,8 @@ def records(file: Path, wanted: Sequence[str | int]) -> Iterator[tuple[str, ...]
                 raise DataError(
                     f"{file}, line {line}: there is no column {name!r}",
                     expected=did_you_mean(str(name), known),
-                    repair="name the columns with data.columns, such as {text: …, label: …}; numbers "
-                    "count from 0 in files without a first line of names",
+                    repair="name the columns with data.columns, such as {text: …, label: …}; "
+                    "numbers count from 0 in files without a first line of names",
                 )
             values.append(str(value))
         yield f"{file.name} line {line}", *values

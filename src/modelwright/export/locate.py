@@ -18,7 +18,7 @@ from torch.export.graph_signature import InputKind
 
 from modelwright.core.errors import IntegrityError
 from modelwright.export.onnx import outputs_of, renumber, strip, traced
-from modelwright.models.carried import fresh
+from modelwright.models import carried
 from modelwright.models.catalog import ModelSpec
 from modelwright.runtime.onnx_session import run
 
@@ -59,7 +59,7 @@ def against_model(
         proto = onnx.load(graph)
         found, remade = graph_values(proto, inputs), graph_values(fresh, inputs)
         assert program.exported_program is not None  # it is for programs traced just now
-        state = fresh(spec.signature.state, len(next(iter(inputs.values()))))
+        state = carried.fresh(spec.signature.state, len(next(iter(inputs.values()))))
         wanted = program_values(
             program.exported_program, {**inputs, **state}, outputs_of(spec.signature)
         )

@@ -16,7 +16,6 @@ from modelwright.models.carried import Carried, Look, unmoved
 from modelwright.models.groups import Group, Groups, Place
 from modelwright.models.layers import ConvNorm
 
-
 KERNEL_SIZE = 3  # of convolutions over time
 
 

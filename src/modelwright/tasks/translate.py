@@ -14,6 +14,7 @@ import numpy as np
 from modelwright.core.errors import MissingExtra
 from modelwright.core.signature import NO_TARGET
 from modelwright.tasks import language
+from modelwright.tasks.losses import cross_entropy
 
 METRIC = "bleu"
 LOOK = "nats_per_token"
@@ -23,7 +24,7 @@ ROWS = 64  # written at once
 ORDERS = 4  # of n-grams
 FIELDS = 2 + 2 + 2 * ORDERS  # of one row's statistics
 
-loss = language.loss
+loss = cross_entropy
 
 
 def statistics(
