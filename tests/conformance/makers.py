@@ -148,7 +148,7 @@ MAKERS: dict[str, Maker] = {
     "recommendation": Maker(_uses),
     "translation": Maker(
         _pairs,
-        {"pair": ["de", "en"], "tokens": {"vocab_size": 300}},
+        {"pair": ["de", "en"], "tokens": {"vocab_size": 400}},
         needs=("tokenizers", "sacrebleu"),
     ),
 }

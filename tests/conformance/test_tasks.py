@@ -142,10 +142,10 @@ def test_padding_changes_nothing(cell: Cell):
     assert len(set(rows.lengths[few])) > 1
     session = TorchSession(cell.model, cell.spec, 1)
     together = session(rows.batch(few))
-    over_time = "time" in cell.spec.signature.outputs[0].shape
+    places = rows.places(cell.spec.signature)
     for place, row in enumerate(few):
         alone = session(rows.batch(np.array([row])))
-        end = rows.lengths[row] if over_time else None
+        end = None if places is None else places[row]
         for name, value in together.items():
             scale = np.abs(value).max()
 
@@ -223,13 +223,14 @@ def test_int8_is_the_same_model_or_refused(cell: Cell, task, family, tmp_path):
 
 @every_cell
 def test_pruning_shrinks(cell: Cell, model):
-    """Half of the channels gone leaves fewer values, and a model of the same signature."""
+    """Half of the channels gone leaves fewer values, and a model that takes and gives the same."""
     smaller, spec = prune(model, cell.spec, 0.5)
     batch = cell.source.rows.batch(np.arange(3))
     before, after = (TorchSession(*one, 1)(batch) for one in ((model, cell.spec), (smaller, spec)))
 
     assert count_params(smaller) < count_params(model)
-    assert cell.spec.signature == spec.signature
+    assert cell.spec.signature.inputs == spec.signature.inputs
+    assert cell.spec.signature.outputs == spec.signature.outputs
     assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
     assert all(np.isfinite(value).all() for value in after.values())
 

@@ -123,9 +123,8 @@ def _carrying_node(sequence: Any, past: Any, weights: Sequence[Any], cell: str) 
     else:
         states = [past]
     first = op.Constant(value_ints=[0])
-    found, *last = _recurrence(
-        sequence, weights, cell, [op.Unsqueeze(one, first) for one in states]
-    )
+    states = [op.Unsqueeze(one, first) for one in states]
+    found, *last = _recurrence(sequence, weights, cell, states)
     if cell == "lstm":
         return found, op.Concat(*(op.Squeeze(one, first) for one in last), axis=1)
     return found, op.Squeeze(last[0], first)

@@ -23,7 +23,7 @@ Description = Mapping[str, Any]
 Specs = tuple[TensorSpec, ...]
 
 
-class Model(nn.Module):
+class Chain(nn.Module):
     """embed -> body -> head.
 
     The inputs of the model's signature, in order -> the first tensor of its outputs.
@@ -47,13 +47,16 @@ class Model(nn.Module):
         return self.head(self.body(features, mask, carried), mask, ids)  # type: ignore[no-any-return]
 
 
-class TiedModel(Model):
+class TiedChain(Chain):
     """The head also takes the vectors of the embedding."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         features, mask = self.embed(*inputs)
         vectors = self.embed.get_parameter("vectors.weight")
         return self.head(self.body(features, mask), mask, vectors)  # type: ignore[no-any-return]
+
+
+Model = Chain | EncoderDecoder  # what every builder gives
 
 
 def _model(
@@ -63,7 +66,7 @@ def _model(
     if tied:
         inputs = {**inputs, "dim": embed.get_parameter("vectors.weight").shape[1]}
     head = HEADS[outputs["kind"]].build(outputs, inputs, body.out_dim, dropout)
-    return (TiedModel if tied else Model)(embed, body, head)
+    return (TiedChain if tied else Chain)(embed, body, head)
 
 
 def _sequence(inputs: Description, dim: int, dropout: float) -> nn.Module:
@@ -202,7 +205,7 @@ def transformer_sequence(
 def _pairs(
     inputs: Description, outputs: Description, dim: int, dropout: float,
     body: Any, layers: Sequence[nn.Module],
-) -> EncoderDecoder:  # fmt: skip
+) -> Model:  # fmt: skip
     head = HEADS[outputs["kind"]].build(outputs, inputs, dim, dropout)
     decoder = Decoder(layers, dim, body.out_dim, dropout)
     return EncoderDecoder(
@@ -213,7 +216,7 @@ def _pairs(
 def cnn_pairs(
     inputs: Description, outputs: Description, dim: int, inner: Sequence[int],
     kernel_size: int = KERNEL_SIZE, dropout: float = 0.0,
-) -> EncoderDecoder:  # fmt: skip
+) -> Model:  # fmt: skip
     """Convolutions on both sides; the first half of `inner` is the encoder's."""
     half = len(inner) // 2
     body = SequenceBody(dim, inner=inner[:half], kernel_size=kernel_size, dropout=dropout)
@@ -226,7 +229,7 @@ def cnn_pairs(
 def rnn_pairs(
     inputs: Description, outputs: Description, dim: int, hidden_dim: int, num_layers: int,
     dropout: float = 0.0,
-) -> EncoderDecoder:  # fmt: skip
+) -> Model:  # fmt: skip
     """Recurrences on both sides, in both directions over the source."""
     body = RecurrentBody(
         dim, hidden_dim=hidden_dim, num_layers=num_layers, cell="gru", dropout=dropout
@@ -238,7 +241,7 @@ def rnn_pairs(
 def transformer_pairs(
     inputs: Description, outputs: Description, dim: int, num_layers: int,
     mlp_dims: Sequence[int] | None = None, dropout: float = 0.0,
-) -> EncoderDecoder:  # fmt: skip
+) -> Model:  # fmt: skip
     """Attention on both sides; the first half of `mlp_dims` is the encoder's."""
     mlp_dims = mlp_dims or [2 * dim] * 2 * num_layers
     heads = num_heads(dim)
@@ -280,12 +283,12 @@ def transformer_carries(outputs: Description, args: Mapping[str, Any]) -> tuple[
 def by_kind(
     image: Callable[..., Model],
     sequence: Callable[..., Model],
-    pairs: Callable[..., EncoderDecoder],
-) -> Callable[..., Model | EncoderDecoder]:
+    pairs: Callable[..., Model],
+) -> Callable[..., Model]:
     """One builder of three: images are grids, pairs two sequences, everything else one."""
     builders = {"image": image, "pairs": pairs}
 
-    def build(inputs: Description, outputs: Description, **args: Any) -> Model | EncoderDecoder:
+    def build(inputs: Description, outputs: Description, **args: Any) -> Model:
         return builders.get(inputs["kind"], sequence)(inputs, outputs, **args)
 
     return build

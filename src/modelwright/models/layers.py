@@ -109,7 +109,7 @@ class Attention(nn.Module):
     def forward(
         self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None
     ) -> Tensor:
-        batch, time, dim = sequence.shape
+        batch, time, _ = sequence.shape
         qkv = self.qkv(sequence).view(batch, time, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         past_key, past_value = (carried.take(), carried.take()) if carried else (None, None)

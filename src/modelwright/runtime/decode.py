@@ -96,7 +96,7 @@ def beam_search(
     scores[:, 0] = 0  # all beams of a row are alike at first
     texts = np.zeros((rows, beam, 0), np.int64)
     here = np.arange(rows)  # rows that are still written
-    done: list[list[tuple[float, Ids]]] = [[] for _ in range(rows)]
+    done: list[list[tuple[float, int, Ids]]] = [[] for _ in range(rows)]  # score, minus length
     while True:
         found = _log_softmax(reading(ids)).reshape(len(here), beam, -1) + scores[..., None]
         flat, size = found.reshape(len(here), -1), found.shape[-1]
@@ -108,7 +108,7 @@ def beam_search(
         ended = (token == end) & np.isfinite(values)
         for row, rank in zip(*np.nonzero(ended[:, :beam]), strict=True):
             text = texts[row, source[row, rank]]
-            done[here[row]].append((float(values[row, rank] / penalty), text))
+            done[here[row]].append((float(values[row, rank] / penalty), -length, text))
         # those that go on: the best that do not end
         order = np.argsort(ended, axis=1, kind="stable")[:, :beam]
         scores, source, token = (
@@ -116,10 +116,14 @@ def beam_search(
         )
         texts = np.take_along_axis(texts, source[..., None], 1)
         texts = np.concatenate([texts, token[..., None]], 2)
-        full = np.array([len(done[row]) >= beam for row in here])
+        # enough have ended, and what goes on is no better: poor texts end early and fill no place
+        full = np.array([
+            len(done[row]) >= beam and scores[place, 0] / penalty <= max(one[0] for one in done[row])
+            for place, row in enumerate(here)
+        ])  # fmt: skip
         long = length >= limits[here]
         for row in np.flatnonzero(long & ~full):
-            done[here[row]].append((float(scores[row, 0] / penalty), texts[row, 0]))
+            done[here[row]].append((float(scores[row, 0] / penalty), -length, texts[row, 0]))
         stay = np.flatnonzero(~(full | long))
         if not len(stay):
             break
@@ -129,7 +133,7 @@ def beam_search(
             reading.pick_sources((stay[:, None] * beam + np.arange(beam)).ravel())
         scores, texts, here = scores[stay], texts[stay], here[stay]
         ids = token[stay].reshape(-1, 1)
-    return [max(own, key=lambda one: one[0])[1] for own in done]
+    return [max(own, key=lambda one: one[:2])[2] for own in done]
 
 
 MOST_BEAMS = 64
