@@ -100,20 +100,23 @@ def evaluate(model: Path, *, part: Literal["valid", "test"] = "valid", json: Jso
 def predict(
     model: Path, *files: str, max_new: int | None = None, temperature: float | None = None,
     top_k: int | None = None, top_p: float | None = None, seed: int | None = None,
-    stop: str | None = None, json: Json = False,
+    stop: str | None = None, beam: int | None = None, length_penalty: float | None = None,
+    json: Json = False,
 ) -> int:  # fmt: skip
-    """Answers for files, for every file of a folder, or for texts; a language model writes on.
+    """Answers for files, for every file of a folder, or for texts; - is the standard input.
 
-    The options but --json are a language model's; other models refuse them.
+    A language model writes on, and its text appears as it comes; --max-new to --stop are its
+    options. --beam and --length-penalty are those of translation. Other models refuse them.
     """
     from modelwright import show, verbs
 
     if not files:
         raise ConfigError("predict: no file given", expected="one or more files, texts or a folder")
     options = {"max_new": max_new, "temperature": temperature, "top_k": top_k, "top_p": top_p,
-               "seed": seed, "stop": stop}  # fmt: skip
+               "seed": seed, "stop": stop, "beam": beam,
+               "length_penalty": length_penalty}  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
-    found = verbs.predict(model, files, **given)
+    found = verbs.predict(model, files, told=None if json else show.piece, **given)
     _print(found, json, show.predict)
     for one in found["failed"]:
         _complain(f"{one['file']}: {one['reason']}")

@@ -94,9 +94,15 @@ def evaluate(found: Found) -> None:
     )
 
 
+def piece(text: str) -> None:
+    """A piece of a text that is being written, at once."""
+    console.print(Text(text), end="", soft_wrap=True)
+    console.file.flush()
+
+
 def predict(found: Found) -> None:
-    """Answers, one a line; a tagged text as it is, with its spans; of a forecast a table;
-    what was written, behind its beginning.
+    """Answers, one a line; a tagged text as it is, with its spans; of a forecast a table; the end
+    of the line of what was written on.
     """
     table = _table("file", "answer", "probability", "next")
     for one in found["answers"]:
@@ -106,8 +112,11 @@ def predict(found: Found) -> None:
         if "tags" in one:
             console.print(_marked(one), soft_wrap=True)
             continue
-        if "prompt" in one:
-            console.print(Text.assemble((one["prompt"], "bold"), one["answer"]), soft_wrap=True)
+        if "prompt" in one:  # shown already, piece by piece
+            console.print()
+            continue
+        if "probabilities" not in one:
+            console.print(Text(one["answer"]), soft_wrap=True)
             continue
         best, *rest = one["probabilities"]
         others = ", ".join(f"{two['label']} {two['probability']:.1%}" for two in rest[:2])

@@ -7,7 +7,8 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from modelwright.core.progress import say
 from modelwright.core.recipe import Data, Recipe
 from modelwright.core.run import STAGES, Run
 from modelwright.data import catalog as data_catalog
-from modelwright.data import checks, language
+from modelwright.data import checks
 from modelwright.data.rows import load_part
 from modelwright.plan import choose
 from modelwright.stages import STEPS, load
@@ -133,54 +134,40 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def predict(folder: str | Path, inputs: Sequence[str | Path], **writing: Any) -> dict[str, Any]:
+def predict(
+    folder: str | Path, inputs: Sequence[str | Path], *,
+    told: Callable[[str], None] | None = None, **writing: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Answers of a model folder for files, for every file in a folder, or for texts.
 
     Args:
         inputs: paths; where the model takes text, a text itself, or a file with one on each line;
             where it takes items, a user's history: ids or names divided by commas, oldest first.
-            A language model goes on with a text, or with a whole file.
+            A language model goes on with a text, or with a whole file. "-" is what stands on
+            the standard input.
+        told: called with each piece of a text that a language model writes on, as it comes.
         writing: of language models: max_new, temperature, top_k, top_p, seed, stop; as in
-            runtime.generate.Writing.
+            runtime.generate.Writing. Of translation: beam, length_penalty, most; as in
+            runtime.decode.beam_search.
     Returns: "answers", each with its file or text, the answer, and what belongs to it by task,
         such as probabilities, most likely first; "failed", what cannot be read, with the reason.
     Raises: ConfigError for a `writing` that another model could not follow.
     """
+    from modelwright.runtime.answering import answer, check_writing
     from modelwright.runtime.catalog import open_session
-    from modelwright.runtime.generate import Recomputed, Writing, written
-    from modelwright.tasks.catalog import TASKS
 
     artifact = open_artifact(_model_folder(Path(folder)))
-    described = artifact.manifest["model"]["inputs"]
-    kind = data_catalog.KINDS[described["kind"]]
-    task, files = TASKS[artifact.manifest["task"]], artifact.extras
-    writes = task.outputs == "next"
-    if writing and not writes:
-        raise ConfigError(
-            f"predict: {', '.join(sorted(writing))} is of no use to {artifact.manifest['task']}",
-            expected="a language model, which goes on with a text",
-            repair="leave it out",
-        )
-    how = Writing(**writing)
+    check_writing(artifact, writing)
+    kind = data_catalog.KINDS[artifact.manifest["model"]["inputs"]["kind"]]
     session = open_session(artifact)
     answers, failed = [], []
     for name, content in _items(inputs, kind):
         try:
             own = content if isinstance(content, bytes) else content.read_bytes()
-            if writes:
-                scores = Recomputed(session, described["max_length"])
-                prompt = language.prompt(own)
-                pieces = written(scores, language.tokens_of(files), prompt, how)
-                answers.append({"file": name, "prompt": prompt, "answer": "".join(pieces)})
-                continue
-            outputs = session(kind.read_input(own, described, files))
+            answers.append({"file": name, **answer(session, artifact, own, writing, told)})
         except (OSError, DataError) as error:
             reason = error.what if isinstance(error, DataError) else error.strerror
             failed.append({"file": name, "reason": reason})
-            continue
-        row = {key: value[0] for key, value in outputs.items()}
-        answer = task.logic.answer(row, artifact.labels, kind.tokens(own, described, files))
-        answers.append({"file": name, **answer})
     return {"artifact": str(artifact.folder), "answers": answers, "failed": failed}
 
 
@@ -249,7 +236,7 @@ def doctor() -> dict[str, Any]:
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors")
 EXTRAS = {
     "vision": ("PIL", "sklearn"),
-    "text": ("tokenizers",),
+    "text": ("tokenizers", "sacrebleu"),
     "serve": ("starlette", "uvicorn", "httptools", "orjson", "PIL"),
 }
 
@@ -327,6 +314,7 @@ OWN_KEYS = {
     "  # window: 336               # steps looked back at\n",
     "items": "  # interactions: {user: 0, item: 1, time: 3, names: null}  # columns; a file of "
     "titles\n",
+    "pairs": "  # tokens: {vocab_size: 6000}  # pieces of words, of both languages together\n",
     "stream": "  # window: 128               # tokens looked back at\n"
     "  # tokens: {unit: characters}  # or bytes, or bpe with a vocab_size\n",
 }
@@ -338,6 +326,7 @@ GOALS = {
     "f1": '  f1: ">= 0.9"                # edit: what you need; or "drop <= 0.5 pt"',
     "ndcg_at_10": '  ndcg_at_10: ">= 0.05"      # edit: what you need; or "drop <= 0.5 pt"',
     "mse": '  mse: "<= 0.5"               # edit: in units of each series\' variance on train',
+    "bleu": '  bleu: ">= 25"                # edit: from 0 to 100, by sacreBLEU',
     "nats_per_char": '  nats_per_char: "<= 1.8"     # edit: surprise at each character, in nats',
 }
 
@@ -351,7 +340,7 @@ def _described(report: Mapping[str, Any]) -> str:
     else:
         kinds = {
             "text": "texts", "audio": "recordings", "series": "windows",
-            "stream": "stretches of text", "items": "histories",
+            "stream": "stretches of text", "items": "histories", "pairs": "pairs of texts",
         }  # fmt: skip
         what = kinds.get(inputs["kind"], "rows")
     if inputs["kind"] == "items":
@@ -408,7 +397,11 @@ def _items(
     """What to answer, by name: files, and texts where the model takes them."""
     for one in inputs:
         path = Path(one)
-        if os.path.isdir(one):  # noqa: PTH112 - a text may be too long for a path
+        if str(one) == "-" and kind.texts:
+            content = sys.stdin.read()
+            for text in content.splitlines() if kind.lines else [content]:
+                yield text, text.encode()
+        elif os.path.isdir(one):  # noqa: PTH112 - a text may be too long for a path
             found = [
                 file for file in sorted(path.rglob("*")) if file.suffix.lower() in kind.suffixes
             ]

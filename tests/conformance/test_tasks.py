@@ -158,7 +158,7 @@ def test_eight_rows_are_learned_by_heart(cell: Cell):
     trainer, losses = cell.taught
     found = trainer.evaluate()[f"valid_{cell.task.metric}"]
 
-    assert METRICS[cell.task.metric].error(found) <= BY_HEART
+    assert METRICS[cell.task.metric].error(found) <= BY_HEART * METRICS[cell.task.metric].scale
     assert losses[-1] < 0.2 * losses[0]
 
 
@@ -290,7 +290,7 @@ def test_the_server_answers_as_predict(cell: Cell):
         for one in reply.json()["outputs"]
     }
     shown = page.json()
-    inferred = answers.answer(inputs, outputs, tokens)
+    inferred = {} if answers.writes_anew else answers.answer(inputs, outputs, tokens)
 
     assert {key: shown[key] for key in inferred} == inferred
     assert "answer" in said
@@ -308,7 +308,7 @@ def test_a_whole_run_ends_certified(source_of, task, tmp_path):
     source: Source = source_of(task)
     family, metric = FAMILY_OF[task], METRICS[TASKS[task].metric]
     methods = ["quantize"] if (task, family, "int8") not in REFUSED else ["prune"]
-    bound = metric.at_error(0.5 if metric.higher_is_better else 2.0)
+    bound = metric.at_error(0.5 * metric.scale if metric.higher_is_better else 2.0)
     path = tmp_path / "whole.yaml"
     path.write_text(yaml.safe_dump({
         "task": task,

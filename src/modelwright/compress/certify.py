@@ -68,6 +68,7 @@ def certify(
         "goals": goals,
         "rows": quality.rows,
         "metric": name,
+        **({"protocol": task.protocol} if task.protocol else {}),
         **quality.values,
         f"{name}_low": quality.low,
         f"{name}_high": quality.high,
@@ -241,7 +242,8 @@ def _distance(missed: Mapping[str, Any], bounds: Sequence[Goal]) -> float:
 def _gap(goal: Goal, value: float) -> float:
     """Relative distance to the bound; for shares near one, relative to the errors allowed."""
     if goal.op == ">=":
-        return (goal.bound - value) / max(1 - goal.bound, 1e-3)
+        best = METRICS[goal.name].best if goal.name in METRICS else 1.0
+        return (goal.bound - value) / max(best - goal.bound, 1e-3)
     return (value - goal.bound) / max(abs(goal.bound), 1e-3)
 
 

@@ -341,7 +341,8 @@ def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Ca
     if not eligible:
         return None
     lost = f"{eligible[0].metric}_drop"
-    drop = next((goal.bound for goal in bounds if goal.name == lost), SAFE_DROP)
+    allowed = SAFE_DROP * METRICS[eligible[0].metric].scale
+    drop = next((goal.bound for goal in bounds if goal.name == lost), allowed)
     safe = [candidate for candidate in eligible if candidate.measured[lost] <= drop]
     chosen = min(
         safe or eligible,

@@ -28,6 +28,11 @@ class Metric:
         return self.best - error if self.higher_is_better else self.best + error
 
     @property
+    def scale(self) -> float:
+        """The distance from nothing to the best: 100 where that is the best, 1 for shares."""
+        return abs(self.best) or 1.0
+
+    @property
     def op(self) -> str:
         """The side that a bound on it holds."""
         return ">=" if self.higher_is_better else "<="

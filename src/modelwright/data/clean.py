@@ -45,20 +45,20 @@ def cleaned_pairs(
     A row is left out if one of them is; drop: duplicates looks at both together.
     """
     chain = [(step.name, step.key == "drop", STEPS[step.key](step.value)) for step in steps]
-    for where, *pair in records:
-        left = tuple(pair)
+    for where, source, target in records:
+        left: tuple[str | None, str | None] = source, target
         for name, together, step in chain:
+            before = left
             if together:
-                kept = left if step("\0".join(left)) is not None else (None, None)
+                left = before if step("\0".join(map(str, before))) is not None else (None, None)
             else:
-                kept = tuple(step(text) for text in left)
-            if kept != left:
+                left = step(str(before[0])), step(str(before[1]))
+            if left != before:
                 counts[name] = counts.get(name, 0) + 1
-            if None in kept:
+            if None in left:
                 break
-            left = kept
         else:
-            yield where, *left
+            yield where, str(left[0]), str(left[1])
 
 
 def findings(counts: dict[str, int]) -> list[Finding]:

@@ -92,7 +92,7 @@ def _parts(path: Path, section: recipe.Data) -> Iterator[tuple[str, Iterator[Pai
         )
     columns = (section.columns.source, section.columns.target)
     for part, file in part_files(path, section).items():
-        yield part, records(file, columns)
+        yield part, ((row[0], row[1], row[2]) for row in records(file, columns))
 
 
 def _pair(folder: Path, section: recipe.Data) -> tuple[str, str]:

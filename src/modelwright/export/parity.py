@@ -261,7 +261,7 @@ def _judge(
     shown = np.unique(of.rows[np.argsort(-found, kind="stable")])[:LOCATE_ROWS]
 
     if decides:
-        writes = HEADS[spec.outputs["kind"]].writes
+        writes = bool(HEADS[spec.outputs["kind"]].writes)
         _judge_decisions(hop, rows_before, rows_after, scale, writes, failures)
         _judge_softmax(hop, rows_after, failures)
     _judge_read(hop, rows_before, rows_after, failures)

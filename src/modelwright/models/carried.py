@@ -41,8 +41,8 @@ class Carried:
 
 def fresh(state: Sequence[TensorSpec], number: int) -> dict[str, np.ndarray]:
     """The state of that many rows of which nothing was seen, by name."""
-    free = {"batch": number, PAST: 0}
+    free: dict[int | str, int | str] = {"batch": number, PAST: 0}
     return {
-        one.name: np.zeros([free.get(str(size), size) for size in one.shape], one.dtype)
+        one.name: np.zeros([int(free.get(size, size)) for size in one.shape], one.dtype)
         for one in state
     }

@@ -204,17 +204,27 @@ class Carrying(WithAnswers):
         super().__init__(model, outputs)
         self.signature = signature
 
+    @property
+    def writer(self) -> Any:
+        """The model, which has `encode` and `decode`."""
+        return self.model
+
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         number = len(self.signature.inputs)
-        memory = self.model.encode(*inputs[: number - 1])
+        memory = self.encode(*inputs[: number - 1])
         return *self.written(inputs[number - 1], memory, inputs[number:]), *memory
+
+    def encode(self, *inputs: Tensor) -> list[Tensor]:
+        """The memory of all inputs but the last."""
+        found: list[Tensor] = self.writer.encode(*inputs)
+        return found
 
     def written(
         self, ids: Tensor, memory: Sequence[Tensor], past: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Outputs and present of the last input alone."""
         carried = Carried(past)
-        raw = self.model.decode(ids, memory, carried)
+        raw = self.writer.decode(ids, memory, carried)
         return *HEADS[self.outputs["kind"]].finish(raw, self.outputs), *carried.present
 
 

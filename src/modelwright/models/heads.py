@@ -157,14 +157,15 @@ class Head:
     outputs: the tensors that an artifact gives: first what is judged, then what is read.
     finish: the head's tensor to all of them.
     each_place: whether every place of a sequence has a target while training.
-    writes: whether the answer is a text, token by token, each given those before it.
+    writes: whether the answer is a text, token by token, each given those before it: one that goes
+        on with the input, or a new one; "" where it is no text.
     """
 
     build: Callable[[Mapping[str, Any], Mapping[str, Any], int, float], nn.Module]
     outputs: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
     finish: Callable[[Tensor, Mapping[str, Any]], tuple[Tensor, ...]]
     each_place: bool = False
-    writes: bool = False
+    writes: Literal["", "on", "anew"] = ""
 
 
 def _floats(*shape: int | str) -> Callable[..., tuple[TensorSpec, ...]]:
@@ -189,13 +190,13 @@ HEADS: dict[str, Head] = {
         lambda own, inputs, dim, dropout: TagHead(dim, own["num_classes"]),
         lambda own: _floats("batch", "time", own["num_classes"])("logits", "probabilities"),
         _softmax,
-        writes=True,
+        writes="on",
     ),
     "sequence": Head(
         lambda own, inputs, dim, dropout: Scores(own["num_classes"]),
         lambda own: _floats("batch", "target_time", own["num_classes"])("logits", "probabilities"),
         _softmax,
-        writes=True,
+        writes="anew",
     ),
     "ranking": Head(
         lambda own, inputs, dim, dropout: RankHead(

@@ -285,7 +285,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
         ),
         "pairs": _ladder(
             ATTENTION,
-            (32, 1, 0.0),
+            (32, 2, 0.0),
             (128, 2, 0.1),
             (256, 3, 0.2),
             (512, 4, 0.3),

@@ -112,24 +112,29 @@ class Attention(nn.Module):
         batch, time, _ = sequence.shape
         qkv = self.qkv(sequence).view(batch, time, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        past_key, past_value = (carried.take(), carried.take()) if carried else (None, None)
-        before = 0 if past_key is None else past_key.shape[2]
+        if carried is not None:
+            return self._joined(self._carried_on(query, key, value, carried))
         if self.rotary:
-            query, key = rotate(query, before), rotate(key, before)
-        if carried is not None and past_key is not None and past_value is not None:
-            key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
-            carried.leave(key)
-            carried.leave(value)
-            places = torch.arange(before + time, device=sequence.device)
-            seen = places <= places[before:, None]
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
-            return self._joined(mixed)
+            query, key = rotate(query), rotate(key)
         # padding comes last, so a causal place never sees it
         seen = None if mask is None or self.causal else mask[:, None, None]
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=seen, is_causal=self.causal
         )
         return self._joined(mixed)
+
+    def _carried_on(self, query: Tensor, key: Tensor, value: Tensor, carried: Carried) -> Tensor:
+        """Behind the places that were seen before, which are joined to these."""
+        past_key, past_value = carried.take(), carried.take()
+        before = past_key.shape[2]
+        if self.rotary:
+            query, key = rotate(query, before), rotate(key, before)
+        key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
+        carried.leave(key)
+        carried.leave(value)
+        places = torch.arange(key.shape[2], device=key.device)
+        seen = places <= places[before:, None]
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
 
     def _joined(self, heads: Tensor) -> Tensor:
         return torch.as_tensor(self.out(heads.transpose(1, 2).flatten(2)))

@@ -118,12 +118,13 @@ def beam_search(
         texts = np.concatenate([texts, token[..., None]], 2)
         # enough have ended, and what goes on is no better: poor texts end early and fill no place
         full = np.array([
-            len(done[row]) >= beam and scores[place, 0] / penalty <= max(one[0] for one in done[row])
+            len(done[row]) >= beam and scores[place, 0] / penalty <= max(done[row], key=_rank)[0]
             for place, row in enumerate(here)
         ])  # fmt: skip
         long = length >= limits[here]
-        for row in np.flatnonzero(long & ~full):
-            done[here[row]].append((float(scores[row, 0] / penalty), -length, texts[row, 0]))
+        for row in np.flatnonzero(long):
+            if not done[here[row]]:  # nothing has ended: the best so far, without an end
+                done[here[row]].append((float(scores[row, 0] / penalty), -length, texts[row, 0]))
         stay = np.flatnonzero(~(full | long))
         if not len(stay):
             break
@@ -133,10 +134,14 @@ def beam_search(
             reading.pick_sources((stay[:, None] * beam + np.arange(beam)).ravel())
         scores, texts, here = scores[stay], texts[stay], here[stay]
         ids = token[stay].reshape(-1, 1)
-    return [max(own, key=lambda one: one[:2])[2] for own in done]
+    return [max(own, key=_rank)[2] for own in done]
 
 
 MOST_BEAMS = 64
+
+
+def _rank(text: tuple[float, int, Ids]) -> tuple[float, int]:
+    return text[:2]
 
 
 def _limits(source: np.ndarray, most: int | None) -> np.ndarray:

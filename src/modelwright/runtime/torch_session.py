@@ -33,7 +33,7 @@ class TorchSession(Writes):
     def encode(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The memory of all inputs but the last."""
         with _threads(self._threads), torch.inference_mode():
-            found = self._carrying.model.encode(*_tensors(batch, self.signature.inputs[:-1]))
+            found = self._carrying.encode(*_tensors(batch, self.signature.inputs[:-1]))
             return {
                 one.name: value.to(getattr(torch, one.dtype)).numpy()
                 for one, value in zip(self.signature.memory, found, strict=True)

@@ -19,6 +19,7 @@ from modelwright.tasks.losses import cross_entropy
 METRIC = "bleu"
 LOOK = "nats_per_token"
 LABEL_SMOOTHING = 0.1  # Vaswani et al. 2017, arXiv:1706.03762, section 5.4
+WRITING = ("beam", "length_penalty", "most")  # what predict takes
 BEAM, LENGTH_PENALTY = 5, 1.0
 ROWS = 64  # written at once
 ORDERS = 4  # of n-grams

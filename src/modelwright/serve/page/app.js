@@ -6,7 +6,7 @@ const MOST_CHARTS = 8;
 const KIND_COLORS = 6;
 const SMALL_PIXELS = 64; // below this a picture is shown with its pixels, not blurred
 const GOALS = {
-  accuracy: "Accuracy", f1: "F1", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", mse: "Mean squared error", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
+  accuracy: "Accuracy", f1: "F1", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", bleu: "BLEU", bleu_drop: "BLEU lost", mse: "Mean squared error", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
   mse_drop: "Mean squared error added", latency_p50_ms: "Half of the answers within",
   latency_p95_ms: "95% of answers within", latency_p99_ms: "99% of answers within",
   size_mb: "File size",
@@ -106,7 +106,7 @@ function show() {
   $("samples").hidden = !samples.length;
   $("samples-title").textContent = `Test ${medium?.many} the model never trained on`;
   samples.forEach(model.takes === "text" ? addText : addSample);
-  if (model.span_kinds.length || model.takes === "series") {
+  if (model.span_kinds.length || model.takes === "series" || model.task === "translation") {
     $("promise").textContent = "The answer will stand here.";
   }
   const goals = Object.entries(model.goals);
@@ -250,10 +250,11 @@ function showChoices(reply, truth) {
   $("verdict").className = truth === undefined ? "" : right ? "right" : "wrong";
   $("verdict").textContent =
     truth === undefined ? "" : right ? "✓ Right: that is its label" : `✗ Wrong: its label is ${truth}`;
-  const shown = reply.probabilities.slice(0, MOST_BARS);
+  const choices = reply.probabilities || []; // a text of the model's own has none
+  const shown = choices.slice(0, MOST_BARS);
   $("bars").classList.toggle("short", shown.every((item) => item.label.length <= 3));
   $("bars").replaceChildren(...shown.map(bar));
-  const left = reply.probabilities.length - shown.length;
+  const left = choices.length - shown.length;
   return left > 0 ? `; ${left} less likely choices are not shown` : "";
 }
 
