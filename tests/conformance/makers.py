@@ -21,12 +21,14 @@ class Maker:
     write: into an empty folder; gives the source, and what a person asks: a file, or a text.
     data: further keys of the recipe's section `data`.
     needs: modules that reading it takes.
+    steps: of a whole run.
     predict: arguments with which `predict` answers as the page does.
     """
 
     write: Callable[[Path], tuple[Path, Path | str]]
     data: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    steps: int = 60
     predict: dict[str, Any] = field(default_factory=dict)
 
 
@@ -123,12 +125,12 @@ WORDS = {"ein": "a", "Hund": "dog", "Kind": "child", "Mann": "man", "läuft": "r
 
 
 def _pairs(folder: Path) -> tuple[Path, str]:
-    """One to nine words, each of which has one translation."""
+    """One to five words, each of which has one translation."""
     draw = np.random.default_rng(0)
     (folder / "pairs").mkdir()
     sides = {"de": list[str](), "en": list[str]()}
     for number in range(120):
-        words = draw.choice(list(WORDS), 1 + number % 9)
+        words = draw.choice(list(WORDS), 1 + number % 5)
         sides["de"].append(" ".join(words) + ".")
         sides["en"].append(" ".join(WORDS[word] for word in words) + ".")
     for language, lines in sides.items():
@@ -150,5 +152,6 @@ MAKERS: dict[str, Maker] = {
         _pairs,
         {"pair": ["de", "en"], "tokens": {"vocab_size": 400}},
         needs=("tokenizers", "sacrebleu"),
+        steps=300,
     ),
 }

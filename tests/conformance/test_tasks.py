@@ -313,7 +313,7 @@ def test_a_whole_run_ends_certified(source_of, task, tmp_path):
     path.write_text(yaml.safe_dump({
         "task": task,
         "data": {"source": str(source.source), **source.maker.data},
-        "budget": {"train_steps": 60},
+        "budget": {"train_steps": source.maker.steps},
         "goals": {metric.name: f"{metric.op} {bound}", "size_mb": "<= 1"},
         "model": {"family": family, "size": "tiny"},
         "train": {"batch_size": 16, "precision": "32-true", "learning_rate": 0.01},

@@ -33,17 +33,28 @@ class OnnxSession(Writes):
 
     def encode(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The memory of all inputs but the last."""
-        given = {one.name: batch[one.name] for one in self.signature.inputs[:-1]}
-        return run(self._parts[0], given, [one.name for one in self.signature.memory])
+        return run(self._parts[0], batch, [one.name for one in self.signature.memory])
 
     def step(
         self, ids: np.ndarray, carried: Mapping[str, np.ndarray]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Logits of each place of the last input, and the new past, from memory and past."""
-        given = {self.signature.inputs[-1].name: ids, **carried}
+        given = {**self._shapes(carried), self.signature.inputs[-1].name: ids, **carried}
         logits, *present = self._parts[1].run([self._outputs[0], *self.signature.present], given)
         names = [one.name for one in self.signature.state]
         return logits, dict(zip(names, present, strict=True))
+
+    def _shapes(self, carried: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Nothing in the shape of the inputs that the memory came from."""
+        free = {
+            size: length
+            for one in self.signature.memory
+            for size, length in zip(one.shape, carried[one.name].shape, strict=True)
+        }
+        return {
+            one.name: np.zeros([int(free.get(size, size)) for size in one.shape], one.dtype)
+            for one in self.signature.inputs[:-1]
+        }
 
     @functools.cached_property
     def _parts(self) -> tuple[Any, Any]:
@@ -54,11 +65,9 @@ class OnnxSession(Writes):
         memory = [one.name for one in signature.memory]
         inputs, state = ([one.name for one in part] for part in (signature.inputs, signature.state))
         whole = onnx.utils.Extractor(onnx.load(self._graph))
-        halves = (
-            whole.extract_model(inputs[:-1], memory),
-            whole.extract_model(
-                [inputs[-1], *memory, *state], [self._outputs[0], *signature.present]
-            ),
+        halves = (  # both with every input: a graph reads sizes off any of them
+            whole.extract_model([*inputs, *state], memory),
+            whole.extract_model([*inputs, *state, *memory], [self._outputs[0], *signature.present]),
         )
         encoder, decoder = (
             inference_session(half.SerializeToString(), self._threads) for half in halves
