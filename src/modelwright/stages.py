@@ -35,15 +35,14 @@ from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.loop import (
-    Budget,
     Trainer,
     announce,
-    fill_in,
     fresh_model,
     peak_memory_bytes,
     reset_peak_memory,
 )
 from modelwright.train.save import write_trained
+from modelwright.train.settings import Budget, fill_in
 
 PARITY_ROWS = 2000  # real rows from valid and train; all there are where there are fewer
 PARITY_PLACES, PARITY_SCORES = 100_000, 8_000_000  # of language models, whose every place has many

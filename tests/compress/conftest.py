@@ -13,7 +13,8 @@ from modelwright.data.rows import Rows
 from modelwright.export.onnx import export_onnx
 from modelwright.models.catalog import Model, ModelSpec, build
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Budget, Trainer, fill_in, fresh_model
+from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.settings import Budget, fill_in
 
 SHAPE, NUM_CLASSES = (1, 8, 8), 4
 INPUTS = {"kind": "image", "shape": list(SHAPE), "mean": [90.0], "std": [60.0]}

@@ -17,8 +17,9 @@ from modelwright.data.rows import Rows, joined
 from modelwright.export.catalog import export
 from modelwright.models.catalog import Model, ModelSpec
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Budget, Trainer, fill_in, fresh_model
+from modelwright.train.loop import Trainer, fresh_model
 from modelwright.train.save import write_trained
+from modelwright.train.settings import Budget, fill_in
 
 torch.set_num_threads(1)
 EIGHT, STEPS = 8, 250

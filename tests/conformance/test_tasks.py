@@ -36,7 +36,7 @@ from modelwright.runtime.torch_session import TorchSession
 from modelwright.serve.answers import MEDIA
 from modelwright.serve.openinference import DATATYPES
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Budget
+from modelwright.train.settings import Budget
 
 # task -> why its row of TASKS is not ready to be tested
 SKIPPED: dict[str, str] = {}

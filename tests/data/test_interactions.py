@@ -13,7 +13,8 @@ from modelwright.data import catalog, checks, interactions
 from modelwright.data.interactions import FIRST_ID, ITEMS
 from modelwright.models.catalog import ModelSpec
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Budget, Settings, Trainer, fresh_model
+from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.settings import Budget, Settings
 
 from .conftest import section
 

@@ -7,7 +7,7 @@ import pytest
 from modelwright.core.errors import Exit, Infeasible
 from modelwright.plan import choose
 from modelwright.plan.choose import Candidate, training_budget
-from modelwright.train.loop import Budget
+from modelwright.train.settings import Budget
 
 from .conftest import data_of, recipe_of, rows
 

@@ -9,7 +9,8 @@ from modelwright.core.recipe import Target
 from modelwright.models.catalog import ModelSpec
 from modelwright.plan import time
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Budget, Trainer, fresh_model
+from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.settings import Budget
 
 from .conftest import INPUTS, OUTPUTS, recipe_of
 
@@ -20,7 +21,7 @@ def spec_of(size="tiny", mean=90.0):
 
 def settings_of(precision="32-true"):
     from modelwright.plan.choose import training_budget
-    from modelwright.train.loop import fill_in
+    from modelwright.train.settings import fill_in
 
     recipe = recipe_of()
     return fill_in(recipe.train, spec_of(), precision, training_budget(recipe))

@@ -10,7 +10,8 @@ from modelwright.core.recipe import Augment, Train
 from modelwright.data.rows import Rows
 from modelwright.models.catalog import ModelSpec
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Budget, Settings, Trainer, fill_in, fresh_model
+from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.settings import Budget, Settings, fill_in
 
 FAMILIES = ("cnn", "rnn", "transformer")
 SHAPE, NUM_CLASSES = (1, 8, 8), 4

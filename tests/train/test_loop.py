@@ -13,7 +13,7 @@ from modelwright.core.errors import ConfigError, Exit, TrainingFailed
 from modelwright.models.catalog import MODELS
 from modelwright.train import checkpoint, loop
 from modelwright.train.guards import StopRequested
-from modelwright.train.loop import Budget
+from modelwright.train.settings import Budget
 
 from .conftest import differing, rows, settings_of, trainer_of, weights_of
 

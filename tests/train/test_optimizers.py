@@ -1,15 +1,19 @@
 """The schedule ends at zero, and weight decay takes hold of matrices only."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from modelwright.core.errors import ConfigError
 from modelwright.models.catalog import build
-from modelwright.train.optimizers import learning_rate_factor, make_optimizer
+from modelwright.train.optimizers import hidden_matrices, learning_rate_factor, make_optimizer
+from modelwright.train.settings import Budget
 
-from .conftest import FAMILIES, spec_of, trainer_of
+from .conftest import FAMILIES, differing, spec_of, trainer_of, weights_of
 
 shares = st.floats(0, 1, allow_nan=False)
 
@@ -111,3 +115,53 @@ def test_spared_weights_do_not_shrink():
 
     assert pytest.approx(0.95) == model.weight[0, 0].item()
     assert 1.0 == model.bias[0].item()
+
+
+def test_muon_moves_the_matrices_of_the_body():
+    """Muon and AdamW share one model; together they step as each would alone."""
+    torch.manual_seed(0)
+    model = build(spec_of("transformer"))
+    alone = copy.deepcopy(model)
+    both = make_optimizer(model, "muon", learning_rate=0.01, weight_decay=0.1)
+    matrices, rest = hidden_matrices(alone), []
+    known = {id(one) for one in matrices}
+    rest = [one for one in alone.parameters() if id(one) not in known]
+    muon = torch.optim.Muon(matrices, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(
+        [{"params": [p], "weight_decay": 0.1 if p.ndim > 1 else 0.0} for p in rest],
+        lr=0.01, betas=(0.9, 0.99),
+    )  # fmt: skip
+    for parameter, other in zip(model.parameters(), alone.parameters(), strict=True):
+        parameter.grad = torch.randn_like(parameter)
+        other.grad = parameter.grad.clone()
+    for optimizer in (both, muon, adamw):
+        optimizer.step()
+
+    assert matrices
+    moved = dict(alone.named_parameters())
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] not in ("positions", "token"):  # spared by weight decay
+            torch.testing.assert_close(parameter, moved[name], rtol=1e-5, atol=1e-6)
+
+
+def test_muon_says_so_where_there_is_nothing_to_move():
+    """A convolution net has no matrices between its ends."""
+    with pytest.raises(ConfigError, match="has none"):
+        make_optimizer(build(spec_of("cnn")), "muon", learning_rate=0.01, weight_decay=0)
+
+
+def test_muon_resumes_to_the_bit(tmp_path):
+    """Both optimizers' state comes back from a checkpoint."""
+    budget = {"budget": Budget(steps=6), "optimizer": "muon"}
+    whole = trainer_of(tmp_path / "whole", "transformer", **budget)
+    whole.run()
+    half = trainer_of(tmp_path / "half", "transformer", **budget)
+    half.run(Budget(steps=3))
+    half.save()
+    again = trainer_of(tmp_path / "half", "transformer", **budget)
+    resumed_at = again.step
+    again.run()
+
+    assert 3 == resumed_at
+    assert any("momentum_buffer" in name for name in weights_of(again))
+    assert [] == differing(weights_of(whole), weights_of(again))

@@ -11,7 +11,7 @@ import torch
 
 from modelwright.core.errors import ConfigError, Exit, IntegrityError, StorageError
 from modelwright.train import checkpoint
-from modelwright.train.loop import Budget
+from modelwright.train.settings import Budget
 
 from .conftest import AUGMENT, FAMILIES, differing, trainer_of, weights_of
 

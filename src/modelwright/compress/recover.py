@@ -8,8 +8,9 @@ from modelwright.data.rows import Rows
 from modelwright.models.catalog import Model, ModelSpec
 from modelwright.plan.choose import training_budget
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Budget, Trainer, fill_in
+from modelwright.train.loop import Trainer
 from modelwright.train.precision import Precision
+from modelwright.train.settings import Budget, fill_in
 
 LEARNING_RATE_SHARE = 0.3  # of the first training's: the model starts near a good place
 

@@ -99,11 +99,11 @@ class Train(Section):
     """How weights are found. None means: the default of the chosen family."""
 
     seed: Whole = Field(0, ge=0, lt=2**31)
-    batch_size: Whole = Field(
-        128, ge=1, description="examples per optimizer step, over all devices"
+    batch_size: Whole | None = Field(
+        None, ge=1, description="examples per optimizer step, over all devices"
     )
     micro_batch_size: Whole | None = Field(None, ge=1, description="examples per forward pass")
-    optimizer: Literal["adamw", "sgd"] | None = None
+    optimizer: Literal["adamw", "sgd", "muon"] | None = None
     learning_rate: Real | None = Field(None, gt=0)
     weight_decay: Real | None = Field(None, ge=0)
     warmup_steps: Whole | None = Field(
@@ -119,7 +119,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> "Train":
-        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+        if self.micro_batch_size and self.batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError("micro_batch_size must divide batch_size")
         return self
 

@@ -188,16 +188,20 @@ def transformer_sequence(
     dim: int,
     num_layers: int,
     mlp_dims: Sequence[int] | None = None,
+    mlp_ratio: int = 2,
+    head_dim: int = 32,
     dropout: float = 0.0,
+    **block: Any,
 ) -> Model:
-    """Attention among places, turned by their distance."""
+    """Attention among places, turned by their distance; `block` as EncoderBlock takes it."""
     body = EncoderBody(
         dim,
-        num_heads=num_heads(dim),
-        mlp_dims=mlp_dims or [2 * dim] * num_layers,
+        num_heads=max(1, dim // head_dim),
+        mlp_dims=mlp_dims or [mlp_ratio * dim] * num_layers,
         positions="rotary",
         causal=_causal(outputs),
         dropout=dropout,
+        **block,
     )
     return _model(inputs, outputs, _sequence(inputs, dim, dropout), body, dropout)
 

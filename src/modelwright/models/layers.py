@@ -1,6 +1,7 @@
 """Parts that several architectures share: attention, norms, positions, convolution with norm."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +66,12 @@ def mel_filters(rate: int, size: int, num_mels: int) -> Tensor:
     return torch.minimum(rising, falling).clamp_min(0).float()
 
 
+def unit_mean_square(features: Tensor) -> Tensor:
+    """Each vector over the root of its mean square, without a learned scale."""
+    scale = features.float().square().mean(-1, keepdim=True).add(1e-6).rsqrt()
+    return features * scale.to(features.dtype)
+
+
 def rotate(heads: Tensor, first_place: int = 0) -> Tensor:
     """Turn pairs of features by an angle that grows with the place: rotary positions.
 
@@ -83,6 +90,35 @@ def rotate(heads: Tensor, first_place: int = 0) -> Tensor:
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None = None, *, causal: bool = False
+) -> Tensor:
+    """Softmax of scaled products, times the values.
+
+    query, key, value: (batch, num_heads, time, head_dim); seen: bool, broadcasts to (batch,
+    num_heads, query time, key time), true where a place may be looked at -> as query
+
+    torch's fused kernel, but for bfloat16 on CPUs, where its backward pass takes several times as
+    long as plain products do (docs/experiments.md).
+    """
+    if query.device.type != "cpu" or query.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=causal)
+    if causal:
+        sides = (query.shape[-2], key.shape[-2])
+        seen = torch.ones(sides, dtype=torch.bool, device=query.device).tril()
+    flat = query.flatten(0, 1)
+    places = (
+        query.new_zeros(())
+        if seen is None
+        else query.new_zeros(seen.shape).masked_fill(~seen, float("-inf"))
+    )
+    bias = places.expand(*query.shape[:-1], key.shape[-2]).flatten(0, 1)
+    scores = torch.baddbmm(
+        bias, flat, key.flatten(0, 1).transpose(1, 2), alpha=query.shape[-1] ** -0.5
+    )
+    return (scores.softmax(-1) @ value.flatten(0, 1)).view_as(query)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention.
 
@@ -91,40 +127,58 @@ class Attention(nn.Module):
     carried: of causal attention, keys and values of all places before the sequence
 
     Args:
+        num_kv_heads: keys and values have so many heads, each for several of the queries'; as many
+            as the queries where None.
         rotary: turn queries and keys by their place.
         causal: each place sees itself and what came before.
-    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.
+        qk_norm: bring queries and keys to unit mean square before they meet.
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2; Ainslie et al. 2023,
+        arXiv:2305.13245 (grouped queries); Dehghani et al. 2023, arXiv:2302.05442 (normed ones).
     """
 
     def __init__(
-        self, dim: int, num_heads: int, *, rotary: bool = False, causal: bool = False
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        num_kv_heads: int | None = None,
+        rotary: bool = False,
+        causal: bool = False,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
         self.head_dim = dim // num_heads
-        self.rotary, self.causal = rotary, causal
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.rotary, self.causal, self.qk_norm = rotary, causal, qk_norm
+        self.qkv = nn.Linear(dim, (num_heads + 2 * self.num_kv_heads) * self.head_dim)
+        self.out = nn.Linear(num_heads * self.head_dim, dim)
 
     def forward(
         self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None
     ) -> Tensor:
         batch, time, _ = sequence.shape
-        qkv = self.qkv(sequence).view(batch, time, 3, self.num_heads, self.head_dim)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        if carried is not None:
-            return self._joined(self._carried_on(query, key, value, carried))
-        if self.rotary:
-            query, key = rotate(query), rotate(key)
+        heads = self.qkv(sequence).view(batch, time, -1, self.head_dim).transpose(1, 2)
+        counts = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
+        query, key, value = heads.split(counts, dim=1)
+        if self.qk_norm:
+            query, key = unit_mean_square(query), unit_mean_square(key)
         # padding comes last, so a causal place never sees it
         seen = None if mask is None or self.causal else mask[:, None, None]
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=seen, is_causal=self.causal
-        )
-        return self._joined(mixed)
+        if carried is None:
+            if self.rotary:
+                query, key = rotate(query), rotate(key)
+        else:
+            query, key, value, seen = self._carried_on(query, key, value, carried)
+        if self.num_kv_heads < self.num_heads:
+            each = self.num_heads // self.num_kv_heads
+            key, value = key.repeat_interleave(each, 1), value.repeat_interleave(each, 1)
+        mixed = attend(query, key, value, seen, causal=self.causal and carried is None)
+        return torch.as_tensor(self.out(mixed.transpose(1, 2).flatten(2)))
 
-    def _carried_on(self, query: Tensor, key: Tensor, value: Tensor, carried: Carried) -> Tensor:
-        """Behind the places that were seen before, which are joined to these."""
+    def _carried_on(
+        self, query: Tensor, key: Tensor, value: Tensor, carried: Carried
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same with the places before them, and which of all each place sees."""
         past_key, past_value = carried.take(), carried.take()
         before = past_key.shape[2]
         if self.rotary:
@@ -133,11 +187,7 @@ class Attention(nn.Module):
         carried.leave(key)
         carried.leave(value)
         places = torch.arange(key.shape[2], device=key.device)
-        seen = places <= places[before:, None]
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
-
-    def _joined(self, heads: Tensor) -> Tensor:
-        return torch.as_tensor(self.out(heads.transpose(1, 2).flatten(2)))
+        return query, key, value, places <= places[before:, None]
 
 
 class CrossAttention(nn.Module):
@@ -171,8 +221,43 @@ class CrossAttention(nn.Module):
     def forward(self, sequence: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """(batch, places, dim) -> the same; mask: (batch, time) bool, true at real places."""
         heads = self.query(self.norm(sequence)).unflatten(2, (self.num_heads, self.head_dim))
-        mixed = F.scaled_dot_product_attention(
-            heads.transpose(1, 2), key, value, attn_mask=mask[:, None, None]
-        )
+        mixed = attend(heads.transpose(1, 2), key, value, mask[:, None, None])
         found = self.out(mixed.transpose(1, 2).flatten(2))
         return torch.as_tensor(sequence + self.dropout(found))
+
+
+class SquaredReLU(nn.Module):
+    """max(x, 0)². Source: So et al. 2021, arXiv:2109.08668, section 3."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.relu().square()
+
+
+class GatedSiLU(nn.Module):
+    """One half of the features through SiLU, times the other: (..., 2n) -> (..., n).
+
+    Source: Shazeer 2020, arXiv:2002.05202 (SwiGLU).
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        gate, value = features.chunk(2, dim=-1)
+        return F.silu(gate) * value
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "relu2": SquaredReLU,
+    "swiglu": GatedSiLU,
+}
+
+
+def feed_forward(dim: int, mlp_dim: int, activation: str = "gelu") -> nn.Sequential:
+    """Two linear layers around an activation, a row of ACTIVATIONS, of `mlp_dim` features."""
+    width = 2 * mlp_dim if activation == "swiglu" else mlp_dim
+    return nn.Sequential(nn.Linear(dim, width), ACTIVATIONS[activation](), nn.Linear(mlp_dim, dim))
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "layer": nn.LayerNorm,
+    "rms": nn.RMSNorm,
+}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modelwright.core.signature import PAST, TensorSpec
 from modelwright.models.carried import Carried, Look, unmoved
 from modelwright.models.groups import Group, Groups, Place
-from modelwright.models.layers import Attention, sinusoidal_positions
+from modelwright.models.layers import NORMS, Attention, feed_forward, sinusoidal_positions
 
 
 class EncoderBlock(nn.Module):
@@ -20,18 +20,34 @@ class EncoderBlock(nn.Module):
 
     sequence: (batch, time, dim); mask: (batch, time) bool -> (batch, time, dim)
     look: attention to another sequence, between the two; models/pairs.py
+
+    Args:
+        norm, activation: rows of NORMS and ACTIVATIONS.
+        zero_init: the block starts as its skip (Zhang et al. 2019, arXiv:1901.09321).
+        attention: further arguments of Attention.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, mlp_dim: int, dropout: float,
-        *, rotary: bool = False, causal: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_dim: int,
+        dropout: float,
+        *,
+        norm: str = "layer",
+        activation: str = "gelu",
+        zero_init: bool = False,
+        **attention: Any,
+    ) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(dim)
-        self.attention = Attention(dim, num_heads, rotary=rotary, causal=causal)
-        self.mlp_norm = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, dim))
+        self.attention_norm = NORMS[norm](dim)
+        self.attention = Attention(dim, num_heads, **attention)
+        self.mlp_norm = NORMS[norm](dim)
+        self.mlp = feed_forward(dim, mlp_dim, activation)
         self.dropout = nn.Dropout(dropout)
+        if zero_init:
+            nn.init.zeros_(self.attention.out.weight)
+            nn.init.zeros_(self.mlp.get_parameter("2.weight"))
 
     def forward(
         self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None,
@@ -51,8 +67,8 @@ class EncoderBody(nn.Module):
         mlp_dims: hidden size of each block's feed-forward net; as many as there are blocks.
         max_len: longest sequence; positions are made for it, but for rotary ones.
         positions: "sinusoidal" is fixed, "learned" is trained, "rotary" turns queries and keys.
-        causal: a place sees only what came before it.
         class_token: put a learned vector first, as the published ViT does.
+        block: further arguments of every EncoderBlock.
     """
 
     def __init__(
@@ -64,8 +80,9 @@ class EncoderBody(nn.Module):
         max_len: int = 0,
         positions: Literal["sinusoidal", "learned", "rotary"] = "learned",
         class_token: bool = False,
-        causal: bool = False,
         dropout: float = 0.0,
+        norm: str = "layer",
+        **block: Any,
     ) -> None:
         super().__init__()
         self.token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
@@ -77,10 +94,10 @@ class EncoderBody(nn.Module):
             del self.positions  # a plain attribute of that name would keep the buffer out
             self.register_buffer("positions", sinusoidal_positions(length, dim))
         self.blocks = nn.ModuleList(
-            EncoderBlock(dim, num_heads, mlp_dim, dropout, rotary=rotary, causal=causal)
+            EncoderBlock(dim, num_heads, mlp_dim, dropout, rotary=rotary, norm=norm, **block)
             for mlp_dim in mlp_dims
         )
-        self.norm = nn.LayerNorm(dim)
+        self.norm = NORMS[norm](dim)
         self.out_dim = dim
 
     def forward(
@@ -103,8 +120,8 @@ def num_heads(dim: int) -> int:
 
 def state(args: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
     """Keys and values of every causal block."""
-    heads = num_heads(args["dim"])
-    shape = ("batch", heads, PAST, args["dim"] // heads)
+    heads = max(1, args["dim"] // args.get("head_dim", 32))
+    shape = ("batch", args.get("num_kv_heads") or heads, PAST, args["dim"] // heads)
     return tuple(
         TensorSpec(f"past.{layer}.{name}", "float32", shape)
         for layer in range(args["num_layers"])
@@ -117,12 +134,13 @@ def groups(model: nn.Module) -> Groups:
     found = []
     for name, module in model.named_modules():
         if isinstance(module, EncoderBlock):
-            hidden = module.get_submodule("mlp.0")
-            assert isinstance(hidden, nn.Linear)
+            hidden, out = module.get_submodule("mlp.0"), module.get_submodule("mlp.2")
+            assert isinstance(hidden, nn.Linear) and isinstance(out, nn.Linear)
+            halves = hidden.out_features // out.in_features  # two where one gates the other
             places = (
-                Place(f"{name}.mlp.0.weight", 0),
-                Place(f"{name}.mlp.0.bias", 0),
+                Place(f"{name}.mlp.0.weight", 0, repeats=halves),
+                Place(f"{name}.mlp.0.bias", 0, repeats=halves),
                 Place(f"{name}.mlp.2.weight", 1),
             )
-            found.append(Group(hidden.out_features, places))
+            found.append(Group(out.in_features, places))
     return found, lambda sizes: {"mlp_dims": sizes}

@@ -12,7 +12,7 @@ arXiv:1712.00409 (error falls as a power of the data seen).
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from modelwright.models.catalog import MODELS, ModelSpec
 from modelwright.plan import count, memory, time
 from modelwright.plan.memory import resident_bytes
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import CURVE_ROWS, Budget, Trainer, fill_in, fresh_model
+from modelwright.train.loop import CURVE_ROWS, Trainer, fresh_model
 from modelwright.train.precision import Precision
+from modelwright.train.settings import Budget, fill_in
 
 MIN_EPOCHS = 5.0  # seeing the data less often than this, a larger model loses to a smaller one
 MIN_STEPS = 1000  # with fewer, a smaller model gets further (docs/experiments.md)
@@ -154,13 +155,15 @@ def _calibrate(recipe: Recipe, data: Mapping[str, Any], family: str, size: str) 
     auto = recipe.train.precision == "auto"
     wanted: list[Precision] = ["32-true", "bf16-mixed"] if auto else [recipe.train.precision]  # type: ignore[list-item]
     budget, seconds = training_budget(recipe), {}
+    settings = fill_in(recipe.train, spec, wanted[0], budget)
     for precision in wanted:
-        settings = fill_in(recipe.train, spec, precision, budget)
-        seconds[precision] = time.step_seconds(spec, recipe.task, settings)
+        seconds[precision] = time.step_seconds(
+            spec, recipe.task, replace(settings, precision=precision)
+        )
     candidate.precision, candidate.precision_reason = _faster(seconds)
     step_s = seconds[candidate.precision]
     target = time.deployed(spec, recipe.target)
-    steps_per_epoch = math.ceil(data["rows"]["train"] / recipe.train.batch_size)
+    steps_per_epoch = math.ceil(data["rows"]["train"] / settings.batch_size)
     candidate.predicted = {
         "step_s": step_s,
         "epoch_s": step_s * steps_per_epoch,

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from modelwright.models.catalog import ModelSpec, build, examples
 from modelwright.models.rnn import RecurrentBody
+from modelwright.train.optimizers import hidden_matrices
 from modelwright.train.precision import Precision, autocast
 
 # Share of activations and workspace that the C allocator holds on top, in fragments and in the
@@ -62,14 +63,14 @@ def predict(
         averaged: whether a second copy of the weights is kept (EMA).
         process_bytes: of the interpreter with its libraries, measured on this machine.
     """
-    activations, largest, state = _activations(spec, micro_batch_size, precision)
-    copies = {"adamw": 2, "sgd": 1}[optimizer]
+    activations, largest, state, hidden = _activations(spec, micro_batch_size, precision)
+    moments = {"adamw": 2 * state, "sgd": state, "muon": 2 * state - hidden}[optimizer]
     return MemoryPlan(
         process=process_bytes,
         data=data_bytes,
         weights=state,
         gradients=state,
-        optimizer=copies * state,
+        optimizer=moments,
         average=state if averaged else 0,
         activations=activations,
         # backward holds the gradient that comes in and the one that goes out
@@ -87,8 +88,8 @@ def resident_bytes() -> int:
 
 def _activations(
     spec: ModelSpec, micro_batch_size: int, precision: Precision
-) -> tuple[int, int, int]:
-    """Bytes kept for backward, bytes of the largest layer output, bytes of the weights."""
+) -> tuple[int, int, int, int]:
+    """Bytes kept for backward, of the largest layer output, the weights, the body's matrices."""
     kept: dict[object, int] = {}
     largest = 0
 
@@ -113,6 +114,7 @@ def _activations(
         model = build(spec).train()
         own = {value.untyped_storage()._cdata for value in model.state_dict().values()}
         state = sum(value.untyped_storage().nbytes() for value in model.state_dict().values())
+        hidden = sum(value.untyped_storage().nbytes() for value in hidden_matrices(model))
         for module in model.modules():
             if isinstance(module, RecurrentBody) or not list(module.children()):
                 module.register_forward_hook(look)
@@ -123,7 +125,7 @@ def _activations(
                 outputs = model(*inputs.values()).float()
             _ = outputs.log_softmax(-1) if "num_classes" in spec.outputs else outputs.square()
     saved = sum(size for key, size in kept.items() if key not in own) + sum(recurrent)
-    return saved, largest, state
+    return saved, largest, state, hidden
 
 
 def _recurrent_bytes(module: nn.RNNBase, output: Tensor) -> int:

@@ -26,7 +26,8 @@ from modelwright.models.catalog import ModelSpec, examples, sized, sizes
 from modelwright.models.heads import HEADS
 from modelwright.runtime.onnx_session import OnnxSession
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Budget, Settings, Trainer, fresh_model
+from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.settings import Budget, Settings
 
 WARM_STEPS, TIMED_STEPS = 2, 30
 ATTEMPTS, QUIET_SPREAD = 3, 1.2  # median over fastest; above it, something else is running

@@ -12,9 +12,9 @@ import json
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from modelwright.core.errors import ConfigError
 from modelwright.core.files import storage
 from modelwright.core.hardware import keep_freed_memory
 from modelwright.core.progress import Beat, say, show
-from modelwright.core.recipe import Augment, Train
 from modelwright.core.units import format_bytes, format_seconds
 from modelwright.data.loader import Batch, Loader
 from modelwright.data.rows import Rows
@@ -35,77 +34,12 @@ from modelwright.tasks.catalog import Task
 from modelwright.train import checkpoint
 from modelwright.train.guards import StopRequested, catch_signals, require_finite
 from modelwright.train.optimizers import learning_rate_factor, make_optimizer
-from modelwright.train.precision import Precision, autocast
+from modelwright.train.precision import autocast
+from modelwright.train.settings import Budget, Settings
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CURVE_ROWS = 2000  # valid rows looked at while training; the last evaluation takes all of them
 EVALUATIONS = 8  # over the whole budget
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The train section with every default filled in."""
-
-    seed: int
-    batch_size: int
-    micro_batch_size: int
-    optimizer: Literal["adamw", "sgd"]
-    learning_rate: float
-    weight_decay: float
-    warmup_steps: int
-    decay: float
-    label_smoothing: float | None  # None is the task's own
-    ema: float
-    precision: Precision
-    augment: tuple[Augment, ...]
-    checkpoint_seconds: float
-    checkpoint_steps: int | None
-
-
-SGD_LEARNING_RATE, SGD_WEIGHT_DECAY = 0.1, 5e-4  # for any family; AdamW's are far too small
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a training may spend: steps or seconds, exactly one of them."""
-
-    steps: int | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.steps is None) == (self.seconds is None):
-            raise ConfigError("a budget is either steps or seconds")
-
-    def progress(self, step: int, elapsed: float) -> float:
-        """Share of the budget spent."""
-        return step / self.steps if self.steps is not None else elapsed / (self.seconds or 1.0)
-
-
-def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budget) -> Settings:
-    """The recipe's train section with the family's defaults where it says nothing."""
-    defaults = dict(spec.ladder.train)
-    optimizer = section.optimizer or "adamw"
-    if optimizer == "sgd":
-        defaults |= {"learning_rate": SGD_LEARNING_RATE, "weight_decay": SGD_WEIGHT_DECAY}
-    if budget.steps is not None:
-        defaults["warmup_steps"] = min(defaults["warmup_steps"], budget.steps // 10)
-    chosen = {
-        name: default if (own := getattr(section, name)) is None else own
-        for name, default in defaults.items()
-    }
-    return Settings(
-        seed=section.seed,
-        batch_size=section.batch_size,
-        micro_batch_size=section.micro_batch_size or section.batch_size,
-        optimizer=optimizer,
-        label_smoothing=section.label_smoothing,
-        ema=section.ema,
-        precision=precision,
-        augment=section.augment,
-        checkpoint_seconds=60 * section.checkpoint_minutes,
-        checkpoint_steps=section.checkpoint_steps,
-        **chosen,
-    )
 
 
 class Trainer:

@@ -1,0 +1,110 @@
+"""Blocks of the transformer against torch's own operators and the papers' formulas."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modelwright.compress.prune import prune
+from modelwright.models.catalog import ModelSpec, build, examples
+from modelwright.models.layers import (
+    ACTIVATIONS,
+    NORMS,
+    Attention,
+    attend,
+    feed_forward,
+    unit_mean_square,
+)
+
+CLOSE = {"rtol": 0, "atol": 1e-5}
+STREAM = {"kind": "stream", "vocab_size": 20, "features": 1, "length": 12}
+NEXT = {"kind": "next", "num_classes": 20}
+MODERN = {"norm": "rms", "activation": "swiglu", "qk_norm": True, "num_kv_heads": 1, "head_dim": 16}
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_plain_products_are_torchs_attention(causal, masked):
+    """In bfloat16 the products on CPUs give what the fused kernel gives, and its gradients."""
+    torch.manual_seed(0)
+    heads = [torch.randn(2, 3, 9, 8).bfloat16().requires_grad_() for _ in range(3)]
+    seen = torch.ones(2, 1, 1, 9, dtype=torch.bool)
+    seen[0, ..., 5:] = False
+    seen = seen if masked and not causal else None
+    ours = attend(*heads, seen, causal=causal)
+    theirs = F.scaled_dot_product_attention(*heads, attn_mask=seen, is_causal=causal)
+    first = torch.autograd.grad(ours.float().square().sum(), heads)
+    second = torch.autograd.grad(theirs.float().square().sum(), heads)
+
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.03)
+    for one, other in zip(first, second, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.1)
+
+
+def test_grouped_queries_are_repeated_keys():
+    """One head of keys for four of queries is four equal heads of keys: arXiv:2305.13245."""
+    torch.manual_seed(0)
+    few, many = Attention(32, 4, num_kv_heads=1), Attention(32, 4)
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            own = getattr(few.qkv, name)
+            query, key, value = own.split([32, 8, 8])
+            repeats = [4] + [1] * (own.ndim - 1)
+            getattr(many.qkv, name).copy_(
+                torch.cat([query, key.repeat(repeats), value.repeat(repeats)])
+            )
+        many.out.load_state_dict(few.out.state_dict())
+    sequence = torch.randn(2, 7, 32)
+
+    assert few.qkv.out_features < many.qkv.out_features
+    torch.testing.assert_close(few(sequence), many(sequence), **CLOSE)
+
+
+def test_normed_queries_and_keys_forget_their_length():
+    """With qk_norm larger queries and keys change nothing: arXiv:2302.05442."""
+    torch.manual_seed(0)
+    attention = Attention(32, 4, qk_norm=True)
+    sequence = torch.randn(2, 7, 32)
+    before = attention(sequence)
+    with torch.no_grad():
+        attention.qkv.weight[:64] *= 7
+        attention.qkv.bias[:64] *= 7
+
+    torch.testing.assert_close(before, attention(sequence), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        F.rms_norm(sequence, (32,), eps=1e-6), unit_mean_square(sequence), **CLOSE
+    )
+
+
+def test_activations_are_the_papers():
+    """ReLU² of arXiv:2109.08668 and SwiGLU of arXiv:2002.05202."""
+    features = torch.randn(3, 8)
+    one, other = features.chunk(2, -1)
+
+    torch.testing.assert_close(features.clamp_min(0) ** 2, ACTIVATIONS["relu2"]()(features))
+    torch.testing.assert_close(one * one.sigmoid() * other, ACTIVATIONS["swiglu"]()(features))
+    for name in ACTIVATIONS:
+        assert (3, 8) == feed_forward(8, 12, name)(features).shape
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_hidden_units_can_be_pruned(norm, activation):
+    """Half the hidden units of any block go, gates with what they gate; the model still runs."""
+    torch.manual_seed(0)
+    args = {"norm": norm, "activation": activation}
+    spec = ModelSpec("transformer", "tiny", STREAM, NEXT, args)
+    smaller, kept = prune(build(spec), spec, 0.5)
+
+    assert [32] == list(kept.arguments["mlp_dims"])
+    assert (2, 12, 20) == smaller(*examples(kept, 2).values()).shape
+
+
+def test_a_block_can_start_as_its_skip():
+    """With zero_init what comes in goes out, whatever stands between: arXiv:1901.09321."""
+    spec = ModelSpec("transformer", "tiny", STREAM, NEXT, {**MODERN, "zero_init": True})
+    block = build(spec).body.blocks[0]
+    sequence = torch.randn(2, 5, 32)
+
+    torch.testing.assert_close(
+        sequence + block.attention.out.bias + block.mlp[2].bias, block(sequence)
+    )
