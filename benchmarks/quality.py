@@ -78,6 +78,15 @@ CASES: dict[str, Case] = {
     "ett_h1": Case(
         "forecast.yaml", "ett_h1/ETTh1.csv.gz", "mse", 0.425, 0.412, variants=HORIZONS
     ),
+    "multi30k_de_en": Case("translation.yaml", "multi30k", "bleu", 33, 37, minutes=20),
+    "multi30k_en_de": Case(
+        "translation.yaml", "multi30k", "bleu", 30, 35, minutes=20,
+        overrides={"data.pair": "[en, de]"},
+    ),
+    "multi30k_rnn": Case(
+        "translation.yaml", "multi30k", "bleu", 27, 32, minutes=20,
+        overrides={"model": "{family: rnn, size: base}"},
+    ),
     "movielens": Case("movies.yaml", "movielens_100k", "ndcg_at_10", 0.06, 0.09),
 }  # fmt: skip
 

@@ -254,8 +254,8 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
         name for name, one in TASKS.items()
         if one.inputs == found.kind and one.outputs in found.answers
     )  # fmt: skip
-    if found.kind == "series":
-        section = Data(source=source, horizon=STARTER_HORIZON)
+    keys = data_catalog.KINDS[found.kind].starter(Path(source))
+    section = Data(source=source, **keys)
     data, report = checks.check(
         data_catalog.load(section, found.kind, TASKS[task].outputs), section
     )
@@ -270,7 +270,8 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
         source=source,
         quoted=json.dumps(source, ensure_ascii=False),
         task=task,
-        own=OWN_KEYS.get(found.kind, ""),
+        own="".join(f"  {key}: {json.dumps(value):<19} # edit\n" for key, value in keys.items())
+        + OWN_KEYS.get(found.kind, ""),
         rows=sum(rows.values()),
         what=_described(report),
         goal=GOALS[TASKS[task].metric],
@@ -308,9 +309,8 @@ train:
 compress: auto                # or none, or a list such as [{{prune: {{ratio: 0.25}}}}, quantize]
 """
 
-STARTER_HORIZON = 24
 OWN_KEYS = {
-    "series": f"  horizon: {STARTER_HORIZON:<19}# edit: steps to forecast\n"
+    "series": "  # horizon: steps to forecast\n"
     "  # window: 336               # steps looked back at\n",
     "items": "  # interactions: {user: 0, item: 1, time: 3, names: null}  # columns; a file of "
     "titles\n",

@@ -137,6 +137,7 @@ class Kind:
     texts: whether what is no file is one itself.
     tokens: what a person brings, cut into what answers are about; none but for text and items.
     keep: what of the labels must travel with the model, by name.
+    starter: keys of the recipe's section `data` that reading a path takes and nobody has said yet.
     """
 
     prepare: Callable[[dict[str, Rows], recipe.Data, str], Prepared]
@@ -149,6 +150,7 @@ class Kind:
         lambda content, inputs, files: []
     )
     keep: Callable[[Sequence[str]], dict[str, bytes]] = lambda labels: {}
+    starter: Callable[[Path], dict[str, Any]] = lambda path: {}
 
 
 KINDS: dict[str, Kind] = {
@@ -162,7 +164,13 @@ KINDS: dict[str, Kind] = {
         tokens=interactions.tokens,
         keep=interactions.keep,
     ),
-    "series": Kind(series.prepare, series.preprocess, series.read_input, series.SUFFIXES),
+    "series": Kind(
+        series.prepare,
+        series.preprocess,
+        series.read_input,
+        series.SUFFIXES,
+        starter=lambda path: {"horizon": series.STARTER_HORIZON},
+    ),
     "pairs": Kind(
         parallel.prepare,
         parallel.preprocess,
@@ -170,6 +178,7 @@ KINDS: dict[str, Kind] = {
         (".txt",),
         lines=True,
         texts=True,
+        starter=parallel.starter,
     ),
     "stream": Kind(
         language.prepare,

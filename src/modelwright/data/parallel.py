@@ -45,6 +45,12 @@ def is_here(path: Path) -> bool:
         return False
 
 
+def starter(path: Path) -> dict[str, Any]:
+    """The first two languages of a folder, the one way round."""
+    found = _languages(path) if path.is_dir() else []
+    return {"pair": found[:2]} if len(found) > 1 else {}
+
+
 def _languages(folder: Path) -> list[str]:
     """The languages that the folder has files to train on in."""
     names = (file.name for file in folder.iterdir() if file.name.lower().startswith("train"))
