@@ -310,8 +310,7 @@ compress: auto                # or none, or a list such as [{{prune: {{ratio: 0.
 """
 
 OWN_KEYS = {
-    "series": "  # horizon: steps to forecast\n"
-    "  # window: 336               # steps looked back at\n",
+    "series": "  # window: 336               # steps looked back at\n",
     "items": "  # interactions: {user: 0, item: 1, time: 3, names: null}  # columns; a file of "
     "titles\n",
     "pairs": "  # tokens: {vocab_size: 6000}  # pieces of words, of both languages together\n",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from modelwright.core.signature import TensorSpec
 from modelwright.models import cnn, rnn, transformer
-from modelwright.models.carried import Carried
+from modelwright.models.chain import Model
 from modelwright.models.cnn import KERNEL_SIZE, ResidualBody, SequenceBody
 from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize, Patches
 from modelwright.models.heads import HEADS
@@ -23,40 +23,13 @@ Description = Mapping[str, Any]
 Specs = tuple[TensorSpec, ...]
 
 
-class Chain(nn.Module):
-    """embed -> body -> head.
-
-    The inputs of the model's signature, in order -> the first tensor of its outputs.
-    """
-
-    def __init__(self, embed: nn.Module, body: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.embed, self.body, self.head = embed, body, head
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        features, mask = self.embed(*inputs)
-        return self.head(self.body(features, mask), mask, *inputs)  # type: ignore[no-any-return]
-
-    def encode(self) -> list[Tensor]:
-        """Of a language model: it remembers nothing but its state."""
-        return []
-
-    def decode(self, ids: Tensor, memory: Sequence[Tensor], carried: Carried) -> Tensor:
-        """Of a language model: as `forward`, from where the last call ended."""
-        features, mask = self.embed(ids)
-        return self.head(self.body(features, mask, carried), mask, ids)  # type: ignore[no-any-return]
-
-
-class TiedChain(Chain):
+class TiedModel(Model):
     """The head also takes the vectors of the embedding."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         features, mask = self.embed(*inputs)
         vectors = self.embed.get_parameter("vectors.weight")
         return self.head(self.body(features, mask), mask, vectors)  # type: ignore[no-any-return]
-
-
-Model = Chain | EncoderDecoder  # what every builder gives
 
 
 def _model(
@@ -66,7 +39,7 @@ def _model(
     if tied:
         inputs = {**inputs, "dim": embed.get_parameter("vectors.weight").shape[1]}
     head = HEADS[outputs["kind"]].build(outputs, inputs, body.out_dim, dropout)
-    return (TiedChain if tied else Chain)(embed, body, head)
+    return (TiedModel if tied else Model)(embed, body, head)
 
 
 def _sequence(inputs: Description, dim: int, dropout: float) -> nn.Module:

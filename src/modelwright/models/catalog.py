@@ -17,7 +17,6 @@ from modelwright.models import cnn, rnn, transformer
 from modelwright.models.assemble import (
     Carries,
     Description,
-    Model,
     by_kind,
     cnn_carries,
     cnn_image,
@@ -33,6 +32,7 @@ from modelwright.models.assemble import (
     transformer_sequence,
 )
 from modelwright.models.carried import Carried
+from modelwright.models.chain import Model
 from modelwright.models.embed import EMBEDS
 from modelwright.models.groups import Groups
 from modelwright.models.heads import HEADS
@@ -200,14 +200,11 @@ class Carrying(WithAnswers):
     """A model that writes, with all that its signature has: inputs and past by place -> outputs,
     memory, present. Without a past it starts afresh, and gives the same."""
 
-    def __init__(self, model: nn.Module, outputs: Description, signature: Signature) -> None:
+    model: Model
+
+    def __init__(self, model: Model, outputs: Description, signature: Signature) -> None:
         super().__init__(model, outputs)
         self.signature = signature
-
-    @property
-    def writer(self) -> Any:
-        """The model, which has `encode` and `decode`."""
-        return self.model
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         number = len(self.signature.inputs)
@@ -216,7 +213,7 @@ class Carrying(WithAnswers):
 
     def encode(self, *inputs: Tensor) -> list[Tensor]:
         """The memory of all inputs but the last."""
-        found: list[Tensor] = self.writer.encode(*inputs)
+        found: list[Tensor] = self.model.encode(*inputs)
         return found
 
     def written(
@@ -224,7 +221,7 @@ class Carrying(WithAnswers):
     ) -> tuple[Tensor, ...]:
         """Outputs and present of the last input alone."""
         carried = Carried(past)
-        raw = self.writer.decode(ids, memory, carried)
+        raw = self.model.decode(ids, memory, carried)
         return *HEADS[self.outputs["kind"]].finish(raw, self.outputs), *carried.present
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from modelwright.core.signature import TensorSpec
 from modelwright.models.carried import Carried
+from modelwright.models.chain import Model
 from modelwright.models.embed import PAD, Words
 from modelwright.models.layers import CrossAttention
 from modelwright.models.transformer import num_heads
@@ -56,7 +57,7 @@ class Decoder(nn.Module):
         return torch.as_tensor(self.norm(sequence))
 
 
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(Model):
     """Ids of the source, and of the target so far -> the score of each id as the next one.
 
     source: (batch, time) int64, 0 at padding; target: (batch, places) int64
@@ -71,28 +72,29 @@ class EncoderDecoder(nn.Module):
         self, body: nn.Module, decoder: Decoder, head: nn.Module, dim: int, vocab_size: int,
         source_vocab_size: int | None, dropout: float,
     ) -> None:  # fmt: skip
-        super().__init__()
-        self.words = Words(vocab_size, dim)
+        super().__init__(Words(vocab_size, dim), body, head)
         own = source_vocab_size is not None
         self.source_words = Words(source_vocab_size or 0, dim) if own else None
-        self.body, self.decoder, self.head = body, decoder, head
+        self.decoder = decoder
         self.dropout = nn.Dropout(dropout)
 
-    def encode(self, source: Tensor) -> list[Tensor]:
+    def encode(self, *inputs: Tensor) -> list[Tensor]:
         """What the decoder needs to know of the source: the signature's memory."""
+        (source,) = inputs
         mask = source != PAD
-        words = self.words if self.source_words is None else self.source_words
+        words = self.embed if self.source_words is None else self.source_words
         features = self.dropout(self.body(self.dropout(words(source)), mask))
         return [*self.decoder.remember(features), mask]
 
     def decode(
-        self, target: Tensor, memory: Sequence[Tensor], carried: Carried | None = None
+        self, ids: Tensor, memory: Sequence[Tensor], carried: Carried | None = None
     ) -> Tensor:
         """Scores at each place of the target."""
-        features = self.decoder(self.dropout(self.words(target)), memory, carried)
-        return torch.as_tensor(self.head(self.dropout(features), self.words.weight))
+        features = self.decoder(self.dropout(self.embed(ids)), memory, carried)
+        return torch.as_tensor(self.head(self.dropout(features), self.embed.weight))
 
-    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
+        source, target = inputs
         return self.decode(target, self.encode(source))
 
 

@@ -1,6 +1,7 @@
 """Trained artifacts in PyTorch on the CPU: safetensors into a freshly built model."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -21,7 +22,7 @@ class TorchSession(Writes):
     def __init__(self, model: torch.nn.Module, spec: ModelSpec, threads: int) -> None:
         self.signature = spec.signature
         self._model = WithAnswers(model, spec.outputs).eval()
-        self._carrying = Carrying(model, spec.outputs, spec.signature).eval()
+        self._outputs = spec.outputs
         self._threads = threads
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -29,6 +30,12 @@ class TorchSession(Writes):
             outputs = self._model(*_tensors(batch, self.signature.inputs))
             names = (one.name for one in self.signature.outputs)
             return {name: value.float().numpy() for name, value in zip(names, outputs, strict=True)}
+
+    @functools.cached_property
+    def _carrying(self) -> Carrying:
+        model = self._model.model
+        assert isinstance(model, Model)
+        return Carrying(model, self._outputs, self.signature).eval()
 
     def encode(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The memory of all inputs but the last."""
@@ -56,6 +63,7 @@ class TorchSession(Writes):
 
     def close(self) -> None:
         del self._model
+        self.__dict__.pop("_carrying", None)
 
 
 def _tensors(arrays: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> list[torch.Tensor]:
