@@ -146,8 +146,12 @@ def train(run: Run, recipe: Recipe) -> dict[str, Any]:
     trainer.run()
     loop_seconds = trainer.elapsed - before
     found = trainer.finish()
+    if trainer.went_back:
+        text = "the weights of an earlier look at valid are kept: they were clearly better there"
+        run.write("train", "decision", text=text)
+        say(f"train: {text}")
     _record_training(run, spec.name, trainer, trainer.step - before_step, loop_seconds)
-    metric = METRICS[TASKS[recipe.task].metric]
+    metric = METRICS[TASKS[recipe.task].look]
     name = f"valid_{metric.name}"
     quality = Number(found[name], metric.unit, "measured", "valid rows, trained model",
                       this_machine().name)  # fmt: skip

@@ -95,7 +95,7 @@ def test_hidden_units_can_be_pruned(norm, activation):
     spec = ModelSpec("transformer", "tiny", STREAM, NEXT, args)
     smaller, kept = prune(build(spec), spec, 0.5)
 
-    assert [32] == list(kept.arguments["mlp_dims"])
+    assert [64] == list(kept.arguments["mlp_dims"])
     assert (2, 12, 20) == smaller(*examples(kept, 2).values()).shape
 
 

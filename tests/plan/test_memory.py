@@ -16,7 +16,7 @@ FAMILIES = ("cnn", "rnn", "transformer")
 def predict(family="cnn", size="tiny", batch=16, precision="32-true", optimizer="adamw", ema=True):
     spec = ModelSpec(family, size, INPUTS, OUTPUTS)
     return memory.predict(
-        spec, micro_batch_size=batch, precision=precision, optimizer=optimizer, averaged=ema,
+        spec, micro_batch_size=batch, precision=precision, optimizer=optimizer, copies=int(ema),
         data_bytes=1000, process_bytes=5000,
     )  # fmt: skip
 
@@ -38,7 +38,7 @@ def test_weights_are_those_of_the_model(family):
     size = sum(value.nbytes for value in model.state_dict().values())
 
     assert (size, size, 2 * size, size) == (
-        plan.weights, plan.gradients, plan.optimizer, plan.average,
+        plan.weights, plan.gradients, plan.optimizer, plan.copies,
     )  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def test_sgd_and_no_average_take_less():
     full, lean = predict(), predict(optimizer="sgd", ema=False)
 
     assert full.weights == full.optimizer - lean.optimizer
-    assert (full.weights, 0) == (full.average, lean.average)
+    assert (full.weights, 0) == (full.copies, lean.copies)
 
 
 def test_bf16_keeps_less_for_backward():
@@ -104,7 +104,7 @@ def test_memory_of_texts_grows_with_their_length(family):
                 micro_batch_size=16,
                 precision="32-true",
                 optimizer="adamw",
-                averaged=True,
+                copies=1,
                 data_bytes=0,
                 process_bytes=0,
             )

@@ -13,7 +13,7 @@ from modelwright.core.errors import ConfigError, Exit, TrainingFailed
 from modelwright.models.catalog import MODELS
 from modelwright.train import checkpoint, loop
 from modelwright.train.guards import StopRequested
-from modelwright.train.settings import Budget
+from modelwright.train.settings import SGD_LEARNING_RATE, SGD_WEIGHT_DECAY, Budget
 
 from .conftest import differing, rows, settings_of, trainer_of, weights_of
 
@@ -164,6 +164,34 @@ def test_without_average_the_weights_are_judged(tmp_path):
     trainer = trainer_of(tmp_path, ema=0)
 
     assert trainer.model is trainer.averaged
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_weights_that_were_clearly_better_come_back(tmp_path, keep):
+    """A model that breaks at the very end ships as it was at an earlier look, also when resumed."""
+    trainer = trainer_of(tmp_path / "a", keep=keep, learning_rate=0.02)
+    trainer.run()
+    trainer.save()
+    again = trainer_of(tmp_path / "a", keep=keep, learning_rate=0.02)
+    for one in (trainer, again):
+        for parameter in one.averaged.parameters():
+            parameter.data.zero_()
+    found = trainer.finish()
+
+    assert (keep == "best") == trainer.went_back == (found["valid_accuracy"] > 0.6)
+    assert found == again.finish()
+
+
+def test_a_lead_by_chance_is_none(tmp_path):
+    """An earlier look that was better by less than a standard error changes nothing."""
+    trainer = trainer_of(tmp_path / "a", learning_rate=0.02)
+    trainer.run()
+    before = weights_of(trainer)
+    trainer.best_value = trainer.evaluate().value + 0.01
+    trainer.finish()
+
+    assert not trainer.went_back
+    assert [] == differing(before, weights_of(trainer))
 
 
 def test_evaluating_changes_no_step(tmp_path):
@@ -339,7 +367,7 @@ def test_sgd_has_its_own_rate():
     """SGD does not start with AdamW's learning rate and weight decay."""
     settings = settings_of("cnn", optimizer="sgd")
 
-    assert (loop.SGD_LEARNING_RATE, loop.SGD_WEIGHT_DECAY) == (
+    assert (SGD_LEARNING_RATE, SGD_WEIGHT_DECAY) == (
         settings.learning_rate, settings.weight_decay,
     )  # fmt: skip
 

@@ -112,6 +112,9 @@ class Train(Section):
     decay: Share | None = Field(None, description="share of the budget in which it falls to zero")
     label_smoothing: Real | None = Field(None, ge=0, lt=1, description="None: the task's own")
     ema: Real = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
+    keep: Literal["best", "last"] = Field(
+        "best", description="weights that ship: the last, or earlier ones that were clearly better"
+    )
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     augment: tuple[Augment, ...] = ()
     checkpoint_minutes: Minutes = 0.5

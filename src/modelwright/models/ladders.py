@@ -4,7 +4,7 @@ Figures, no code: a size is a row of arguments for the family's builder (assembl
 experiment chose stands in docs/experiments.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,11 @@ class Ladder:
     train: dict[str, Any]
 
 
-def _ladder(names: str, *sizes: Sequence[Any], **train: float) -> Ladder:
-    """A ladder from one row of arguments a size."""
-    rows = [dict(zip(names.split(), size, strict=True)) for size in sizes]
+def _ladder(
+    names: str, *sizes: Sequence[Any], every: Mapping[str, Any] | None = None, **train: Any
+) -> Ladder:
+    """A ladder from one row of arguments a size, and those that `every` size has."""
+    rows = [{**dict(zip(names.split(), size, strict=True)), **(every or {})} for size in sizes]
     return Ladder(dict(zip(NAMES, rows, strict=True)), train)
 
 
@@ -87,7 +89,8 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             (128, (128, 128, 128, 128), 0.05),
             (192, (256, 256, 256, 256, 256), 0.05),
             (320, (384, 384, 384, 384, 384, 384), 0.1),
-            learning_rate=0.003,
+            batch_size=32,
+            learning_rate=0.002,
             weight_decay=0.05,
             warmup_steps=100,
             decay=0.7,
@@ -177,7 +180,8 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             (64, 192, 1, 0.0),
             (96, 384, 1, 0.05),
             (128, 512, 2, 0.1),
-            learning_rate=0.004,
+            batch_size=32,
+            learning_rate=0.002,
             weight_decay=0.01,
             warmup_steps=100,
             decay=0.7,
@@ -267,7 +271,10 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             (128, 4, 0.0),
             (192, 5, 0.05),
             (320, 6, 0.1),
-            learning_rate=0.002,
+            every={"mlp_ratio": 4, "activation": "relu2", "qk_norm": True, "zero_init": True},
+            optimizer="muon",
+            batch_size=32,
+            learning_rate=5e-3,
             weight_decay=0.1,
             warmup_steps=100,
             decay=0.7,

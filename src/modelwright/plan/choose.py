@@ -187,7 +187,7 @@ def _judge(
         micro_batch_size=settings.micro_batch_size,
         precision=candidate.precision,
         optimizer=settings.optimizer,
-        averaged=settings.ema > 0,
+        copies=(settings.ema > 0) + (settings.keep == "best"),
         data_bytes=data["bytes"],
         process_bytes=process_bytes,
     )

@@ -34,7 +34,7 @@ class MemoryPlan:
     weights: int
     gradients: int
     optimizer: int
-    average: int
+    copies: int
     activations: int
     workspace: int
 
@@ -42,7 +42,7 @@ class MemoryPlan:
     def total(self) -> int:
         return (
             self.process + self.data + self.weights + self.gradients + self.optimizer
-            + self.average + self.activations + self.workspace
+            + self.copies + self.activations + self.workspace
         )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def predict(
     micro_batch_size: int,
     precision: Precision,
     optimizer: str,
-    averaged: bool,
+    copies: int,
     data_bytes: int,
     process_bytes: int,
 ) -> MemoryPlan:
@@ -60,7 +60,7 @@ def predict(
 
     Args:
         micro_batch_size: examples in one forward pass.
-        averaged: whether a second copy of the weights is kept (EMA).
+        copies: of the weights that are kept beside them: averaged ones, the best so far.
         process_bytes: of the interpreter with its libraries, measured on this machine.
     """
     activations, largest, state, hidden = _activations(spec, micro_batch_size, precision)
@@ -71,7 +71,7 @@ def predict(
         weights=state,
         gradients=state,
         optimizer=moments,
-        average=state if averaged else 0,
+        copies=copies * state,
         activations=activations,
         # backward holds the gradient that comes in and the one that goes out
         workspace=2 * largest + round(ALLOCATOR_SHARE * (activations + 2 * largest)),

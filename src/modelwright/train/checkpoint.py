@@ -27,6 +27,7 @@ def save(
     step: int,
     model: nn.Module,
     average: Mapping[str, Tensor],
+    best: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
     position: Mapping[str, Any],
 ) -> None:
@@ -34,6 +35,7 @@ def save(
 
     Args:
         average: the averaged weights, empty if they are off.
+        best: those that were best on valid so far, empty if there are none.
         position: plain JSON: elapsed seconds, budget, whatever the loop needs back.
     Raises: StorageError if the disk refuses; earlier checkpoints are intact.
     """
@@ -42,6 +44,7 @@ def save(
             leftover.unlink()
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.items()}
+    tensors |= {f"best.{name}": value for name, value in best.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {
             f"optimizer.{index}.{name}": value for name, value in state.items() if value is not None
@@ -92,8 +95,8 @@ def restore(
     model: nn.Module,
     average: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
-) -> None:
-    """Put a checkpoint's state into freshly made objects.
+) -> dict[str, Tensor]:
+    """Put a checkpoint's state into freshly made objects; gives the best weights that it holds.
 
     Raises: IntegrityError if a byte differs or a tensor does not fit: training never starts
         over by itself.
@@ -104,7 +107,7 @@ def restore(
     if not whole or hashlib.sha256(content).hexdigest() != record["sha256"]:
         raise _broken(path)
     tensors = safetensors.torch.load(content)
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         part, _, key = name.partition(".")
         parts[part][key] = tensor
@@ -126,6 +129,7 @@ def restore(
             expected="a checkpoint of the same run",
             repair=f"remove {folder} to train from the start, or go back to the old recipe",
         ) from error
+    return parts["best"]
 
 
 def _lay_out_like_parameters(optimizer: torch.optim.Optimizer) -> None:

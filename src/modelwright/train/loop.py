@@ -9,6 +9,7 @@ import contextlib
 import copy
 import functools
 import json
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -22,12 +23,13 @@ from torch import Tensor, nn
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.files import storage
+from modelwright.core.goals import METRICS
 from modelwright.core.hardware import keep_freed_memory
 from modelwright.core.progress import Beat, say, show
 from modelwright.core.units import format_bytes, format_seconds
 from modelwright.data.loader import Batch, Loader
 from modelwright.data.rows import Rows
-from modelwright.measure.quality import evaluate
+from modelwright.measure.quality import Quality, evaluate
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import Task
@@ -38,6 +40,7 @@ from modelwright.train.precision import autocast
 from modelwright.train.settings import Budget, Settings
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+TWO_SIDED_95 = 1.96  # standard errors on each side of a 95 % interval
 CURVE_ROWS = 2000  # valid rows looked at while training; the last evaluation takes all of them
 EVALUATIONS = 8  # over the whole budget
 
@@ -89,10 +92,12 @@ class Trainer:
             smoothing = task.logic.LABEL_SMOOTHING if own is None else own
             self._loss = functools.partial(task.logic.loss, label_smoothing=smoothing)
         self.step, self.elapsed, self.evaluation_seconds = 0, 0.0, 0.0
-        self.loss = 0.0
+        self.loss, self.went_back = 0.0, False
         self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid metric
         self._saved_step, self._saved_at, self._evaluated_at = 0, 0.0, 0.0
         self._saved_looks = 0
+        self.best_value: float | None = None  # of the metric, at the looks while training
+        self._best: dict[str, Tensor] = {}  # the averaged weights then
         self._average_pairs = _pairs(self.averaged, self.model) if settings.ema else None
         self.resumed = self._resume()
 
@@ -148,7 +153,7 @@ class Trainer:
                 if until is None and progress - self._evaluated_at >= 1 / EVALUATIONS:
                     self._evaluated_at = progress
                     if progress < 1 - 0.5 / EVALUATIONS:
-                        self._log(self.evaluate(CURVE_ROWS, thorough=False))
+                        self._consider(self.evaluate(CURVE_ROWS, thorough=False))
                 if signals.received or self._save_due():
                     self.save()
                 if signals.received:
@@ -158,7 +163,7 @@ class Trainer:
                 self.save()
                 raise StopRequested(signals.received.name)
 
-    def evaluate(self, rows: int | None = None, *, thorough: bool = True) -> dict[str, float]:
+    def evaluate(self, rows: int | None = None, *, thorough: bool = True) -> Quality:
         """Metrics of the averaged weights on (the first `rows` of) the valid part; those of one
         call of the model unless `thorough`."""
         started = time.perf_counter()
@@ -168,24 +173,50 @@ class Trainer:
             found = evaluate(session, part, self.task, self.spec.outputs.get("labels", ()),
                              thorough=thorough)  # fmt: skip
         self.evaluation_seconds = (time.perf_counter() - started) * len(self.valid) / len(part)
-        return {f"valid_{name}": value for name, value in found.values.items()}
+        return found
+
+    def _consider(self, found: Quality) -> None:
+        """Note a look's metrics; keep its weights if none were better so far."""
+        self._log(_named(found))
+        if self.settings.keep == "best" and self._better(found.value, self.best_value):
+            self.best_value = found.value
+            weights = self.averaged.state_dict()
+            self._best = {name: value.clone() for name, value in weights.items()}
+
+    def _better(self, value: float, than: float | None) -> bool:
+        error = METRICS[self.task.look].error
+        return than is None or error(value) < error(than)
 
     def look(self, rows: int) -> None:
         """Note the valid metric now; the time it takes is spent from the budget."""
         started = time.perf_counter()
-        value = self.evaluate(rows, thorough=False)[f"valid_{self.task.look}"]
+        value = self.evaluate(rows, thorough=False).value
         self.elapsed += time.perf_counter() - started
         spent = self.step if self.budget.steps is not None else self.elapsed
         self.looks.append((float(spent), value))
 
     def finish(self) -> dict[str, float]:
-        """The last evaluation, on every valid row, and the last checkpoint."""
+        """The last look, at every valid row, and the last checkpoint.
+
+        Weights of an earlier look come back (`averaged`) if they were better by more than one
+        standard error of the last ones' metric: smaller leads are mostly chance.
+        """
         started = time.perf_counter()
-        found = self.evaluate()
+        found = self.evaluate(thorough=False)
+        if self.best_value is not None:
+            seen = found.statistics[:CURVE_ROWS]  # the rows of every look
+            standard_error = (found.high - found.low) / (2 * TWO_SIDED_95)
+            standard_error *= math.sqrt(found.rows / len(seen))
+            error = METRICS[self.task.look].error
+            now = error(self.task.values(seen)[self.task.look])
+            if now - error(self.best_value) > standard_error:
+                self.averaged.load_state_dict(self._best)
+                self.went_back = True
+                found = self.evaluate(thorough=False)
         self.elapsed += time.perf_counter() - started
-        self._log(found)
+        self._log(_named(found))
         self.save()
-        return found
+        return _named(found)
 
     def _spent(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:
         if limit.steps is not None:
@@ -206,8 +237,10 @@ class Trainer:
                 step=self.step,
                 model=self.model,
                 average=self._average_state(),
+                best=self._best,
                 optimizer=self.optimizer,
                 position={
+                    "best_value": self.best_value,
                     "elapsed": self.elapsed,
                     "evaluation_seconds": self.evaluation_seconds,
                     "evaluated_at": self._evaluated_at,
@@ -229,7 +262,7 @@ class Trainer:
                 expected="the settings that the training was started with",
                 repair="start a new run, or go back to the old recipe",
             )
-        checkpoint.restore(
+        self._best = checkpoint.restore(
             self.folder,
             record,
             model=self.model,
@@ -239,6 +272,7 @@ class Trainer:
         self.step, self.elapsed = int(record["step"]), float(position["elapsed"])
         self.evaluation_seconds = float(position["evaluation_seconds"])
         self._evaluated_at = float(position["evaluated_at"])
+        self.best_value = position["best_value"]
         self.looks = [(float(spent), float(value)) for spent, value in position["looks"]]
         self._saved_step, self._saved_at = self.step, self.elapsed
         self._saved_looks = len(self.looks)
@@ -303,6 +337,10 @@ def mixed_loss(loss: Loss, outputs: Tensor, batch: Batch) -> Tensor:
     if batch.targets_mixed is None:
         return value
     return batch.mix * value + (1 - batch.mix) * loss(outputs, batch.targets_mixed)
+
+
+def _named(found: Quality) -> dict[str, float]:
+    return {f"valid_{name}": value for name, value in found.values.items()}
 
 
 def fresh_model(spec: ModelSpec, seed: int) -> nn.Module:

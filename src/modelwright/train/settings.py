@@ -1,6 +1,7 @@
 """What a training is done with: the recipe's train section with every default filled in."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Augment, Train
@@ -25,6 +26,7 @@ class Settings:
     decay: float
     label_smoothing: float | None  # None is the task's own
     ema: float
+    keep: Literal["best", "last"]
     precision: Precision
     augment: tuple[Augment, ...]
     checkpoint_seconds: float
@@ -77,6 +79,7 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         micro_batch_size=micro_batch_size,
         label_smoothing=section.label_smoothing,
         ema=section.ema,
+        keep=section.keep,
         precision=precision,
         augment=section.augment,
         checkpoint_seconds=60 * section.checkpoint_minutes,
