@@ -23,6 +23,7 @@ from modelwright.data import (
     language,
     parallel,
     series,
+    tables,
     text,
 )
 from modelwright.data.rows import (
@@ -191,7 +192,7 @@ KINDS: dict[str, Kind] = {
         text.prepare,
         text.preprocess,
         text.read_input,
-        text.TABLE_SUFFIXES,
+        tables.TABLE_SUFFIXES,
         lines=True,
         texts=True,
         tokens=text.tokens,

@@ -22,7 +22,8 @@ from modelwright.core.progress import say
 from modelwright.data.clean import cleaned_pairs, findings
 from modelwright.data.language import TOKENS, Tokens, learn, tokens_of
 from modelwright.data.rows import PARTS, Array, Finding, Loaded, Prepared, Ragged, Rows, ragged
-from modelwright.data.text import NOTHING, PART_NAMES, UNKNOWN, code_points, part_files, records
+from modelwright.data.tables import records
+from modelwright.data.text import NOTHING, PART_NAMES, UNKNOWN, code_points, part_files
 
 SOURCE_TOKENS = "source_tokens.json"  # where each side has its own
 VOCAB_SIZE = 6000  # ids of a side, where the recipe does not say
