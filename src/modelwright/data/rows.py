@@ -162,8 +162,8 @@ class Rows:
         """Places of each row's answers, int64 (rows,), where they differ and each has one."""
         free = over_time(signature)
         named = {size: one.name for one in signature.inputs for size in one.shape}
-        column = self.inputs[named[free]] if free else None
-        return column.lengths if isinstance(column, Ragged) else None
+        column = self.inputs[named.get(free, next(iter(self.inputs)))]
+        return column.lengths if free and isinstance(column, Ragged) else None
 
     def take(self, indices: Indices) -> "Rows":
         """The rows at `indices`, in that order."""
