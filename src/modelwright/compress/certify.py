@@ -74,6 +74,7 @@ def certify(
         "goals": goals,
         "rows": quality.rows,
         "metric": name,
+        **({"protocol": task.protocol} if task.protocol else {}),
         **quality.values,
         f"{name}_low": quality.low,
         f"{name}_high": quality.high,
@@ -316,7 +317,7 @@ def _gap(goal: Goal, value: float) -> float:
     """Relative distance to the bound; for shares near one, relative to the errors allowed."""
     if goal.op == ">=":
         metric = METRICS[goal.name]
-        room = 1 - goal.bound if metric.bounded else abs(goal.bound)
+        room = metric.best - goal.bound if metric.bounded else abs(goal.bound)
         return (goal.bound - value) / max(room, 1e-3)
     return (value - goal.bound) / max(abs(goal.bound), 1e-3)
 

@@ -46,6 +46,7 @@ def _towers(image: str, text: str, *sizes: tuple[Any, Any], **train: float) -> L
 
 CONVOLUTIONS = "dim inner dropout"
 RECURRENCE = "embed_dim hidden_dim num_layers dropout"
+PAIRED_RECURRENCE = "dim hidden_dim num_layers dropout"
 ATTENTION = "dim num_layers dropout"
 
 LADDERS: dict[str, dict[str, Ladder]] = {
@@ -139,6 +140,17 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.005,
             weight_decay=0.1,
             warmup_steps=50,
+            decay=0.7,
+        ),
+        "pairs": _ladder(
+            CONVOLUTIONS,
+            (32, (32, 32), 0.0),
+            (128, (256,) * 4, 0.1),
+            (256, (384,) * 6, 0.2),
+            (512, (768,) * 8, 0.3),
+            learning_rate=0.002,
+            weight_decay=0.05,
+            warmup_steps=200,
             decay=0.7,
         ),
         "series": _ladder(
@@ -268,6 +280,17 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.7,
         ),
+        "pairs": _ladder(
+            PAIRED_RECURRENCE,
+            (32, 16, 1, 0.0),
+            (128, 128, 1, 0.2),
+            (256, 256, 2, 0.3),
+            (512, 512, 2, 0.3),
+            learning_rate=0.002,
+            weight_decay=0.05,
+            warmup_steps=200,
+            decay=0.7,
+        ),
         "series": _ladder(
             RECURRENCE,
             (16, 16, 1, 0.0),
@@ -395,6 +418,17 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.005,
             weight_decay=0.1,
             warmup_steps=100,
+            decay=0.7,
+        ),
+        "pairs": _ladder(
+            ATTENTION,
+            (32, 2, 0.0),
+            (128, 2, 0.1),
+            (256, 3, 0.2),
+            (512, 4, 0.3),
+            learning_rate=0.0015,
+            weight_decay=0.05,
+            warmup_steps=300,
             decay=0.7,
         ),
         "series": _ladder(
