@@ -414,8 +414,7 @@ def load_part(folder: Path, part: str) -> Rows:
             f"{path} is missing", expected="the rows that the gate saved", repair="run it again"
         )
     try:
-        recorded = json.loads((folder / HASHES).read_bytes())[part]
-        if sha256(path) != recorded:
+        if sha256(path) != json.loads((folder / HASHES).read_bytes())[part]:
             raise _unsound(path)
         with safetensors.safe_open(path, "np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -423,9 +422,7 @@ def load_part(folder: Path, part: str) -> Rows:
             origins, names = json.loads(kept["origins"]), json.loads(kept["inputs"])
         columns = {name: _column(name, tensors) for name in names}  # in the signature's order
         targets = _column("targets", tensors)
-        sound = bool(columns) and all(
-            len(column) == len(origins) for column in (*columns.values(), targets)
-        )
+        sound = bool(columns) and {len(origins)} == set(map(len, (*columns.values(), targets)))
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _unsound(path) from error
     if not sound:

@@ -40,7 +40,8 @@ from modelwright.models.chain import Model
 from modelwright.models.embed import EMBEDS
 from modelwright.models.groups import Groups
 from modelwright.models.heads import HEADS
-from modelwright.models.ladders import LADDERS, Ladder
+from modelwright.models.ladders import LADDERS
+from modelwright.models.sizes import Ladder
 
 __all__ = ["MODELS", "Family", "Model", "ModelSpec", "WithAnswers", "build"]
 
