@@ -201,7 +201,7 @@ def renumber(graph: onnx.ModelProto) -> None:
 
 def _name_sizes(graph: onnx.ModelProto, spec: ModelSpec) -> None:
     """Free sizes of the answers as the signature spells them; `check_graph` sees if they are so."""
-    for value, wanted in zip(graph.graph.output, spec.signature.outputs, strict=True):
+    for value, wanted in zip(graph.graph.output, spec.signature.outputs, strict=False):
         for size, name in zip(value.type.tensor_type.shape.dim, wanted.shape, strict=False):
             if size.dim_param and isinstance(name, str):
                 size.dim_param = name
