@@ -191,7 +191,7 @@ class Data(Section):
         None, ge=RATES[0], le=RATES[1], description="samples a second of recordings"
     )
     split_seed: Whole = Field(0, ge=0)
-    pair: tuple[str, str] | None = Field(
+    pair: tuple[str, ...] | None = Field(
         None, description="languages of parallel files, the source first, such as [de, en]"
     )
     files: Files | None = None
@@ -219,6 +219,13 @@ class Data(Section):
     def _three_parts(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if value is not None and len(value) != 3:
             raise ValueError(f"three counts of rows, [train, valid, test]; here are {len(value)}")
+        return value
+
+    @field_validator("pair")
+    @classmethod
+    def _two_languages(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(value) != 2:
+            raise ValueError(f"two languages, the source first; here are {len(value)}")
         return value
 
     @field_validator("channels")

@@ -116,7 +116,8 @@ def _pair(folder: Path, section: recipe.Data) -> tuple[str, str]:
                 f"data.pair: {section.source!r} has no text to train on in {language!r}",
                 expected=did_you_mean(language, known),
             )
-    return section.pair
+    source, target = section.pair
+    return source, target
 
 
 def _stems(folder: Path, language: str, section: recipe.Data) -> dict[str, str]:
