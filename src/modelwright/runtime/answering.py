@@ -13,9 +13,9 @@ from modelwright.core.errors import ConfigError
 from modelwright.data import language
 from modelwright.data.catalog import KINDS
 from modelwright.models.heads import HEADS
-from modelwright.runtime.catalog import WritingSession
+from modelwright.runtime.catalog import Arrays, WritingSession
 from modelwright.runtime.generate import Writing, scores_of, written
-from modelwright.tasks.catalog import TASKS
+from modelwright.tasks.catalog import TASKS, Task
 
 Told = Callable[[str], None]  # of a piece of text, as it comes
 
@@ -50,14 +50,20 @@ def answer(
             pieces.append(piece)
         return {"prompt": prompt, "answer": "".join(pieces)}
     batch = kind.read_input(content, described, files)
-    if writes == "anew":
-        outputs, options = {"written": np.array(session.write(batch, **options))}, {}
-    else:
-        outputs = session(batch)
+    outputs = outputs_of(session, batch, task, options)
     tokens = kind.tokens(content, described, files)
-    row = kind.row(outputs)
-    said: dict[str, Any] = task.logic.answer(row, artifact.labels, tokens, **options)
+    how = {} if writes else options
+    said: dict[str, Any] = task.logic.answer(kind.row(outputs), artifact.labels, tokens, **how)
     return said
+
+
+def outputs_of(
+    session: WritingSession, batch: Arrays, task: Task, how: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """What answers to a batch of one are made of: a call's outputs, or the ids that it writes."""
+    if HEADS[task.outputs].writes == "anew":
+        return {"written": np.array(session.write(batch, **how))}
+    return session(batch)
 
 
 def check_options(artifact: Artifact, options: Mapping[str, Any]) -> None:
