@@ -89,8 +89,8 @@ TASKS: dict[str, Task] = {
     "forecasting": Task("series", "horizon", forecast),
     "recommendation": Task("items", "ranking", recommend),
     "language-modeling": Task("stream", "next", language),
-    "translation": Task("pairs", "sequence", translate),
     "detection": Task("image", "boxes", detect),
     "control": Task("observation", "actions", control, acting=True),
+    "translation": Task("pairs", "sequence", translate),
     "image-text-matching": Task("image_text", "vectors", match),
 }
