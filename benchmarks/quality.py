@@ -98,6 +98,15 @@ CASES: dict[str, Case] = {
         "captions.yaml", "flickr8k_subset/images.tar.gz", "recall_at_10", 0.25, 0.40, minutes=10,
         made=flickr8k,
     ),
+    "multi30k_de_en": Case("translation.yaml", "multi30k", "bleu", 33, 37, minutes=20),
+    "multi30k_en_de": Case(
+        "translation.yaml", "multi30k", "bleu", 30, 35, minutes=20,
+        overrides={"data.pair": "[en, de]"},
+    ),
+    "multi30k_rnn": Case(
+        "translation.yaml", "multi30k", "bleu", 27, 32, minutes=20,
+        overrides={"model": "{family: rnn, size: base}"},
+    ),
     "movielens": Case("movies.yaml", "movielens_100k", "ndcg_at_10", 0.06, 0.09),
     "cartpole": Case("cartpole.yaml", None, "mean_return", 475, 500, minutes=1),
     "acrobot": Case("acrobot.yaml", None, "mean_return", -100, -85),

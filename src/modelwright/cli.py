@@ -100,24 +100,28 @@ def evaluate(model: Path, *, part: Literal["valid", "test"] = "valid", json: Jso
 def predict(
     model: Path, *files: str, max_new: int | None = None, temperature: float | None = None,
     top_k: int | None = None, top_p: float | None = None, seed: int | None = None,
-    stop: str | None = None, beam_width: int | None = None, text: tuple[str, ...] = (),
-    draw: Path | None = None, json: Json = False,
+    stop: str | None = None, beam: int | None = None, length_penalty: float | None = None,
+    beam_width: int | None = None, text: tuple[str, ...] = (), draw: Path | None = None,
+    json: Json = False,
 ) -> int:  # fmt: skip
-    """Answers for files, for every file of a folder, or for texts; a language model writes on.
+    """Answers for files, for every file of a folder, or for texts; - is the standard input.
 
-    --text, once or again and again, is for models that match pictures with texts: which of them
-    fits each picture best; of one text, which picture. --draw FOLDER is a detector's: each picture
-    with its boxes, as PNG. --beam-width is of transcription, the other options but --json are a
-    language model's. Models refuse what they have no use for.
+    A language model writes on, and its text appears as it comes; --max-new to --stop are its
+    options. --beam and --length-penalty are those of translation, --beam-width is of
+    transcription. --text, once or again and again, is for models that match pictures with texts:
+    which of them fits each picture best; of one text, which picture. --draw FOLDER is a
+    detector's: each picture with its boxes, as PNG. Models refuse what they have no use for.
     """
     from modelwright import show, verbs
 
     if not files:
         raise ConfigError("predict: no file given", expected="one or more files, texts or a folder")
     options = {"max_new": max_new, "temperature": temperature, "top_k": top_k, "top_p": top_p,
-               "seed": seed, "stop": stop, "beam_width": beam_width}  # fmt: skip
+               "seed": seed, "stop": stop, "beam": beam, "length_penalty": length_penalty,
+               "beam_width": beam_width}  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
-    found = verbs.predict(model, files, texts=text, draw=draw, **given)
+    told = None if json else show.piece
+    found = verbs.predict(model, files, texts=text, draw=draw, told=told, **given)
     _print(found, json, show.predict)
     for one in found["failed"]:
         _complain(f"{one['file']}: {one['reason']}")

@@ -94,9 +94,15 @@ def evaluate(found: Found) -> None:
     )
 
 
+def piece(text: str) -> None:
+    """A piece of a text that is being written, at once."""
+    console.print(Text(text), end="", soft_wrap=True)
+    console.file.flush()
+
+
 def predict(found: Found) -> None:
     """Answers, one a line; a tagged text as it is, with its spans; of a forecast or boxes a table;
-    what was written, behind its beginning; what was said.
+    the end of the line of what was written on; what was said or written anew.
     """
     ranked = any("ranking" in one for one in found["answers"])
     table = _table("file", "answer", "cosine" if ranked else "probability", "next")
@@ -113,13 +119,17 @@ def predict(found: Found) -> None:
         if "words" in one:
             console.print(Text.assemble((one["file"], "bold"), "  ", one["answer"]), soft_wrap=True)
             continue
-        if "prompt" in one:
-            console.print(Text.assemble((one["prompt"], "bold"), one["answer"]), soft_wrap=True)
+        if "prompt" in one:  # shown already, piece by piece
+            console.print()
             continue
         if "values" in one:
             console.print(_worth(one), soft_wrap=True)
             continue
-        best, *rest = one.get("probabilities") or one["ranking"]
+        choices = one.get("probabilities") or one.get("ranking")
+        if not choices:
+            console.print(Text(one["answer"]), soft_wrap=True)
+            continue
+        best, *rest = choices
         others = ", ".join(f"{two['label']} {_sure(two)}" for two in rest[:2])
         cells = (one["file"], one["answer"], _sure(best), others)
         table.add_row(*map(Text, cells))  # nobody's text is taken for markup

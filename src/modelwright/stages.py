@@ -104,7 +104,7 @@ def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
         result["candidates"] = [candidate.to_json() for candidate in candidates]
         write_json(folder / "plan.json", result)
     if winner.rounds:
-        metric = METRICS[TASKS[recipe.task].metric]
+        metric = METRICS[TASKS[recipe.task].look]
         forecast = Number(winner.expected, metric.unit, "predicted",
                           "race curve as a power law", this_machine().name)  # fmt: skip
         run.figure("plan", winner.spec.name, f"valid_{metric.name}", forecast)
@@ -149,7 +149,7 @@ def train(run: Run, recipe: Recipe) -> dict[str, Any]:
         run.write("train", "decision", text=text)
         say(f"train: {text}")
     _record_training(run, spec.name, trainer, trainer.step - before_step, loop_seconds)
-    metric = METRICS[TASKS[recipe.task].metric]
+    metric = METRICS[TASKS[recipe.task].look]
     name = f"valid_{metric.name}"
     quality = Number(found[name], metric.unit, "measured", "valid rows, trained model",
                       this_machine().name)  # fmt: skip

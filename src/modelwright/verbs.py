@@ -5,8 +5,8 @@ Each gives a plain dict, the same that `--json` prints (docs/reference/commands.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from modelwright.core.hardware import has, this_machine, version
 from modelwright.core.progress import say
 from modelwright.core.recipe import Data, Recipe
 from modelwright.core.run import STAGES, Run
-from modelwright.core.starter import GOALS, OWN_KEYS, STARTER, STARTER_HORIZON
+from modelwright.core.starter import GOALS, OWN_KEYS, STARTER
 from modelwright.data import catalog as data_catalog
-from modelwright.data import checks, drawing, language
+from modelwright.data import checks, drawing
 from modelwright.data.rows import load_part
 from modelwright.plan import choose
 from modelwright.stages import STEPS, load
@@ -135,7 +135,7 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
 
 def predict(
     folder: str | Path, inputs: Sequence[str | Path], *, texts: Sequence[str] = (),
-    draw: str | Path | None = None, **options: Any,
+    draw: str | Path | None = None, told: Callable[[str], None] | None = None, **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Answers of a model folder for files, for every file in a folder, or for texts.
 
@@ -143,57 +143,42 @@ def predict(
         inputs: paths; where the model takes text, a text itself, or a file with one on each line;
             where it takes items, a user's history: ids or names divided by commas, oldest first;
             where it acts, what is observed: numbers divided by commas.
-            A language model goes on with a text, or with a whole file.
+            A language model goes on with a text, or with a whole file. "-" is what stands on
+            the standard input.
         texts: for each picture to choose from; of one text the pictures come the nearest first.
         draw: folder for each picture with the boxes found in it, as PNG; of detectors.
+        told: called with each piece of a text that a language model writes on, as it comes.
         options: of language models: max_new, temperature, top_k, top_p, seed, stop; as in
-            runtime.generate.Writing. Of transcription: beam_width.
+            runtime.generate.Writing. Of translation: beam, length_penalty, most; as in
+            runtime.decode.beam_search. Of transcription: beam_width.
     Returns: "answers", each with its file or text, the answer, and what belongs to it by task,
         such as probabilities, most likely first; "failed", what cannot be read, with the reason.
     Raises: ConfigError for `texts`, `draw` or an option that a model has no use for.
     """
+    from modelwright.runtime.answering import answer, check_options
     from modelwright.runtime.catalog import open_session
-    from modelwright.runtime.generate import Recomputed, Writing, written
     from modelwright.tasks.catalog import TASKS
 
     artifact = open_artifact(_model_folder(Path(folder)))
-    described = artifact.manifest["model"]["inputs"]
-    kind = data_catalog.KINDS[described["kind"]]
-    task, files = TASKS[artifact.manifest["task"]], artifact.extras
-    writes = task.outputs == "next"
-    useful = [one.name for one in fields(Writing)] if writes else task.options
-    if useless := sorted(set(options) - set(useful)):
-        raise ConfigError(
-            f"predict: {', '.join(useless)} is of no use to {artifact.manifest['task']}",
-            expected=f"only: {', '.join(useful)}" if useful else "no option",
-            repair="leave it out",
-        )
+    check_options(artifact, options)
+    task = artifact.manifest["task"]
     if draw is not None:
-        drawing.require(task.outputs, artifact.manifest["task"])
-    how = Writing(**options) if writes else None
+        drawing.require(TASKS[task].outputs, task)
+    kind = data_catalog.KINDS[artifact.manifest["model"]["inputs"]["kind"]]
     session = open_session(artifact)
     answers: list[dict[str, Any]] = []
     failed = []
     for name, content in _items(inputs, kind):
         try:
             own = content if isinstance(content, bytes) else content.read_bytes()
-            if how is not None:
-                scores = Recomputed(session, described["max_length"])
-                prompt = language.prompt(own)
-                pieces = written(scores, language.tokens_of(files), prompt, how)
-                answers.append({"file": name, "prompt": prompt, "answer": "".join(pieces)})
-                continue
-            own = kind.asked(own, texts)
-            outputs = session(kind.read_input(own, described, files))
+            found = answer(session, artifact, own, options, texts=texts, told=told)
         except (OSError, DataError) as error:
             reason = error.what if isinstance(error, DataError) else error.strerror
             failed.append({"file": name, "reason": reason})
             continue
-        tokens = kind.tokens(own, described, files)
-        answer = task.logic.answer(kind.row(outputs), artifact.labels, tokens, **options)
         if draw is not None:
-            answer["drawn"] = str(drawing.write(Path(draw), name, own, answer["boxes"]))
-        answers.append({"file": name, **answer})
+            found["drawn"] = str(drawing.write(Path(draw), name, own, found["boxes"]))
+        answers.append({"file": name, **found})
     if len(texts) == 1:
         answers.sort(key=lambda one: -one["ranking"][0]["score"])
     return {"artifact": str(artifact.folder), "answers": answers, "failed": failed}
@@ -264,7 +249,7 @@ def doctor() -> dict[str, Any]:
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors")
 EXTRAS = {
     "vision": ("PIL", "sklearn"),
-    "text": ("tokenizers",),
+    "text": ("tokenizers", "sacrebleu"),
     "control": ("gymnasium",),
     "audio": ("soundfile",),
     "speech": ("soundfile", "rapidfuzz"),
@@ -285,8 +270,8 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
         name for name, one in TASKS.items()
         if one.inputs == found.kind and one.outputs in found.answers
     )  # fmt: skip
-    if found.kind == "series":
-        section = Data(source=source, horizon=STARTER_HORIZON)
+    keys = data_catalog.KINDS[found.kind].starter(Path(source))
+    section = Data(source=source, **keys)
     data, report = checks.check(
         data_catalog.load(section, found.kind, TASKS[task].outputs), section
     )
@@ -301,7 +286,8 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
         source=source,
         quoted=json.dumps(source, ensure_ascii=False),
         task=task,
-        own=OWN_KEYS.get(found.kind, ""),
+        own="".join(f"  {key}: {json.dumps(value):<19} # edit\n" for key, value in keys.items())
+        + OWN_KEYS.get(found.kind, ""),
         rows=sum(rows.values()),
         what=_described(report),
         goal=GOALS[TASKS[task].metric],
@@ -324,7 +310,7 @@ def _described(report: Mapping[str, Any]) -> str:
     else:
         kinds = {
             "text": "texts", "audio": "recordings", "series": "windows",
-            "stream": "stretches of text", "items": "histories",
+            "stream": "stretches of text", "items": "histories", "pairs": "pairs of texts",
             "observation": "observations and episodes",
             "image_text": "pictures with texts",
         }  # fmt: skip
@@ -383,7 +369,11 @@ def _items(
     """What to answer, by name: files, and texts where the model takes them."""
     for one in inputs:
         path = Path(one)
-        if os.path.isdir(one):  # noqa: PTH112 - a text may be too long for a path
+        if str(one) == "-" and kind.texts:
+            content = sys.stdin.read()
+            for text in content.splitlines() if kind.lines else [content]:
+                yield text, text.encode()
+        elif os.path.isdir(one):  # noqa: PTH112 - a text may be too long for a path
             found = [
                 file for file in sorted(path.rglob("*")) if file.suffix.lower() in kind.suffixes
             ]

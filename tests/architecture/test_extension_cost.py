@@ -30,7 +30,7 @@ from modelwright.models import catalog as models_catalog
 from modelwright.models.catalog import MODELS, Family, Model, ModelSpec, build
 from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize
 from modelwright.models.heads import HEADS, ClassHead
-from modelwright.models.ladders import Ladder
+from modelwright.models.sizes import Ladder
 from modelwright.plan.count import count
 from modelwright.runtime import catalog as runtime_catalog
 from modelwright.runtime.catalog import RUNTIMES

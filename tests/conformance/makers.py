@@ -22,12 +22,14 @@ class Maker:
     write: into an empty folder; gives the source, and what a person asks: a file, or a text.
     data: further keys of the recipe's section `data`.
     needs: modules that reading it takes.
+    steps: of a whole run.
     predict: arguments with which `predict` answers as the page does.
     """
 
     write: Callable[[Path], tuple[Path, Path | str]]
     data: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    steps: int = 60
     predict: dict[str, Any] = field(default_factory=dict)
 
 
@@ -192,6 +194,24 @@ def _captions(folder: Path) -> tuple[Path, Path]:
     return folder, folder / "images/07.png"
 
 
+WORDS = {"ein": "a", "Hund": "dog", "Kind": "child", "Mann": "man", "läuft": "runs",
+         "schläft": "sleeps", "und": "and", "schnell": "fast", "heute": "today"}  # fmt: skip
+
+
+def _pairs(folder: Path) -> tuple[Path, str]:
+    """One to five words, each of which has one translation."""
+    draw = np.random.default_rng(0)
+    (folder / "pairs").mkdir()
+    sides = {"de": list[str](), "en": list[str]()}
+    for number in range(120):
+        words = draw.choice(list(WORDS), 1 + number % 5)
+        sides["de"].append(" ".join(words) + ".")
+        sides["en"].append(" ".join(WORDS[word] for word in words) + ".")
+    for language, lines in sides.items():
+        (folder / "pairs" / f"train.{language}").write_text("\n".join(lines) + "\n")
+    return folder / "pairs", "ein Hund läuft."
+
+
 MAKERS: dict[str, Maker] = {
     "image-classification": Maker(_pictures, needs=("PIL",)),
     "text-classification": Maker(_texts),
@@ -207,5 +227,11 @@ MAKERS: dict[str, Maker] = {
     "control": Maker(_episodes, {"episodes": 8}, needs=("gymnasium",)),
     "image-text-matching": Maker(
         _captions, needs=("PIL",), predict={"texts": ["a red spot", "stripes down in white"]}
+    ),
+    "translation": Maker(
+        _pairs,
+        {"pair": ["de", "en"], "tokens": {"vocab_size": 400}},
+        needs=("tokenizers", "sacrebleu"),
+        steps=300,
     ),
 }

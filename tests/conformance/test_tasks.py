@@ -113,7 +113,11 @@ def test_outputs_are_those_of_the_signature(cell: Cell, model):
     with torch.inference_mode():
         outputs = WithAnswers(model, cell.spec.outputs)(*map(torch.from_numpy, batch.values()))
     signature = cell.spec.signature
-    time = max(value.shape[1] for value in batch.values() if value.ndim > 1)
+    free = {
+        size: length
+        for one in signature.inputs
+        for size, length in zip(one.shape, batch[one.name].shape, strict=True)
+    }
     for found, wanted in (
         (dict(batch), signature.inputs),
         ({w.name: f.numpy() for w, f in zip(signature.outputs, outputs, strict=True)},
@@ -124,7 +128,10 @@ def test_outputs_are_those_of_the_signature(cell: Cell, model):
             value = found[one.name]
 
             assert one.dtype == value.dtype.name
-            assert one.sizes(3, time) == value.shape
+            shape = [free[size] if size in free else one.places(free.get(one.follows))
+                     if isinstance(size, str) else size for size in one.shape]  # fmt: skip
+
+            assert tuple(shape) == value.shape
 
 
 @every_cell
@@ -139,9 +146,10 @@ def test_padding_changes_nothing(cell: Cell):
     assert len(set(rows.lengths[few])) > 1
     session = TorchSession(cell.model, cell.spec, 1)
     together = session(rows.batch(few))
+    places = rows.places(cell.spec.signature)
     for place, row in enumerate(few):
         alone = session(rows.batch(np.array([row])))
-        end = cell.spec.signature.outputs[0].places(rows.lengths[row])
+        end = None if places is None else places[row]
         for name, value in together.items():
             scale = np.abs(value[place][:end]).max()
 
@@ -158,7 +166,7 @@ def test_eight_rows_are_learned_by_heart(cell: Cell):
     trainer, losses = cell.taught
     found = trainer.evaluate().value
 
-    assert METRICS[cell.task.metric].error(found) <= BY_HEART
+    assert METRICS[cell.task.metric].error(found) <= BY_HEART * METRICS[cell.task.metric].scale
     assert losses[-1] < 0.2 * losses[0]
 
 
@@ -223,13 +231,14 @@ def test_int8_is_the_same_model_or_refused(cell: Cell, task, family, tmp_path):
 
 @every_cell
 def test_pruning_shrinks(cell: Cell, model):
-    """Half of the channels gone leaves fewer values, and a model of the same signature."""
+    """Half of the channels gone leaves fewer values, and a model that takes and gives the same."""
     smaller, spec = prune(model, cell.spec, 0.5)
     batch = cell.source.rows.batch(np.arange(3))
     before, after = (TorchSession(*one, 1)(batch) for one in ((model, cell.spec), (smaller, spec)))
 
     assert count_params(smaller) < count_params(model)
-    assert cell.spec.signature == spec.signature
+    assert cell.spec.signature.inputs == spec.signature.inputs
+    assert cell.spec.signature.outputs == spec.signature.outputs
     assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
     assert all(np.isfinite(value).all() for value in after.values())
 
@@ -289,7 +298,7 @@ def test_the_server_answers_as_predict(cell: Cell):
         for one in reply.json()["outputs"]
     }
     shown = page.json()
-    inferred = answers.answer(inputs, outputs, tokens)
+    inferred = {} if answers.writes_anew else answers.answer(inputs, outputs, tokens)
 
     assert {key: shown[key] for key in inferred} == inferred
     assert "answer" in said
@@ -309,13 +318,13 @@ def test_a_whole_run_ends_certified(source_of, task, tmp_path):
     methods = ["quantize"] if (task, family, "int8") not in REFUSED else ["prune"]
     # of errors of which a row can have more than one, as many as rows are
     bound = metric.at_error(
-        0.5 if metric.higher_is_better else 1.0 if metric.unit == "share" else 2.0
+        0.5 * metric.scale if metric.higher_is_better else 1.0 if metric.unit == "share" else 2.0
     )
     path = tmp_path / "whole.yaml"
     path.write_text(yaml.safe_dump({
         "task": task,
         "data": {"source": str(source.source), **source.maker.data},
-        "budget": {"train_steps": 60},
+        "budget": {"train_steps": source.maker.steps},
         "goals": {metric.name: f"{metric.op} {bound}", "size_mb": "<= 1"},
         "model": {"family": family, "size": "tiny"},
         "train": {"batch_size": 16, "precision": "32-true", "learning_rate": 0.01},

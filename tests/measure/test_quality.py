@@ -114,7 +114,10 @@ def test_clopper_pearson_refuses_impossible_counts():
 class EchoTags:
     """Answers every place with the id that stands there, padding with the id 2."""
 
-    signature = Signature((), (TensorSpec("logits", "float32", ("batch", "time", 3)),))
+    signature = Signature(
+        (TensorSpec("ids", "int64", ("batch", "time")),),
+        (TensorSpec("logits", "float32", ("batch", "time", 3)),),
+    )
 
     def __call__(self, batch):
         logits = np.eye(3, dtype=np.float32)[np.where(batch["ids"] > 0, batch["ids"] - 1, 2)]

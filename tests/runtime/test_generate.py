@@ -8,7 +8,15 @@ from modelwright.core.errors import ConfigError
 from modelwright.data import language
 from modelwright.export.onnx import export_onnx
 from modelwright.models.catalog import MODELS, ModelSpec, build
-from modelwright.runtime.generate import Recomputed, Writing, choose, distribution, written
+from modelwright.runtime.generate import (
+    Cached,
+    Recomputed,
+    Writing,
+    choose,
+    distribution,
+    scores_of,
+    written,
+)
 from modelwright.runtime.onnx_session import OnnxSession
 from modelwright.runtime.torch_session import TorchSession
 
@@ -155,3 +163,28 @@ def test_every_runtime_writes_the_same(sessions, how):
     trained, exported = sessions
 
     assert text_of(trained, **how) == text_of(exported, **how)
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["torch", "onnx"])
+def test_each_token_is_read_once_and_changes_nothing(sessions, number):
+    """With a state that is carried on, the very text that looking at all tokens again gives, far
+    beyond the window."""
+    session = sessions[number]
+    cached, again = Cached(session, WINDOW), Recomputed(session, WINDOW)
+    ids = [int(one) for one in CHARS.encode("bad hedge facade")]
+    for end in range(4, len(ids) + 1):
+        np.testing.assert_allclose(again(ids[:end]), cached(ids[:end]), atol=2e-4)
+
+    assert isinstance(scores_of(session, WINDOW), Cached)
+    how = Writing(max_new=40, temperature=0)
+    assert list(written(again, CHARS, "bad ", how)) == list(written(cached, CHARS, "bad ", how))
+
+
+def test_another_text_begins_anew(sessions):
+    """What was read of one text is not taken for another's."""
+    session, _ = sessions
+    cached, ids = Cached(session, WINDOW), [4, 5, 6, 7]
+    first = cached(ids)
+    cached([5, 5, 5, 5, 5])
+
+    np.testing.assert_allclose(first, cached(ids), atol=1e-5)

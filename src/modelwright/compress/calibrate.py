@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from modelwright.data.rows import Rows
-from modelwright.runtime.onnx_session import inference_session
+from modelwright.runtime.onnx_session import inference_session, run
 
 BINS = 2048
 LEVELS = 256
@@ -45,7 +45,8 @@ def observe(graph: onnx.ModelProto, rows: Rows) -> dict[str, Histogram]:
     def values() -> Iterator[tuple[str, np.ndarray]]:
         for start in range(0, len(rows), BATCH_ROWS):
             batch = rows.batch(np.arange(start, min(start + BATCH_ROWS, len(rows))))
-            yield from zip(names, session.run(names, batch), strict=True)
+            found = run(session, batch, names)
+            yield from ((name, value) for name, value in found.items() if value.size)
 
     low = dict.fromkeys(names, np.inf)
     high = dict.fromkeys(names, -np.inf)

@@ -23,7 +23,8 @@ from modelwright.data.shared import Shared
 from modelwright.measure.compare import Difference, compare
 from modelwright.measure.quality import Quality, evaluate
 from modelwright.measure.timing import Latency, measure_pair
-from modelwright.runtime.catalog import Session, open_session
+from modelwright.runtime.answering import outputs_of
+from modelwright.runtime.catalog import Session, WritingSession, open_session
 from modelwright.tasks.catalog import TASKS, Task
 
 MISTAKES = 24
@@ -74,6 +75,7 @@ def certify(
         "goals": goals,
         "rows": quality.rows,
         "metric": name,
+        **({"protocol": task.protocol} if task.protocol else {}),
         **quality.values,
         f"{name}_low": quality.low,
         f"{name}_high": quality.high,
@@ -242,20 +244,20 @@ def worst_mistakes(quality: Quality, rows: Rows, labels: Sequence[str]) -> list[
 
 
 def worst_texts(
-    session: Session, quality: Quality, rows: Rows, task: Task, labels: Sequence[str]
+    session: WritingSession, quality: Quality, rows: Rows, task: Task, labels: Sequence[str]
 ) -> list[dict[str, str]]:
     """Where answers are texts: those with the most errors, beside the true ones."""
     if not hasattr(task.logic, "text_of"):
         return []
     metric = METRICS[task.metric]
     errors = np.array([
-        metric.error(task.values(quality.statistics[row : row + 1])[metric.name])
+        metric.error(task.values(quality.statistics[row : row + 1]).get(metric.name, metric.best))
         for row in range(len(rows))
     ])  # fmt: skip
     found = []
     for row in np.argsort(-errors, kind="stable")[:MISTAKES]:
         if errors[row] > 0:
-            outputs = session(rows.batch(np.array([row])))
+            outputs = outputs_of(session, rows.batch(np.array([row])), task, {})
             said = task.logic.answer({name: one[0] for name, one in outputs.items()}, labels)
             truth = task.logic.text_of(rows.batch_targets(np.array([row]))[0], labels)
             found.append({"truth": truth, "answer": said["answer"], **_shown(rows, int(row))})
@@ -316,7 +318,7 @@ def _gap(goal: Goal, value: float) -> float:
     """Relative distance to the bound; for shares near one, relative to the errors allowed."""
     if goal.op == ">=":
         metric = METRICS[goal.name]
-        room = 1 - goal.bound if metric.bounded else abs(goal.bound)
+        room = metric.best - goal.bound if metric.bounded else abs(goal.bound)
         return (goal.bound - value) / max(room, 1e-3)
     return (value - goal.bound) / max(abs(goal.bound), 1e-3)
 

@@ -382,8 +382,8 @@ def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Ca
 
 def _safe_drop(first: Candidate) -> float:
     """SAFE_DROP; where nothing bounds the metric, as a share of what there is to lose."""
-    bounded = METRICS[first.metric].bounded
-    return SAFE_DROP * (1.0 if bounded else abs(first.measured[first.metric]))
+    metric = METRICS[first.metric]
+    return SAFE_DROP * (metric.scale if metric.bounded else abs(first.measured[first.metric]))
 
 
 def _beats(one: Candidate, other: Candidate) -> bool:

@@ -32,6 +32,11 @@ class Metric:
         return self.best - error if self.higher_is_better else self.best + error
 
     @property
+    def scale(self) -> float:
+        """The distance from nothing to the best: 100 where that is the best, 1 for shares."""
+        return abs(self.best) or 1.0
+
+    @property
     def op(self) -> str:
         """The side that a bound on it holds."""
         return ">=" if self.higher_is_better else "<="
@@ -49,6 +54,8 @@ METRICS = {
         Metric("mse", "", False, quality=True),
         Metric("nats_per_char", "", False, quality=True),
         Metric("mean_return", "", True, quality=True, bounded=False),
+        Metric("bleu", "", True, 100.0, quality=True),
+        Metric("nats_per_token", "", False, quality=True),
         Metric("latency_p50_ms", "ms", False),
         Metric("latency_p95_ms", "ms", False),
         Metric("latency_p99_ms", "ms", False),

@@ -225,6 +225,7 @@ QUALITY_OF = {
     "detection": "ap50",
     "control": "mean_return",
     "image-text-matching": "recall_at_10",
+    "translation": "bleu",
 }
 
 NO_LABELS = ("forecasting", "transcription", "image-text-matching", "detection", "control")
@@ -236,7 +237,7 @@ IN_ORDER = ("forecasting", "language-modeling")
 TASKS_OF_KEY = {
     "data.horizon": ("forecasting",), "data.channels": ("forecasting",),
     "data.window": (*IN_ORDER, "control"), "data.split_rows": IN_ORDER,
-    "data.interactions": ("recommendation",),
+    "data.interactions": ("recommendation",), "data.pair": ("translation",),
     "train.label_smoothing": tuple(task for task in QUALITY_OF if task not in NO_LABELS),
     "train.micro_batch_size": tuple(task for task in QUALITY_OF if task not in WHOLE_BATCHES),
     "data.episodes": ("control",), "train.algorithm": ("control",),
@@ -283,7 +284,7 @@ class Recipe(Section):
     name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="of the run's folder")
     task: Literal[
         "image-classification", "text-classification", "audio-classification", "tagging",
-        "forecasting", "language-modeling", "recommendation", "transcription",
+        "forecasting", "language-modeling", "translation", "recommendation", "transcription",
         "image-text-matching", "detection", "control",
     ]  # fmt: skip
     data: Data
@@ -314,7 +315,7 @@ class Recipe(Section):
                 *first, last = tasks
                 only = f"{', '.join(first)} and {last} do" if first else f"{last} does"
                 raise ValueError(f"{name}: {self.task} does not read it, only {only}")
-        stream = self.task in ("language-modeling", "transcription")
+        stream = self.task in ("language-modeling", "transcription", "translation")
         if self.data.tokens.unit in (UNITS_OF_TEXTS if stream else UNITS_OF_STREAMS):
             fit = ("characters", *(UNITS_OF_STREAMS if stream else UNITS_OF_TEXTS))
             raise ValueError(f"data.tokens.unit: {self.task} takes {', '.join(fit)}")

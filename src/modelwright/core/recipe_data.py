@@ -100,6 +100,8 @@ class Columns(Section):
     )
     label: str | Whole = Field("label", description="the class")
     file: str | Whole = Field("file", description="the recording, from the table's folder on")
+    source: str | Whole = Field("source", description="the text to translate")
+    target: str | Whole = Field("target", description="its translation")
 
 
 class Files(Section):
@@ -153,7 +155,10 @@ class Tokens(Section):
     features: tuple[
         Literal["token", "pair", "next_pair", "start", "end", "ending", "shape"], ...
     ] = Field((), description="of each token; empty takes the task's own")
-    vocab_size: Whole = Field(30_000, ge=10, description="at most, of each kind of feature")
+    vocab_size: Whole | None = Field(
+        None, ge=10, description="at most, of each kind of feature; None: the task's own"
+    )
+    joint: bool = Field(True, description="of pairs of texts, one vocabulary for both sides")
     max_length: Whole = Field(256, ge=1, le=100_000, description="tokens of a text that are read")
 
 
@@ -173,8 +178,8 @@ class Data(Section):
     source: str = Field(description='"digits", or a path, or gymnasium: and an environment')
     format: Literal[
         "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "text_stream",
-        "audio_folder", "transcripts", "table", "interactions", "image_texts", "environment",
-        "voc", "yolo", "coco",
+        "audio_folder", "transcripts", "table", "interactions", "parallel_text", "image_texts",
+        "environment", "voc", "yolo", "coco",
     ] = "auto"  # fmt: skip
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
     test: Share = Field(0.2, description="share held out to judge by, where the source has no test")
@@ -188,6 +193,9 @@ class Data(Section):
         None, ge=RATES[0], le=RATES[1], description="samples a second of recordings"
     )
     split_seed: Whole = Field(0, ge=0)
+    pair: tuple[str, ...] | None = Field(
+        None, description="languages of parallel files, the source first, such as [de, en]"
+    )
     files: Files | None = None
     columns: Columns = Columns()
     clean: tuple[Clean, ...] = Field((), description="steps for rows of text, in order")
@@ -213,6 +221,13 @@ class Data(Section):
     def _three_parts(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if value is not None and len(value) != 3:
             raise ValueError(f"three counts of rows, [train, valid, test]; here are {len(value)}")
+        return value
+
+    @field_validator("pair")
+    @classmethod
+    def _two_languages(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(value) != 2:
+            raise ValueError(f"two languages, the source first; here are {len(value)}")
         return value
 
     @field_validator("channels")

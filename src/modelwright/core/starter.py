@@ -24,14 +24,13 @@ train:
 compress: auto                # or none, or a list such as [{{prune: {{ratio: 0.25}}}}, quantize]
 """
 
-STARTER_HORIZON = 24
 OWN_KEYS = {
-    "series": f"  horizon: {STARTER_HORIZON:<19}# edit: steps to forecast\n"
-    "  # window: 336               # steps looked back at\n",
+    "series": "  # window: 336               # steps looked back at\n",
     "items": "  # interactions: {user: 0, item: 1, time: 3, names: null}  # columns; a file of "
     "titles\n",
     "observation": "  # window: 1                 # latest observations that are looked at\n"
     "  # episodes: 100             # of valid and of test\n",
+    "pairs": "  # tokens: {vocab_size: 6000}  # pieces of words, of both languages together\n",
     "stream": "  # window: 128               # tokens looked back at\n"
     "  # tokens: {unit: characters}  # or bytes, or bpe with a vocab_size\n",
 }
@@ -47,5 +46,6 @@ GOALS = {
     "recall_at_10": '  recall_at_10: ">= 0.5"     # edit: what you need; or "drop <= 0.5 pt"',
     "mse": '  mse: "<= 0.5"               # edit: in units of each series\' variance on train',
     "mean_return": '  mean_return: ">= 0"           # edit: the mean sum of rewards of an episode',
+    "bleu": '  bleu: ">= 25"                # edit: from 0 to 100, by sacreBLEU',
     "nats_per_char": '  nats_per_char: "<= 1.8"     # edit: surprise at each character, in nats',
 }

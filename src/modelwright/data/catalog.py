@@ -24,7 +24,9 @@ from modelwright.data import (
     interactions,
     language,
     pairs,
+    parallel,
     series,
+    tables,
     text,
     transcripts,
 )
@@ -97,6 +99,14 @@ SOURCES: dict[str, Source] = {
     ),
     "npz": Source(
         lambda path: path.is_file() and path.suffix == ".npz", arrays.read_npz, "a file *.npz"
+    ),
+    "parallel_text": Source(
+        parallel.is_here,
+        parallel.read,
+        "a folder with train.de and train.en and the like, plain or .gz, or a table with the "
+        "columns source and target",
+        kind="pairs",
+        answers=("sequence",),
     ),
     "text_table": Source(
         text.has_tables,
@@ -184,6 +194,7 @@ class Kind:
     keep: what of the labels must travel with the model, by name.
     ask: of a file's bytes and texts to choose from one question, whose batch has a row for each
         text; None where there is nothing to choose from.
+    starter: keys of the recipe's section `data` that reading a path takes and nobody has said yet.
     """
 
     prepare: Callable[[dict[str, Rows], recipe.Data, str], Prepared]
@@ -216,6 +227,8 @@ class Kind:
         """What one question's batch gave, as answers are made of it: of one row, or of them all."""
         return {name: value if self.ask else value[0] for name, value in outputs.items()}
 
+    starter: Callable[[Path], dict[str, Any]] = lambda path: {}
+
 
 KINDS: dict[str, Kind] = {
     "audio": Kind(
@@ -247,7 +260,22 @@ KINDS: dict[str, Kind] = {
         lines=True,
         texts=True,
     ),
-    "series": Kind(series.prepare, series.preprocess, series.read_input, series.SUFFIXES),
+    "series": Kind(
+        series.prepare,
+        series.preprocess,
+        series.read_input,
+        series.SUFFIXES,
+        starter=lambda path: {"horizon": series.STARTER_HORIZON},
+    ),
+    "pairs": Kind(
+        parallel.prepare,
+        parallel.preprocess,
+        parallel.read_input,
+        (".txt",),
+        lines=True,
+        texts=True,
+        starter=parallel.starter,
+    ),
     "stream": Kind(
         language.prepare,
         language.preprocess,
@@ -259,7 +287,7 @@ KINDS: dict[str, Kind] = {
         text.prepare,
         text.preprocess,
         text.read_input,
-        text.TABLE_SUFFIXES,
+        tables.TABLE_SUFFIXES,
         lines=True,
         texts=True,
         tokens=text.tokens,

@@ -87,9 +87,9 @@ class Subject:
             return bool(self.data.outputs["kind"] == "boxes")
         letters = bool(self.data.outputs["kind"] == "letters")
         if name == "empty_texts":
-            return self.data.kind in ("text", "image_text") or letters
+            return self.data.kind in ("text", "pairs", "image_text") or letters
         if name == "cleaned":
-            return self.data.kind == "text" or letters
+            return self.data.kind in ("text", "pairs") or letters
         if name == "short_recordings":
             return letters
         if name in ("class_imbalance", "conflicting_labels"):

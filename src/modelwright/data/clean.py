@@ -39,6 +39,30 @@ def cleaned(
             yield where, text, label
 
 
+def cleaned_pairs(
+    records: Iterator[Record], steps: Sequence[Clean], counts: dict[str, int]
+) -> Iterator[Record]:
+    """Rows of place, source and target after every step, taken on both texts.
+
+    A row is left out if one of them is; drop: duplicates looks at both together.
+    """
+    chain = [(step.name, step.key == "drop", STEPS[step.key](step.value)) for step in steps]
+    for where, source, target in records:
+        left: tuple[str | None, str | None] = source, target
+        for name, together, step in chain:
+            before = left
+            if together:
+                left = before if step("\0".join(map(str, before))) is not None else (None, None)
+            else:
+                left = step(str(before[0])), step(str(before[1]))
+            if left != before:
+                counts[name] = counts.get(name, 0) + 1
+            if None in left:
+                break
+        else:
+            yield where, str(left[0]), str(left[1])
+
+
 def findings(counts: dict[str, int]) -> list[Finding]:
     """What the steps did, for the gate's report."""
     return [

@@ -28,6 +28,7 @@ SUFFIXES = (".txt", ".gz")
 TOKENS = "tokens.json"  # in the data's and in the model's folder
 WINDOW = 128  # tokens that are looked back at, where the recipe does not say
 STRIDE = 4  # windows of train begin at every such part of a window
+VOCAB_SIZE = 30_000  # ids at most, where the recipe does not say
 FEWEST_BPE = 258  # padding, unknown, and each byte
 _PEEK_BYTES, _PEEK_LINES = 2**16, 50
 _CHUNK = 2**17  # characters that are cut into pairs of bytes at once
@@ -157,12 +158,21 @@ class Tokens:
         if self.unit == "bytes":
             return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + 2
         if self.unit == "bpe":
-            tokenizer = _library().Tokenizer.from_str(self.bpe)
-            pieces = [tokenizer.encode(piece).ids for piece in _pieces(text)]
+            pieces = [self._tokenizer.encode(piece).ids for piece in _pieces(text)]
             return np.concatenate([np.zeros(0, np.int32), *(np.int32(ids) for ids in pieces)]) + 2
         found = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         place = np.minimum(np.searchsorted(self._points, found), len(self._points) - 1)
         return np.where(self._points[place] == found, self._ids[place], np.int32(UNKNOWN))
+
+    def encode_many(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+        """The ids of each text, as `encode` gives them; pairs of bytes on several threads."""
+        if self.unit != "bpe":
+            return [self.encode(text) for text in texts]
+        return [np.array(one.ids, np.int32) + 2 for one in self._tokenizer.encode_batch(texts)]
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        return _library().Tokenizer.from_str(self.bpe)
 
     def decode(self, ids: Sequence[int] | Array) -> str:
         """The text; bytes that are no whole character become a replacement character."""
@@ -268,7 +278,7 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
     window = section.window or WINDOW
     unit = "characters" if section.tokens.unit == "auto" else section.tokens.unit
     texts = {part: rows.origins[0] for part, rows in parts.items()}
-    known = learn(texts["train"], unit, section.tokens.vocab_size)
+    known = learn(texts["train"], unit, section.tokens.vocab_size or VOCAB_SIZE)
     made = {}
     for part in PARTS:
         ids = known.encode(texts[part])

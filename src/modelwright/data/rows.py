@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from modelwright.core.errors import ConfigError, DataError, IntegrityError, did_you_mean
 from modelwright.core.files import sha256, write_bytes, write_json
-from modelwright.core.signature import NO_TARGET
+from modelwright.core.signature import NO_TARGET, Signature
 from modelwright.data.shared import Shared
 
 Array = npt.NDArray[Any]
@@ -155,8 +155,16 @@ class Rows:
 
     @property
     def lengths(self) -> Indices | None:
-        """Places of each row, int64 (rows,), where they differ."""
-        return next((c.lengths for c in self.inputs.values() if isinstance(c, Ragged)), None)
+        """Places of each row, those of all inputs together, int64 (rows,), where they differ."""
+        found = [c.lengths for c in self.inputs.values() if isinstance(c, Ragged)]
+        return np.sum(found, axis=0) if found else None
+
+    def places(self, signature: Signature) -> Indices | None:
+        """Places of each row's answers, int64 (rows,), where they differ and each has one."""
+        judged = signature.outputs[0]
+        followed = {size: one.name for one in signature.inputs for size in one.shape}
+        column = self.inputs.get(followed.get(judged.follows, ""))
+        return judged.places(column.lengths) if isinstance(column, Ragged) else None
 
     def take(self, indices: Indices) -> "Rows":
         """The rows at `indices`, in that order."""
@@ -406,8 +414,7 @@ def load_part(folder: Path, part: str) -> Rows:
             f"{path} is missing", expected="the rows that the gate saved", repair="run it again"
         )
     try:
-        recorded = json.loads((folder / HASHES).read_bytes())[part]
-        if sha256(path) != recorded:
+        if sha256(path) != json.loads((folder / HASHES).read_bytes())[part]:
             raise _unsound(path)
         with safetensors.safe_open(path, "np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -415,9 +422,7 @@ def load_part(folder: Path, part: str) -> Rows:
             origins, names = json.loads(kept["origins"]), json.loads(kept["inputs"])
         columns = {name: _column(name, tensors) for name in names}  # in the signature's order
         targets = _column("targets", tensors)
-        sound = bool(columns) and all(
-            len(column) == len(origins) for column in (*columns.values(), targets)
-        )
+        sound = bool(columns) and {len(origins)} == set(map(len, (*columns.values(), targets)))
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _unsound(path) from error
     if not sound:

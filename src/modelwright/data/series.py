@@ -27,6 +27,7 @@ from modelwright.core.progress import say
 from modelwright.data.rows import PARTS, Array, Column, Finding, Loaded, Prepared, Rows, Windows
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".gz")
+STARTER_HORIZON = 24  # steps that a starter recipe forecasts
 MISSING = ("", "na", "nan", "?")
 WINDOW = 336  # steps that are looked back at, where the recipe does not say
 PATCH = 16  # steps that a model sees as one place, as near as the window can be divided

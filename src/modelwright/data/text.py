@@ -7,16 +7,14 @@ Source of the idea: Joulin et al. 2016, arXiv:1607.01759 (pairs); Bojanowski et 
 arXiv:1607.04606 (parts of words).
 """
 
-import csv
 import functools
-import gzip
 import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +23,13 @@ from modelwright.core import recipe
 from modelwright.core.errors import DataError, did_you_mean
 from modelwright.data.clean import cleaned, findings
 from modelwright.data.rows import Finding, Loaded, Prepared, Ragged, Rows, ragged
+from modelwright.data.tables import open_text, records, table_suffix
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl")
 PART_NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
 VOCABULARY = "vocabulary.json"  # in the data's and in the model's folder
 NOTHING, UNKNOWN = 0, 1  # ids of padding and of a token that train does not hold
+VOCAB_SIZE = 30_000  # ids of each kind of feature, where the recipe does not say
 LEAST_SEEN = 2  # times in train, from which a feature has an id
-MAX_TEXT_BYTES = 2**24  # of one text
 WORDS = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af]")
 
@@ -50,7 +48,7 @@ def read_table(path: Path, section: recipe.Data) -> Loaded:
     """
     counts: dict[str, int] = {}
     raw = {
-        part: list(cleaned(records(file, section.columns), section.clean, counts))
+        part: list(cleaned(labelled(file, section.columns), section.clean, counts))
         for part, file in part_files(path, section).items()
     }
     labels = sorted({label for _, _, label in raw["train"]}, key=_order)
@@ -61,9 +59,9 @@ def read_table(path: Path, section: recipe.Data) -> Loaded:
 def _labelled(raw: Mapping[str, Sequence[tuple[str, str, str]]], labels: list[str]) -> Loaded:
     number = {label: index for index, label in enumerate(labels)}
     parts, empty, strange = {}, [], []
-    for part, records in raw.items():
+    for part, given in raw.items():
         kept = []
-        for where, text, label in records:
+        for where, text, label in given:
             if not text.strip():
                 empty.append(where)
             elif label not in number:
@@ -107,20 +105,14 @@ def read_tagged(path: Path, section: recipe.Data) -> Loaded:
 
 def has_tables(path: Path) -> bool:
     """Whether the path is a table of texts, or a folder with some."""
-    return any(map(_table_name, [path] if path.is_file() else path.iterdir()))
-
-
-def _table_name(path: Path) -> str:
-    """The suffix without .gz, if it is one of TABLE_SUFFIXES."""
-    suffix = Path(path.name.removesuffix(".gz")).suffix
-    return suffix if suffix in TABLE_SUFFIXES else ""
+    return any(map(table_suffix, [path] if path.is_file() else path.iterdir()))
 
 
 def _part_file(folder: Path, part: str) -> Path | None:
     found = [
         file
         for file in sorted(folder.iterdir())
-        if _table_name(file) and file.name.lower().startswith(PART_NAMES[part])
+        if table_suffix(file) and file.name.lower().startswith(PART_NAMES[part])
     ]
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
@@ -152,73 +144,18 @@ def part_files(path: Path, section: recipe.Data) -> dict[str, Path]:
     return files
 
 
-def _open(file: Path) -> IO[str]:
-    opener = gzip.open if file.suffix == ".gz" else open
-    return opener(file, "rt", encoding="utf-8-sig", newline="")
-
-
-def records(file: Path, columns: recipe.Columns) -> Iterator[tuple[str, str, str]]:
+def labelled(file: Path, columns: recipe.Columns) -> Iterator[tuple[str, str, str]]:
     """Place, text and label of each row."""
-    wanted = [
-        *(columns.text if isinstance(columns.text, tuple) else (columns.text,)),
-        columns.label,
-    ]
-    named = any(isinstance(name, str) for name in wanted)
-    for line, row in rows_of(file, named):
-        values = []
-        for name in wanted:
-            value = row.get(name)
-            if not isinstance(value, str | int | float):
-                known = [str(key) for key in row if isinstance(key, type(name))]
-                raise DataError(
-                    f"{file}, line {line}: there is no column {name!r}",
-                    expected=did_you_mean(str(name), known),
-                    repair="name the columns with data.columns: {text: …, label: …}; numbers "
-                    "count from 0 in files without a first line of names",
-                )
-            values.append(str(value))
-        yield f"{file.name} line {line}", " ".join(values[:-1]), values[-1].strip()
-
-
-def rows_of(file: Path, named: bool) -> Iterator[tuple[int, dict[str | int, Any]]]:
-    """Line and fields of each row, by number, and by name where the first line has names."""
-    suffix = _table_name(file)
-    try:
-        with _open(file) as text:
-            if suffix == ".jsonl":
-                for line, content in enumerate(text, 1):
-                    if content.strip():
-                        yield line, dict(json.loads(content))
-                return
-            csv.field_size_limit(MAX_TEXT_BYTES)
-            reader = csv.reader(
-                text, delimiter="," if suffix == ".csv" else "\t",
-                quoting=csv.QUOTE_MINIMAL if suffix == ".csv" else csv.QUOTE_NONE,
-            )  # fmt: skip
-            first: list[str] = []
-            for fields in reader:
-                if not fields:
-                    continue
-                if first and len(fields) != len(first):
-                    raise DataError(
-                        f"{file}, line {reader.line_num}: {len(fields)} fields",
-                        expected=f"{len(first)}, as in the first line",
-                    )
-                row: dict[str | int, Any] = dict(enumerate(fields))
-                if named:
-                    row |= dict(zip(first, fields, strict=False))
-                if first or not named:
-                    yield reader.line_num, row
-                first = first or fields
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
-        raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
+    texts = columns.text if isinstance(columns.text, tuple) else (columns.text,)
+    for where, *values, label in records(file, (*texts, columns.label)):
+        yield where, " ".join(values), label.strip()
 
 
 def _sentences(file: Path) -> Iterator[tuple[list[str], list[str]]]:
     words: list[str] = []
     tags: list[str] = []
     try:
-        with _open(file) as text:
+        with open_text(file) as text:
             for number, line in enumerate(text, 1):
                 fields = line.split()
                 if len(fields) == 1:
@@ -369,7 +306,7 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
         part: [split(text, unit)[: asked.max_length] for text in rows.origins]
         for part, rows in parts.items()
     }
-    vocabulary = learn(cut["train"], unit, features, asked.vocab_size)
+    vocabulary = learn(cut["train"], unit, features, asked.vocab_size or VOCAB_SIZE)
     made = {}
     for part, rows in parts.items():
         ids = ragged([vocabulary.ids(one) for one in cut[part]], np.zeros((0, len(features)), int))

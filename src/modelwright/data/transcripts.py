@@ -17,7 +17,7 @@ import numpy as np
 from modelwright.core import recipe
 from modelwright.core.errors import DataError, MissingExtra
 from modelwright.core.signature import FRAMES_PER_S
-from modelwright.data import audio, folder, language, text
+from modelwright.data import audio, folder, language, tables, text
 from modelwright.data.clean import Record, cleaned, findings
 from modelwright.data.rows import Finding, Indices, Loaded, Prepared, Ragged, Rows, ragged
 
@@ -33,7 +33,7 @@ def is_here(path: Path) -> bool:
         return True
     try:
         table = text.part_files(path, recipe.Data(source=str(path)))["train"]
-        first = islice(text.rows_of(table, named=False), _LOOKED_AT)
+        first = islice(tables.rows_of(table, named=False), _LOOKED_AT)
         fields = [str(field).lower() for _, row in first for field in row.values()]
     except (DataError, OSError):
         return False
@@ -95,7 +95,9 @@ def letters(made: Prepared, section: recipe.Data) -> Prepared:
     """
     unit = "characters" if section.tokens.unit == "auto" else section.tokens.unit
     texts = {part: _texts(rows) for part, rows in made.parts.items()}
-    known = language.learn("\n".join(texts["train"]), unit, section.tokens.vocab_size)
+    known = language.learn(
+        "\n".join(texts["train"]), unit, section.tokens.vocab_size or language.VOCAB_SIZE
+    )
     if unit == "characters":  # what parts the texts above is in none of them
         known = language.Tokens(unit, [one for one in known.labels if one != "\n"])
     stretch = made.inputs["rate"] // FRAMES_PER_S * STACK
@@ -144,7 +146,7 @@ def _parts(path: Path, section: recipe.Data) -> dict[str, tuple[Iterator[Record]
     if not listed:
         files = text.part_files(path, section)
         columns = _columns(section)
-        return {part: (text.records(file, columns), file.parent) for part, file in files.items()}
+        return {part: (text.labelled(file, columns), file.parent) for part, file in files.items()}
     by_part: dict[str, list[Path]] = {}
     for file in listed:
         top = file.relative_to(path).parts[0].lower()

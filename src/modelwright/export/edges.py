@@ -21,12 +21,12 @@ def edge_inputs(spec: ModelSpec) -> Rows:
     """
     made = EDGES[spec.inputs["kind"]](spec.inputs)
     inputs = EMBEDS[spec.inputs["kind"]].inputs(spec.inputs)
-    over_time = {one.name for one in inputs if "time" in one.shape}
+    over_time = {one.name for one in inputs if one.over_time}
     columns: dict[str, Column] = {}
     for name, edges in made.items():
         values = list(edges.values())
         columns[name] = ragged(values, values[0]) if name in over_time else np.stack(values)
-    names = [" + ".join(one) for one in zip(*made.values(), strict=True)]
+    names = [" + ".join(dict.fromkeys(one)) for one in zip(*made.values(), strict=True)]
     return Rows(columns, np.zeros(len(names), np.int64), names)
 
 
@@ -62,9 +62,20 @@ def _texts(own: Description) -> Edges:
     return {"ids": made}
 
 
-def _pairs(own: Description) -> Edges:
+def _image_texts(own: Description) -> Edges:
     """One of each, side by side; there are as many."""
     return {**_images(own["image"]), **_texts(own["text"])}
+
+
+def _pairs(own: Description) -> Edges:
+    """Sources as texts have them; each target begins, and may go on with noise."""
+    length, end = own["max_length"], own["vocab_size"] - 1
+    texts = {**own, "vocab_size": own.get("source_vocab_size", own["vocab_size"]), "features": 1}
+    sources = {name: ids[:, 0] for name, ids in _texts(texts)["ids"].items()}
+    noise = np.random.default_rng(1).integers(1, end + 1, length)
+    lengths = dict(zip(sources, (1, 5, length, 2, length), strict=True))
+    targets = {name: np.append(end, noise[: size - 1]) for name, size in lengths.items()}
+    return {"source": sources, "target": targets}
 
 
 def _sounds(own: Description) -> Edges:
@@ -110,8 +121,9 @@ def _observations(own: Description) -> Edges:
 
 EDGES: dict[str, Callable[[Description], Edges]] = {
     "image": _images,
-    "image_text": _pairs,
+    "image_text": _image_texts,
     "text": _texts,
+    "pairs": _pairs,
     "stream": _texts,
     "items": _texts,
     "audio": _sounds,

@@ -17,8 +17,10 @@ from torch import nn
 from torch.export.graph_signature import InputKind
 
 from modelwright.core.errors import IntegrityError
-from modelwright.export.onnx import renumber, strip, traced
+from modelwright.export.onnx import outputs_of, renumber, strip, traced
+from modelwright.models import carried
 from modelwright.models.catalog import ModelSpec
+from modelwright.runtime.onnx_session import run
 
 LINED_UP_SHARE = 0.5  # of a graph's values, from which names count as lined up
 MIN_SNR_DB = 10.0
@@ -57,8 +59,10 @@ def against_model(
         proto = onnx.load(graph)
         found, remade = graph_values(proto, inputs), graph_values(fresh, inputs)
         assert program.exported_program is not None  # it is for programs traced just now
-        names = [one.name for one in spec.signature.outputs]
-        wanted = program_values(program.exported_program, inputs, names)
+        state = carried.fresh(spec.signature.state, len(next(iter(inputs.values()))))
+        wanted = program_values(
+            program.exported_program, {**inputs, **state}, outputs_of(spec.signature)
+        )
         nodes = list(_outputs(proto))
         if not remade.keys() <= found.keys():
             remade = {}  # the file's own names are counted otherwise, so they mean other values
@@ -189,7 +193,7 @@ def graph_values(graph: onnx.ModelProto, inputs: Inputs) -> Values:
         onnx.ValueInfoProto(name=name) for name in names if name not in have
     )
     session = unoptimised(exposed.SerializeToString())
-    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    return run(session, inputs, names)
 
 
 def unoptimised(graph: bytes) -> onnxruntime.InferenceSession:

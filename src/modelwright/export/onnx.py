@@ -22,14 +22,15 @@ from torch import nn
 from modelwright.core.errors import ModelwrightError, ParityError, Unsupported
 from modelwright.core.files import write_bytes
 from modelwright.core.signature import Signature, TensorSpec
-from modelwright.models.catalog import ModelSpec, WithAnswers, examples
-from modelwright.runtime.onnx_session import inference_session
+from modelwright.models.catalog import Carrying, ModelSpec, WithAnswers, examples
+from modelwright.runtime.onnx_session import inference_session, run
 
 OPSET = 20  # the newest whose operators the quantizer knows: from 23 on, attention is one node
 MAX_BYTES = 2**31 - 1  # of one protobuf message; larger graphs need a second file
 # At least 2, or the exporter takes the size for a constant; odd, so that no fold can halve it.
 EXAMPLE_BATCH = 3
 EXAMPLE_LENGTH = 24
+EXAMPLE_PAST = 5
 COUNTED = re.compile(r"val_\d+")  # what the exporter calls values of its own
 
 
@@ -64,23 +65,32 @@ def traced(model: nn.Module, spec: ModelSpec) -> torch.onnx.ONNXProgram:
     """
     twin = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     signature = spec.signature
-    free = {name: torch.export.Dim(name) for name in ("batch", "time")}
+    given = (*signature.inputs, *signature.state)
+    free = {size: torch.export.Dim(size) for one in given for size in one.shape
+            if isinstance(size, str)}  # fmt: skip
     shapes = tuple(
         {dim: free[size] for dim, size in enumerate(one.shape) if isinstance(size, str)}
-        for one in signature.inputs
+        for one in given
     )
+    state = [torch.zeros(one.sizes(EXAMPLE_BATCH, 0, EXAMPLE_PAST)) for one in signature.state]
+    wrapped = WithAnswers(twin, spec.outputs)
+    if state:
+        wrapped = Carrying(twin, spec.outputs, signature)
     length = max(EXAMPLE_LENGTH, spec.inputs.get("length", 0))
     try:
         with _silence(), torch.random.fork_rng(devices=[]):
             program = torch.onnx.export(
-                WithAnswers(twin, spec.outputs).eval(),
-                tuple(examples(spec, EXAMPLE_BATCH, length).values()),
+                wrapped.eval(),
+                (*examples(spec, EXAMPLE_BATCH, length).values(), *state),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[one.name for one in signature.inputs],
-                output_names=[one.name for one in signature.outputs],
+                input_names=[one.name for one in given],
+                output_names=outputs_of(signature),
                 dynamic_shapes=(shapes,),
-                custom_translation_table={torch.ops.modelwright.recur.default: _recurrent_node},
+                custom_translation_table={
+                    torch.ops.modelwright.recur.default: _recurrent_node,
+                    torch.ops.modelwright.carry_on.default: _carrying_node,
+                },
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
@@ -95,7 +105,32 @@ def traced(model: nn.Module, spec: ModelSpec) -> torch.onnx.ONNXProgram:
     return program
 
 
+def outputs_of(signature: Signature) -> list[str]:
+    """The names of all that a graph gives, in its order."""
+    memory = [one.name for one in signature.memory]
+    return [*(one.name for one in signature.outputs), *signature.present, *memory]
+
+
 def _recurrent_node(sequence: Any, weights: Sequence[Any], cell: str) -> Any:
+    """One layer in one direction, from a zero state."""
+    return _recurrence(sequence, weights, cell, [])[0]
+
+
+def _carrying_node(sequence: Any, past: Any, weights: Sequence[Any], cell: str) -> Any:
+    """The same from a given state, which is given on."""
+    if cell == "lstm":
+        states = list(op.Split(past, axis=1, num_outputs=2))
+    else:
+        states = [past]
+    first = op.Constant(value_ints=[0])
+    states = [op.Unsqueeze(one, first) for one in states]
+    found, *last = _recurrence(sequence, weights, cell, states)
+    if cell == "lstm":
+        return found, op.Concat(*(op.Squeeze(one, first) for one in last), axis=1)
+    return found, op.Squeeze(last[0], first)
+
+
+def _recurrence(sequence: Any, weights: Sequence[Any], cell: str, states: list[Any]) -> list[Any]:
     """One layer in one direction as ONNX has it: time first, gates in another order.
 
     Source: ONNX operators, LSTM (gates input, output, forget, cell) and GRU (update, reset, new).
@@ -113,11 +148,13 @@ def _recurrent_node(sequence: Any, weights: Sequence[Any], cell: str) -> Any:
     biases = op.Concat(first, second, axis=1)
     over_time = op.Transpose(sequence, perm=[1, 0, 2])
     size = weights[1].shape[1]
+    given = (over_time, inputs, state, biases, *([None, *states] if states else []))
     if cell == "lstm":
-        found = op.LSTM(over_time, inputs, state, biases, hidden_size=size)[0]
+        found, *last = op.LSTM(*given, hidden_size=size)
     else:
-        found = op.GRU(over_time, inputs, state, biases, hidden_size=size, linear_before_reset=1)[0]
-    return op.Transpose(op.Squeeze(found, op.Constant(value_ints=[1])), perm=[1, 0, 2])
+        found, *last = op.GRU(*given, hidden_size=size, linear_before_reset=1)
+    out = op.Transpose(op.Squeeze(found, op.Constant(value_ints=[1])), perm=[1, 0, 2])
+    return [out, *last]
 
 
 def strip(graph: onnx.ModelProto) -> None:
@@ -164,7 +201,7 @@ def renumber(graph: onnx.ModelProto) -> None:
 
 def _name_sizes(graph: onnx.ModelProto, spec: ModelSpec) -> None:
     """Free sizes of the answers as the signature spells them; `check_graph` sees if they are so."""
-    for value, wanted in zip(graph.graph.output, spec.signature.outputs, strict=True):
+    for value, wanted in zip(graph.graph.output, spec.signature.outputs, strict=False):
         for size, name in zip(value.type.tensor_type.shape.dim, wanted.shape, strict=False):
             if size.dim_param and isinstance(name, str):
                 size.dim_param = name
@@ -180,7 +217,7 @@ def check_graph(path: Path, spec: ModelSpec) -> Signature:
     graph = onnx.load(path, load_external_data=False)
     if any(tensor.data_location for tensor in graph.graph.initializer):
         raise ParityError(f"{path.name} keeps weights in a second file", expected="one file")
-    found = Signature(_specs(graph.graph.input), _specs(graph.graph.output))
+    found = _signature(graph.graph, expected)
     if found != expected:
         raise ParityError(
             f"{path.name} takes and gives {_words(found)}",
@@ -193,7 +230,10 @@ def check_graph(path: Path, spec: ModelSpec) -> Signature:
         for batch, time in ((1, length), (EXAMPLE_BATCH, length + EXAMPLE_LENGTH)):
             made = examples(spec, batch, time if spec.has_time else None)
             inputs = {name: value.numpy() for name, value in made.items()}
-            for one, value in zip(expected.outputs, session.run(None, inputs), strict=True):
+            names = [one.name for one in expected.outputs]
+            for one, value in zip(
+                expected.outputs, run(session, inputs, names).values(), strict=True
+            ):
                 shape = one.sizes(batch, time)
                 if value.shape != shape:
                     raise ParityError(
@@ -241,11 +281,23 @@ def _specs(values: Any) -> tuple[TensorSpec, ...]:
     return tuple(specs)
 
 
+def _signature(graph: Any, expected: Signature) -> Signature:
+    """What a graph takes and gives. What it leaves to the next call has sizes that only grow, so
+    names count there."""
+    given, made = _specs(graph.input), _specs(graph.output)
+    inputs, outputs = len(expected.inputs), len(expected.outputs)
+    present = [one.name for one in made[outputs : len(made) - len(expected.memory)]]
+    if present != list(expected.present):
+        made = (*made, TensorSpec(f"present: {present}", "", ()))
+    return Signature(given[:inputs], made[:outputs], made[outputs + len(present) :], given[inputs:])
+
+
 def _words(signature: Signature) -> str:
     def side(specs: tuple[TensorSpec, ...]) -> str:
         return ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs)
 
-    return f"{side(signature.inputs)} → {side(signature.outputs)}"
+    given, made = signature.inputs + signature.state, signature.outputs + signature.memory
+    return f"{side(given)} → {side(made)}"
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from modelwright.measure.quality import real_places
 from modelwright.models.catalog import ModelSpec
 from modelwright.models.heads import HEADS, Head
 from modelwright.runtime.catalog import Session
-from modelwright.runtime.onnx_session import inference_session
+from modelwright.runtime.onnx_session import inference_session, run
 from modelwright.tasks.catalog import Task
 
 FLOAT_TOLERANCE = 1e-4
@@ -86,7 +86,7 @@ def check_hop(
         "ties": 0,
         "decision_tolerance": decision_tolerance,
         "batch_error": None,
-        "metric": task.metric,
+        "metric": task.look,
         "metric_before": None,
         "metric_after": None,
         "metric_tolerance": metric_tolerance,
@@ -213,7 +213,7 @@ class _GraphSession:
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [one.name for one in self.signature.outputs]
-        return dict(zip(names, self._session.run(names, dict(batch)), strict=True))
+        return run(self._session, batch, names)
 
     def close(self) -> None:
         del self._session
@@ -305,7 +305,7 @@ def _judge_metric(
     failures: list[str],
 ) -> None:  # fmt: skip
     assert before.table is not None and after.table is not None
-    name = task.metric
+    name = task.look
     hop["metric_before"] = task.values(before.table)[name]
     hop["metric_after"] = task.values(after.table)[name]
     sign = 1 if METRICS[name].higher_is_better else -1
@@ -403,21 +403,22 @@ def _run(
             raise _RunError(
                 f"the form {side} cannot run a batch of {len(part)}: {text[0]}"
             ) from error
-        lengths = None if rows.lengths is None else rows.lengths[part]
-        judged = spec.signature.outputs[0]
-        if lengths is None and judged.over_time:  # windows, all of one length
-            lengths = np.full(len(part), next(iter(arrays.values())).shape[1])
+        judged, places, lengths = spec.signature.outputs[0], rows.places(spec.signature), None
+        if places is not None:
+            lengths = places[part]
+        elif judged.over_time:  # windows, all of one length
+            lengths = judged.places(np.full(len(part), next(iter(arrays.values())).shape[1]))
         for one in spec.signature.outputs:
             value = np.asarray(outputs[one.name], np.float64)
             if value.ndim != len(one.shape) or len(value) != len(part):
                 raise _RunError(
                     f"the form {side} gives {one.name} of shape {value.shape} for {len(part)} rows"
                 )
-            real = real_places(value, session, lengths)
+            real = real_places(value, lengths)
             parts[one.name].append(real.reshape(len(real), -1))
         repeats = np.ones_like(part)  # one place a row, but where each place has an answer
-        if lengths is not None and judged.over_time:
-            repeats = judged.places(lengths)
+        if lengths is not None:
+            repeats = lengths
         owners.append(np.repeat(part, repeats))
         if task is not None and not task.acting:
             statistics.append(task.logic.statistics(outputs, rows.batch_targets(part), labels))

@@ -81,26 +81,29 @@ class Quality:
 
 
 def evaluate(
-    session: Session, rows: Rows, task: Task, labels: Sequence[str] = (), batch_size: int = 256
-) -> Quality:
+    session: Session, rows: Rows, task: Task, labels: Sequence[str] = (), batch_size: int = 256,
+    *, thorough: bool = True,
+) -> Quality:  # fmt: skip
     """Run a session over rows and judge its answers.
 
     Args:
         labels: names of the classes, where the task's metric reads them.
+        thorough: False judges by what one call gives, the task's `look`, where its metric takes
+            more: the task's `run`.
     Raises: DataError without rows; IntegrityError if an output is not a number.
     """
     if not len(rows):
         raise DataError("evaluate: no rows", expected="at least one row")
     if task.acting:
         return _played(session, rows, task, labels)
-    lengths = rows.lengths
-    order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
+    alike = rows.lengths
+    order = np.arange(len(rows)) if alike is None else np.argsort(alike, kind="stable")
     fixed = [size for one in session.signature.inputs for size in one.shape if size != "batch"]
     if all(isinstance(size, int) for size in fixed):
         batch_size = max(1, min(batch_size, MOST_INPUTS // math.prod(map(int, fixed))))
-    judged = session.signature.outputs[0]
-    if judged.over_time and lengths is not None:
-        scores = int(judged.places(lengths.max())) * int(judged.shape[-1])
+    judged, lengths = session.signature.outputs[0], rows.places(session.signature)
+    if lengths is not None:
+        scores = int(lengths.max()) * int(judged.shape[-1])
         batch_size = min(batch_size, max(1, MOST_SCORES // scores))
     statistics: list[np.ndarray] = []
     outputs: dict[str, list[np.ndarray]] = {}
@@ -119,7 +122,7 @@ def evaluate(
         statistics.append(task.logic.statistics(found, wanted, labels))
         here = None if lengths is None else lengths[part]
         for name, value in found.items() if HEADS[task.outputs].kept else ():
-            outputs.setdefault(name, []).append(real_places(value, session, here))
+            outputs.setdefault(name, []).append(real_places(value, here))
         if isinstance(rows.targets, Ragged):
             many = rows.targets.lengths[part]
             if judged.over_time or wanted.ndim > 2:  # places, or things of a few numbers each
@@ -129,22 +132,22 @@ def evaluate(
         targets.append(wanted)
     back = np.argsort(order, kind="stable")
     table = np.concatenate(statistics)[back]
+    metric = task.look
+    if thorough and hasattr(task.logic, "run"):  # judged by more than one call of the model
+        table, metric = table + task.logic.run(session, rows, labels), task.metric
     units, table = task.units(table), task.whole(table)
     metrics = task.values(table)
     one_each = np.ones(len(rows), np.int64)
-    of_outputs = of_targets = one_each
-    if judged.over_time and lengths is not None:
-        of_outputs = judged.places(lengths[order])
+    of_outputs = one_each if lengths is None else lengths[order]
+    of_targets = one_each
     if judged.over_time and isinstance(rows.targets, Ragged):
         of_targets = rows.targets.lengths[order]
-    if task.metric == "accuracy":
+    if metric == "accuracy":
         low, high = clopper_pearson(int(table[:, 1].sum()), len(table))
     else:
-        low, high = bootstrap(
-            len(table), lambda counts: task.values(table, counts)[task.metric], units
-        )
+        low, high = bootstrap(len(table), lambda counts: task.values(table, counts)[metric], units)
     return Quality(
-        metric=task.metric,
+        metric=metric,
         values=metrics,
         low=low,
         high=high,
@@ -170,15 +173,14 @@ def _in_order(parts: Sequence[np.ndarray], sizes: np.ndarray, rows: np.ndarray) 
     return np.asarray(np.concatenate(parts)[np.concatenate(places)])
 
 
-def real_places(value: np.ndarray, session: Session, lengths: np.ndarray | None) -> np.ndarray:
+def real_places(value: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
     """A batch's values without padding: (batch, time, ...) -> (places, ...), row by row.
 
-    Where answers are one for a row, nothing is changed.
+    Without lengths, nothing is changed.
     """
-    judged = session.signature.outputs[0]
-    if lengths is None or not judged.over_time:
+    if lengths is None:
         return value
-    real: np.ndarray = np.arange(value.shape[1]) < judged.places(lengths)[:, None]
+    real: np.ndarray = np.arange(value.shape[1]) < lengths[:, None]
     return np.asarray(value[real])
 
 

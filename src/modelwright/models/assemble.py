@@ -11,29 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelwright.models.cnn import GridBody, ResidualBody, SequenceBody
+from modelwright.core.signature import TensorSpec
+from modelwright.models import cnn, rnn, transformer
+from modelwright.models.chain import Model
+from modelwright.models.cnn import KERNEL_SIZE, GridBody, ResidualBody, SequenceBody
 from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize, Patches
 from modelwright.models.groups import Groups
 from modelwright.models.heads import HEADS
-from modelwright.models.rnn import GridRecurrentBody, RecurrentBody
-from modelwright.models.transformer import EncoderBody
+from modelwright.models.pairs import Decoder, EncoderDecoder, memory
+from modelwright.models.rnn import GridRecurrentBody, RecurrentBlock, RecurrentBody
+from modelwright.models.transformer import EncoderBlock, EncoderBody, num_heads
 
 Description = Mapping[str, Any]
-
-
-class Model(nn.Module):
-    """embed -> body -> head.
-
-    The inputs of the model's signature, in order -> the first tensor of its outputs.
-    """
-
-    def __init__(self, embed: nn.Module, body: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.embed, self.body, self.head = embed, body, head
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        features, mask = self.embed(*inputs)
-        return self.head(self.body(features, mask), mask, *inputs)  # type: ignore[no-any-return]
+Specs = tuple[TensorSpec, ...]
 
 
 class TiedModel(Model):
@@ -163,7 +153,7 @@ def cnn_sequence(
     outputs: Description,
     dim: int,
     inner: Sequence[int],
-    kernel_size: int = 3,
+    kernel_size: int = KERNEL_SIZE,
     dropout: float = 0.0,
 ) -> Model:
     """Dilated convolutions over time; where all of it is shorter than the kernel, as short."""
@@ -244,7 +234,7 @@ def transformer_image(
     side = _patch_side(inputs["shape"])
     body = EncoderBody(
         dim,
-        num_heads=max(1, dim // 32),
+        num_heads=num_heads(dim),
         mlp_dims=mlp_dims or [2 * dim] * num_layers,
         max_len=(height // side) * (width // side),
         dropout=dropout or (0.1 if dim >= 128 else 0.0),
@@ -263,7 +253,7 @@ def transformer_grid(
     """Attention among patches, one for each place of the head's grid."""
     body = EncoderBody(
         dim,
-        num_heads=max(1, dim // 32),
+        num_heads=num_heads(dim),
         mlp_dims=mlp_dims or [2 * dim] * num_layers,
         max_len=math.prod(outputs["grid"]),
     )
@@ -294,11 +284,92 @@ def transformer_sequence(
     return _model(inputs, outputs, _sequence(inputs, dim, dropout), body, dropout)
 
 
+def _pairs(
+    inputs: Description, outputs: Description, dim: int, dropout: float,
+    body: Any, layers: Sequence[nn.Module],
+) -> Model:  # fmt: skip
+    head = HEADS[outputs["kind"]].build(outputs, inputs, dim, dropout)
+    decoder = Decoder(layers, dim, body.out_dim, dropout)
+    return EncoderDecoder(
+        body, decoder, head, dim, outputs["num_classes"], inputs.get("source_vocab_size"), dropout
+    )
+
+
+def cnn_pairs(
+    inputs: Description, outputs: Description, dim: int, inner: Sequence[int],
+    kernel_size: int = KERNEL_SIZE, dropout: float = 0.0,
+) -> Model:  # fmt: skip
+    """Convolutions on both sides; the first half of `inner` is the encoder's."""
+    half = len(inner) // 2
+    body = SequenceBody(dim, inner=inner[:half], kernel_size=kernel_size, dropout=dropout)
+    decoder = SequenceBody(
+        dim, inner=inner[half:], kernel_size=kernel_size, causal=True, dropout=dropout
+    )
+    return _pairs(inputs, outputs, dim, dropout, body, list(decoder.blocks))
+
+
+def rnn_pairs(
+    inputs: Description, outputs: Description, dim: int, hidden_dim: int, num_layers: int,
+    dropout: float = 0.0,
+) -> Model:  # fmt: skip
+    """Recurrences on both sides, in both directions over the source."""
+    body = RecurrentBody(
+        dim, hidden_dim=hidden_dim, num_layers=num_layers, cell="gru", dropout=dropout
+    )
+    layers = [RecurrentBlock(dim, hidden_dim, dropout) for _ in range(num_layers)]
+    return _pairs(inputs, outputs, dim, dropout, body, layers)
+
+
+def transformer_pairs(
+    inputs: Description, outputs: Description, dim: int, num_layers: int,
+    mlp_dims: Sequence[int] | None = None, dropout: float = 0.0,
+) -> Model:  # fmt: skip
+    """Attention on both sides; the first half of `mlp_dims` is the encoder's."""
+    mlp_dims = mlp_dims or [2 * dim] * 2 * num_layers
+    heads = num_heads(dim)
+    body = EncoderBody(
+        dim, num_heads=heads, mlp_dims=mlp_dims[:num_layers], positions="rotary", dropout=dropout
+    )
+    layers = [
+        EncoderBlock(dim, heads, mlp_dim, dropout, rotary=True, causal=True)
+        for mlp_dim in mlp_dims[num_layers:]
+    ]
+    return _pairs(inputs, outputs, dim, dropout, body, layers)
+
+
+# what a writing model remembers of its source and carries on, by its head and its arguments
+Carries = Callable[[Description, Mapping[str, Any]], tuple[Specs, Specs]]
+
+
+def cnn_carries(outputs: Description, args: Mapping[str, Any]) -> tuple[Specs, Specs]:
+    """Memory and state of a convolution net that writes."""
+    if outputs["kind"] == "next":
+        return (), cnn.state(args)
+    own = args["inner"][len(args["inner"]) // 2 :]
+    return memory(args, len(own)), cnn.state({**args, "inner": own})
+
+
+def rnn_carries(outputs: Description, args: Mapping[str, Any]) -> tuple[Specs, Specs]:
+    """Memory and state of a recurrent net that writes."""
+    if outputs["kind"] == "next":
+        return (), rnn.state(args, "lstm")
+    return memory(args, args["num_layers"]), rnn.state(args, "gru")
+
+
+def transformer_carries(outputs: Description, args: Mapping[str, Any]) -> tuple[Specs, Specs]:
+    """Memory and state of a transformer that writes."""
+    remembered = () if outputs["kind"] == "next" else memory(args, args["num_layers"])
+    return remembered, transformer.state(args)
+
+
 def by_kind(
-    image: Callable[..., Model], sequence: Callable[..., Model], grid: Callable[..., Model]
+    image: Callable[..., Model],
+    sequence: Callable[..., Model],
+    grid: Callable[..., Model],
+    pairs: Callable[..., Model],
 ) -> Callable[..., Model]:
-    """One builder of three: pictures, pictures whose every place has an answer, and sequences;
-    pairs have a tower for each."""
+    """One builder of four: pictures, pictures whose every place has an answer, one sequence to
+    another, and a sequence alone; pictures with texts have a tower for each."""
 
     def build(inputs: Description, outputs: Description, **args: Any) -> Model:
         if inputs["kind"] == "image_text":
@@ -307,6 +378,7 @@ def by_kind(
                 sequence(inputs["text"], outputs, **args["text"]),
             )
         pictures = grid if HEADS[outputs["kind"]].grid else image
-        return (pictures if inputs["kind"] == "image" else sequence)(inputs, outputs, **args)
+        builders = {"image": pictures, "pairs": pairs}
+        return builders.get(inputs["kind"], sequence)(inputs, outputs, **args)
 
     return build

@@ -4,7 +4,7 @@ A model is embed -> body -> head (assemble.py). `build` puts one together from p
 same that an artifact's manifest keeps, so that a folder can be opened without the recipe.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,24 +15,33 @@ from modelwright.core.errors import ConfigError, did_you_mean
 from modelwright.core.signature import Signature
 from modelwright.models import cnn, rnn, transformer
 from modelwright.models.assemble import (
+    Carries,
     Description,
-    Model,
     by_kind,
+    cnn_carries,
     cnn_grid,
     cnn_image,
+    cnn_pairs,
     cnn_sequence,
     each_tower,
+    rnn_carries,
     rnn_grid,
     rnn_image,
+    rnn_pairs,
     rnn_sequence,
+    transformer_carries,
     transformer_grid,
     transformer_image,
+    transformer_pairs,
     transformer_sequence,
 )
+from modelwright.models.carried import Carried
+from modelwright.models.chain import Model
 from modelwright.models.embed import EMBEDS
 from modelwright.models.groups import Groups
 from modelwright.models.heads import HEADS
-from modelwright.models.ladders import LADDERS, Ladder
+from modelwright.models.ladders import LADDERS
+from modelwright.models.sizes import Ladder
 
 __all__ = ["MODELS", "Family", "Model", "ModelSpec", "WithAnswers", "build"]
 
@@ -46,28 +55,35 @@ class Family:
         ladders: by kind of input, a row of EMBEDS, or by kind of answer where that asks for more.
         groups: which channels pruning may take out.
         static_int8: whether the runtime has int8 kernels for its layers without state.
+        carries: memory and state of models that write, by (outputs' description, arguments).
     """
 
     build: Callable[..., Model]
     ladders: dict[str, Ladder]
     groups: Callable[[nn.Module], Groups]
     static_int8: bool = True
+    carries: Carries = lambda outputs, args: ((), ())
 
 
 MODELS: dict[str, Family] = {
     "cnn": Family(
-        by_kind(cnn_image, cnn_sequence, cnn_grid), LADDERS["cnn"], each_tower(cnn.groups)
+        by_kind(cnn_image, cnn_sequence, cnn_grid, cnn_pairs),
+        LADDERS["cnn"],
+        each_tower(cnn.groups),
+        carries=cnn_carries,
     ),
     "rnn": Family(
-        by_kind(rnn_image, rnn_sequence, rnn_grid),
+        by_kind(rnn_image, rnn_sequence, rnn_grid, rnn_pairs),
         LADDERS["rnn"],
         each_tower(rnn.groups),
         static_int8=False,
+        carries=rnn_carries,
     ),
     "transformer": Family(
-        by_kind(transformer_image, transformer_sequence, transformer_grid),
+        by_kind(transformer_image, transformer_sequence, transformer_grid, transformer_pairs),
         LADDERS["transformer"],
         each_tower(transformer.groups),
+        carries=transformer_carries,
     ),
 }
 
@@ -113,16 +129,18 @@ class ModelSpec:
     @property
     def signature(self) -> Signature:
         """Names, types and shapes of what goes in and what comes out."""
+        head = HEADS[self.outputs["kind"]]
+        carries = MODELS[self.family].carries if head.writes else lambda outputs, args: ((), ())
         return Signature(
-            EMBEDS[self.inputs["kind"]].inputs(self.inputs),
-            HEADS[self.outputs["kind"]].outputs(self.outputs),
-        )
+            EMBEDS[self.inputs["kind"]].inputs(self.inputs), head.outputs(self.outputs),
+            *carries(self.outputs, self.arguments),
+        )  # fmt: skip
 
     @property
     def has_time(self) -> bool:
         """Whether rows may differ in length."""
         tensors = EMBEDS[self.inputs["kind"]].inputs(self.inputs)
-        return any("time" in tensor.shape for tensor in tensors)
+        return any(tensor.over_time for tensor in tensors)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -166,15 +184,14 @@ def examples(spec: ModelSpec, number: int, length: int | None = None) -> dict[st
     length = length or spec.inputs.get("length", 1)
     made = {}
     for tensor in spec.signature.inputs:
-        sizes = {"batch": number, "time": length}
-        shape = [sizes[size] if isinstance(size, str) else size for size in tensor.shape]
+        shape = tensor.sizes(number, length)
         dtype = getattr(torch, tensor.dtype)
         if tensor.name == "lengths":
             made[tensor.name] = torch.full(shape, length, dtype=dtype)
         elif dtype.is_floating_point:
             made[tensor.name] = torch.randn(shape, generator=draw, dtype=dtype)
         else:
-            low, high = (1, spec.inputs["vocab_size"]) if tensor.name == "ids" else (0, 256)
+            low, high = (0, 256) if tensor.dtype == "uint8" else (1, spec.inputs["vocab_size"])
             made[tensor.name] = torch.randint(low, high, shape, generator=draw, dtype=dtype)
     return made
 
@@ -188,6 +205,35 @@ class WithAnswers(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return HEADS[self.outputs["kind"]].finish(self.model(*inputs), self.outputs)
+
+
+class Carrying(WithAnswers):
+    """A model that writes, with all that its signature has: inputs and past by place -> outputs,
+    memory, present. Without a past it starts afresh, and gives the same."""
+
+    model: Model
+
+    def __init__(self, model: Model, outputs: Description, signature: Signature) -> None:
+        super().__init__(model, outputs)
+        self.signature = signature
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        number = len(self.signature.inputs)
+        memory = self.encode(*inputs[: number - 1])
+        return *self.written(inputs[number - 1], memory, inputs[number:]), *memory
+
+    def encode(self, *inputs: Tensor) -> list[Tensor]:
+        """The memory of all inputs but the last."""
+        found: list[Tensor] = self.model.encode(*inputs)
+        return found
+
+    def written(
+        self, ids: Tensor, memory: Sequence[Tensor], past: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Outputs and present of the last input alone."""
+        carried = Carried(past)
+        raw = self.model.decode(ids, memory, carried)
+        return *HEADS[self.outputs["kind"]].finish(raw, self.outputs), *carried.present
 
 
 def count_params(model: nn.Module) -> int:

@@ -5,14 +5,18 @@ Source: He et al. 2015, arXiv:1512.03385 (blocks); He et al. 2018, arXiv:1812.01
 (zero-initialised last norm of a block).
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from modelwright.core.signature import TensorSpec
+from modelwright.models.carried import Carried, Look, unmoved
 from modelwright.models.groups import Group, Groups, Place
 from modelwright.models.layers import ConvNorm
+
+KERNEL_SIZE = 3  # of convolutions over time
 
 
 class BasicBlock(nn.Module):
@@ -180,7 +184,7 @@ class SequenceBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        reach = dilation * (kernel_size - 1)
+        reach = self.reach = dilation * (kernel_size - 1)
         self.padding = (reach, 0) if causal else (reach // 2, reach - reach // 2)
         self.conv = nn.Conv1d(dim, inner, kernel_size, dilation=dilation)
         self.out = nn.Linear(inner, dim)
@@ -188,13 +192,21 @@ class SequenceBlock(nn.Module):
         nn.init.zeros_(self.out.bias)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None,
+        look: Look = unmoved,
+    ) -> Tensor:  # fmt: skip
         normed = self.norm(sequence)
         if mask is not None:
             normed = normed * mask[..., None]
-        padded = nn.functional.pad(normed.transpose(1, 2), self.padding)
+        normed = normed.transpose(1, 2)
+        if carried is None:
+            padded = nn.functional.pad(normed, self.padding)
+        else:  # the last inputs before these; at first zeros, which are the padding
+            padded = torch.cat([carried.take(), normed], 2)
+            carried.leave(padded[:, :, padded.shape[2] - self.reach :])
         hidden = self.conv(padded).transpose(1, 2).relu()
-        return torch.as_tensor(sequence + self.dropout(self.out(self.dropout(hidden))))
+        return look(sequence + self.dropout(self.out(self.dropout(hidden))))
 
 
 class SequenceBody(nn.Module):
@@ -212,7 +224,7 @@ class SequenceBody(nn.Module):
         dim: int,
         *,
         inner: Sequence[int],
-        kernel_size: int = 3,
+        kernel_size: int = KERNEL_SIZE,
         causal: bool = False,
         dropout: float = 0.0,
     ) -> None:
@@ -227,10 +239,21 @@ class SequenceBody(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.out_dim = dim
 
-    def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None
+    ) -> Tensor:
         for block in self.blocks:
-            sequence = block(sequence, mask)
+            sequence = block(sequence, mask, carried)
         return torch.as_tensor(self.norm(sequence))
+
+
+def state(args: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
+    """The last inputs of every causal convolution."""
+    reach = args.get("kernel_size", KERNEL_SIZE) - 1
+    return tuple(
+        TensorSpec(f"past.{layer}.inputs", "float32", ("batch", args["dim"], reach * 2**layer))
+        for layer in range(len(args["inner"]))
+    )
 
 
 def _conv_norm(name: str) -> list[Place]:

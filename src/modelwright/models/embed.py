@@ -4,6 +4,7 @@ An embedding gives (features, mask): a grid (batch, channels, height, width) or 
 (batch, time, dim), and which places of the sequence are real (batch, time), or None where all are.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelwright.core.signature import FRAMES_PER_S, TensorSpec
+from modelwright.core.signature import FRAMES_PER_S, TARGET_TIME, TensorSpec
 from modelwright.models.layers import mel_filters
 
 Masked = tuple[Tensor, Tensor | None]
@@ -96,6 +97,24 @@ class TokenEmbed(nn.Module):
         vectors = self.vectors(ids).sum(2)
         whole = self.dropout(torch.ones_like(vectors[..., :1]))
         return self.dropout(vectors) * whole, ids[..., 0] != PAD
+
+
+class Words(nn.Embedding):
+    """Vectors of ids, that are also what each id is scored by.
+
+    ids: (batch, time) int64 -> (batch, time, dim)
+
+    Source: Press, Wolf 2016, arXiv:1608.05859 (one table for both ends).
+    """
+
+    def __init__(self, vocab_size: int, dim: int) -> None:
+        super().__init__(vocab_size, dim, padding_idx=PAD)
+        nn.init.normal_(self.weight, std=dim**-0.5)
+        with torch.no_grad():
+            self.weight[PAD] = 0
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return super().forward(ids) * math.sqrt(self.embedding_dim)
 
 
 class MelEmbed(nn.Module):
@@ -206,7 +225,8 @@ class Embed:
 
     inputs: the tensors that a model of this kind takes, from its description.
     sequence: (description, dim, dropout) -> the module that makes a sequence; None for images,
-        which each family cuts its own way, and for pairs, which are two inputs.
+        which each family cuts its own way, for pictures with texts, which are two inputs, and for
+        pairs of sequences (models/pairs.py).
     """
 
     inputs: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
@@ -221,6 +241,13 @@ _TOKENS = Embed(
 EMBEDS: dict[str, Embed] = {
     "image": Embed(lambda own: (TensorSpec("image", "uint8", ("batch", *own["shape"])),), None),
     "text": _TOKENS,
+    "pairs": Embed(
+        lambda own: (
+            TensorSpec("source", "int64", ("batch", "time")),
+            TensorSpec("target", "int64", ("batch", TARGET_TIME)),
+        ),
+        None,
+    ),
     "stream": _TOKENS,
     "items": _TOKENS,
     "image_text": Embed(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modelwright.core.signature import NEVER, TensorSpec
+from modelwright.core.signature import NEVER, TARGET_TIME, TensorSpec
 from modelwright.models.embed import window_statistics
 
 
@@ -97,6 +97,20 @@ class LetterHead(nn.Module):
     def forward(self, features: Tensor, mask: Tensor, *inputs: Tensor) -> Tensor:
         logits = self.linear(self.dropout(features))
         return torch.where(mask[..., None], logits, self.behind.to(logits.dtype))
+
+
+class Scores(nn.Module):
+    """How well each id comes next: features against the table of vectors.
+
+    features: (batch, time, dim); vectors: (vocab_size, dim) -> (batch, time, vocab_size)
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, features: Tensor, vectors: Tensor) -> Tensor:
+        return nn.functional.linear(features, vectors, self.bias)
 
 
 class HorizonHead(nn.Module):
@@ -251,12 +265,15 @@ class Head:
     toss: all that is judged, (rows, n) -> how near to the largest value another one is as good.
     spells: whether a target is a text, of fewer letters than there are places; id 0 is none.
     numbered: whether a target is the number of what a row belongs to, and no class.
+    writes: whether the answer is a text, token by token, each given those before it: one that goes
+        on with the input, or a new one; "" where it is no text.
     """
 
     build: Callable[[Mapping[str, Any], Mapping[str, Any], int, float], nn.Module]
     outputs: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
     finish: Callable[[Tensor, Mapping[str, Any]], tuple[Tensor, ...]]
     each_place: bool = False
+    writes: Literal["", "on", "anew"] = ""
     spells: bool = False
     numbered: bool = False
     grid: bool = False
@@ -304,6 +321,16 @@ HEADS: dict[str, Head] = {
         kept=False,
         decides=True,
         toss=lambda scores: TOSS_NATS,
+        writes="on",
+    ),
+    "sequence": Head(
+        lambda own, inputs, dim, dropout: Scores(own["num_classes"]),
+        lambda own: _floats("batch", TARGET_TIME, own["num_classes"])("logits", "probabilities"),
+        _softmax,
+        kept=False,
+        decides=True,
+        toss=lambda scores: TOSS_NATS,
+        writes="anew",
     ),
     "letters": Head(
         lambda own, inputs, dim, dropout: LetterHead(dim, own["num_classes"], dropout=dropout),

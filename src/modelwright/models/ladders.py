@@ -4,53 +4,16 @@ Figures, no code: a size is a row of arguments for the family's builder (assembl
 experiment chose stands in docs/experiments.md.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-NAMES = ("tiny", "small", "base", "large")
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """A family over one kind of input.
-
-    Args:
-        sizes: arguments of each size, from tiny to large.
-        train: defaults of the recipe's train section.
-    """
-
-    sizes: dict[str, dict[str, Any]]
-    train: dict[str, Any]
-
-
-def _ladder(
-    names: str, *sizes: Sequence[Any], every: Mapping[str, Any] | None = None, **train: Any
-) -> Ladder:
-    """A ladder from one row of arguments a size, and those that `every` size has."""
-    rows = [{**dict(zip(names.split(), size, strict=True)), **(every or {})} for size in sizes]
-    return Ladder(dict(zip(NAMES, rows, strict=True)), train)
-
-
-def _towers(image: str, text: str, *sizes: tuple[Any, Any], **train: float) -> Ladder:
-    """A ladder of pairs: the arguments of the pictures' tower, then of the texts', a size."""
-    rows = [
-        {
-            "image": dict(zip(image.split(), one, strict=True)),
-            "text": dict(zip(text.split(), other, strict=True)),
-        }
-        for one, other in sizes
-    ]
-    return Ladder(dict(zip(NAMES, rows, strict=True)), train)
-
+from modelwright.models.sizes import Ladder, ladder, towers
 
 CONVOLUTIONS = "dim inner dropout"
 RECURRENCE = "embed_dim hidden_dim num_layers dropout"
+PAIRED_RECURRENCE = "dim hidden_dim num_layers dropout"
 ATTENTION = "dim num_layers dropout"
 
 LADDERS: dict[str, dict[str, Ladder]] = {
     "cnn": {
-        "image": _ladder(
+        "image": ladder(
             "widths",
             ((8, 16),),
             ((16, 32, 64),),
@@ -61,7 +24,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.7,
         ),
-        "boxes": _ladder(
+        "boxes": ladder(
             "widths depths",
             ((16, 32, 48), (1, 1, 1)),
             ((32, 64, 96), (1, 1, 2)),
@@ -73,7 +36,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=100,
             decay=0.7,
         ),
-        "text": _ladder(
+        "text": ladder(
             CONVOLUTIONS,
             (32, (32,), 0.0),
             (96, (128,), 0.3),
@@ -84,7 +47,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.7,
         ),
-        "tags": _ladder(
+        "tags": ladder(
             CONVOLUTIONS,
             (32, (32,), 0.0),
             (96, (128,), 0.15),
@@ -95,7 +58,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.7,
         ),
-        "letters": _ladder(
+        "letters": ladder(
             CONVOLUTIONS + " kernel_size",
             (32, (32, 32), 0.0, 3),
             (96, (128,) * 3, 0.1, 5),
@@ -107,7 +70,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             decay=0.7,
             batch_size=32,
         ),
-        "audio": _ladder(
+        "audio": ladder(
             CONVOLUTIONS,
             (32, (32,), 0.0),
             (96, (128, 128), 0.2),
@@ -118,7 +81,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.7,
         ),
-        "stream": _ladder(
+        "stream": ladder(
             CONVOLUTIONS,
             (32, (32,), 0.0),
             (128, (128, 128, 128, 128), 0.05),
@@ -130,7 +93,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=100,
             decay=0.7,
         ),
-        "items": _ladder(
+        "items": ladder(
             CONVOLUTIONS,
             (32, (32,), 0.0),
             (96, (128, 128), 0.3),
@@ -141,7 +104,18 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.7,
         ),
-        "series": _ladder(
+        "pairs": ladder(
+            CONVOLUTIONS,
+            (32, (32, 32), 0.0),
+            (128, (256,) * 4, 0.1),
+            (256, (384,) * 6, 0.2),
+            (512, (768,) * 8, 0.3),
+            learning_rate=0.002,
+            weight_decay=0.05,
+            warmup_steps=200,
+            decay=0.7,
+        ),
+        "series": ladder(
             CONVOLUTIONS,
             (16, (16,), 0.0),
             (32, (32,), 0.1),
@@ -152,7 +126,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.9,
         ),
-        "observation": _ladder(
+        "observation": ladder(
             CONVOLUTIONS,
             (32, (32,), 0.0),
             (64, (64,), 0.0),
@@ -163,7 +137,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=0,
             decay=0.5,
         ),
-        "image_text": _towers(
+        "image_text": towers(
             "widths dropout",
             CONVOLUTIONS,
             (((8, 16), 0.0), (32, (32,), 0.0)),
@@ -177,7 +151,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
         ),
     },
     "rnn": {
-        "image": _ladder(
+        "image": ladder(
             "embed_dim hidden_dim num_layers",
             (32, 16, 1),
             (96, 48, 1),
@@ -188,7 +162,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.5,
         ),
-        "boxes": _ladder(
+        "boxes": ladder(
             "embed_dim hidden_dim num_layers",
             (32, 16, 1),
             (96, 48, 1),
@@ -200,7 +174,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=100,
             decay=0.7,
         ),
-        "text": _ladder(
+        "text": ladder(
             RECURRENCE,
             (32, 16, 1, 0.0),
             (96, 64, 1, 0.3),
@@ -211,7 +185,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.7,
         ),
-        "tags": _ladder(
+        "tags": ladder(
             RECURRENCE,
             (32, 16, 1, 0.0),
             (96, 64, 1, 0.15),
@@ -222,7 +196,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.7,
         ),
-        "letters": _ladder(
+        "letters": ladder(
             RECURRENCE,
             (32, 16, 1, 0.0),
             (96, 96, 1, 0.1),
@@ -234,7 +208,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             decay=0.7,
             batch_size=32,
         ),
-        "audio": _ladder(
+        "audio": ladder(
             RECURRENCE,
             (32, 16, 1, 0.0),
             (96, 64, 1, 0.2),
@@ -245,7 +219,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.5,
         ),
-        "stream": _ladder(
+        "stream": ladder(
             RECURRENCE,
             (32, 16, 1, 0.0),
             (64, 192, 1, 0.0),
@@ -257,7 +231,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=100,
             decay=0.7,
         ),
-        "items": _ladder(
+        "items": ladder(
             RECURRENCE,
             (32, 16, 1, 0.0),
             (96, 96, 1, 0.4),
@@ -268,7 +242,18 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.7,
         ),
-        "series": _ladder(
+        "pairs": ladder(
+            PAIRED_RECURRENCE,
+            (32, 16, 1, 0.0),
+            (128, 128, 1, 0.2),
+            (256, 256, 2, 0.3),
+            (512, 512, 2, 0.3),
+            learning_rate=0.002,
+            weight_decay=0.05,
+            warmup_steps=200,
+            decay=0.7,
+        ),
+        "series": ladder(
             RECURRENCE,
             (16, 16, 1, 0.0),
             (32, 24, 1, 0.3),
@@ -279,7 +264,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.9,
         ),
-        "observation": _ladder(
+        "observation": ladder(
             RECURRENCE,
             (32, 32, 1, 0.0),
             (64, 64, 1, 0.0),
@@ -290,7 +275,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=0,
             decay=0.5,
         ),
-        "image_text": _towers(
+        "image_text": towers(
             RECURRENCE,
             RECURRENCE,
             ((32, 16, 1, 0.0), (32, 16, 1, 0.0)),
@@ -304,7 +289,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
         ),
     },
     "transformer": {
-        "image": _ladder(
+        "image": ladder(
             "dim num_layers",
             (32, 1),
             (64, 3),
@@ -315,7 +300,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=60,
             decay=0.5,
         ),
-        "boxes": _ladder(
+        "boxes": ladder(
             "dim num_layers",
             (32, 1),
             (64, 3),
@@ -327,7 +312,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=100,
             decay=0.7,
         ),
-        "text": _ladder(
+        "text": ladder(
             ATTENTION,
             (32, 1, 0.0),
             (96, 1, 0.3),
@@ -338,7 +323,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=100,
             decay=0.7,
         ),
-        "tags": _ladder(
+        "tags": ladder(
             ATTENTION,
             (32, 1, 0.0),
             (96, 1, 0.15),
@@ -349,7 +334,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=100,
             decay=0.7,
         ),
-        "letters": _ladder(
+        "letters": ladder(
             ATTENTION,
             (32, 1, 0.0),
             (96, 2, 0.1),
@@ -361,7 +346,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             decay=0.7,
             batch_size=32,
         ),
-        "audio": _ladder(
+        "audio": ladder(
             ATTENTION,
             (32, 1, 0.0),
             (96, 2, 0.2),
@@ -372,7 +357,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=60,
             decay=0.5,
         ),
-        "stream": _ladder(
+        "stream": ladder(
             ATTENTION,
             (32, 1, 0.0),
             (128, 4, 0.0),
@@ -386,7 +371,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=100,
             decay=0.7,
         ),
-        "items": _ladder(
+        "items": ladder(
             ATTENTION,
             (32, 1, 0.0),
             (64, 2, 0.3),
@@ -397,7 +382,18 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=100,
             decay=0.7,
         ),
-        "series": _ladder(
+        "pairs": ladder(
+            ATTENTION,
+            (32, 2, 0.0),
+            (128, 2, 0.1),
+            (256, 3, 0.2),
+            (512, 4, 0.3),
+            learning_rate=0.0015,
+            weight_decay=0.05,
+            warmup_steps=300,
+            decay=0.7,
+        ),
+        "series": ladder(
             ATTENTION,
             (16, 1, 0.2),
             (32, 1, 0.2),
@@ -408,7 +404,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=60,
             decay=0.9,
         ),
-        "observation": _ladder(
+        "observation": ladder(
             ATTENTION,
             (32, 1, 0.0),
             (64, 1, 0.0),
@@ -419,7 +415,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=0,
             decay=0.5,
         ),
-        "image_text": _towers(
+        "image_text": towers(
             ATTENTION,
             ATTENTION,
             ((32, 1, 0.0), (32, 1, 0.0)),

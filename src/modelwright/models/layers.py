@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modelwright.models.carried import Carried
+
 FEW_CHANNELS = 16
 
 
@@ -86,14 +88,17 @@ def unit_mean_square(features: Tensor) -> Tensor:
     return features * scale.to(features.dtype)
 
 
-def rotate(heads: Tensor) -> Tensor:
+def rotate(heads: Tensor, first_place: int = 0) -> Tensor:
     """Turn pairs of features by an angle that grows with the place: rotary positions.
 
     heads: (batch, num_heads, time, head_dim), head_dim even -> same shape
+
+    Args:
+        first_place: of the first of them.
     Source: Su et al. 2021, arXiv:2104.09864, section 3.2; halves instead of neighbours, as Llama.
     """
     time, dim = heads.shape[-2:]
-    places = torch.arange(time, device=heads.device, dtype=torch.float32)
+    places = torch.arange(time, device=heads.device, dtype=torch.float32) + first_place
     rates = 10_000.0 ** (-torch.arange(0, dim, 2, device=heads.device, dtype=torch.float32) / dim)
     angle = places[:, None] * rates
     cos, sin = angle.cos().to(heads.dtype), angle.sin().to(heads.dtype)
@@ -135,6 +140,7 @@ class Attention(nn.Module):
 
     sequence: (batch, time, dim); mask: (batch, time) bool, true at real places
         -> (batch, time, dim)
+    carried: of causal attention, keys and values of all places before the sequence
 
     Args:
         num_kv_heads: keys and values have so many heads, each for several of the queries'; as many
@@ -163,22 +169,77 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, (num_heads + 2 * self.num_kv_heads) * self.head_dim)
         self.out = nn.Linear(num_heads * self.head_dim, dim)
 
-    def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None
+    ) -> Tensor:
         batch, time, _ = sequence.shape
         heads = self.qkv(sequence).view(batch, time, -1, self.head_dim).transpose(1, 2)
         counts = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
         query, key, value = heads.split(counts, dim=1)
         if self.qk_norm:
             query, key = unit_mean_square(query), unit_mean_square(key)
-        if self.rotary:
-            query, key = rotate(query), rotate(key)
+        # padding comes last, so a causal place never sees it
+        seen = None if mask is None or self.causal else mask[:, None, None]
+        if carried is None:
+            if self.rotary:
+                query, key = rotate(query), rotate(key)
+        else:
+            query, key, value, seen = self._carried_on(query, key, value, carried)
         if self.num_kv_heads < self.num_heads:
             each = self.num_heads // self.num_kv_heads
             key, value = key.repeat_interleave(each, 1), value.repeat_interleave(each, 1)
-        # padding comes last, so a causal place never sees it
-        seen = None if mask is None or self.causal else mask[:, None, None]
-        mixed = attend(query, key, value, seen, causal=self.causal)
+        mixed = attend(query, key, value, seen, causal=self.causal and carried is None)
         return torch.as_tensor(self.out(mixed.transpose(1, 2).flatten(2)))
+
+    def _carried_on(
+        self, query: Tensor, key: Tensor, value: Tensor, carried: Carried
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same with the places before them, and which of all each place sees."""
+        past_key, past_value = carried.take(), carried.take()
+        before = past_key.shape[2]
+        if self.rotary:
+            query, key = rotate(query, before), rotate(key, before)
+        key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
+        carried.leave(key)
+        carried.leave(value)
+        places = torch.arange(key.shape[2], device=key.device)
+        return query, key, value, places <= places[before:, None]
+
+
+class CrossAttention(nn.Module):
+    """Attention from each place of one sequence to all places of another, behind a norm and around
+    a skip.
+
+    Args:
+        memory_dim: features of the other sequence.
+    Source: Bahdanau et al. 2014, arXiv:1409.0473; Luong et al. 2015, arXiv:1508.04025 (products);
+        Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.
+    """
+
+    def __init__(self, dim: int, num_heads: int, memory_dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, dim // num_heads
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(memory_dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def remember(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the other sequence, once for all places that will look there.
+
+        features: (batch, time, memory_dim) -> each (batch, num_heads, time, head_dim)
+        """
+        both = self.key_value(features).unflatten(2, (2, self.num_heads, self.head_dim))
+        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
+        return key, value
+
+    def forward(self, sequence: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """(batch, places, dim) -> the same; mask: (batch, time) bool, true at real places."""
+        heads = self.query(self.norm(sequence)).unflatten(2, (self.num_heads, self.head_dim))
+        mixed = attend(heads.transpose(1, 2), key, value, mask[:, None, None])
+        found = self.out(mixed.transpose(1, 2).flatten(2))
+        return torch.as_tensor(sequence + self.dropout(found))
 
 
 class SquaredReLU(nn.Module):

@@ -3,13 +3,16 @@
 Source: Hochreiter, Schmidhuber 1997 (LSTM); Cho et al. 2014, arXiv:1406.1078 (GRU).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from modelwright.core.signature import TensorSpec
+from modelwright.models.carried import Carried, Look, unmoved
 from modelwright.models.groups import Group, Groups, Place
+from modelwright.models.layers import CrossAttention
 
 
 @torch.library.custom_op("modelwright::recur", mutates_args=())
@@ -33,6 +36,33 @@ def _(sequence: Tensor, weights: list[Tensor], cell: str) -> Tensor:
     return sequence.new_empty(*sequence.shape[:2], weights[1].shape[1])
 
 
+@torch.library.custom_op("modelwright::carry_on", mutates_args=())
+def carry_on(
+    sequence: Tensor, past: Tensor, weights: list[Tensor], cell: str
+) -> tuple[Tensor, Tensor]:
+    """One recurrent layer in one direction, from a given state, as one node of a graph.
+
+    sequence: (batch, time, in_dim); past: (batch, hidden_dim), of an LSTM twice that, both states
+    side by side -> (batch, time, hidden_dim), and the state behind the last place
+    """
+    states = [one[None].contiguous() for one in past.chunk(STATES[cell], 1)]
+    rest = (weights, True, 1, 0.0, False, False, True)
+    if cell == "lstm":
+        found, *last = torch.lstm(sequence, states, *rest)
+    else:
+        found, *last = torch.gru(sequence, states[0], *rest)
+    return found.clone(), torch.cat([one[0] for one in last], 1)
+
+
+@carry_on.register_fake
+def _(sequence: Tensor, past: Tensor, weights: list[Tensor], cell: str) -> tuple[Tensor, Tensor]:
+    found = sequence.new_empty(*sequence.shape[:2], weights[1].shape[1])
+    return found, past.new_empty(past.shape)
+
+
+STATES = {"lstm": 2, "gru": 1}  # vectors that a cell hands on
+
+
 class _Masked:
     """What torch's recurrent layers lack: rows of unequal length without packing.
 
@@ -42,7 +72,15 @@ class _Masked:
 
     cell: str
 
-    def forward(self: Any, sequence: Tensor, mask: Tensor | None = None) -> Any:
+    def forward(
+        self: Any, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None
+    ) -> Any:
+        if carried is not None:
+            for layer in range(self.num_layers):
+                weights = self._weights(f"l{layer}")
+                sequence, state = carry_on(sequence, carried.take(), weights, self.cell)
+                carried.leave(state)
+            return (sequence,)
         if mask is None:
             return super().forward(sequence)  # type: ignore[misc]
         places = torch.arange(sequence.shape[1], device=sequence.device)
@@ -61,8 +99,7 @@ class _Masked:
 
     def _direction(self: Any, sequence: Tensor, suffix: str) -> Tensor:
         """One layer in one direction, with the weights of that suffix."""
-        parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        weights = [getattr(self, f"{part}_{suffix}") for part in parts]
+        weights = self._weights(suffix)
         if torch.compiler.is_exporting():
             return torch.as_tensor(recur(sequence, weights, self.cell))
         zeros = sequence.new_zeros(1, sequence.shape[0], self.hidden_size)
@@ -70,6 +107,10 @@ class _Masked:
         if self.cell == "lstm":
             return torch.as_tensor(torch.lstm(sequence, (zeros, zeros), *rest)[0])
         return torch.as_tensor(torch.gru(sequence, zeros, *rest)[0])
+
+    def _weights(self: Any, suffix: str) -> list[Tensor]:
+        parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        return [getattr(self, f"{part}_{suffix}") for part in parts]
 
 
 class LSTM(_Masked, nn.LSTM):  # type: ignore[misc]  # forward takes less than torch's, on purpose
@@ -127,8 +168,43 @@ class RecurrentBody(nn.Module):
                     # the forget gate starts open: Jozefowicz et al. 2015, section 2.2
                     weight.detach()[hidden_dim : 2 * hidden_dim] = 1.0
 
-    def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
-        return torch.as_tensor(self.layers(sequence, mask)[0])
+    def forward(
+        self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None
+    ) -> Tensor:
+        return torch.as_tensor(self.layers(sequence, mask, carried)[0])
+
+
+class RecurrentBlock(nn.Module):
+    """A causal recurrence behind a norm and around a skip.
+
+    sequence: (batch, time, dim) -> (batch, time, dim)
+
+    Source: Wu et al. 2016, arXiv:1609.08144, section 3.1 (skips between recurrent layers).
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.body = RecurrentBody(
+            dim, hidden_dim=hidden_dim, num_layers=1, cell="gru", bidirectional=False
+        )
+        self.out = nn.Linear(hidden_dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None,
+        look: Look = unmoved,
+    ) -> Tensor:  # fmt: skip
+        hidden = self.body(self.norm(sequence), mask, carried)
+        return look(sequence + self.dropout(self.out(hidden)))
+
+
+def state(args: Mapping[str, Any], cell: Literal["lstm", "gru"]) -> tuple[TensorSpec, ...]:
+    """The states of every layer that reads in one direction."""
+    shape = ("batch", STATES[cell] * args["hidden_dim"])
+    return tuple(
+        TensorSpec(f"past.{layer}.state", "float32", shape) for layer in range(args["num_layers"])
+    )
 
 
 class GridRecurrentBody(nn.Module):
@@ -163,25 +239,53 @@ class GridRecurrentBody(nn.Module):
 
 def groups(model: nn.Module) -> Groups:
     """The state units of each layer and direction; all lose as many, as torch asks for."""
-    stacks = [(name, one) for name, one in model.named_modules() if isinstance(one, nn.LSTM)]
-    ends = [f"{name}.weight_ih_l0" for name, _ in stacks[1:]]
+    stacks = [
+        (name, one) for name, one in model.named_modules() if isinstance(one, nn.LSTM | nn.GRU)
+    ]
     found = []
-    for (prefix, layers), end in zip(stacks, [*ends, ""], strict=True):
-        size, directions = layers.hidden_size, ("", "_reverse") if layers.bidirectional else ("",)
-        for layer in range(layers.num_layers):
-            # the two directions lie side by side in what comes next
-            inner = f"{prefix}.weight_ih_l{layer + 1}" if layer + 1 < layers.num_layers else end
-            after = [f"{inner}{other}" for other in directions] if inner else ["head.linear.weight"]
-            for number, suffix in enumerate(directions):
-                here = f"l{layer}{suffix}"
-                places = [
-                    Place(f"{prefix}.{kind}_{here}", 0, repeats=4)
-                    for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-                ]
-                places.append(Place(f"{prefix}.weight_hh_{here}", 1))
-                width = len(directions) * size
-                for name in after:  # a head may read the features twice: mean and largest
-                    blocks = range(0, model.get_parameter(name).shape[1], width)
-                    places += [Place(name, 1, offset=block + number * size) for block in blocks]
-                found.append(Group(size, tuple(places)))
+    for place, (name, layers) in enumerate(stacks):
+        (following, *_) = (*(one for one, _ in stacks[place + 1 :]), "")
+        found += _layer_groups(model, name, layers, _readers(model, name, following))
     return found, lambda sizes: {"hidden_dim": sizes[0]}
+
+
+def _readers(model: nn.Module, name: str, following: str) -> list[str]:
+    """The weights that a stack's features go into; `following` is the next stack, if any."""
+    owner = name.rpartition(".")[0].rpartition(".")[0]
+    if isinstance(model.get_submodule(owner), RecurrentBlock):
+        return [f"{owner}.out.weight"]
+    if (decoder := dict(model.named_children()).get("decoder")) is not None:
+        return [
+            f"decoder.{inner}.key_value.weight"
+            for inner, one in decoder.named_modules()
+            if isinstance(one, CrossAttention)
+        ]
+    if following:  # of passes over a grid, in both directions
+        return [f"{following}.weight_ih_l0", f"{following}.weight_ih_l0_reverse"]
+    return ["head.linear.weight"]
+
+
+def _layer_groups(
+    model: nn.Module, prefix: str, layers: nn.LSTM | nn.GRU, readers: list[str]
+) -> list[Group]:
+    """Of one stack; `readers` are the weights that its features go into."""
+    size, found, gates = layers.hidden_size, [], 4 if isinstance(layers, nn.LSTM) else 3
+    directions = ("", "_reverse") if layers.bidirectional else ("",)
+    for layer in range(layers.num_layers):
+        # the two directions lie side by side in what comes next
+        after = readers
+        if layer + 1 < layers.num_layers:
+            after = [f"{prefix}.weight_ih_l{layer + 1}{other}" for other in directions]
+        for number, suffix in enumerate(directions):
+            here = f"l{layer}{suffix}"
+            places = [
+                Place(f"{prefix}.{kind}_{here}", 0, repeats=gates)
+                for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            ]
+            places.append(Place(f"{prefix}.weight_hh_{here}", 1))
+            width = len(directions) * size
+            for name in after:  # a head may read the features more than once: mean and largest
+                blocks = range(0, model.get_parameter(name).shape[1], width)
+                places += [Place(name, 1, offset=block + number * size) for block in blocks]
+            found.append(Group(size, tuple(places)))
+    return found

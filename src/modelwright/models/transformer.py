@@ -3,12 +3,14 @@
 Source: Vaswani et al. 2017, arXiv:1706.03762; Dosovitskiy et al. 2020, arXiv:2010.11929.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from modelwright.core.signature import PAST, TensorSpec
+from modelwright.models.carried import Carried, Look, unmoved
 from modelwright.models.groups import Group, Groups, Place
 from modelwright.models.layers import NORMS, Attention, feed_forward, sinusoidal_positions
 
@@ -17,6 +19,7 @@ class EncoderBlock(nn.Module):
     """Attention and a feed-forward net, each behind a norm and around a skip.
 
     sequence: (batch, time, dim); mask: (batch, time) bool -> (batch, time, dim)
+    look: attention to another sequence, between the two; models/pairs.py
 
     Args:
         norm, activation: rows of NORMS and ACTIVATIONS.
@@ -46,9 +49,12 @@ class EncoderBlock(nn.Module):
             nn.init.zeros_(self.attention.out.weight)
             nn.init.zeros_(self.mlp.get_parameter("2.weight"))
 
-    def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
-        mixed = self.attention(self.attention_norm(sequence), mask)
-        sequence = sequence + self.dropout(mixed)
+    def forward(
+        self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None,
+        look: Look = unmoved,
+    ) -> Tensor:  # fmt: skip
+        mixed = self.attention(self.attention_norm(sequence), mask, carried)
+        sequence = look(sequence + self.dropout(mixed))
         return torch.as_tensor(sequence + self.dropout(self.mlp(self.mlp_norm(sequence))))
 
 
@@ -94,15 +100,33 @@ class EncoderBody(nn.Module):
         self.norm = NORMS[norm](dim)
         self.out_dim = dim
 
-    def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None
+    ) -> Tensor:
         if self.token is not None:
             token = self.token.expand(sequence.shape[0], -1, -1)
             sequence = torch.cat([token, sequence], dim=1)
         if self.positions is not None:
             sequence = sequence + self.positions[: sequence.shape[1]]
         for block in self.blocks:
-            sequence = block(sequence, mask)
+            sequence = block(sequence, mask, carried)
         return torch.as_tensor(self.norm(sequence))
+
+
+def num_heads(dim: int) -> int:
+    """Heads of 32 features each."""
+    return max(1, dim // 32)
+
+
+def state(args: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
+    """Keys and values of every causal block."""
+    heads = max(1, args["dim"] // args.get("head_dim", 32))
+    shape = ("batch", args.get("num_kv_heads") or heads, PAST, args["dim"] // heads)
+    return tuple(
+        TensorSpec(f"past.{layer}.{name}", "float32", shape)
+        for layer in range(args["num_layers"])
+        for name in ("key", "value")
+    )
 
 
 def groups(model: nn.Module) -> Groups:

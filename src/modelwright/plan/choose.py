@@ -297,7 +297,7 @@ def race(
         )
     if TASKS[recipe.task].acting:
         return _fastest(recipe, alive)
-    whole, metric = training_budget(recipe), METRICS[TASKS[recipe.task].metric]
+    whole, metric = training_budget(recipe), METRICS[TASKS[recipe.task].look]
     horizon = whole.steps or whole.seconds or 1.0
     record = _read_record(folder / "race.json")
     for candidate in alive:
@@ -382,7 +382,7 @@ def _slice(
         trainer.run(until, title=f"race {number}: {spec.name}")
         trainer.look(CURVE_ROWS)
     trainer.save()
-    value, name = trainer.looks[-1][1], trainer.task.metric
+    value, name = trainer.looks[-1][1], trainer.task.look
     say(
         f"race {number}: {spec.name:18} {name} {value:.3f} after {trainer.step} steps, "
         f"{format_seconds(trainer.elapsed)}"

@@ -111,7 +111,7 @@ def deployed(spec: ModelSpec, target: Target) -> Deployed:
 def made_up(spec: ModelSpec, number: int) -> Rows:
     """Rows of noise that a model of that spec can be trained on; every class comes up."""
     inputs: dict[str, Column] = {}
-    over_time = {one.name for one in spec.signature.inputs if "time" in one.shape}
+    over_time = {one.name for one in spec.signature.inputs if one.over_time}
     for name, value in examples(spec, number).items():
         array = value.numpy()
         if name == "samples":

@@ -22,8 +22,8 @@ PARTS = ("train", "valid", "test")
 DRAWN = 240  # points of a long curve that are drawn
 # kind of answer -> what one of its labels is called, and several
 ANSWERS = {"classes": ("class", "classes"), "tags": ("tag", ""), "horizon": ("series", "series"),
-           "next": ("token", ""), "ranking": ("item", ""), "actions": ("action", ""),
-           "letters": ("letter", "")}  # fmt: skip
+           "next": ("token", ""), "sequence": ("token", ""), "ranking": ("item", ""),
+           "actions": ("action", ""), "letters": ("letter", "")}  # fmt: skip
 
 
 def gate(life: Life) -> View | None:
@@ -255,7 +255,8 @@ def reproduce(life: Life) -> View:
         commands.append(("answer requests", f"modelwright serve {deploy}"))
         kind = str(section(section(life.deploy, "model"), "inputs").get("kind", "image"))
         one = words.ROWS.get(kind, ("", "FILE"))[1]
-        what = "one text" if kind in ("text", "stream", "observation") else "one file"
+        texts = ("text", "stream", "pairs", "observation")
+        what = "one text" if kind in texts else "one file"
         commands.append((f"answer for {what}", f"modelwright predict {deploy} {one}"))
     proof = life.certificate
     digests = {str(k): v for k, v in section(proof, "digests").items()}

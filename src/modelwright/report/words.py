@@ -194,6 +194,7 @@ ROWS = {
     "image_text": ("picture with a text", "IMAGE.png --text 'A TEXT' --text 'ANOTHER'"),
     "text": ("text", "'A TEXT'"),
     "audio": ("recording", "SOUND.wav"),
+    "pairs": ("pair of texts", "'A TEXT'"),
     "items": ("user's history", "'ITEM, ITEM'"),
     "series": ("window", "TABLE.csv"),
     "observation": ("situation", "'NUMBER, NUMBER'"),
@@ -249,6 +250,11 @@ def one_row(inputs: dict[str, Any], outputs: dict[str, Any]) -> str:
     elif kind == "stream":
         unit = "tokens" if inputs.get("unit") == "bpe" else str(inputs.get("unit", "tokens"))
         parts = [count("length", f"of # {unit}"), count("vocab_size", "with # ids in all")]
+    elif kind == "pairs":
+        parts = [
+            " to ".join(listed("pair")), count("length", "typically of # tokens"),
+            count("vocab_size", "with # ids in all"),
+        ]  # fmt: skip
     elif kind == "series":
         names = listed("channels")
         few = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")

@@ -1,7 +1,7 @@
 """RUNTIMES: what can run an artifact. To add one: write a file, add a row."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from modelwright.core.artifact import Artifact
 from modelwright.core.errors import ConfigError, did_you_mean
 from modelwright.core.signature import Signature
 from modelwright.runtime import onnx_session, torch_session
+from modelwright.runtime.decode import Steps
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -23,15 +24,21 @@ class Session(Protocol):
     def close(self) -> None: ...
 
 
+class WritingSession(Session, Steps, Protocol):
+    """A session of this product's runtimes; what it adds is for models that write."""
+
+    def write(self, batch: Arrays, **how: Any) -> list[np.ndarray]: ...
+
+
 # artifact kind -> how to open it with that many threads
-RUNTIMES: dict[str, Callable[[Artifact, int], Session]] = {
+RUNTIMES: dict[str, Callable[[Artifact, int], WritingSession]] = {
     "trained": torch_session.open_session,
     "onnx": onnx_session.open_session,
     "deploy": onnx_session.open_session,
 }
 
 
-def open_session(artifact: Artifact, *, threads: int = 1) -> Session:
+def open_session(artifact: Artifact, *, threads: int = 1) -> WritingSession:
     """Load a verified artifact into the runtime that serves its kind."""
     if artifact.kind not in RUNTIMES:
         raise ConfigError(

@@ -1,7 +1,8 @@
 """Trained artifacts in PyTorch on the CPU: safetensors into a freshly built model."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,26 +11,63 @@ from safetensors.torch import load_file
 
 from modelwright.core.artifact import Artifact
 from modelwright.core.errors import IntegrityError
-from modelwright.models.catalog import Model, ModelSpec, WithAnswers, build
+from modelwright.core.signature import TensorSpec
+from modelwright.models.catalog import Carrying, Model, ModelSpec, WithAnswers, build
+from modelwright.runtime.decode import Writes
 
 
-class TorchSession:
+class TorchSession(Writes):
     """One model, in evaluation mode, float32."""
 
     def __init__(self, model: torch.nn.Module, spec: ModelSpec, threads: int) -> None:
         self.signature = spec.signature
         self._model = WithAnswers(model, spec.outputs).eval()
+        self._outputs = spec.outputs
         self._threads = threads
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        arrays = [np.ascontiguousarray(batch[one.name]) for one in self.signature.inputs]
         with _threads(self._threads), torch.inference_mode():
-            outputs = self._model(*map(torch.from_numpy, arrays))
+            outputs = self._model(*_tensors(batch, self.signature.inputs))
             names = (one.name for one in self.signature.outputs)
             return {name: value.float().numpy() for name, value in zip(names, outputs, strict=True)}
 
+    @functools.cached_property
+    def _carrying(self) -> Carrying:
+        model = self._model.model
+        assert isinstance(model, Model)
+        return Carrying(model, self._outputs, self.signature).eval()
+
+    def encode(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The memory of all inputs but the last."""
+        with _threads(self._threads), torch.inference_mode():
+            found = self._carrying.encode(*_tensors(batch, self.signature.inputs[:-1]))
+            return {
+                one.name: value.to(getattr(torch, one.dtype)).numpy()
+                for one, value in zip(self.signature.memory, found, strict=True)
+            }
+
+    def step(
+        self, ids: np.ndarray, carried: Mapping[str, np.ndarray]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Logits of each place of the last input, and the new past, from memory and past."""
+        memory, past = (
+            _tensors(carried, part) for part in (self.signature.memory, self.signature.state)
+        )
+        with _threads(self._threads), torch.inference_mode():
+            outputs = self._carrying.written(torch.from_numpy(ids), memory, past)
+        present = outputs[len(self.signature.outputs) :]
+        return outputs[0].float().numpy(), {
+            one.name: value.float().numpy()
+            for one, value in zip(self.signature.state, present, strict=True)
+        }
+
     def close(self) -> None:
         del self._model
+        self.__dict__.pop("_carrying", None)
+
+
+def _tensors(arrays: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> list[torch.Tensor]:
+    return [torch.from_numpy(np.ascontiguousarray(arrays[one.name])) for one in specs]
 
 
 def load_model(artifact: Artifact) -> Model:

@@ -16,6 +16,7 @@ from modelwright.core.signature import Signature
 from modelwright.data import audio
 from modelwright.data.catalog import KINDS
 from modelwright.data.image import MAX_PIXELS
+from modelwright.models.heads import HEADS
 from modelwright.serve.limits import Refused
 from modelwright.tasks.catalog import TASKS
 
@@ -53,6 +54,7 @@ MEDIA = {
         f"{audio.MAX_SECONDS} seconds",
     ),
     "stream": Medium("text", ("text",), "", 2**16),
+    "pairs": Medium("text", ("text",), "", 2**14),
     "items": Medium("list of items", ("text",), "", 2**16),
     "observation": Medium("observation", ("text", "application"), "", 2**16),
     "series": Medium("table", ("text", "application"), "", 2**22),
@@ -88,6 +90,11 @@ class Answers:
         return sorted({kind for tag in self.labels if (kind := tag.partition("-")[2])})
 
     @property
+    def writes_anew(self) -> bool:
+        """Whether the answer is a text of the model's own, which takes many calls."""
+        return HEADS[self.outputs["kind"]].writes == "anew"
+
+    @property
     def summary(self) -> str:
         """What the model answers, in a few words."""
         if self.outputs["kind"] == "horizon":
@@ -99,6 +106,8 @@ class Answers:
             return f"{number} {'kind of span' if number == 1 else 'kinds of spans'}"
         if self.outputs["kind"] == "boxes":
             return f"boxes of {len(self.labels)} {'kind' if len(self.labels) == 1 else 'kinds'}"
+        if self.outputs["kind"] == "sequence":
+            return "from {} to {}".format(*self.inputs["pair"])
         if self.outputs["kind"] == "next":
             return f"the next of {len(self.labels):,} tokens"
         if self.outputs["kind"] == "actions":

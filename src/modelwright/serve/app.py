@@ -8,7 +8,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata, resources
 from typing import Any
@@ -70,6 +70,8 @@ class Served:
     page: dict[str, Any]
     answers: Answers | None  # for the page; None where nobody knows what the model takes
     decoding: asyncio.Semaphore  # files being unpacked: a small one can fill much memory
+    session: Any = None  # for texts of the model's own, beside the batcher
+    writing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     expected: Arrays | None = None  # the canary's answer at the start
     canary: asyncio.Task[bool] | None = None
 
@@ -103,6 +105,22 @@ class Served:
             answer.cancel()
             watch.cancel()
 
+    async def write(self, inputs: Arrays) -> Arrays:
+        """The ids that the model writes for one row; one text after the other.
+
+        Raises: Refused 500, 503 or 504.
+        """
+        if self.batcher.closed:
+            raise busy("the server is stopping")
+        try:
+            async with asyncio.timeout(self.limits.deadline_s), self.writing:
+                return {"written": np.array(await asyncio.to_thread(self.session.write, inputs))}
+        except TimeoutError:
+            raise Refused(504, "no answer within the deadline: try again later") from None
+        except Exception:
+            LOG.exception("the model failed on a request")
+            raise Refused(500, "the model failed on this request") from None
+
     async def ready(self) -> bool:
         """Whether the model answers a canary as it did at the start; askers share one canary."""
         if self.batcher.closed:
@@ -130,7 +148,7 @@ class Served:
         """One row that any model can answer: black, silent, or one token again and again."""
         inputs = self.answers.inputs if self.answers else {}
         places = int(inputs.get("length", SONG_PLACES))
-        values = {"ids": 1, "lengths": places}
+        values = {"lengths": places}
         song = {}
         for spec in self.signature.inputs:
             free = [1] + [places] * len(spec.shape)
@@ -138,7 +156,8 @@ class Served:
                 size if isinstance(size, int) else own
                 for size, own in zip(spec.shape, free, strict=False)
             ]
-            song[spec.name] = np.full(shape, values.get(spec.name, 0), spec.dtype)
+            one = int(spec.dtype == "int64")  # an id that is no padding
+            song[spec.name] = np.full(shape, values.get(spec.name, one), spec.dtype)
         return song
 
 
@@ -229,7 +248,10 @@ async def page_answer(request: Request) -> Response:
         async with served.decoding:
             inputs, shown = await asyncio.to_thread(answers.read, body)
         start = time.perf_counter()
-        outputs = await served.compute(request, inputs)
+        if answers.writes_anew:
+            outputs = await served.write(inputs)
+        else:
+            outputs = await served.compute(request, inputs)
         latency_ms = (time.perf_counter() - start) * 1000
     said = answers.answer(inputs, outputs, shown)
     return _json({**said, "latency_ms": round(latency_ms, 3)})

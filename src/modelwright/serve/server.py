@@ -188,6 +188,7 @@ def _open(artifact: Artifact, threads: int | None, name: str | None, limits: Lim
         page=_page(artifact, name, answers),
         answers=answers,
         decoding=asyncio.Semaphore(limits.decodes),
+        session=session,
     )
 
 
@@ -197,7 +198,8 @@ def _joins(signature: Signature) -> bool:
     return len(first) == 1 and isinstance(first.pop(), str)
 
 
-TAKES = {"stream": "text", "items": "text"}  # kinds of input that a person brings as another
+# kinds of input that a person brings as another
+TAKES = {"stream": "text", "items": "text", "pairs": "text"}
 
 
 def _page(artifact: Artifact, name: str, answers: Answers | None) -> dict[str, Any]:

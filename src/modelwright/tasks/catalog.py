@@ -15,6 +15,7 @@ from modelwright.tasks import (
     recommend,
     tag,
     transcribe,
+    translate,
 )
 
 
@@ -39,6 +40,17 @@ class Task:
     @property
     def metric(self) -> str:
         return str(self.logic.METRIC)
+
+    @property
+    def look(self) -> str:
+        """What is judged while training, in the race and in proofs of parity: the metric, or
+        another of the task's values that costs no more than one call of the model."""
+        return str(getattr(self.logic, "LOOK", self.metric))
+
+    @property
+    def protocol(self) -> str:
+        """How exactly the metric is taken, where that needs saying."""
+        return str(self.logic.protocol()) if hasattr(self.logic, "protocol") else ""
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -79,5 +91,6 @@ TASKS: dict[str, Task] = {
     "language-modeling": Task("stream", "next", language),
     "detection": Task("image", "boxes", detect),
     "control": Task("observation", "actions", control, acting=True),
+    "translation": Task("pairs", "sequence", translate),
     "image-text-matching": Task("image_text", "vectors", match),
 }

@@ -13,6 +13,7 @@ from modelwright.tasks.losses import cross_entropy
 METRIC = "nats_per_char"
 LABEL_SMOOTHING = 0.0  # likelihood is what is judged, and smoothing costs it
 loss = cross_entropy
+OPTIONS = ("max_new", "temperature", "top_k", "top_p", "seed", "stop")  # what predict takes
 LIKELIEST = 10  # next tokens that an answer lists
 
 

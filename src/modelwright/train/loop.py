@@ -177,7 +177,7 @@ class Trainer:
                 if until is None and progress - self._evaluated_at >= 1 / self.evaluations:
                     self._evaluated_at = progress
                     if progress < 1 - 0.5 / self.evaluations:
-                        self._consider(self.evaluate(self.curve_rows))
+                        self._consider(self.evaluate(self.curve_rows, thorough=False))
                 if signals.received or self._save_due():
                     self.save()
                 if signals.received:
@@ -187,15 +187,16 @@ class Trainer:
                 self.save()
                 raise StopRequested(signals.received.name)
 
-    def evaluate(self, rows: int | None = None) -> Quality:
-        """Metrics of the averaged weights on (the first `rows` of) the valid part."""
+    def evaluate(self, rows: int | None = None, *, thorough: bool = True) -> Quality:
+        """Metrics of the averaged weights on (the first `rows` of) the valid part; those of one
+        call of the model unless `thorough`."""
         started = time.perf_counter()
         part = self.valid.take(np.arange(min(rows or len(self.valid), len(self.valid))))
         session = TorchSession(self.averaged, self.spec, torch.get_num_threads())
         with autocast(self.settings.precision):
             # no more rows at once than in a step: of long ones, 256 took twice a step's memory
             labels, number = self.spec.outputs.get("labels", ()), self.settings.micro_batch_size
-            found = evaluate(session, part, self.task, labels, batch_size=number)
+            found = evaluate(session, part, self.task, labels, batch_size=number, thorough=thorough)
         seconds = time.perf_counter() - started
         self.evaluation_seconds = seconds * len(self.valid) / len(part)
         self.looked_s += seconds
@@ -210,21 +211,21 @@ class Trainer:
             self._best = {name: value.clone() for name, value in weights.items()}
 
     def _better(self, value: float, than: float | None) -> bool:
-        error = METRICS[self.task.metric].error
+        error = METRICS[self.task.look].error
         return than is None or error(value) < error(than)
 
     def look(self, rows: int) -> None:
         """Note the valid metric now; the time it takes is spent from the budget."""
         started = time.perf_counter()
-        value = self.evaluate(rows).value
+        value = self.evaluate(rows, thorough=False).value
         self.elapsed += time.perf_counter() - started
         spent = self.step if self.budget.steps is not None else self.elapsed
         self.looks.append((float(spent), value))
 
     def finish(self) -> dict[str, float]:
-        """The last evaluation, on every valid row, and the last checkpoint."""
+        """The last look, at every valid row, and the last checkpoint."""
         started = time.perf_counter()
-        found = self._chosen(self.evaluate())
+        found = self._chosen(self.evaluate(thorough=False))
         self.elapsed += time.perf_counter() - started
         self._log(_named(found))
         self.save()
@@ -240,12 +241,12 @@ class Trainer:
             seen = found.statistics[: self.curve_rows]  # the rows of every look
             standard_error = (found.high - found.low) / (2 * TWO_SIDED_95)
             standard_error *= math.sqrt(found.rows / len(seen))
-            error = METRICS[self.task.metric].error
-            now = error(self.task.values(seen)[self.task.metric])
+            error = METRICS[self.task.look].error
+            now = error(self.task.values(seen)[self.task.look])
             if now - error(self.best_value) > standard_error:
                 self.averaged.load_state_dict(self._best)
                 self.went_back = True
-                found = self.evaluate()
+                found = self.evaluate(thorough=False)
         return found
 
     def _spent(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:

@@ -6,7 +6,7 @@ const MOST_CHARTS = 8;
 const KIND_COLORS = 6;
 const SMALL_PIXELS = 64; // below this a picture is shown with its pixels, not blurred
 const GOALS = {
-  accuracy: "Accuracy", ap50: "AP50", ap50_drop: "AP50 lost", f1: "F1", wer: "Word error rate", wer_drop: "Word error rate added", recall_at_10: "Recall@10", recall_at_10_drop: "Recall@10 lost", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", mse: "Mean squared error", mean_return: "Mean return", mean_return_drop: "Mean return lost", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
+  accuracy: "Accuracy", ap50: "AP50", ap50_drop: "AP50 lost", f1: "F1", wer: "Word error rate", wer_drop: "Word error rate added", recall_at_10: "Recall@10", recall_at_10_drop: "Recall@10 lost", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", bleu: "BLEU", bleu_drop: "BLEU lost", mse: "Mean squared error", mean_return: "Mean return", mean_return_drop: "Mean return lost", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
   mse_drop: "Mean squared error added", latency_p50_ms: "Half of the answers within",
   latency_p95_ms: "95% of answers within", latency_p99_ms: "99% of answers within",
   size_mb: "File size",
@@ -114,7 +114,7 @@ function show() {
   $("samples").hidden = !samples.length;
   $("samples-title").textContent = `${medium?.fields ? `${medium.many[0].toUpperCase()}${medium.many.slice(1)} of test episodes` : `Test ${medium?.many}`} the model never trained on`;
   samples.forEach(model.takes.startsWith("image") ? addSample : addText);
-  if (model.span_kinds.length || ["series", "observation"].includes(model.takes) || model.task === "transcription") {
+  if (model.span_kinds.length || ["series", "observation"].includes(model.takes) || ["transcription", "translation"].includes(model.task)) {
     $("promise").textContent = "The answer will stand here.";
   }
   if (model.takes === "image_text") {
@@ -299,7 +299,7 @@ function showAnswer(reply, truth) {
 function showChoices(reply, truth) {
   $("best").textContent = reply.answer;
   $("best").classList.toggle("long", reply.answer.length > 12);
-  const choices = reply.probabilities || reply.ranking;
+  const choices = reply.probabilities || reply.ranking || []; // a text of the model's own has none
   const own = reply.ranking ? "that is its own text" : "that is its label";
   const name = reply.ranking ? "its own text" : "its label";
   if (reply.ranking && !choices.some((item) => item.label === truth)) truth = undefined;

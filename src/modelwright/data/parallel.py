@@ -1,0 +1,295 @@
+"""Parallel text: rows of a source and its target, from files line by line or from a table.
+
+`read` gives the texts of each part, `prepare` their ids. The tokens are learned from train alone,
+of both sides together or each on its own. The last id of a side is its end: it closes every row,
+and what a target begins with.
+Source of the tokens: Sennrich et al. 2015, arXiv:1508.07909, section 3.2 (joint ones).
+"""
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelwright.core import recipe
+from modelwright.core.errors import ConfigError, DataError, did_you_mean
+from modelwright.core.progress import say
+from modelwright.data.clean import cleaned_pairs, findings
+from modelwright.data.language import TOKENS, Tokens, learn, tokens_of
+from modelwright.data.rows import PARTS, Array, Finding, Loaded, Prepared, Ragged, Rows, ragged
+from modelwright.data.tables import records
+from modelwright.data.text import NOTHING, PART_NAMES, UNKNOWN, code_points, part_files
+
+SOURCE_TOKENS = "source_tokens.json"  # where each side has its own
+VOCAB_SIZE = 6000  # ids of a side, where the recipe does not say
+_LANGUAGE = re.compile(r"\.([A-Za-z]{2,3}(?:[-_]\w{2,8})?)(?:\.gz)?$")
+
+Pair = tuple[str, str, str]  # place, source, target
+
+# files
+
+
+def is_here(path: Path) -> bool:
+    """Whether the path is a folder of texts in several languages, or a table of pairs."""
+    if path.is_dir() and len(_languages(path)) > 1:
+        return True
+    try:
+        train = part_files(path, recipe.Data(source=str(path)))["train"]
+        columns = recipe.Columns()
+        return next(records(train, (columns.source, columns.target)), None) is not None
+    except (DataError, OSError):
+        return False
+
+
+def starter(path: Path) -> dict[str, Any]:
+    """The first two languages of a folder, the one way round."""
+    found = _languages(path) if path.is_dir() else []
+    return {"pair": found[:2]} if len(found) > 1 else {}
+
+
+def _languages(folder: Path) -> list[str]:
+    """The languages that the folder has files to train on in."""
+    names = (file.name for file in folder.iterdir() if file.name.lower().startswith("train"))
+    found = {match[1] for name in names if (match := _LANGUAGE.search(name))}
+    return sorted(found - {"txt", "csv", "tsv"})
+
+
+def read(path: Path, section: recipe.Data) -> Loaded:
+    """Pairs of texts: `train.de` beside `train.en` and so on, plain or .gz, or a table with the
+    columns data.columns.source and target.
+
+    Raises: ConfigError where data.pair does not name two languages that are there; DataError for
+        files that cannot be read or whose lines do not match.
+    """
+    counts: dict[str, int] = {}
+    raw, empty = {}, []
+    for part, pairs in _parts(path, section):
+        kept = []
+        for where, source, target in cleaned_pairs(pairs, section.clean, counts):
+            if source.strip() and target.strip():
+                kept.append((source.strip(), target.strip()))
+            else:
+                empty.append(where)
+        sources, targets = ([pair[side] for pair in kept] for side in (0, 1))
+        points = code_points(targets)
+        raw[part] = Rows({"source": code_points(sources), "target": points}, points, sources)
+    found = findings(counts)
+    if empty:
+        shown = tuple((row,) for row in empty[:100])
+        text = f"{len(empty)} rows lack one of the two texts and were left out"
+        found.append(Finding("empty_texts", len(empty), text, shown))
+    return raw, [], found
+
+
+def _parts(path: Path, section: recipe.Data) -> Iterator[tuple[str, Iterator[Pair]]]:
+    if path.is_dir() and _languages(path):
+        pair = _pair(path, section)
+        for part, stem in _stems(path, pair[0], section).items():
+            yield part, _lines(*(_side(path, stem, language) for language in pair))
+        return
+    if section.pair is not None:
+        raise ConfigError(
+            f"data.pair: {section.source!r} is a table, whose columns are not languages",
+            expected="data.columns: {source: …, target: …}",
+        )
+    columns = (section.columns.source, section.columns.target)
+    for part, file in part_files(path, section).items():
+        yield part, ((row[0], row[1], row[2]) for row in records(file, columns))
+
+
+def _pair(folder: Path, section: recipe.Data) -> tuple[str, str]:
+    known = _languages(folder)
+    if section.pair is None:
+        raise ConfigError(
+            f"data.pair is missing: which language of {section.source!r} becomes which?",
+            expected=f"two of {', '.join(known)}, the source first",
+            repair=f"write data.pair: [{known[0]}, {known[-1]}], or the other way round",
+        )
+    for language in section.pair:
+        if language not in known:
+            raise ConfigError(
+                f"data.pair: {section.source!r} has no text to train on in {language!r}",
+                expected=did_you_mean(language, known),
+            )
+    source, target = section.pair
+    return source, target
+
+
+def _stems(folder: Path, language: str, section: recipe.Data) -> dict[str, str]:
+    """The name of each part's files without language and .gz."""
+    if section.files is not None:
+        return section.files.model_dump(exclude_none=True)
+    found = {}
+    for part, names in PART_NAMES.items():
+        stems = sorted({
+            file.name[: match.start()]
+            for file in folder.iterdir()
+            if (match := _LANGUAGE.search(file.name)) and match[1] == language
+            and file.name.lower().startswith(names)
+        })  # fmt: skip
+        if len(stems) > 1:
+            raise DataError(
+                f"{folder} has several texts for the part {part}: {', '.join(stems)}",
+                expected="one",
+                repair=f"name it in the recipe, such as data.files: {{{part}: {stems[0]}}}",
+            )
+        if stems:
+            found[part] = stems[0]
+    return found
+
+
+def _side(folder: Path, stem: str, language: str) -> Path:
+    for file in (folder / f"{stem}.{language}", folder / f"{stem}.{language}.gz"):
+        if file.is_file():
+            return file
+    raise DataError(
+        f"{folder} has no file {stem}.{language} or {stem}.{language}.gz",
+        expected="a file for each side of data.pair, in every part",
+        repair="name the parts with data.files, without language: {train: …, test: …}",
+    )
+
+
+def _lines(source: Path, target: Path) -> Iterator[Pair]:
+    sides = []
+    for file in (source, target):
+        try:
+            content = file.read_bytes()
+            content = gzip.decompress(content) if file.suffix == ".gz" else content
+            text = content.decode("utf-8-sig").replace("\r\n", "\n")
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
+        # not splitlines: a text may hold characters that it takes for a line's end
+        sides.append(text.removesuffix("\n").split("\n"))
+    if len(sides[0]) != len(sides[1]):
+        raise DataError(
+            f"{source.name} has {len(sides[0]):,} lines and {target.name} has {len(sides[1]):,}",
+            expected="as many lines in both, each the translation of the other's",
+            repair="look for a line that was split or lost; an untranslated one can be left empty",
+        )
+    for number, pair in enumerate(zip(*sides, strict=True), 1):
+        yield f"{source.name} line {number}", *pair
+
+
+# rows
+
+
+def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepared:
+    """Ids of both sides; pairs of train longer than data.tokens.max_length are left out.
+
+    Raises: DataError if none is left.
+    """
+    asked = section.tokens
+    unit = "bpe" if asked.unit == "auto" else asked.unit
+    texts = {
+        part: {side: _texts(rows.inputs[side]) for side in ("source", "target")}
+        for part, rows in parts.items()
+    }
+    size = asked.vocab_size or VOCAB_SIZE
+    train = {side: "\n".join(map(spaced, own)) for side, own in texts["train"].items()}
+    if asked.joint:
+        source = target = learn("\n".join(train.values()), unit, size)
+    else:
+        source, target = (learn(train[side], unit, size) for side in ("source", "target"))
+    made, longest = {}, 1
+    for part in PARTS:
+        sides = ids_of(texts[part]["source"], source), ids_of(texts[part]["target"], target)
+        lengths = [max(map(len, pair)) for pair in zip(*sides, strict=True)]
+        kept = np.arange(len(lengths))
+        if part == "train":
+            kept = np.flatnonzero(np.array(lengths) <= asked.max_length)
+            _tell(len(lengths) - len(kept), len(lengths), asked.max_length)
+            longest = max((lengths[row] for row in kept), default=1)
+        made[part] = rows_of(
+            [sides[0][row] for row in kept], [sides[1][row] for row in kept],
+            len(source), len(target), [parts[part].origins[row] for row in kept],
+        )  # fmt: skip
+    mean = made["train"].inputs["source"].lengths.mean()  # type: ignore[union-attr]
+    inputs = {
+        "kind": "pairs",
+        "vocab_size": len(target) + 1,
+        "length": max(8, 8 * round(float(mean) / 8)),
+        "max_length": longest + 1,
+        "unit": unit,
+        "pair": list(section.pair or ("source", "target")),
+        "end": len(source),
+    }
+    files = {TOKENS: target.to_bytes()}
+    if not asked.joint:
+        inputs["source_vocab_size"] = len(source) + 1
+        files[SOURCE_TOKENS] = source.to_bytes()
+    answers = {
+        "num_classes": len(target) + 1, "labels": [*target.labels, ""], "end": len(target),
+    }  # fmt: skip
+    return Prepared(made, inputs, answers, files)
+
+
+def _tell(left_out: int, rows: int, most: int) -> None:
+    if left_out == rows:
+        raise DataError(
+            f"every one of the {rows:,} pairs of train is longer than {most:,} tokens",
+            expected="some that are not",
+            repair="raise data.tokens.max_length, or cut the texts into sentences",
+        )
+    if left_out:
+        say(f"data: {left_out:,} of {rows:,} pairs of train have more than {most:,} tokens")
+
+
+def spaced(text: str) -> str:
+    """With a blank before the first word, so that it is the same token as within a text."""
+    return f" {text}"
+
+
+def ids_of(texts: Sequence[str], tokens: Tokens) -> list[npt.NDArray[np.int32]]:
+    """The ids of each text, without its end."""
+    return tokens.encode_many([spaced(text) for text in texts])
+
+
+def rows_of(
+    sources: Sequence[Array], targets: Sequence[Array], source_end: int, target_end: int,
+    origins: Sequence[str],
+) -> Rows:  # fmt: skip
+    """A source with its end, the target behind its beginning, and what comes next there."""
+    closing, opening = np.array([source_end], np.int32), np.array([target_end], np.int32)
+    inputs = {
+        "source": ragged([np.append(ids, closing) for ids in sources], closing),
+        "target": ragged([np.append(opening, ids) for ids in targets], opening),
+    }
+    wanted = ragged([np.append(ids, opening) for ids in targets], opening)
+    return Rows(dict(inputs), wanted, list(origins))
+
+
+def _texts(column: Any) -> list[str]:
+    assert isinstance(column, Ragged)
+    return [column[row].tobytes().decode("utf-32-le") for row in range(len(column))]
+
+
+def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What is done to a text before the graph, for the manifest."""
+    return {
+        "unit": inputs["unit"], "tokens": TOKENS, "pair": inputs["pair"],
+        "ids": f"{NOTHING} is padding, {UNKNOWN} unknown, the last one the end",
+    }  # fmt: skip
+
+
+def read_input(
+    content: bytes, inputs: Mapping[str, Any], files: Mapping[str, bytes]
+) -> dict[str, npt.NDArray[Any]]:
+    """One text to translate as a batch of one, with a target that only begins.
+
+    Raises: DataError if it is empty or not UTF-8.
+    """
+    try:
+        text = content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise DataError(f"the text is not UTF-8: {error}", expected="UTF-8 text") from error
+    if not text:
+        raise DataError("the text is empty", expected="something to be translated")
+    own = {TOKENS: files[SOURCE_TOKENS]} if SOURCE_TOKENS in files else files
+    (ids,) = ids_of([" ".join(text.split())], tokens_of(own))
+    source = np.append(ids, inputs["end"]).astype(np.int64)
+    return {"source": source[None], "target": np.array([[inputs["vocab_size"] - 1]], np.int64)}

@@ -1,0 +1,84 @@
+"""Tables on disk: the columns of CSV, TSV, TXT (tab-separated) and JSON lines, plain or .gz.
+
+Reads files line by line; nothing here knows what the columns mean.
+"""
+
+import csv
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from modelwright.core.errors import DataError, did_you_mean
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl")
+MAX_TEXT_BYTES = 2**24  # of one text
+
+
+def table_suffix(path: Path) -> str:
+    """The suffix without .gz, if it is one of TABLE_SUFFIXES."""
+    suffix = Path(path.name.removesuffix(".gz")).suffix
+    return suffix if suffix in TABLE_SUFFIXES else ""
+
+
+def open_text(file: Path) -> IO[str]:
+    """A UTF-8 file, plain or .gz, as text."""
+    opener = gzip.open if file.suffix == ".gz" else open
+    return opener(file, "rt", encoding="utf-8-sig", newline="")
+
+
+def records(file: Path, wanted: Sequence[str | int]) -> Iterator[tuple[str, ...]]:
+    """Place and columns of each row, by name or by number.
+
+    Raises: DataError naming file and line of what cannot be read.
+    """
+    named = any(isinstance(name, str) for name in wanted)
+    for line, row in rows_of(file, named):
+        values = []
+        for name in wanted:
+            value = row.get(name)
+            if not isinstance(value, str | int | float):
+                known = [str(key) for key in row if isinstance(key, type(name))]
+                raise DataError(
+                    f"{file}, line {line}: there is no column {name!r}",
+                    expected=did_you_mean(str(name), known),
+                    repair="name the columns with data.columns, such as {text: …, label: …}; "
+                    "numbers count from 0 in files without a first line of names",
+                )
+            values.append(str(value))
+        yield f"{file.name} line {line}", *values
+
+
+def rows_of(file: Path, named: bool) -> Iterator[tuple[int, dict[str | int, Any]]]:
+    """Line and fields of each row, by number, and by name where the first line has names."""
+    suffix = table_suffix(file)
+    try:
+        with open_text(file) as text:
+            if suffix == ".jsonl":
+                for line, content in enumerate(text, 1):
+                    if content.strip():
+                        yield line, dict(json.loads(content))
+                return
+            csv.field_size_limit(MAX_TEXT_BYTES)
+            reader = csv.reader(
+                text, delimiter="," if suffix == ".csv" else "\t",
+                quoting=csv.QUOTE_MINIMAL if suffix == ".csv" else csv.QUOTE_NONE,
+            )  # fmt: skip
+            first: list[str] = []
+            for fields in reader:
+                if not fields:
+                    continue
+                if first and len(fields) != len(first):
+                    raise DataError(
+                        f"{file}, line {reader.line_num}: {len(fields)} fields",
+                        expected=f"{len(first)}, as in the first line",
+                    )
+                row: dict[str | int, Any] = dict(enumerate(fields))
+                if named:
+                    row |= dict(zip(first, fields, strict=False))
+                if first or not named:
+                    yield reader.line_num, row
+                first = first or fields
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
+        raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error

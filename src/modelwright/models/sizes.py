@@ -1,0 +1,40 @@
+"""What a ladder of sizes is, and how its rows are written down (ladders.py)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+NAMES = ("tiny", "small", "base", "large")
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A family over one kind of input.
+
+    Args:
+        sizes: arguments of each size, from tiny to large.
+        train: defaults of the recipe's train section.
+    """
+
+    sizes: dict[str, dict[str, Any]]
+    train: dict[str, Any]
+
+
+def ladder(
+    names: str, *sizes: Sequence[Any], every: Mapping[str, Any] | None = None, **train: Any
+) -> Ladder:
+    """A ladder from one row of arguments a size, and those that `every` size has."""
+    rows = [{**dict(zip(names.split(), size, strict=True)), **(every or {})} for size in sizes]
+    return Ladder(dict(zip(NAMES, rows, strict=True)), train)
+
+
+def towers(image: str, text: str, *sizes: tuple[Any, Any], **train: float) -> Ladder:
+    """A ladder of pairs: the arguments of the pictures' tower, then of the texts', a size."""
+    rows = [
+        {
+            "image": dict(zip(image.split(), one, strict=True)),
+            "text": dict(zip(text.split(), other, strict=True)),
+        }
+        for one, other in sizes
+    ]
+    return Ladder(dict(zip(NAMES, rows, strict=True)), train)

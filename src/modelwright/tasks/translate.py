@@ -1,0 +1,126 @@
+"""A text in another language: loss, likelihood and BLEU, answer.
+
+While training, the likelihood of the given translations is looked at, which one call gives; what is
+judged is the text that the model writes itself, by beam search.
+Source: Papineni et al. 2002 (BLEU); Post 2018, arXiv:1804.08771 (one way to take it, sacreBLEU).
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from modelwright.core.errors import MissingExtra
+from modelwright.core.signature import NO_TARGET
+from modelwright.tasks import language
+from modelwright.tasks.losses import cross_entropy
+
+METRIC = "bleu"
+LOOK = "nats_per_token"
+LABEL_SMOOTHING = 0.1  # Vaswani et al. 2017, arXiv:1706.03762, section 5.4
+OPTIONS = ("beam", "length_penalty", "most")  # what predict takes
+BEAM, LENGTH_PENALTY = 5, 1.0
+ROWS = 64  # written at once
+ORDERS = 4  # of n-grams
+FIELDS = 2 + 2 + 2 * ORDERS  # of one row's statistics
+
+loss = cross_entropy
+
+
+def statistics(
+    outputs: Mapping[str, np.ndarray], targets: np.ndarray, labels: Sequence[str] = ()
+) -> np.ndarray:
+    """Of each row: tokens of the given translation and their surprise in nats; what BLEU counts
+    stays 0, since nothing was written.
+
+    outputs: logits (rows, time, num_classes); targets: (rows, time) -> (rows, 12)
+    """
+    found = np.zeros((len(targets), FIELDS))
+    found[:, :2] = language.statistics(outputs, targets)[:, 2:]
+    return found
+
+
+def run(session: Any, rows: Any, labels: Sequence[str]) -> np.ndarray:
+    """Of each row: what `statistics` gives for what the model writes itself: its words, the given
+    translation's, and n-grams that both have and that were written, by length.
+
+    session: with `write`, as those of runtime/ have; rows: a part of the data -> (rows, 12)
+    """
+    order = np.argsort(rows.lengths, kind="stable")
+    found = np.zeros((len(rows), FIELDS))
+    for start in range(0, len(order), ROWS):
+        part = order[start : start + ROWS]
+        written = session.write(rows.batch(part), beam=BEAM, length_penalty=LENGTH_PENALTY)
+        for row, ids in zip(part, written, strict=True):
+            found[row, 2:] = counts(text_of(ids, labels), text_of(rows.targets[row], labels))
+    return found
+
+
+def text_of(ids: Sequence[int] | np.ndarray, labels: Sequence[str]) -> str:
+    """The text of ids; parts of characters that are no whole one become a replacement character."""
+    spelled = "".join(labels[int(one)] for one in ids if one != NO_TARGET)
+    return spelled.encode("utf-8", "surrogateescape").decode("utf-8", "replace").strip()
+
+
+def counts(text: str, reference: str) -> list[float]:
+    """What one row adds to BLEU: words of both, n-grams right and written, by their length.
+
+    Raises: MissingExtra without sacrebleu.
+    """
+    score = _bleu().sentence_score(text, [reference])
+    return [score.sys_len, score.ref_len, *score.counts, *score.totals]
+
+
+def protocol() -> str:
+    """How BLEU is taken, as sacreBLEU signs it, and how texts are written for it."""
+    signature = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp"
+    return f"{signature}|version:{_library().__version__}; beam {BEAM}, length penalty " + (
+        f"{LENGTH_PENALTY:g}"
+    )
+
+
+@functools.cache
+def _bleu() -> Any:
+    # of a single sentence, an order without a match would be smoothed; here only counts are read
+    return _library().metrics.BLEU(tokenize="13a", effective_order=True)
+
+
+def _library() -> Any:
+    try:
+        import sacrebleu
+        import sacrebleu.metrics
+    except ImportError as error:
+        raise MissingExtra("sacrebleu", "text", "goals on bleu") from error
+    return sacrebleu
+
+
+def values(sums: np.ndarray) -> dict[str, float]:
+    """BLEU from 0 to 100 where texts were written, nats a token where translations were given.
+
+    >>> round(values(np.array([4, 2.0, 9, 9, 9, 8, 7, 6, 9, 8, 7, 6]))["bleu"], 6)
+    100.0
+    """
+    tokens, nats = (float(one) for one in sums[:2])
+    written, given, *ngrams = (round(float(one)) for one in sums[2:])
+    found = {}
+    if given:
+        right, total = ngrams[:ORDERS], ngrams[ORDERS:]
+        score = _bleu().compute_bleu(right, total, written, given, smooth_method="exp")
+        found["bleu"] = float(score.score)
+    if tokens:
+        found["nats_per_token"] = nats / tokens
+    return found
+
+
+def answer(
+    outputs: Mapping[str, np.ndarray], labels: Sequence[str], tokens: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What a person reads: the translation.
+
+    outputs: of one row: written (tokens,), the ids that the model wrote
+
+    >>> answer({"written": np.array([2, 3])}, ["", "?", " Guten", " Tag"])["answer"]
+    'Guten Tag'
+    """
+    return {"answer": text_of(outputs["written"], labels)}

@@ -1,0 +1,82 @@
+"""BLEU of what a model writes: sacreBLEU's own figure, from sums of rows."""
+
+import numpy as np
+import pytest
+
+from modelwright.core.signature import NO_TARGET
+from modelwright.tasks import translate
+from modelwright.tasks.catalog import TASKS
+
+sacrebleu = pytest.importorskip("sacrebleu")
+WRITTEN = ["A man runs fast.", "Two dogs play in the snow, happily!", "", "It's 5°."]
+GIVEN = ["A man is running fast.", "Two dogs play in the snow.", "A cat.", "It's 5°."]
+
+
+def table(written=WRITTEN, given=GIVEN):
+    rows = np.zeros((len(written), translate.FIELDS))
+    for row, pair in zip(rows, zip(written, given, strict=True), strict=True):
+        row[2:] = translate.counts(*pair)
+    return rows
+
+
+def test_bleu_of_sums_is_that_of_the_corpus():
+    """And so is that of rows drawn again, as the bootstrap draws them."""
+    task = TASKS["translation"]
+    whole = sacrebleu.corpus_bleu(WRITTEN, [GIVEN]).score
+    again = sacrebleu.corpus_bleu([*WRITTEN, WRITTEN[1]], [[*GIVEN, GIVEN[1]]]).score
+
+    assert pytest.approx(whole) == task.values(table())["bleu"]
+    assert pytest.approx(again) == task.values(table(), np.array([1, 2, 1, 1]))["bleu"]
+
+
+def test_the_signature_is_sacrebleus():
+    """What the certificate says of how BLEU was taken is what sacreBLEU itself would sign."""
+    metric = sacrebleu.metrics.BLEU(tokenize="13a")
+    metric.corpus_score(WRITTEN, [GIVEN])
+
+    assert translate.protocol().startswith(str(metric.get_signature()))
+    assert "beam 5" in translate.protocol()
+
+
+def test_without_a_text_there_is_only_the_likelihood():
+    """Looks while training have no BLEU, rather than one of 0."""
+    logits = np.zeros((1, 3, 4))
+    targets = np.array([[2, 3, NO_TARGET]])
+    found = TASKS["translation"].values(translate.statistics({"logits": logits}, targets))
+
+    assert {"nats_per_token": pytest.approx(np.log(4))} == found
+    assert "nats_per_token" == TASKS["translation"].look
+
+
+def test_parts_of_characters_are_joined():
+    """A letter of two bytes may be two tokens; half a one is shown as such."""
+    labels = ["", "?", " sch", "\udcc3", "\udcb6", "n"]
+
+    assert "schön" == translate.text_of([2, 3, 4, 5, NO_TARGET], labels)
+    assert "sch\ufffdn" == translate.text_of([2, 3, 5], labels)
+
+
+class Echo:
+    """A session that writes a row's own target."""
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def write(self, batch, **how):
+        assert {"beam": 5, "length_penalty": 1.0} == how
+        return [self.texts[int(row[0])] for row in batch["source"]]
+
+
+def test_rows_are_written_and_judged_in_their_places():
+    """Rows are written by length; each one's figures stand where the row does."""
+    from modelwright.data.parallel import rows_of
+
+    labels = ["", "?", " a", " b", " c", " d", ""]
+    texts = [np.array(ids) for ids in ([2, 3, 4, 5], [2], [3, 4, 5])]
+    sources = [np.array([10 + row] + [2] * (3 - row)) for row in range(3)]
+    rows = rows_of(sources, texts, 6, 6, [""] * 3)
+    wrong = {10: texts[0], 11: np.array([3]), 12: texts[2]}
+    found = translate.run(Echo(wrong), rows, labels)
+
+    assert [4, 0, 3] == found[:, 4].tolist()  # words right
+    assert [4, 1, 3] == found[:, 3].tolist()  # words given
