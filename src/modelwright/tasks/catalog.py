@@ -26,8 +26,9 @@ class Task:
     logic: loss, statistics, answer; values, of the statistics' sums, or values_of_rows where the
         metric is no function of sums; METRIC, the name of the first of its values; and
         LABEL_SMOOTHING, what its loss takes where the recipe does not say, None if it takes none.
-        Where they mean something: OPTIONS, names of further arguments of answer; text_of, a row's
-        target as the text that answer gives.
+        Where they mean something: OPTIONS, what a person may say about how to answer; text_of, a
+        row's target as the text that answer gives; run, what METRIC takes of each row beyond one
+        call of the model, with LOOK, what is judged where that takes too long, and protocol.
         Where rows are judged against each other also whole: their statistics, once all are there;
         where rows depend on each other also units: which an interval draws together.
     """
