@@ -168,6 +168,7 @@ def test_rows_stream(monkeypatch):
     class Watching:
         def __init__(self, *arguments, **keys):
             self.session = real(*arguments, **keys)
+            self.get_inputs = self.session.get_inputs
 
         def run(self, names, batch):
             sizes.append(len(batch["image"]))
