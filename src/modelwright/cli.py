@@ -211,12 +211,29 @@ def main() -> None:
     sys.exit(call(sys.argv[1:]))
 
 
+def _with_standard_input(words: list[str]) -> list[str]:
+    """A lone dash behind all options: the parser takes it for one of them elsewhere.
+
+    >>> _with_standard_input(["predict", "runs/a", "-", "--json"])
+    ['predict', 'runs/a', '--json', '--', '-']
+    """
+    before = ["", *words]
+    alone = [
+        word == "-" and (last == "--json" or not last.startswith("--"))
+        for last, word in zip(before, words, strict=False)
+    ]
+    if not any(alone) or "--" in words:
+        return words
+    return [*(word for word, own in zip(words, alone, strict=True) if not own), "--", "-"]
+
+
 def call(words: list[str]) -> int:
     """Run one command line; gives the exit code. Errors become words on stderr."""
     as_json = "--json" in words
     try:
+        given = _with_standard_input(words)
         return int(
-            app(words, exit_on_error=False, print_error=True, result_action="return_value") or 0
+            app(given, exit_on_error=False, print_error=True, result_action="return_value") or 0
         )
     except CycloptsError as error:
         if as_json:

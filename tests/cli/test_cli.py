@@ -403,3 +403,18 @@ def test_both_names_are_installed():
 
     assert 'modelwright = "modelwright.cli:main"' in text
     assert 'mw = "modelwright.cli:main"' in text
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        (["predict", "m", "-"], ["predict", "m", "--", "-"]),
+        (["predict", "m", "--json", "-"], ["predict", "m", "--json", "--", "-"]),
+        (["predict", "m", "-", "--beam", "3"], ["predict", "m", "--beam", "3", "--", "-"]),
+        (["predict", "m", "a text", "--stop", "-"], ["predict", "m", "a text", "--stop", "-"]),
+        (["predict", "m", "--", "-"], ["predict", "m", "--", "-"]),
+    ],
+)
+def test_a_lone_dash_is_the_standard_input(words, given):
+    """Wherever it stands but behind an option that takes a value."""
+    assert given == cli._with_standard_input(words)
