@@ -98,9 +98,8 @@ class Served:
             if watch.done() and not watch.cancelled():
                 raise ClientDisconnect from None
             raise
-        except Exception:
-            LOG.exception("the model failed on a request")
-            raise Refused(500, "the model failed on this request") from None
+        except Exception:  # a runtime's own errors share no base class; the log has the traceback
+            raise _model_failed() from None
         finally:
             answer.cancel()
             watch.cancel()
@@ -117,9 +116,8 @@ class Served:
                 return {"written": np.array(await asyncio.to_thread(self.session.write, inputs))}
         except TimeoutError:
             raise Refused(504, "no answer within the deadline: try again later") from None
-        except Exception:
-            LOG.exception("the model failed on a request")
-            raise Refused(500, "the model failed on this request") from None
+        except Exception:  # a runtime's own errors share no base class; the log has the traceback
+            raise _model_failed() from None
 
     async def ready(self) -> bool:
         """Whether the model answers a canary as it did at the start; askers share one canary."""
@@ -313,6 +311,12 @@ def _refuse(request: Request, refusal: Exception) -> Response:
     assert isinstance(refusal, Refused)
     body = orjson.dumps({"error": refusal.message})
     return Response(body, refusal.status, refusal.headers, media_type="application/json")
+
+
+def _model_failed() -> Refused:
+    """What a client hears of an error inside the model; called where it is handled."""
+    LOG.exception("the model failed on a request")
+    return Refused(500, "the model failed on this request")
 
 
 def _no_route(request: Request, error: Exception) -> Response:
