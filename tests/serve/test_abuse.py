@@ -6,6 +6,7 @@ import shutil
 import socket
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -14,7 +15,8 @@ import pytest
 from tests.serve.conftest import SMALL, WEIGHTS, question, running
 
 from modelwright.core.errors import ConfigError, IntegrityError
-from modelwright.serve.limits import Access, Limits
+from modelwright.serve.app import Served
+from modelwright.serve.limits import Access, Limits, Refused
 from modelwright.serve.server import prepare
 
 INFER = "/v2/models/cnn-tiny/infer"
@@ -143,6 +145,28 @@ def test_a_model_that_hangs_gets_504_and_not_ready(deploy, fake):
 
     assert (504, 503, 200) == (late.status_code, stuck.status_code, alive.status_code)
     assert ["error"] == list(late.json()) == list(stuck.json())
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(0.0, 500), (0.3, 504)])
+def test_writing_that_fails_or_lasts_says_so_in_plain_words(seconds, status):
+    """A model that writes token by token hides its insides too, and keeps to the deadline."""
+
+    def write(inputs):
+        time.sleep(seconds)
+        raise RuntimeError("secret /path")
+
+    async def ask():
+        served = SimpleNamespace(
+            batcher=SimpleNamespace(closed=False), limits=SimpleNamespace(deadline_s=0.1),
+            session=SimpleNamespace(write=write), writing=asyncio.Semaphore(1),
+        )  # fmt: skip
+        await Served.write(served, {})
+
+    with pytest.raises(Refused) as caught:
+        asyncio.run(ask())
+
+    assert status == caught.value.status
+    assert "secret" not in caught.value.message
 
 
 def test_a_failing_request_gets_500_without_a_word_of_our_insides(deploy, fake):
