@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from modelwright.data.loader import Batch
 from modelwright.tasks import classify
 from modelwright.tasks.catalog import TASKS, Task
-from modelwright.train.loop import mixed_loss
+from modelwright.train.gradient import mixed_loss
 
 LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.0, 0.0, 3.0]])
 

@@ -126,7 +126,7 @@ def test_signal_saves_and_the_same_command_continues(
     command = ["train", str(recipe), "--out", str(tmp_path / "stopped")]
 
     def signalled(trainer):
-        if trainer.step == 100 and trainer.metrics:
+        if trainer.step == 100 and trainer.journal.path:
             os.kill(os.getpid(), number)
         return train_step(trainer)
 
@@ -151,7 +151,7 @@ def test_nan_loss_is_exit_2_and_keeps_the_checkpoint(tmp_path, data, monkeypatch
     command = ["train", str(recipe), "--out", str(tmp_path / "runs")]
 
     def poisoned(trainer):
-        if trainer.step == 50 and trainer.metrics:  # not while the plan takes times
+        if trainer.step == 50 and trainer.journal.path:  # not while the plan takes times
             trainer.model.head.linear.bias.data[0] = float("nan")
         return train_step(trainer)
 

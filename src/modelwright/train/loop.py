@@ -10,7 +10,6 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,25 +19,24 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.core.errors import ConfigError
-from modelwright.core.files import storage
 from modelwright.core.goals import METRICS
 from modelwright.core.hardware import keep_freed_memory
-from modelwright.core.progress import Beat, say, show
-from modelwright.core.units import format_bytes, format_seconds
-from modelwright.data.loader import Batch, Loader
+from modelwright.core.progress import say
+from modelwright.core.units import format_seconds
+from modelwright.data.loader import Loader
 from modelwright.data.rows import Rows
 from modelwright.measure.quality import Quality, evaluate
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import Task
 from modelwright.train import checkpoint
+from modelwright.train.gradient import Loss, backward
 from modelwright.train.guards import StopRequested, catch_signals, require_finite
+from modelwright.train.journal import Journal
 from modelwright.train.optimizers import learning_rate_factor, make_optimizer
-from modelwright.train.peak import peak_memory_bytes
 from modelwright.train.precision import autocast
 from modelwright.train.settings import Budget, Settings
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 TWO_SIDED_95 = 1.96  # standard errors on each side of a 95 % interval
 CURVE_ROWS = 2000  # valid rows looked at while training; the last evaluation takes all of them
 EVALUATIONS = 8  # over the whole budget
@@ -70,7 +68,8 @@ class Trainer:
         metrics: Path | None = None,
     ) -> None:
         keep_freed_memory()
-        self.settings, self.budget, self.folder, self.metrics = settings, budget, folder, metrics
+        self.settings, self.budget, self.folder = settings, budget, folder
+        self.journal = Journal(metrics, budget, settings.batch_size)
         self.task, self.spec = task, spec
         self.valid = valid
         self._begin(train)
@@ -135,16 +134,14 @@ class Trainer:
 
     def _backward(self, progress: float) -> float:
         """Put the gradient of this step's batch into the parameters; gives its loss."""
-        settings, loss = self.settings, 0.0
-        batch = self.loader.batch(self.step)
-        for micro in _split(batch, settings.micro_batch_size):
-            share = len(micro.targets) / len(batch.targets)
-            with autocast(settings.precision):
-                outputs = self.model(*micro.inputs.values())
-            value = share * mixed_loss(self._loss, outputs, micro)
-            value.backward()  # type: ignore[no-untyped-call]
-            loss += value.item()
-        return loss
+        settings = self.settings
+        return backward(
+            self.model,
+            self._loss,
+            self.loader.batch(self.step),
+            micro_batch_size=settings.micro_batch_size,
+            precision=settings.precision,
+        )
 
     @property
     def cycle(self) -> int:
@@ -164,15 +161,22 @@ class Trainer:
         Raises: StopRequested after a signal, the state saved; TrainingFailed on a NaN loss.
         """
         limit = until or self.budget
-        beat, started = Beat(), time.perf_counter() - self.elapsed
+        started = time.perf_counter() - self.elapsed
         first_step, first_elapsed = self.step, self.elapsed
+        self.journal.begin(first_step, first_elapsed)
         with catch_signals() as signals:
             while not self._spent(limit, first_step, first_elapsed):
                 self.loss = self.train_step()
                 self.elapsed = time.perf_counter() - started
-                self._log_step(first_step, first_elapsed)
-                if beat.due():
-                    show(self._line(title, limit, first_step, first_elapsed))
+                self.journal.step(
+                    title,
+                    limit,
+                    self.step,
+                    self.elapsed,
+                    loss=self.loss,
+                    learning_rate=self.optimizer.param_groups[0]["lr"],
+                    observed=self._observed(),
+                )
                 progress = self.budget.progress(self.step, self.elapsed)
                 if until is None and progress - self._evaluated_at >= 1 / self.evaluations:
                     self._evaluated_at = progress
@@ -204,7 +208,7 @@ class Trainer:
 
     def _consider(self, found: Quality) -> None:
         """Note a look's metrics; keep its weights if none were better so far."""
-        self._log(_named(found))
+        self.journal.write(self.step, self.elapsed, _named(found))
         if self.settings.keep == "best" and self._better(found.value, self.best_value):
             self.best_value = found.value
             weights = self.averaged.state_dict()
@@ -227,7 +231,7 @@ class Trainer:
         started = time.perf_counter()
         found = self._chosen(self.evaluate(thorough=False))
         self.elapsed += time.perf_counter() - started
-        self._log(_named(found))
+        self.journal.write(self.step, self.elapsed, _named(found))
         self.save()
         return _named(found)
 
@@ -310,8 +314,7 @@ class Trainer:
         self._saved_step, self._saved_at = self.step, self.elapsed
         self._saved_looks = len(self.looks)
         self._take_up(position, more)
-        if self.metrics is not None and self.metrics.is_file():
-            _drop_lines_after(self.metrics, self.step)
+        self.journal.drop_after(self.step)
         return True
 
     def _position(self) -> dict[str, Any]:
@@ -333,60 +336,9 @@ class Trainer:
             return self.step - self._saved_step >= self.settings.checkpoint_steps
         return self.elapsed - self._saved_at >= self.settings.checkpoint_seconds
 
-    # what people and the report see
-
-    def _log_step(self, first_step: int, first_elapsed: float) -> None:
-        rate = (self.step - first_step) / max(1e-9, self.elapsed - first_elapsed)
-        whole = self.budget.steps or rate * (self.budget.seconds or 0.0)
-        if self.step % max(1, int(whole / 400)) == 0:
-            self._log(
-                {
-                    "loss": self.loss,
-                    "learning_rate": self.optimizer.param_groups[0]["lr"],
-                    "examples_per_s": rate * self.settings.batch_size,
-                    "memory_bytes": peak_memory_bytes(),
-                    **self._observed(),
-                }
-            )
-
     def _observed(self) -> dict[str, float]:
         """What else the curves show."""
         return {}
-
-    def _log(self, values: dict[str, float]) -> None:
-        if self.metrics is None:
-            return
-        entry = {
-            "step": self.step,
-            "seconds": round(self.elapsed, 3),
-            "progress": round(self.budget.progress(self.step, self.elapsed), 5),
-            **values,
-        }
-        with storage(self.metrics), open(self.metrics, "a") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    def _line(self, title: str, limit: Budget, first_step: int, first_elapsed: float) -> str:
-        rate = (self.step - first_step) / max(1e-9, self.elapsed - first_elapsed)
-        if limit.steps is not None:
-            left = (limit.steps - self.step) / max(rate, 1e-9)
-        else:
-            left = (limit.seconds or 0.0) - self.elapsed
-        return (
-            f"{title}  step {self.step}  loss {self.loss:.3f}  "
-            f"{rate * self.settings.batch_size:,.0f} examples/s  "
-            f"{format_bytes(peak_memory_bytes())}  {format_seconds(max(0.0, left))} left"
-        )
-
-
-def mixed_loss(loss: Loss, outputs: Tensor, batch: Batch) -> Tensor:
-    """A batch's loss; with mixup or cutmix the weighted mean over both targets.
-
-    Source: Zhang et al. 2017, arXiv:1710.09412 (mixup).
-    """
-    value = loss(outputs, batch.targets)
-    if batch.targets_mixed is None:
-        return value
-    return batch.mix * value + (1 - batch.mix) * loss(outputs, batch.targets_mixed)
 
 
 def _named(found: Quality) -> dict[str, float]:
@@ -403,19 +355,6 @@ def announce(trainer: Trainer, title: str) -> None:
     """Say whether training starts or continues."""
     if trainer.resumed:
         say(f"{title}: continues at step {trainer.step} ({format_seconds(trainer.elapsed)} spent)")
-
-
-def _split(batch: Batch, size: int) -> list[Batch]:
-    if size >= len(batch.targets):
-        return [batch]
-    targets = torch.split(batch.targets, size)
-    columns = [torch.split(value, size) for value in batch.inputs.values()]
-    mixed = batch.targets_mixed
-    others = [None] * len(targets) if mixed is None else torch.split(mixed, size)
-    return [
-        Batch(dict(zip(batch.inputs, inputs, strict=True)), own, other, batch.mix)
-        for own, other, *inputs in zip(targets, others, *columns, strict=True)
-    ]
 
 
 def _pairs(averaged: nn.Module, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
@@ -435,15 +374,3 @@ def _plain(settings: Settings) -> Any:
     for name in ("checkpoint_seconds", "checkpoint_steps"):  # when to save changes no weight
         value.pop(name)
     return json.loads(json.dumps(value))
-
-
-def _drop_lines_after(path: Path, step: int) -> None:
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:  # cut short by a kill
-            continue
-        if entry["step"] <= step:
-            kept.append(line + "\n")
-    path.write_text("".join(kept))
