@@ -157,7 +157,7 @@ def train(run: Run, recipe: Recipe) -> dict[str, Any]:
     data = read(parts / "data.json")
     model_folder = folder / "model"
     artifact = write_trained(
-        model_folder, trainer.averaged, spec, _manifest_fields(recipe, data),
+        model_folder, trainer.result, spec, _manifest_fields(recipe, data),
         load_files(parts, data["files"]),
     )  # fmt: skip
     raced = f", of which {format_seconds(raced_s)} in the race" if raced_s else ""

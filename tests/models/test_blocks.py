@@ -47,11 +47,9 @@ def test_grouped_queries_are_repeated_keys():
     with torch.no_grad():
         for name in ("weight", "bias"):
             own = getattr(few.qkv, name)
-            query, key, value = own.split([32, 8, 8])
-            repeats = [4] + [1] * (own.ndim - 1)
-            getattr(many.qkv, name).copy_(
-                torch.cat([query, key.repeat(repeats), value.repeat(repeats)])
-            )
+            *queries, key, value = own.split(8)
+            each = [torch.cat([query, key, value]) for query in queries]
+            getattr(many.qkv, name).copy_(torch.cat(each))
         many.out.load_state_dict(few.out.state_dict())
     sequence = torch.randn(2, 7, 32)
 
@@ -66,8 +64,8 @@ def test_normed_queries_and_keys_forget_their_length():
     sequence = torch.randn(2, 7, 32)
     before = attention(sequence)
     with torch.no_grad():
-        attention.qkv.weight[:64] *= 7
-        attention.qkv.bias[:64] *= 7
+        attention.qkv.weight.view(4, 3, 8, 32)[:, :2] *= 7
+        attention.qkv.bias.view(4, 3, 8)[:, :2] *= 7
 
     torch.testing.assert_close(before, attention(sequence), rtol=0, atol=1e-4)
     torch.testing.assert_close(

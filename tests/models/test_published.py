@@ -79,8 +79,11 @@ def test_an_encoder_block_is_pytorchs(dim, heads, mlp):
     )
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.3)
-    other.self_attn.in_proj_weight.data = block.attention.qkv.weight.data
-    other.self_attn.in_proj_bias.data = block.attention.qkv.bias.data
+    qkv = block.attention.qkv  # theirs has all queries first
+    other.self_attn.in_proj_weight.data = (
+        qkv.weight.data.view(heads, 3, -1, dim).transpose(0, 1).reshape(3 * dim, dim)
+    )
+    other.self_attn.in_proj_bias.data = qkv.bias.data.view(heads, 3, -1).transpose(0, 1).flatten()
     pairs = [(other.self_attn.out_proj, block.attention.out), (other.norm1, block.attention_norm),
              (other.norm2, block.mlp_norm), (other.linear1, block.mlp[0]),
              (other.linear2, block.mlp[2])]  # fmt: skip
@@ -94,12 +97,11 @@ def test_an_encoder_block_is_pytorchs(dim, heads, mlp):
 def test_attention_is_the_papers_formula():
     """softmax(Q K^T / sqrt(d)) V, head by head, as in arXiv:1706.03762, section 3.2."""
     attention, sequence = Attention(12, 3), torch.randn(2, 5, 12)
-    query, key, value = attention.qkv(sequence).split(12, dim=-1)
     heads = []
-    for head in range(3):
-        part = slice(4 * head, 4 * head + 4)
-        scores = query[..., part] @ key[..., part].transpose(1, 2) / math.sqrt(4)
-        heads.append(scores.softmax(-1) @ value[..., part])
+    parts = attention.qkv(sequence).split(4, dim=-1)
+    for query, key, value in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        scores = query @ key.transpose(1, 2) / math.sqrt(4)
+        heads.append(scores.softmax(-1) @ value)
 
     torch.testing.assert_close(attention.out(torch.cat(heads, -1)), attention(sequence), **CLOSE)
 

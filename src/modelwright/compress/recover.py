@@ -40,6 +40,6 @@ def recover(
     trainer = make_trainer(model, spec, TASKS[recipe.task], train, valid, settings, budget, folder)
     trainer.run(title=title)
     trainer.finish()
-    averaged = trainer.averaged
+    averaged = trainer.result
     assert isinstance(averaged, Model)
     return averaged.eval()

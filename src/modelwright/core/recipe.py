@@ -5,6 +5,7 @@ and the nearest valid name. Nothing else in the product reads recipe files (core
 does the reading; recipe_data.py has the section `data`, this file all others).
 """
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -112,6 +113,25 @@ class Augment(Section):
         return self
 
 
+class Layout(Section):
+    """How a training is spread over processes: degrees, whose product is the number of them."""
+
+    data: Whole = Field(1, ge=1, description="whole models, each with some of the rows")
+    sharded: Whole = Field(1, ge=1, description="the same, parameters and moments cut in pieces")
+    tensor: Whole = Field(1, ge=1, description="each block's matrices cut by heads and units")
+    pipeline: Whole = Field(1, ge=1, description="blocks in turn, rows follow each other through")
+
+    @property
+    def degrees(self) -> dict[str, int]:
+        """All of them, by name."""
+        return {name: int(value) for name, value in self.model_dump().items()}
+
+    @property
+    def processes(self) -> int:
+        """How many it takes."""
+        return math.prod(self.degrees.values())
+
+
 class Train(Section):
     """How weights are found. None means: the default of the chosen family."""
 
@@ -142,6 +162,9 @@ class Train(Section):
     )
     stop_at: Real | None = Field(
         None, description="training ends once valid reaches that, whatever chance explains"
+    )
+    layout: Annotated[Layout | None, BeforeValidator(lambda v: None if v == "auto" else v)] = Field(
+        None, description="auto, which is data parallel over all processes, or degrees"
     )
     checkpoint_minutes: Minutes = 0.5
     checkpoint_steps: Whole | None = Field(None, ge=1, description="instead of checkpoint_minutes")

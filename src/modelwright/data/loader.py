@@ -40,6 +40,19 @@ class Batch:
     targets_mixed: Tensor | None = None
     mix: float = 1.0
 
+    def split(self, size: int) -> "list[Batch]":
+        """In pieces of at most `size` rows."""
+        if size >= len(self.targets):
+            return [self]
+        targets = torch.split(self.targets, size)
+        columns = [torch.split(value, size) for value in self.inputs.values()]
+        mixed = self.targets_mixed
+        others = [None] * len(targets) if mixed is None else torch.split(mixed, size)
+        return [
+            Batch(dict(zip(self.inputs, inputs, strict=True)), own, other, self.mix)
+            for own, other, *inputs in zip(targets, others, *columns, strict=True)
+        ]
+
 
 class Loader:
     """An endless stream of epochs, each every row once in a new order, cut into batches.

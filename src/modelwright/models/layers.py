@@ -166,16 +166,19 @@ class Attention(nn.Module):
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
         self.head_dim = dim // num_heads
         self.rotary, self.causal, self.qk_norm = rotary, causal, qk_norm
+        # row by row of each key's head: its queries, the key, the value; so that heads can be dealt
+        # out to several devices
         self.qkv = nn.Linear(dim, (num_heads + 2 * self.num_kv_heads) * self.head_dim)
         self.out = nn.Linear(num_heads * self.head_dim, dim)
 
     def forward(
         self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None
     ) -> Tensor:
-        batch, time, _ = sequence.shape
-        heads = self.qkv(sequence).view(batch, time, -1, self.head_dim).transpose(1, 2)
-        counts = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
-        query, key, value = heads.split(counts, dim=1)
+        each = self.num_heads // self.num_kv_heads
+        heads = self.qkv(sequence).unflatten(2, (-1, each + 2, self.head_dim))
+        query, key, value = (
+            part.flatten(2, 3).transpose(1, 2) for part in heads.split([each, 1, 1], dim=3)
+        )
         if self.qk_norm:
             query, key = unit_mean_square(query), unit_mean_square(key)
         # padding comes last, so a causal place never sees it
@@ -185,8 +188,7 @@ class Attention(nn.Module):
                 query, key = rotate(query), rotate(key)
         else:
             query, key, value, seen = self._carried_on(query, key, value, carried)
-        if self.num_kv_heads < self.num_heads:
-            each = self.num_heads // self.num_kv_heads
+        if each > 1:
             key, value = key.repeat_interleave(each, 1), value.repeat_interleave(each, 1)
         mixed = attend(query, key, value, seen, causal=self.causal and carried is None)
         return torch.as_tensor(self.out(mixed.transpose(1, 2).flatten(2)))
@@ -230,13 +232,13 @@ class CrossAttention(nn.Module):
 
         features: (batch, time, memory_dim) -> each (batch, num_heads, time, head_dim)
         """
-        both = self.key_value(features).unflatten(2, (2, self.num_heads, self.head_dim))
-        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
+        both = self.key_value(features).unflatten(2, (-1, 2, self.head_dim))
+        key, value = both.permute(3, 0, 2, 1, 4).unbind(0)
         return key, value
 
     def forward(self, sequence: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """(batch, places, dim) -> the same; mask: (batch, time) bool, true at real places."""
-        heads = self.query(self.norm(sequence)).unflatten(2, (self.num_heads, self.head_dim))
+        heads = self.query(self.norm(sequence)).unflatten(2, (-1, self.head_dim))
         mixed = attend(heads.transpose(1, 2), key, value, mask[:, None, None])
         found = self.out(mixed.transpose(1, 2).flatten(2))
         return torch.as_tensor(sequence + self.dropout(found))

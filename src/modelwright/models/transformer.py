@@ -103,14 +103,19 @@ class EncoderBody(nn.Module):
     def forward(
         self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None
     ) -> Tensor:
+        sequence = self.enter(sequence)
+        for block in self.blocks:
+            sequence = block(sequence, mask, carried)
+        return torch.as_tensor(self.norm(sequence))
+
+    def enter(self, sequence: Tensor) -> Tensor:
+        """What the first block sees: with the class token and positions, where there are any."""
         if self.token is not None:
             token = self.token.expand(sequence.shape[0], -1, -1)
             sequence = torch.cat([token, sequence], dim=1)
         if self.positions is not None:
             sequence = sequence + self.positions[: sequence.shape[1]]
-        for block in self.blocks:
-            sequence = block(sequence, mask, carried)
-        return torch.as_tensor(self.norm(sequence))
+        return sequence
 
 
 def num_heads(dim: int) -> int:

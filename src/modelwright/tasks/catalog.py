@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from modelwright.tasks import (
     classify,
@@ -26,9 +28,10 @@ class Task:
     logic: loss, statistics, answer; values, of the statistics' sums, or values_of_rows where the
         metric is no function of sums; METRIC, the name of the first of its values; and
         LABEL_SMOOTHING, what its loss takes where the recipe does not say, None if it takes none.
-        Where they mean something: OPTIONS, what a person may say about how to answer; text_of, a
-        row's target as the text that answer gives; run, what METRIC takes of each row beyond one
-        call of the model, with LOOK, what is judged where that takes too long, and protocol.
+        Where they mean something: weight, what the loss is a mean over, if not rows; OPTIONS,
+        what a person may say about how to answer; text_of, a row's target as the text that answer
+        gives; run, what METRIC takes of each row beyond one call of the model, with LOOK, what is
+        judged where that takes too long, and protocol.
         Where rows are judged against each other also whole: their statistics, once all are there;
         where rows depend on each other also units: which an interval draws together.
     """
@@ -57,6 +60,15 @@ class Task:
     def options(self) -> tuple[str, ...]:
         """Names of what a person may say about how to answer."""
         return tuple(getattr(self.logic, "OPTIONS", ()))
+
+    def weight(self, targets: Tensor) -> Tensor:
+        """What the mean in a loss goes over: rows, or where the logic says so something else.
+
+        targets: of a batch or a part of it -> a number, (); of parts they add up
+        """
+        if hasattr(self.logic, "weight"):
+            return torch.as_tensor(self.logic.weight(targets))
+        return torch.tensor(len(targets))
 
     def whole(self, table: np.ndarray) -> np.ndarray:
         """What the metrics are made of, of all rows that are judged together.

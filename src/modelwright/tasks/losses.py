@@ -6,6 +6,11 @@ from torch import Tensor
 from modelwright.core.signature import NO_TARGET
 
 
+def places(targets: Tensor) -> Tensor:
+    """Over how many real places the mean goes."""
+    return (targets != NO_TARGET).sum()
+
+
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Mean over all rows, or all real places of all rows, in nats.
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from modelwright.core.signature import NO_TARGET
-from modelwright.tasks.losses import cross_entropy
+from modelwright.tasks.losses import cross_entropy, places
 
 METRIC = "ndcg_at_10"
 LABEL_SMOOTHING = 0.0
 # over all items, not sampled ones: Klenitskiy, Vasilev 2023, arXiv:2309.07602
-loss = cross_entropy
+loss, weight = cross_entropy, places
 TOP = 10
 
 

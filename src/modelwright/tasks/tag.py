@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from modelwright.core.signature import NO_TARGET
-from modelwright.tasks.losses import cross_entropy
+from modelwright.tasks.losses import cross_entropy, places
 
 METRIC = "f1"
 LABEL_SMOOTHING = 0.0  # docs/experiments.md
-loss = cross_entropy
+loss, weight = cross_entropy, places
 Span = tuple[int, int, str]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from modelwright.core.errors import MissingExtra
 from modelwright.core.signature import NO_TARGET
 from modelwright.tasks import language
-from modelwright.tasks.losses import cross_entropy
+from modelwright.tasks.losses import cross_entropy, places
 
 METRIC = "bleu"
 LOOK = "nats_per_token"
@@ -25,7 +25,7 @@ ROWS = 64  # written at once
 ORDERS = 4  # of n-grams
 FIELDS = 2 + 2 + 2 * ORDERS  # of one row's statistics
 
-loss = cross_entropy
+loss, weight = cross_entropy, places
 
 
 def statistics(

@@ -2,28 +2,51 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from modelwright.data.loader import Batch
+from modelwright.train.parallel import World
 from modelwright.train.precision import Precision, autocast
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Weight = Callable[[Tensor], Tensor]
 
 
-def backward(
-    model: nn.Module, loss: Loss, batch: Batch, *, micro_batch_size: int, precision: Precision
-) -> float:
-    """Add the gradient of the batch's mean loss to the parameters; gives that loss."""
-    total = 0.0
-    for micro in split(batch, micro_batch_size):
-        share = len(micro.targets) / len(batch.targets)
-        with autocast(precision):
-            outputs = model(*micro.inputs.values())
-        value = share * mixed_loss(loss, outputs, micro)
-        value.backward()  # type: ignore[no-untyped-call]
-        total += value.item()
-    return total
+class Gradient:
+    """Adds the gradient of a batch's mean loss to a model's parameters.
+
+    Args:
+        weight: what the mean goes over, of targets: tasks/catalog.py.
+        micro_batch_size: rows of one pass in one process.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        weight: Weight,
+        *,
+        micro_batch_size: int,
+        precision: Precision,
+        world: World,
+    ) -> None:
+        self.micro_batch_size = micro_batch_size
+        self._model, self._loss, self._weight = world.wrap(model), loss, weight
+        self._precision, self._world = precision, world
+
+    def __call__(self, batch: Batch) -> float:
+        """Gives this process's share of the batch's loss."""
+        total, whole = 0.0, self._weight(batch.targets)
+        pieces = self._world.own(batch).split(self.micro_batch_size)
+        for number, micro in enumerate(pieces, 1):
+            with self._world.passing(self._model, last=number == len(pieces)):
+                with autocast(self._precision):
+                    outputs = self._model(*micro.inputs.values())
+                share = self._weight(micro.targets) / whole
+                value = share * mixed_loss(self._loss, outputs, micro)
+                (value * self._world.scale).backward()  # type: ignore[no-untyped-call]
+            total += value.item()
+        return total
 
 
 def mixed_loss(loss: Loss, outputs: Tensor, batch: Batch) -> Tensor:
@@ -35,17 +58,3 @@ def mixed_loss(loss: Loss, outputs: Tensor, batch: Batch) -> Tensor:
     if batch.targets_mixed is None:
         return value
     return batch.mix * value + (1 - batch.mix) * loss(outputs, batch.targets_mixed)
-
-
-def split(batch: Batch, size: int) -> list[Batch]:
-    """The batch in pieces of at most `size` rows."""
-    if size >= len(batch.targets):
-        return [batch]
-    targets = torch.split(batch.targets, size)
-    columns = [torch.split(value, size) for value in batch.inputs.values()]
-    mixed = batch.targets_mixed
-    others = [None] * len(targets) if mixed is None else torch.split(mixed, size)
-    return [
-        Batch(dict(zip(batch.inputs, inputs, strict=True)), own, other, batch.mix)
-        for own, other, *inputs in zip(targets, others, *columns, strict=True)
-    ]

@@ -9,7 +9,9 @@ import copy
 import functools
 import json
 import math
+import signal
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,17 +25,19 @@ from modelwright.core.goals import METRICS
 from modelwright.core.hardware import keep_freed_memory
 from modelwright.core.progress import say
 from modelwright.core.units import format_seconds
-from modelwright.data.loader import Loader
+from modelwright.data.loader import Batch, Loader
 from modelwright.data.rows import Rows
 from modelwright.measure.quality import Quality, evaluate
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import Task
 from modelwright.train import checkpoint
-from modelwright.train.gradient import Loss, backward
+from modelwright.train.gradient import Gradient, Loss
 from modelwright.train.guards import StopRequested, catch_signals, require_finite
 from modelwright.train.journal import Journal
 from modelwright.train.optimizers import learning_rate_factor, make_optimizer
+from modelwright.train.parallel import ALONE, World, local
+from modelwright.train.pipes import Pipe
 from modelwright.train.precision import autocast
 from modelwright.train.settings import Budget, Settings
 
@@ -50,6 +54,8 @@ class Trainer:
     Args:
         folder: of the checkpoints; the newest one there is resumed.
         metrics: the file for the curves, or None.
+        world: the processes that train together; the first one looks at valid, notes and saves.
+    Raises: ConfigError for a layout that task, batch or model don't fit.
     """
 
     evaluations, curve_rows = EVALUATIONS, CURVE_ROWS
@@ -66,16 +72,23 @@ class Trainer:
         folder: Path,
         *,
         metrics: Path | None = None,
+        world: World = ALONE,
     ) -> None:
         keep_freed_memory()
         self.settings, self.budget, self.folder = settings, budget, folder
-        self.journal = Journal(metrics, budget, settings.batch_size)
+        self.world = world
+        self.journal = Journal(metrics if world.first else None, budget, settings.batch_size)
         self.task, self.spec = task, spec
         self.valid = valid
         self._begin(train)
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model) if settings.ema else self.model
-        self.averaged.eval()
+        # what comes out: the averaged weights, whole
+        self.result = self.averaged if world is ALONE else copy.deepcopy(self.model)
+        world.place(self.model)
+        if settings.ema:
+            world.place(self.averaged)
+        self.result.eval()
         self.optimizer = make_optimizer(
             self.model,
             settings.optimizer,
@@ -96,6 +109,11 @@ class Trainer:
         self.best_value: float | None = None  # of the metric, at the looks while training
         self._best: dict[str, Tensor] = {}  # the averaged weights then
         self._average_pairs = _pairs(self.averaged, self.model) if settings.ema else None
+        make = Pipe if world.layout.pipeline > 1 else Gradient
+        self._gradient: Callable[[Batch], float] = make(
+            self.model, self._loss, task.weight, micro_batch_size=settings.micro_batch_size,
+            precision=settings.precision, world=world,
+        )  # fmt: skip
         self.resumed = self._resume()
 
     def _begin(self, train: Rows) -> None:
@@ -120,9 +138,10 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
-        torch.manual_seed(settings.seed * 1_000_003 + self.step)  # dropout's draw
+        # dropout's draw: of each reader its own, of one alone the first's
+        torch.manual_seed(settings.seed * 1_000_003 + self.step + (self.world.reader << 40))
         self.model.train()
-        loss = self._backward(progress)
+        loss = self.world.total(self._backward(progress))
         require_finite(loss, self.step, settings.learning_rate * factor)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -134,14 +153,7 @@ class Trainer:
 
     def _backward(self, progress: float) -> float:
         """Put the gradient of this step's batch into the parameters; gives its loss."""
-        settings = self.settings
-        return backward(
-            self.model,
-            self._loss,
-            self.loader.batch(self.step),
-            micro_batch_size=settings.micro_batch_size,
-            precision=settings.precision,
-        )
+        return self._gradient(self.loader.batch(self.step))
 
     @property
     def cycle(self) -> int:
@@ -167,7 +179,7 @@ class Trainer:
         with catch_signals() as signals:
             while not self._spent(limit, first_step, first_elapsed):
                 self.loss = self.train_step()
-                self.elapsed = time.perf_counter() - started
+                self.elapsed = self.world.told(time.perf_counter() - started)
                 self.journal.step(
                     title,
                     limit,
@@ -181,22 +193,25 @@ class Trainer:
                 if until is None and progress - self._evaluated_at >= 1 / self.evaluations:
                     self._evaluated_at = progress
                     if progress < 1 - 0.5 / self.evaluations:
-                        self._consider(self.evaluate(self.curve_rows, thorough=False))
-                if signals.received or self._save_due():
+                        self._look()
+                received = self.world.largest(int(signals.received or 0))
+                if received or self._save_due():
                     self.save()
-                if signals.received:
-                    raise StopRequested(signals.received.name)
-                self.elapsed = time.perf_counter() - started
-            if signals.received:  # it came with the last step
+                if received:
+                    raise StopRequested(signal.Signals(received).name)
+                self.elapsed = self.world.told(time.perf_counter() - started)
+            if received := self.world.largest(
+                int(signals.received or 0)
+            ):  # it came with the last step
                 self.save()
-                raise StopRequested(signals.received.name)
+                raise StopRequested(signal.Signals(received).name)
 
     def evaluate(self, rows: int | None = None, *, thorough: bool = True) -> Quality:
         """Metrics of the averaged weights on (the first `rows` of) the valid part; those of one
-        call of the model unless `thorough`."""
+        call of the model unless `thorough`. Several processes have to `gather` before."""
         started = time.perf_counter()
         part = self.valid.take(np.arange(min(rows or len(self.valid), len(self.valid))))
-        session = TorchSession(self.averaged, self.spec, torch.get_num_threads())
+        session = TorchSession(self.result, self.spec, torch.get_num_threads())
         with autocast(self.settings.precision):
             # no more rows at once than in a step: of long ones, 256 took twice a step's memory
             labels, number = self.spec.outputs.get("labels", ()), self.settings.micro_batch_size
@@ -206,12 +221,24 @@ class Trainer:
         self.looked_s += seconds
         return found
 
+    def gather(self) -> None:
+        """Put the averaged weights together in `result`; every process has to call it."""
+        if self.result is not self.averaged:
+            self.result.load_state_dict(self.world.whole(self.averaged.state_dict()))
+
+    def _look(self) -> None:
+        """The first process judges the weights of now."""
+        self.gather()
+        if self.world.first:
+            self._consider(self.evaluate(self.curve_rows, thorough=False))
+        self.evaluation_seconds = self.world.told(self.evaluation_seconds)
+
     def _consider(self, found: Quality) -> None:
         """Note a look's metrics; keep its weights if none were better so far."""
         self.journal.write(self.step, self.elapsed, _named(found))
         if self.settings.keep == "best" and self._better(found.value, self.best_value):
             self.best_value = found.value
-            weights = self.averaged.state_dict()
+            weights = self.result.state_dict()
             self._best = {name: value.clone() for name, value in weights.items()}
 
     def _better(self, value: float, than: float | None) -> bool:
@@ -227,16 +254,21 @@ class Trainer:
         self.looks.append((float(spent), value))
 
     def finish(self) -> dict[str, float]:
-        """The last look, at every valid row, and the last checkpoint."""
+        """The last look, at every valid row, and the last checkpoint; gives what the first process
+        saw, and nothing to the others."""
         started = time.perf_counter()
-        found = self._chosen(self.evaluate(thorough=False))
-        self.elapsed += time.perf_counter() - started
-        self.journal.write(self.step, self.elapsed, _named(found))
+        self.gather()
+        values: dict[str, float] = {}
+        if self.world.first:
+            values = _named(self._chosen(self.evaluate(thorough=False)))
+        self.elapsed += self.world.told(time.perf_counter() - started)
+        if values:
+            self.journal.write(self.step, self.elapsed, values)
         self.save()
-        return _named(found)
+        return values
 
     def _chosen(self, found: Quality) -> Quality:
-        """Which weights come out (`averaged`), and how good they are on all of valid.
+        """Which weights come out (`result`), and how good they are on all of valid.
 
         Those of an earlier look come back if they were better by more than one standard error of
         the last ones' metric: smaller leads are mostly chance.
@@ -248,7 +280,7 @@ class Trainer:
             error = METRICS[self.task.look].error
             now = error(self.task.values(seen)[self.task.look])
             if now - error(self.best_value) > standard_error:
-                self.averaged.load_state_dict(self._best)
+                self.result.load_state_dict(self._best)
                 self.went_back = True
                 found = self.evaluate(thorough=False)
         return found
@@ -361,7 +393,7 @@ def _pairs(averaged: nn.Module, model: nn.Module) -> tuple[list[Tensor], list[Te
     """Averaged and current tensors, side by side; counters such as a norm's step are left out."""
     current = model.state_dict()
     floats = [
-        (value, current[name])
+        (local(value), local(current[name]))
         for name, value in averaged.state_dict().items()
         if value.dtype.is_floating_point
     ]

@@ -216,13 +216,13 @@ class Learner(Trainer):
     def _chosen(self, found: Quality) -> Quality:
         """Of the last weights and those that looked best, what is no worse on all of valid."""
         if self._best:
-            last = _copied(self.averaged)
-            self.averaged.load_state_dict(self._best)
+            last = _copied(self.result)
+            self.result.load_state_dict(self._best)
             best = self.evaluate()
             self.went_back = best.value > found.value
             if self.went_back:
                 return best
-            self.averaged.load_state_dict(last)
+            self.result.load_state_dict(last)
         return found
 
     def _spent(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:

@@ -1,0 +1,121 @@
+"""A model cut between its blocks, for processes that each hold some of them.
+
+What surrounds the blocks (embedding, positions, norms, head) stays everywhere: it is small, parts
+of it are used at both ends, and a process that does not need it gets no gradient for it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelwright.core.errors import ConfigError
+from modelwright.models.chain import Model
+from modelwright.models.pairs import EncoderDecoder
+from modelwright.models.transformer import EncoderBlock, EncoderBody
+
+
+def blocks_of(model: nn.Module) -> list[tuple[str, ...]]:
+    """The modules of each block, by name, in the order of the computation.
+
+    Raises: ConfigError for a model that is no chain of transformer blocks.
+    """
+    pairs = isinstance(model, EncoderDecoder)
+    chain = (pairs or type(model) is Model) and isinstance(model.body, EncoderBody)
+    layers = model.decoder.layers if isinstance(model, EncoderDecoder) else ()
+    if not chain or not all(isinstance(layer, EncoderBlock) for layer in layers):
+        raise ConfigError(
+            "train.layout: a pipeline needs a chain of transformer blocks, and this model is none",
+            expected="a transformer: encoder, decoder or both",
+            repair="use data or sharded instead",
+        )
+    assert isinstance(model, Model) and isinstance(model.body, EncoderBody)
+    encoder = [(f"body.blocks.{index}",) for index in range(len(model.body.blocks))]
+    decoder = [
+        (f"decoder.layers.{index}", f"decoder.looks.{index}") for index in range(len(layers))
+    ]
+    return [*encoder, *decoder]
+
+
+def keep_blocks(model: nn.Module, begin: int, end: int) -> None:
+    """Take out all blocks but those from number `begin` up to `end`."""
+    for number, names in enumerate(blocks_of(model)):
+        if not begin <= number < end:
+            for name in names:
+                parent, _, index = name.rpartition(".")
+                blocks = model.get_submodule(parent)
+                assert isinstance(blocks, nn.ModuleList)
+                blocks[int(index)] = nn.Identity()
+
+
+class Stretch(nn.Module):
+    """Some of a model's blocks in turn, with what comes before the first and after the last.
+
+    The first takes the model's inputs, every other what the one before gave; the last gives what
+    the model gives. All may look at the inputs.
+
+    Args:
+        model: `keep_blocks` may have taken the others out.
+        begin, end: the numbers of the blocks, in the order of `blocks_of`.
+        number: of all blocks.
+    """
+
+    def __init__(self, model: nn.Module, begin: int, end: int, number: int) -> None:
+        super().__init__()
+        self.model, self.begin, self.end, self.number = model, begin, end, number
+        self.pairs = isinstance(model, EncoderDecoder)
+
+    def forward(self, *carried: Tensor, **inputs: Tensor) -> Any:
+        columns = list(inputs.values())
+        return self._pairs(carried, columns) if self.pairs else self._chain(carried, columns)
+
+    def _chain(self, carried: Sequence[Tensor], inputs: Sequence[Tensor]) -> Any:
+        model: Any = self.model
+        if self.begin == 0:
+            features, mask = model.embed(*inputs)
+            features = model.body.enter(features)
+        else:
+            features, mask = carried[0], carried[1] if len(carried) > 1 else None
+        for index in range(self.begin, self.end):
+            features = model.body.blocks[index](features, mask)
+        if self.end < self.number:
+            return features if mask is None else (features, mask)
+        return model.head(model.body.norm(features), mask, *inputs)
+
+    def _pairs(self, carried: Sequence[Tensor], inputs: Sequence[Tensor]) -> Any:
+        model: Any = self.model
+        source, target = inputs
+        mask, encoder = source != 0, len(model.body.blocks)
+        if self.begin == 0:
+            words = model.embed if model.source_words is None else model.source_words
+            features = model.body.enter(model.dropout(words(source)))
+            memory = None
+        else:
+            features, memory = carried[0], carried[1] if len(carried) > 1 else None
+        for index in range(self.begin, self.end):
+            if index < encoder:
+                features = model.body.blocks[index](features, mask)
+                continue
+            if memory is None:
+                memory, features = self._between(features, target)
+            features = self._look(index - encoder, features, memory, mask)
+        if self.end < self.number:
+            return features if memory is None else (features, memory)
+        return model.head(model.dropout(model.decoder.norm(features)), model.embed.weight)
+
+    def _between(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The encoder's end and the decoder's begin."""
+        model: Any = self.model
+        memory = model.dropout(model.body.norm(features))
+        return memory, model.dropout(model.embed(target))
+
+    def _look(self, index: int, features: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        model: Any = self.model
+        layer, look = model.decoder.layers[index], model.decoder.looks[index]
+        key, value = look.remember(memory)
+
+        def there(sequence: Tensor) -> Tensor:
+            return torch.as_tensor(look(sequence, key, value, mask))
+
+        return torch.as_tensor(layer(features, None, None, there))

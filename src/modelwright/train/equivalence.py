@@ -1,0 +1,185 @@
+"""Does a recipe train the same way in every layout? Twenty steps in each, at tiny size, compared.
+
+Every layout runs in processes of its own on this machine's CPU (gloo), which read in a folder what
+to do:  python -m modelwright.train.equivalence FOLDER  writes what the first one saw there.
+"""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelwright.core.errors import ConfigError, ModelwrightError
+from modelwright.core.files import write_json
+from modelwright.core.recipe import Layout, Recipe
+from modelwright.data.rows import PARTS, Dataset, load_part, save
+from modelwright.models.catalog import ModelSpec
+from modelwright.tasks.catalog import TASKS
+from modelwright.train import parallel
+from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.settings import Budget, fill_in
+
+# two heads and four blocks, so that there is something to deal out
+ENOUGH = {"transformer": {"dim": 64, "num_layers": 4}}
+STEPS, ROWS, BATCH, TOLERANCE = 20, 64, 16, 1e-5
+LAYOUTS = (
+    Layout(data=2),
+    Layout(sharded=2),
+    Layout(tensor=2),
+    Layout(pipeline=2),
+    Layout(data=2, sharded=2),
+    Layout(data=2, tensor=2),
+    Layout(sharded=2, tensor=2),
+    Layout(data=2, pipeline=2),
+)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One way to train beside one process with whole batches.
+
+    loss, gradient: the largest differences over all steps of the loss and of the gradient's norm,
+    relative to the larger of the two; None where the layout is refused, with the reason.
+    """
+
+    name: str
+    processes: int
+    loss: float | None = None
+    gradient: float | None = None
+    refused: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Within TOLERANCE, or refused."""
+        return self.loss is None or max(self.loss, self.gradient or 0.0) <= TOLERANCE
+
+
+def compare(
+    recipe: Recipe, data: Dataset, spec: ModelSpec, layouts: Sequence[Layout] = LAYOUTS
+) -> Iterator[Compared]:
+    """Train on the first ROWS rows of train in every layout.
+
+    Args:
+        spec: of the model; its dropout is switched off, since masks differ from reader to reader.
+    Raises: ModelwrightError if one process alone can't train.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        rows = data.parts["train"]
+        part = rows.take(np.arange(min(ROWS, len(rows))))
+        save(replace(data, parts=dict.fromkeys(PARTS, part)), folder)
+        own = {**ENOUGH.get(spec.family, {}), "dropout": 0.0}
+        args = {name: value for name, value in own.items() if name in spec.arguments}
+        spec = replace(spec, args={**spec.args, **args})
+        write_json(
+            folder / "work.json",
+            {"recipe": recipe.model_dump(mode="json", exclude_unset=True), "spec": spec.to_json()},
+        )
+        alone = _run(folder, Layout())
+        if isinstance(alone, str):
+            raise ConfigError(f"one process alone can't train: {alone}")
+        yield _beside("accumulation", 1, alone, _run(folder, Layout(), micro_batch_size=BATCH // 4))
+        for layout in layouts:
+            name = " × ".join(f"{axis} {n}" for axis, n in layout.degrees.items() if n > 1)
+            yield _beside(name, layout.processes, alone, _run(folder, layout))
+
+
+def _beside(name: str, processes: int, alone: Any, found: Any) -> Compared:
+    if isinstance(found, str):
+        return Compared(name, processes, refused=found)
+    ones, others = np.array(alone), np.array(found)
+    apart = np.abs(ones - others) / np.maximum(np.abs(ones), np.abs(others))
+    loss, gradient = (float(value) for value in apart.max(0))
+    return Compared(name, processes, loss, gradient)
+
+
+def _run(folder: Path, layout: Layout, micro_batch_size: int = BATCH) -> list[list[float]] | str:
+    """Loss and norm of the gradient at every step, or why the layout is refused."""
+    write_json(
+        folder / "layout.json",
+        {"layout": layout.degrees, "micro_batch_size": micro_batch_size},
+    )
+    (folder / "found.json").unlink(missing_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-W", "ignore", "-m", "modelwright.train.equivalence", str(folder)]
+    started = [
+        subprocess.Popen(
+            command,
+            env={
+                **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1",
+                "WORLD_SIZE": str(layout.processes), "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": "",
+            },
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(layout.processes)
+    ]  # fmt: skip
+    said = [process.communicate()[1].decode() for process in started]
+    found = folder / "found.json"
+    if not found.is_file():
+        raise ModelwrightError(f"the layout {layout.degrees} broke:\n{said[0]}")
+    value = json.loads(found.read_bytes())
+    return str(value["refused"]) if "refused" in value else list(value["steps"])
+
+
+class _Noting(Trainer):
+    """Notes the norm of every gradient."""
+
+    norms: list[float]
+
+    def _backward(self, progress: float) -> float:
+        loss = super()._backward(progress)
+        gradients = {
+            name: parameter.grad
+            for name, parameter in self.model.named_parameters()
+            if parameter.grad is not None
+        }
+        whole = self.world.whole(gradients)
+        self.norms.append(
+            float(sum(value.double().square().sum() for value in whole.values())) ** 0.5
+        )
+        return loss
+
+
+def _work(folder: Path) -> None:
+    """What one process does."""
+    told = json.loads((folder / "work.json").read_bytes())
+    layout = json.loads((folder / "layout.json").read_bytes())
+    recipe, spec = Recipe.model_validate(told["recipe"]), ModelSpec.from_json(told["spec"])
+    section = recipe.train.model_copy(
+        update={"batch_size": BATCH, "micro_batch_size": layout["micro_batch_size"]}
+    )
+    budget = Budget(steps=STEPS)
+    train, valid = (load_part(folder, part) for part in ("train", "valid"))
+    with parallel.world(Layout(**layout["layout"])) as world:
+        settings = fill_in(section, spec, "32-true", budget)
+        found: dict[str, Any]
+        try:
+            world.require_fit(recipe.task, BATCH)
+            trainer = _Noting(
+                fresh_model(spec, 0), spec, TASKS[recipe.task], train, valid, settings, budget,
+                folder / f"checkpoints-{world.rank}", world=world,
+            )  # fmt: skip
+        except ConfigError as error:
+            found = {"refused": str(error).splitlines()[0]}
+        else:
+            trainer.norms = []
+            losses = [trainer.train_step() for _ in range(STEPS)]
+            found = {"steps": list(zip(losses, trainer.norms, strict=True))}
+        if world.first:
+            write_json(folder / "found.json", found)
+
+
+if __name__ == "__main__":
+    _work(Path(sys.argv[1]))

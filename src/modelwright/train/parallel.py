@@ -1,0 +1,355 @@
+"""The only file that knows ranks: which processes train together, and how a model lies on them.
+
+A step's batch is the same whoever asks for it (data/loader.py), so every process makes it and takes
+its own rows; nothing has to be dealt out, and the loss is the mean over the whole batch in every
+layout. Four ways to spread, and their products:
+
+- data: each process has the whole model and some of the rows (DDP);
+- sharded: the same with parameters, gradients and moments cut into pieces (FSDP2);
+- tensor: matrices of each block cut by heads and by hidden units;
+- pipeline: blocks dealt out in turn, rows follow each other through (train/pipes.py).
+
+Launched by torchrun, by SLURM, or as one process, unedited.
+Source: Li et al. 2020, arXiv:2006.15704 (DDP); Zhao et al. 2023, arXiv:2304.11277 (FSDP); Shoeybi
+et al. 2019, arXiv:1909.08053 (tensor).
+"""
+
+import contextlib
+import datetime
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from modelwright.core.errors import ConfigError, ModelwrightError
+from modelwright.core.recipe import WHOLE_BATCHES, Layout
+from modelwright.data.loader import Batch
+from modelwright.models.stretch import blocks_of, keep_blocks
+from modelwright.train.spread import cut_everything, cut_matrices, synchronize_batch_norms
+
+Result = TypeVar("Result")
+AXES = ("pipeline", "data", "sharded", "tensor")  # from the slowest links to the fastest
+PORT = 29_500  # of SLURM jobs, plus what the job's number gives
+WAIT = datetime.timedelta(days=7)  # for the first process to gate and plan
+
+
+class Left(ModelwrightError):
+    """The first process gave up, and said why."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process this is: its number among all and on its machine; how many there are."""
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+
+
+def place_of(environment: Mapping[str, str]) -> Place:
+    """From what torchrun or SLURM's srun set; one process alone where neither did.
+
+    Raises: ConfigError if a variable is no number.
+    """
+    torchrun = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    slurm = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS")
+    for names in (torchrun, slurm):
+        if all(name in environment for name in names):
+            try:
+                return Place(*(int(environment[name]) for name in names))
+            except ValueError as error:
+                raise ConfigError(
+                    f"{', '.join(names)} are not all numbers",
+                    expected="what torchrun or srun sets",
+                    repair="start with torchrun or srun, or unset them for one process",
+                ) from error
+    return Place()
+
+
+def resolved(layout: Layout | None, size: int) -> Layout:
+    """The degrees to use; those of `auto` are data parallel alone.
+
+    Raises: ConfigError unless they multiply to the number of processes.
+    """
+    if layout is None:
+        return Layout(data=size)
+    if layout.pipeline > 1 and (layout.sharded > 1 or layout.tensor > 1):
+        raise ConfigError(
+            "train.layout: a pipeline together with sharded or tensor",
+            expected="a pipeline alone or with data",
+            repair="give the processes to data instead",
+        )
+    if (product := layout.processes) != size:
+        text = " x ".join(f"{name} {degree}" for name, degree in layout.degrees.items())
+        raise ConfigError(
+            f"train.layout: {text} makes {product} processes, and there "
+            + ("is one" if size == 1 else f"are {size}"),
+            expected="degrees that multiply to the number of processes",
+            repair=f"torchrun --nproc-per-node {product} -m modelwright run RECIPE, or other "
+            "degrees, or layout: auto",
+        )
+    return layout
+
+
+class World:
+    """The processes that train together, and this one's place among them.
+
+    mesh: their arrangement, with the axes of AXES; None for one alone.
+    """
+
+    def __init__(self, layout: Layout, place: Place, mesh: DeviceMesh | None) -> None:
+        self.layout, self.rank, self.size, self.mesh = layout, place.rank, place.size, mesh
+        self.first = place.rank == 0
+        self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}  # of a pipeline's whole model
+        self.homes: dict[str, int] = {}  # of what only one process of a pipeline has
+        self.stretch = (0, 0)  # the blocks of this one, from and to
+
+    # talking
+
+    def told(self, value: float) -> float:
+        """The first process's value, for all."""
+        if self.mesh is None:
+            return value
+        number = torch.tensor([value], dtype=torch.float64)
+        dist.broadcast(number, 0)
+        return float(number.item())
+
+    def told_text(self, text: str) -> str:
+        """The same of a text."""
+        if self.mesh is None:
+            return text
+        content = bytearray(text.encode() if self.first else b"")
+        letters = torch.zeros(int(self.told(len(content))), dtype=torch.uint8)
+        if self.first and content:
+            letters = torch.frombuffer(content, dtype=torch.uint8)
+        if len(letters):
+            dist.broadcast(letters, 0)
+        return letters.numpy().tobytes().decode()
+
+    def total(self, loss: float) -> float:
+        """The sum of every process's share of the batch's loss; rows that several share count
+        once."""
+        if self.mesh is None:
+            return loss
+        number = torch.tensor([loss * self._readers / self.size], dtype=torch.float64)
+        dist.all_reduce(number)
+        return float(number.item())
+
+    def largest(self, number: int) -> int:
+        """Of all processes: what one of them saw, such as a signal, all should know."""
+        if self.mesh is None:
+            return number
+        found = torch.tensor([number])
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found.item())
+
+    def first_does(self, work: Callable[[], Result]) -> Result | None:
+        """Let the first process do something alone, while the others wait; gives None to those.
+
+        Raises: Left in the others, if it failed there.
+        """
+        if self.mesh is None:
+            return work()
+        done = None
+        if self.first:
+            try:
+                done = work()
+            except BaseException:
+                self.told(1.0)
+                raise
+        if self.told(0.0):
+            raise Left("the first process stopped, and has said why")
+        return done
+
+    # rows
+
+    @property
+    def _readers(self) -> int:
+        """How many parts a batch is cut into."""
+        return self.layout.data * self.layout.sharded
+
+    @property
+    def reader(self) -> int:
+        """Which of the parts this process takes."""
+        if self.mesh is None:
+            return 0
+        data, sharded = (self.mesh.get_local_rank(name) for name in ("data", "sharded"))
+        return int(data * self.layout.sharded + sharded)
+
+    def require_fit(self, task: str, batch_size: int) -> None:
+        """
+        Raises: ConfigError unless a batch of that task can be dealt out evenly.
+        """
+        if self.mesh is not None and task in WHOLE_BATCHES and self._readers > 1:
+            raise ConfigError(
+                f"train.layout: {task} learns from a batch as a whole, which several processes "
+                "can't share",
+                expected="one process",
+                repair="start it without a launcher",
+            )
+        if batch_size % self._readers:
+            raise ConfigError(
+                f"train.batch_size: {batch_size} rows can't be dealt out evenly to "
+                f"{self._readers} processes",
+                expected=f"a multiple of {self._readers} (data times sharded)",
+                repair="set train.batch_size, or other degrees in train.layout",
+            )
+
+    def own(self, batch: Batch) -> Batch:
+        """This process's rows of a batch."""
+        if self.mesh is None:
+            return batch
+        return batch.split(len(batch.targets) // self._readers)[self.reader]
+
+    # models
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Lay a model out: the same module, its parameters now pieces where the layout says so.
+
+        Raises: ConfigError for a model that can't be cut that way.
+        """
+        if self.mesh is None:
+            return model
+        if self.layout.pipeline > 1:
+            self._deal_blocks(model)
+        if self._readers > 1:
+            synchronize_batch_norms(model, self.mesh["data", "sharded"])
+        if self.layout.tensor > 1:
+            cut_matrices(model, self.mesh["tensor"])
+        if self._cut:
+            cut_everything(model, self.mesh["data", "sharded"])
+        return model
+
+    @property
+    def _cut(self) -> bool:
+        """Whether parameters are pieces; plain copies are kept equal by DDP instead."""
+        degrees = self.layout
+        return degrees.sharded > 1 or degrees.tensor > 1
+
+    def _deal_blocks(self, model: nn.Module) -> None:
+        """Leave this process its stretch of the blocks, of about equal number."""
+        assert self.mesh is not None
+        blocks, parts = blocks_of(model), self.layout.pipeline
+        if len(blocks) < parts:
+            raise ConfigError(
+                f"train.layout: pipeline {parts} for {len(blocks)} blocks",
+                expected="no more processes than blocks",
+                repair="a smaller degree or a larger model",
+            )
+        homes = [number * parts // len(blocks) for number in range(len(blocks))]
+        self._shapes = {
+            name: (value.shape, value.dtype) for name, value in model.state_dict().items()
+        }
+        self.homes = {
+            name: home
+            for name in self._shapes
+            for block, home in zip(blocks, homes, strict=True)
+            if any(name.startswith(f"{part}.") for part in block)
+        }
+        own = self.mesh.get_local_rank("pipeline")
+        self.stretch = (homes.index(own), len(homes) - homes[::-1].index(own))
+        keep_blocks(model, *self.stretch)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """What to call in a step: puts gradients together across processes."""
+        if self.mesh is None or self._cut or self._readers == 1:
+            return model
+        # buffers are equal already: batch norms see all rows
+        return DistributedDataParallel(
+            model, process_group=self.mesh.get_group("data"), broadcast_buffers=False
+        )
+
+    @contextlib.contextmanager
+    def passing(self, wrapped: nn.Module, *, last: bool) -> Iterator[None]:
+        """Around one of several passes of a step: gradients travel with the last one."""
+        if isinstance(wrapped, DistributedDataParallel) and not last:
+            with wrapped.no_sync():
+                yield
+            return
+        if self._cut:
+            wrapped.set_requires_gradient_sync(last)  # type: ignore[operator]
+        yield
+
+    @property
+    def scale(self) -> float:
+        """What a loss is multiplied by before its gradient is taken: gradients are averaged over
+        processes, and should be summed."""
+        return float(self._readers)
+
+    def whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Pieces put together, in every process."""
+        found = {
+            name: value.full_tensor() if isinstance(value, DTensor) else value
+            for name, value in state.items()
+        }
+        if self.homes:
+            assert self.mesh is not None
+            group = self.mesh.get_group("pipeline")
+            for name, home in self.homes.items():
+                shape, dtype = self._shapes[name]
+                value = found.get(name)
+                value = torch.empty(shape, dtype=dtype) if value is None else value.contiguous()
+                dist.broadcast(value, group=group, group_src=home)
+                found[name] = value
+        return found
+
+
+ALONE = World(Layout(), Place(), None)
+
+
+@contextlib.contextmanager
+def world(layout: Layout | None, environment: Mapping[str, str] = os.environ) -> Iterator[World]:
+    """Join the other processes, if there are any; leave them at the end.
+
+    Raises: ConfigError if the layout does not fit their number.
+    """
+    place = place_of(environment)
+    chosen = resolved(layout, place.size)
+    if place.size == 1:
+        yield ALONE
+        return
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        torch.cuda.set_device(place.local_rank)
+    if "MASTER_ADDR" not in environment:
+        os.environ.update(_slurm_address(environment))
+    os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.size))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=WAIT)
+    try:
+        degrees = tuple(chosen.degrees[axis] for axis in AXES)
+        yield World(chosen, place, init_device_mesh(device, degrees, mesh_dim_names=AXES))
+    finally:
+        dist.destroy_process_group()
+
+
+def local(value: Tensor) -> Tensor:
+    """This process's piece of a tensor, sharing its memory."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def _slurm_address(environment: Mapping[str, str]) -> dict[str, str]:
+    """Where the first process of a SLURM job listens."""
+    nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", ""))
+    job = int(re.sub(r"\D", "", environment.get("SLURM_JOB_ID", "0")) or 0)
+    return {"MASTER_ADDR": first_node(nodes), "MASTER_PORT": str(PORT + job % 1000)}
+
+
+def first_node(nodes: str) -> str:
+    """The first name in SLURM's list of nodes.
+
+    >>> first_node("gpu[07-09,12],login1"), first_node("a1,a2"), first_node("")
+    ('gpu07', 'a1', '127.0.0.1')
+    """
+    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodes)
+    if found is None:
+        return "127.0.0.1"
+    name, number, rest = found.groups()
+    return name + (number or "") + (rest or "")

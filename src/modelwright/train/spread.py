@@ -1,0 +1,111 @@
+"""How a model's parameters lie on several devices: matrices cut by heads, norms that see all rows.
+
+Source: Shoeybi et al. 2019, arXiv:1909.08053, section 3 (matrices); Ioffe, Szegedy 2015,
+arXiv:1502.03167 (batch norm, here over the union of batches).
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.nn.functional import all_reduce
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    parallelize_module,
+)
+
+from modelwright.core.errors import ConfigError
+from modelwright.models.layers import Attention, CrossAttention, GatedSiLU
+from modelwright.models.transformer import EncoderBlock
+
+
+def cut_everything(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Cut all parameters, block by block, over the last axis of a mesh; copies over the first."""
+    for module in list(model.modules()):
+        if isinstance(module, nn.ModuleList):
+            for block in module:
+                if any(True for _ in block.parameters()):
+                    fully_shard(block, mesh=mesh)
+                    if hasattr(block, "remember"):  # called beside forward
+                        register_fsdp_forward_method(block, "remember")
+    fully_shard(model, mesh=mesh)
+
+
+def cut_matrices(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Deal out heads and hidden units of every block.
+
+    Raises: ConfigError if a model has none, or they can't be dealt out evenly.
+    """
+    blocks, parts = list(model.named_modules()), mesh.size()
+    if not any(isinstance(module, EncoderBlock) for _, module in blocks):
+        raise _does_not_fit(parts, "the model has no transformer blocks")
+    for _, module in blocks:
+        plan: dict[str, ParallelStyle] = {}
+        if isinstance(module, Attention):
+            if module.num_kv_heads % parts:
+                raise _does_not_fit(parts, f"it does not divide {module.num_kv_heads} heads")
+            plan = {"qkv": ColwiseParallel(), "out": RowwiseParallel()}
+        elif isinstance(module, CrossAttention):
+            plan = {name: ColwiseParallel() for name in ("query", "key_value")}
+            plan["out"] = RowwiseParallel()
+        elif isinstance(module, EncoderBlock):
+            if isinstance(module.mlp[1], GatedSiLU):
+                raise _does_not_fit(parts, "gates and what they gate would be torn apart (swiglu)")
+            units = len(module.mlp.get_parameter("0.bias"))
+            if units % parts:
+                raise _does_not_fit(parts, f"it does not divide {units} units")
+            plan = {"mlp.0": ColwiseParallel(), "mlp.2": RowwiseParallel()}
+        if plan:
+            parallelize_module(module, mesh, plan)
+
+
+def _does_not_fit(parts: int, reason: str) -> ConfigError:
+    return ConfigError(
+        f"train.layout: tensor {parts}: {reason}",
+        expected="a transformer whose heads and hidden units the degree divides",
+        repair="another degree, or data and sharded instead",
+    )
+
+
+def synchronize_batch_norms(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Let batch norms in training see the rows of all readers, so that layouts agree.
+
+    torch's own needs a GPU.
+    """
+    group = mesh._flatten("readers").get_group()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = _SyncedBatchNorm
+            module.__dict__["group"] = group
+
+
+class _SyncedBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the rows of several processes, as many in each."""
+
+    group: dist.ProcessGroup
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(features)
+        number, dims = dist.get_world_size(self.group), (0, 2, 3)
+        exact = features.float()
+        mean = self._sum(exact.mean(dims)) / number
+        centered = exact - mean[:, None, None]
+        variance = self._sum(centered.square().mean(dims)) / number
+        with torch.no_grad():
+            rows = number * features.numel() // features.shape[1]
+            assert self.running_mean is not None and self.running_var is not None
+            assert self.momentum is not None and self.num_batches_tracked is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * rows / max(1, rows - 1), self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shifted = centered * scale[:, None, None] + self.bias[:, None, None]
+        return torch.as_tensor(shifted.to(features.dtype))
+
+    def _sum(self, value: Tensor) -> Tensor:
+        """Over processes; gradients go back to all."""
+        return torch.as_tensor(all_reduce(value, group=self.group))  # type: ignore[no-untyped-call]
