@@ -179,12 +179,25 @@ def report(*runs: Path, json: Json = False) -> int:
     return Exit.OK
 
 
-def doctor(*, json: Json = False) -> int:
-    """What this machine can do, and what Modelwright will therefore use."""
+def doctor(
+    *overrides: Overrides,
+    layouts: Annotated[Path | None, Parameter(help="a recipe to train in every layout")] = None,
+    json: Json = False,
+) -> int:
+    """What this machine can do, and what Modelwright will therefore use.
+
+    With --layouts: whether a recipe's training is the same however it is spread over processes.
+    """
     from modelwright import show, verbs
 
-    _print(verbs.doctor(), json, show.doctor)
-    return Exit.OK
+    if layouts is None:
+        if overrides:
+            raise ConfigError("doctor: overrides go with --layouts RECIPE")
+        _print(verbs.doctor(), json, show.doctor)
+        return Exit.OK
+    found = verbs.layouts(layouts, _read(overrides), told=None if json else show.layout)
+    _print(found, json, show.layouts)
+    return Exit.OK if found["agree"] else Exit.REFUSED
 
 
 def recipe_schema() -> int:
@@ -271,6 +284,8 @@ def _road(
         if json:
             print(json_module.dumps({"verdict": "stopped"}))
         return 128 + signal.Signals[str(stop)]
+    if found["verdict"] == "helped":  # the first process speaks for all
+        return Exit.OK
     if found["verdict"] == "certified" and not found["goals"]:
         _complain("no goals were set: this certifies only that what ships is what was trained")
     _print(found, json, show.result)

@@ -22,7 +22,17 @@ from modelwright.core.recipe import Recipe
 from modelwright.core.run import STAGES, Run, create, find_unfinished, reopen
 from modelwright.export import parity
 from modelwright.report.page import write_report
-from modelwright.stages import STEPS, chain, parity_rows, prove, read, read_if
+from modelwright.stages import (
+    STEPS,
+    TOGETHER,
+    chain,
+    parity_rows,
+    prove,
+    read,
+    read_if,
+    train,
+)
+from modelwright.train.parallel import ALONE, World
 
 
 def start(recipe: Recipe, root: Path, *, resume: bool = True) -> Run:
@@ -37,20 +47,31 @@ def start(recipe: Recipe, root: Path, *, resume: bool = True) -> Run:
     return run
 
 
-def go(run: Run, *, until: str = "certify") -> dict[str, Any]:
+def help_with(run: Run, world: World) -> None:
+    """What all processes but the first do: wait for the stages before, train with it, leave."""
+    recipe = recipe_file.read(run.folder / "recipe.yaml")
+    if world.summoned():
+        train(run, recipe, world)
+
+
+def go(run: Run, *, until: str = "certify", world: World = ALONE) -> dict[str, Any]:
     """Do every stage up to `until` that is not done; gives the result as `run --json` prints it.
 
+    Args:
+        world: this process is the first of them; the others `help_with` the run.
     Raises: what the first stage that refuses raises; the report is written all the same.
     """
     recipe = recipe_file.read(run.folder / "recipe.yaml")
-    if any(run.events("run", "finished")):  # judged already: the test part is touched once
-        say(f"run: {run.folder} is finished; --new starts another")
-        return result(run)
-    with _locked(run):
+    with world.summoning() as summon, _locked(run):
+        if any(run.events("run", "finished")):  # judged already: the test part is touched once
+            say(f"run: {run.folder} is finished; --new starts another")
+            return result(run)
         try:
             for stage in STAGES[: STAGES.index(until) + 1]:
+                if stage == TOGETHER:
+                    summon(not run.done(stage))
                 if stage in STEPS and not run.done(stage):
-                    _do(run, recipe, stage)
+                    _do(run, recipe, stage, world)
         except ModelwrightError as error:
             verdict = "infeasible" if isinstance(error, Infeasible) else "refused"
             run.write("run", "refused", text=str(error), verdict=verdict, final=True)
@@ -161,10 +182,10 @@ def run_of(path: Path) -> Run:
     )
 
 
-def _do(run: Run, recipe: Recipe, stage: str) -> None:
+def _do(run: Run, recipe: Recipe, stage: str, world: World) -> None:
     run.write(stage, "stage_started")
     started = time.perf_counter()
-    summary = STEPS[stage](run, recipe)
+    summary = train(run, recipe, world) if stage == TOGETHER else STEPS[stage](run, recipe)
     seconds = time.perf_counter() - started
     run.mark_done(stage, seconds=seconds, **summary)
     run.write(stage, "stage_finished", seconds=seconds)

@@ -241,6 +241,30 @@ def doctor(found: Found) -> None:
         console.print(f"• {line}")
 
 
+def layout(row: Found) -> None:
+    """One way to train beside one process alone."""
+    name = f"{row['family']:12} {row['name']:22} {row['processes']} proc."
+    if row["loss"] is None:
+        console.print(f"{name}  [dim]refused: {row['refused']}[/]", soft_wrap=True)
+        return
+    verdict = "[green]agrees[/]" if row["agrees"] else "[red]DIFFERS[/]"
+    console.print(
+        f"{name}  loss {row['loss']:.1e}  gradient {row['gradient']:.1e}  {verdict}", soft_wrap=True
+    )
+
+
+def layouts(found: Found) -> None:
+    """What all of them come to."""
+    apart = sum(not row["agrees"] for row in found["rows"])
+    run = sum(row["loss"] is not None for row in found["rows"])
+    text = "all agree" if found["agree"] else f"{apart} DIFFER"
+    console.print(
+        f"{run} ways to train beside one process alone, 20 steps: {text} "
+        f"(largest relative difference allowed: {found['tolerance']:.0e})",
+        soft_wrap=True,
+    )
+
+
 def _program() -> str:
     """How to call us from here: by the path that was used if it lies below this folder."""
     called = Path(sys.argv[0]).absolute()

@@ -37,6 +37,7 @@ from modelwright.runtime.torch_session import load_model
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.catalog import make_trainer
 from modelwright.train.loop import Trainer, announce, fresh_model
+from modelwright.train.parallel import ALONE, World
 from modelwright.train.peak import peak_memory_bytes, reset_peak_memory
 from modelwright.train.save import write_trained
 from modelwright.train.settings import Budget, fill_in
@@ -114,8 +115,9 @@ def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
     return {"winner": winner.spec.name}
 
 
-def train(run: Run, recipe: Recipe) -> dict[str, Any]:
-    """Train the winner with what the race left of the budget."""
+def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
+    """Train the winner with what the race left of the budget; all processes together, of which the
+    first leaves what came out."""
     folder = run.stage_folder("train")
     chosen = read(run.stage_folder("plan") / "plan.json")
     winner = next(one for one in chosen["candidates"] if one["name"] == chosen["winner"])
@@ -125,25 +127,32 @@ def train(run: Run, recipe: Recipe) -> dict[str, Any]:
     train_rows, valid_rows = load_part(parts, "train"), load_part(parts, "valid")
     checkpoints = folder / "checkpoints"
     race = run.stage_folder("plan") / "race" / spec.name
-    if race.is_dir() and not checkpoints.is_dir():  # training goes on where the race ended
-        folder.mkdir(exist_ok=True)
-        partial = folder / ".checkpoints.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(race, partial)
-        partial.rename(checkpoints)
-    checkpoints.mkdir(parents=True, exist_ok=True)
+
+    def begin() -> None:
+        if race.is_dir() and not checkpoints.is_dir():  # training goes on where the race ended
+            folder.mkdir(exist_ok=True)
+            partial = folder / ".checkpoints.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(race, partial)
+            partial.rename(checkpoints)
+        checkpoints.mkdir(parents=True, exist_ok=True)
+
+    world.first_does(begin)
     budget = Budget(**chosen["train_budget"])
     settings = fill_in(recipe.train, spec, chosen["precision"], choose.training_budget(recipe))
+    world.require_fit(recipe.task, settings.batch_size)
     reset_peak_memory()
     trainer = make_trainer(
         fresh_model(spec, settings.seed), spec, TASKS[recipe.task], train_rows, valid_rows,
-        settings, budget, checkpoints, metrics=folder / "metrics.jsonl",
+        settings, budget, checkpoints, metrics=folder / "metrics.jsonl", world=world,
     )  # fmt: skip
     announce(trainer, "train")
     before_step, before = trainer.step, trainer.elapsed
     trainer.run()
     loop_seconds = trainer.elapsed - before - trainer.looked_s
     found = trainer.finish()
+    if not world.first:
+        return {}
     if trainer.went_back:
         text = "the weights of an earlier look at valid are kept: they were clearly better there"
         run.write("train", "decision", text=text)
@@ -265,6 +274,7 @@ def certify(run: Run, recipe: Recipe) -> dict[str, Any]:
     return {"verdict": certificate["verdict"]}
 
 
+TOGETHER = "train"  # the stage that all processes do; the first one does all others alone
 STEPS: dict[str, Callable[[Run, Recipe], dict[str, Any]]] = {
     "gate": gate,
     "plan": plan,

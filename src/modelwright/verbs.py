@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from modelwright.data import checks, drawing
 from modelwright.data.rows import load_part
 from modelwright.plan import choose
 from modelwright.stages import STEPS, load
+from modelwright.train import parallel
 
 RUNS = Path("runs")
 Overrides = Mapping[str, Any]
@@ -49,12 +51,23 @@ def run(
         result, not an error.
     Raises: ConfigError, DataError (bad input), ParityError, IntegrityError (refused).
     """
-    one = _run_for(Path(source), overrides, Path(out), new)
-    try:
-        return pipeline.go(one, until=until)
-    except Infeasible as error:
-        say(str(error))
-        return pipeline.result(one)
+    with parallel.joined() as world:
+        one = world.first_does(
+            lambda: _run_for(Path(source), overrides, Path(out), new, world.size)
+        )
+        if one is None:
+            one = Run(Path(world.told_text("")))
+        else:
+            world.told_text(str(one.folder.resolve()))
+        world.arrange(recipe_file.read(one.folder / "recipe.yaml").train.layout)
+        if not world.first:
+            pipeline.help_with(one, world)
+            return {"verdict": "helped"}
+        try:
+            return pipeline.go(one, until=until, world=world)
+        except Infeasible as error:
+            say(str(error))
+            return pipeline.result(one)
 
 
 def train(
@@ -246,6 +259,39 @@ def doctor() -> dict[str, Any]:
     }
 
 
+def layouts(
+    source: str | Path,
+    overrides: Overrides | None = None,
+    *,
+    told: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Train a recipe's families at tiny size in every layout, and compare with one process.
+
+    Args:
+        told: called with each row as soon as it is there.
+    Returns: "tolerance", "agree" and "rows": family, layout, processes, the largest relative
+        differences of loss and of the gradient's norm, or why the layout is refused.
+    """
+    from modelwright.models.catalog import MODELS, ModelSpec
+    from modelwright.train import equivalence
+
+    recipe = _recipe(Path(source), overrides)
+    data = load(recipe)
+    families = MODELS if recipe.model.family == "auto" else (recipe.model.family,)
+    rows = []
+    for family in families:
+        spec = ModelSpec(family, "tiny", data.inputs, data.outputs)
+        for one in equivalence.compare(recipe, data, spec):
+            rows.append({"family": family, **asdict(one), "agrees": one.agrees})
+            if told is not None:
+                told(rows[-1])
+    return {
+        "tolerance": equivalence.TOLERANCE,
+        "agree": all(row["agrees"] for row in rows),
+        "rows": rows,
+    }
+
+
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors")
 EXTRAS = {
     "vision": ("PIL", "sklearn"),
@@ -331,7 +377,9 @@ def _recipe(path: Path, overrides: Overrides | None) -> Recipe:
     return recipe_file.read(path, overrides)
 
 
-def _run_for(path: Path, overrides: Overrides | None, out: Path, new: bool) -> Run:
+def _run_for(
+    path: Path, overrides: Overrides | None, out: Path, new: bool, processes: int = 1
+) -> Run:
     if path.is_dir():
         if overrides:
             raise ConfigError(
@@ -342,7 +390,9 @@ def _run_for(path: Path, overrides: Overrides | None, out: Path, new: bool) -> R
         if not new:
             return run
         path, overrides = run.folder / "recipe.yaml", None
-    return pipeline.start(recipe_file.read(path, overrides), out, resume=not new)
+    recipe = recipe_file.read(path, overrides)
+    parallel.resolved(recipe.train.layout, processes)  # refuse before a folder is there
+    return pipeline.start(recipe, out, resume=not new)
 
 
 def _model_folder(folder: Path) -> Path:

@@ -3,16 +3,26 @@
 import sys
 import time
 
+_hushed = False
+
+
+def hush() -> None:
+    """Say nothing from here on: of processes that work together, one speaks."""
+    global _hushed
+    _hushed = True
+
 
 def say(text: str) -> None:
     """One line that stays."""
+    if _hushed:
+        return
     _clear()
     print(text, file=sys.stderr, flush=True)
 
 
 def show(text: str) -> None:
     """A line that the next one replaces; nothing where stderr is not a terminal."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not _hushed:
         columns = _columns()
         print("\r\x1b[2K" + text[: columns - 1], end="", file=sys.stderr, flush=True)
 

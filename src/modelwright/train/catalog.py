@@ -12,6 +12,7 @@ from modelwright.models.catalog import ModelSpec
 from modelwright.tasks.catalog import Task
 from modelwright.train.dqn import DQN
 from modelwright.train.loop import Trainer
+from modelwright.train.parallel import ALONE, World
 from modelwright.train.ppo import PPO
 from modelwright.train.reinforce import Learner, Way
 from modelwright.train.settings import Budget, Settings
@@ -34,10 +35,11 @@ def make_trainer(
     folder: Path,
     *,
     metrics: Path | None = None,
+    world: World = ALONE,
 ) -> Trainer:
     """A Trainer of rows, or of acting where the task is about that; arguments as of Trainer."""
     given = (model, spec, task, train, valid, settings, budget, folder)
     if not task.acting:
-        return Trainer(*given, metrics=metrics)
+        return Trainer(*given, metrics=metrics, world=world)
     name = AUTO if settings.algorithm == "auto" else settings.algorithm
     return Learner(ALGORITHMS[name], *given, metrics=metrics)

@@ -5,7 +5,6 @@ to do:  python -m modelwright.train.equivalence FOLDER  writes what the first on
 """
 
 import json
-import math
 import os
 import socket
 import subprocess
@@ -47,8 +46,9 @@ LAYOUTS = (
 class Compared:
     """One way to train beside one process with whole batches.
 
-    loss, gradient: the largest differences over all steps of the loss and of the gradient's norm,
-    relative to the larger of the two; None where the layout is refused, with the reason.
+    loss, gradient: the largest differences over all steps, of the loss relative to itself, of the
+    gradient's norm relative to its largest (near a minimum it is noise); None where the layout is
+    refused, with the reason.
     """
 
     name: str
@@ -88,18 +88,25 @@ def compare(
         if isinstance(alone, str):
             raise ConfigError(f"one process alone can't train: {alone}")
         yield _beside("accumulation", 1, alone, _run(folder, Layout(), micro_batch_size=BATCH // 4))
+        refused: set[str] = set()  # whose products need not be tried
         for layout in layouts:
-            name = " × ".join(f"{axis} {n}" for axis, n in layout.degrees.items() if n > 1)
-            yield _beside(name, layout.processes, alone, _run(folder, layout))
+            axes = {axis: degree for axis, degree in layout.degrees.items() if degree > 1}
+            if refused & set(axes):
+                continue
+            name = " × ".join(f"{axis} {degree}" for axis, degree in axes.items())
+            found = _beside(name, layout.processes, alone, _run(folder, layout))
+            if found.refused and len(axes) == 1:
+                refused |= set(axes)
+            yield found
 
 
 def _beside(name: str, processes: int, alone: Any, found: Any) -> Compared:
     if isinstance(found, str):
         return Compared(name, processes, refused=found)
     ones, others = np.array(alone), np.array(found)
-    apart = np.abs(ones - others) / np.maximum(np.abs(ones), np.abs(others))
-    loss, gradient = (float(value) for value in apart.max(0))
-    return Compared(name, processes, loss, gradient)
+    apart = np.abs(ones - others)
+    loss = float((apart[:, 0] / np.abs(ones[:, 0])).max())
+    return Compared(name, processes, loss, float(apart[:, 1].max() / np.abs(ones[:, 1]).max()))
 
 
 def _run(folder: Path, layout: Layout, micro_batch_size: int = BATCH) -> list[list[float]] | str:
@@ -162,13 +169,18 @@ def _work(folder: Path) -> None:
     )
     budget = Budget(steps=STEPS)
     train, valid = (load_part(folder, part) for part in ("train", "valid"))
-    with parallel.world(Layout(**layout["layout"])) as world:
+    with parallel.joined() as world:
+        world.arrange(Layout(**layout["layout"]))
         settings = fill_in(section, spec, "32-true", budget)
         found: dict[str, Any]
+        model = fresh_model(spec, 0)
         try:
             world.require_fit(recipe.task, BATCH)
+            norms = any("Norm2d" in type(one).__name__ for one in model.modules())
+            if settings.micro_batch_size < BATCH and norms:
+                raise ConfigError("batch norms see each pass alone: smaller ones train otherwise")
             trainer = _Noting(
-                fresh_model(spec, 0), spec, TASKS[recipe.task], train, valid, settings, budget,
+                model, spec, TASKS[recipe.task], train, valid, settings, budget,
                 folder / f"checkpoints-{world.rank}", world=world,
             )  # fmt: skip
         except ConfigError as error:

@@ -84,7 +84,7 @@ class Trainer:
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model) if settings.ema else self.model
         # what comes out: the averaged weights, whole
-        self.result = self.averaged if world is ALONE else copy.deepcopy(self.model)
+        self.result = self.averaged if world.size == 1 else copy.deepcopy(self.model)
         world.place(self.model)
         if settings.ema:
             world.place(self.averaged)
@@ -298,6 +298,8 @@ class Trainer:
 
     def save(self) -> None:
         """A checkpoint of this step, unless there is one."""
+        if self.world.size > 1:
+            return  # TODO
         if (self._saved_step, self._saved_looks) != (self.step, len(self.looks)):
             checkpoint.save(
                 self.folder,

@@ -30,6 +30,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from modelwright.core.errors import ConfigError, ModelwrightError
+from modelwright.core.progress import hush
 from modelwright.core.recipe import WHOLE_BATCHES, Layout
 from modelwright.data.loader import Batch
 from modelwright.models.stretch import blocks_of, keep_blocks
@@ -102,21 +103,33 @@ def resolved(layout: Layout | None, size: int) -> Layout:
 class World:
     """The processes that train together, and this one's place among them.
 
-    mesh: their arrangement, with the axes of AXES; None for one alone.
+    mesh: their arrangement, with the axes of AXES, once it is known; None for one alone.
     """
 
-    def __init__(self, layout: Layout, place: Place, mesh: DeviceMesh | None) -> None:
-        self.layout, self.rank, self.size, self.mesh = layout, place.rank, place.size, mesh
+    def __init__(self, place: Place, device: str = "cpu") -> None:
+        self.rank, self.size, self.device = place.rank, place.size, device
         self.first = place.rank == 0
+        self.layout = Layout()
+        self.mesh: DeviceMesh | None = None
         self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}  # of a pipeline's whole model
         self.homes: dict[str, int] = {}  # of what only one process of a pipeline has
-        self.stretch = (0, 0)  # the blocks of this one, from and to
+        self.stretch = (0, 0, 0)  # the blocks of this one, from and to, and of how many
+
+    def arrange(self, layout: Layout | None) -> None:
+        """Give every process its place in the layout.
+
+        Raises: ConfigError if it does not fit their number.
+        """
+        self.layout = resolved(layout, self.size)
+        if self.size > 1:
+            degrees = tuple(self.layout.degrees[axis] for axis in AXES)
+            self.mesh = init_device_mesh(self.device, degrees, mesh_dim_names=AXES)
 
     # talking
 
     def told(self, value: float) -> float:
         """The first process's value, for all."""
-        if self.mesh is None:
+        if self.size == 1:
             return value
         number = torch.tensor([value], dtype=torch.float64)
         dist.broadcast(number, 0)
@@ -124,7 +137,7 @@ class World:
 
     def told_text(self, text: str) -> str:
         """The same of a text."""
-        if self.mesh is None:
+        if self.size == 1:
             return text
         content = bytearray(text.encode() if self.first else b"")
         letters = torch.zeros(int(self.told(len(content))), dtype=torch.uint8)
@@ -137,7 +150,7 @@ class World:
     def total(self, loss: float) -> float:
         """The sum of every process's share of the batch's loss; rows that several share count
         once."""
-        if self.mesh is None:
+        if self.size == 1:
             return loss
         number = torch.tensor([loss * self._readers / self.size], dtype=torch.float64)
         dist.all_reduce(number)
@@ -145,7 +158,7 @@ class World:
 
     def largest(self, number: int) -> int:
         """Of all processes: what one of them saw, such as a signal, all should know."""
-        if self.mesh is None:
+        if self.size == 1:
             return number
         found = torch.tensor([number])
         dist.all_reduce(found, dist.ReduceOp.MAX)
@@ -156,7 +169,7 @@ class World:
 
         Raises: Left in the others, if it failed there.
         """
-        if self.mesh is None:
+        if self.size == 1:
             return work()
         done = None
         if self.first:
@@ -168,6 +181,27 @@ class World:
         if self.told(0.0):
             raise Left("the first process stopped, and has said why")
         return done
+
+    @contextlib.contextmanager
+    def summoning(self) -> Iterator[Callable[[bool], None]]:
+        """Gives the first process what calls the others to work, or sends them home: once, and at
+        the latest at the end."""
+        waiting = self.size > 1
+
+        def summon(come: bool) -> None:
+            nonlocal waiting
+            if waiting:
+                waiting = False
+                self.told(float(come))
+
+        try:
+            yield summon
+        finally:
+            summon(False)
+
+    def summoned(self) -> bool:
+        """What the first process called the others to; they wait here."""
+        return bool(self.told(0.0))
 
     # rows
 
@@ -255,8 +289,9 @@ class World:
             if any(name.startswith(f"{part}.") for part in block)
         }
         own = self.mesh.get_local_rank("pipeline")
-        self.stretch = (homes.index(own), len(homes) - homes[::-1].index(own))
-        keep_blocks(model, *self.stretch)
+        begin, end = homes.index(own), len(homes) - homes[::-1].index(own)
+        self.stretch = (begin, end, len(homes))
+        keep_blocks(model, begin, end)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """What to call in a step: puts gradients together across processes."""
@@ -264,7 +299,7 @@ class World:
             return model
         # buffers are equal already: batch norms see all rows
         return DistributedDataParallel(
-            model, process_group=self.mesh.get_group("data"), broadcast_buffers=False
+            model, process_group=self.mesh.get_group("data"), forward_sync_buffers=False
         )
 
     @contextlib.contextmanager
@@ -302,19 +337,15 @@ class World:
         return found
 
 
-ALONE = World(Layout(), Place(), None)
+ALONE = World(Place())
 
 
 @contextlib.contextmanager
-def world(layout: Layout | None, environment: Mapping[str, str] = os.environ) -> Iterator[World]:
-    """Join the other processes, if there are any; leave them at the end.
-
-    Raises: ConfigError if the layout does not fit their number.
-    """
+def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
+    """Join the other processes, if there are any; leave them at the end."""
     place = place_of(environment)
-    chosen = resolved(layout, place.size)
     if place.size == 1:
-        yield ALONE
+        yield World(place)
         return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
@@ -323,9 +354,10 @@ def world(layout: Layout | None, environment: Mapping[str, str] = os.environ) ->
         os.environ.update(_slurm_address(environment))
     os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.size))
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=WAIT)
+    if place.rank:
+        hush()
     try:
-        degrees = tuple(chosen.degrees[axis] for axis in AXES)
-        yield World(chosen, place, init_device_mesh(device, degrees, mesh_dim_names=AXES))
+        yield World(place, device)
     finally:
         dist.destroy_process_group()
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
 from modelwright.data.loader import Batch
-from modelwright.models.stretch import Stretch, blocks_of
+from modelwright.models.stretch import Stretch
 from modelwright.train.gradient import Loss, Weight, mixed_loss
 from modelwright.train.parallel import World
 from modelwright.train.precision import Precision, autocast
@@ -34,8 +34,7 @@ class Pipe:
     ) -> None:
         self.micro_batch_size = micro_batch_size
         self._loss, self._weight, self._precision, self._world = loss, weight, precision, world
-        number = len(blocks_of(model))
-        begin, end = world.stretch
+        begin, end, number = world.stretch
         self._part = _Cast(Stretch(model, begin, end, number), precision)
         self._last = end == number
         self._everywhere = [p for name, p in model.named_parameters() if name not in world.homes]

@@ -24,6 +24,7 @@ from modelwright.models.transformer import EncoderBlock
 
 def cut_everything(model: nn.Module, mesh: DeviceMesh) -> None:
     """Cut all parameters, block by block, over the last axis of a mesh; copies over the first."""
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for module in list(model.modules()):
         if isinstance(module, nn.ModuleList):
             for block in module:

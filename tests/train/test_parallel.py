@@ -1,0 +1,177 @@
+"""Several processes train as one does; who is who, and what does not fit is said."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conformance.makers import MAKERS
+
+from modelwright import stages
+from modelwright.cli import call
+from modelwright.core import recipe_file
+from modelwright.core.errors import ConfigError
+from modelwright.core.recipe import Layout
+from modelwright.models.catalog import ModelSpec, build
+from modelwright.models.stretch import blocks_of, keep_blocks
+from modelwright.train import equivalence, parallel
+from modelwright.train.equivalence import LAYOUTS, Compared, compare
+from modelwright.train.parallel import Place, World, first_node, place_of, resolved
+
+TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
+SLURM = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8"}
+
+
+def recipe_of(task, folder, **train):
+    maker = MAKERS[task]
+    source, _ = maker.write(folder)
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps({"task": task, "data": {"source": str(source), **maker.data}}))
+    return recipe_file.read(path, {f"train.{name}": value for name, value in train.items()})
+
+
+def compared(task, family, folder, layouts, **train):
+    recipe = recipe_of(task, folder, **train)
+    data = stages.load(recipe)
+    return list(
+        compare(recipe, data, ModelSpec(family, "tiny", data.inputs, data.outputs), layouts)
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [({}, Place(0, 0, 1)), (TORCHRUN, Place(3, 1, 4)), (SLURM, Place(5, 1, 8)),
+     ({**SLURM, **TORCHRUN}, Place(3, 1, 4)), ({"RANK": "1"}, Place(0, 0, 1))],
+)  # fmt: skip
+def test_launchers_say_who_is_who(environment, place):
+    assert place == place_of(environment)
+
+
+def test_a_rank_that_is_no_number_is_refused():
+    with pytest.raises(ConfigError, match="not all numbers"):
+        place_of({**TORCHRUN, "RANK": "first"})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"), [("n1,n2", "n1"), ("gpu[3-5]", "gpu3"), ("gpu[08,10]-ib", "gpu08-ib")]
+)
+def test_the_first_node_of_a_job(nodes, first):
+    assert first == first_node(nodes)
+
+
+def test_a_layout_is_as_large_as_its_processes():
+    assert Layout(data=4) == resolved(None, 4)
+    assert 4 == resolved(Layout(data=2, tensor=2), 4).processes
+    with pytest.raises(ConfigError, match=r"data 2 .* makes 2 processes, and there are 4"):
+        resolved(Layout(data=2), 4)
+    with pytest.raises(ConfigError, match="a pipeline together with sharded or tensor"):
+        resolved(Layout(pipeline=2, tensor=2), 4)
+
+
+def test_a_layout_needs_a_launcher(tmp_path, capsys):
+    recipe_of("text-classification", tmp_path)
+    found = call(["train", str(tmp_path / "recipe.yaml"), "train.layout.data=2",
+                  "--out", str(tmp_path / "runs")])  # fmt: skip
+
+    assert 2 == found
+    assert "torchrun --nproc-per-node 2 -m modelwright" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_can_not_be_shared_is_refused():
+    world = World(Place(0, 0, 2))
+    world.layout = Layout(data=2)
+
+    with pytest.raises(ConfigError, match="15 rows can't be dealt out evenly to 2"):
+        world.require_fit("tagging", 15)
+
+
+def test_one_process_talks_to_itself():
+    world = parallel.ALONE
+
+    assert (3.0, "so", 2.5, 15) == (
+        world.told(3.0), world.told_text("so"), world.total(2.5), world.largest(15)
+    )  # fmt: skip
+    assert "done" == world.first_does(lambda: "done")
+
+
+@pytest.mark.parametrize("task", ["text-classification", "translation", "language-modeling"])
+def test_blocks_are_dealt_out_whole(task, tmp_path):
+    """Every parameter of a block lies in one stretch; what surrounds blocks lies in all."""
+    data = stages.load(recipe_of(task, tmp_path))
+    spec = ModelSpec("transformer", "tiny", data.inputs, data.outputs, {"num_layers": 2, "dim": 64})
+    whole = build(spec)
+    number = len(blocks_of(whole))
+    parts = [build(spec) for _ in range(2)]
+    keep_blocks(parts[0], 0, number // 2)
+    keep_blocks(parts[1], number // 2, number)
+    one, other = ({name for name, _ in part.named_parameters()} for part in parts)
+
+    assert {name for name, _ in whole.named_parameters()} == one | other
+    assert not any(".blocks." in name or "decoder.l" in name for name in one & other)
+
+
+def test_three_layouts_train_as_one_process_does(tmp_path):
+    layouts = [Layout(sharded=2), Layout(tensor=2), Layout(pipeline=2)]
+    rows = compared("language-modeling", "transformer", tmp_path, layouts, optimizer="adamw")
+
+    assert ["accumulation", "sharded 2", "tensor 2", "pipeline 2"] == [row.name for row in rows]
+    assert all(row.agrees and row.loss is not None for row in rows), rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "family"),
+    [("image-classification", "cnn"), ("forecasting", "rnn"), ("translation", "rnn"),
+     ("text-classification", "transformer"), ("translation", "transformer"),
+     ("language-modeling", "transformer"), ("tagging", "cnn")],
+)  # fmt: skip
+def test_every_layout_trains_as_one_process_does(task, family, tmp_path):
+    rows = compared(task, family, tmp_path, LAYOUTS, optimizer="adamw")
+
+    assert all(row.agrees for row in rows), rows
+    assert (9 if family == "transformer" else 3) <= sum(row.loss is not None for row in rows) + (
+        family == "cnn" and task == "image-classification"
+    )
+
+
+def test_a_layout_that_trains_otherwise_is_found(tmp_path, monkeypatch, capsys):
+    """A loss that is off by a ten-thousandth ends in exit code 4."""
+    recipe_of("text-classification", tmp_path)
+    right = [[1.0, 2.0]] * equivalence.STEPS
+    wrong = [*right[:-1], [1.0001, 2.0]]
+    answers = {"data": wrong, "tensor": "heads"}
+
+    def fake(folder, layout, micro_batch_size=0):
+        axes = [axis for axis, degree in layout.degrees.items() if degree > 1]
+        return answers.get(axes[0], right) if axes else right
+
+    monkeypatch.setattr(equivalence, "_run", fake)
+    found = call(["doctor", "--layouts", str(tmp_path / "recipe.yaml"), "model.family=rnn"])
+    shown = capsys.readouterr().out
+
+    assert 4 == found
+    assert "DIFFERS" in shown and "refused: heads" in shown
+    assert not Compared("data 2", 2, 2e-5, 0.0).agrees
+
+
+@pytest.mark.slow
+def test_two_processes_do_a_run_as_one_does(tmp_path):
+    """Under torchrun, unedited: the road's other stages are the first process's."""
+    recipe_of("text-classification", tmp_path)
+    keys = ["model.family=transformer", "model.size=tiny", "budget.train_steps=30"]
+    command = ["-m", "modelwright", "run", str(tmp_path / "recipe.yaml"), *keys, "--json", "--out"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    found = []
+    for name, launcher in (("one", []), ("two", torchrun)):
+        done = subprocess.run(
+            [sys.executable, *launcher, *command, str(tmp_path / name)],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert 0 == done.returncode, done.stderr
+        run = Path(json.loads(done.stdout.splitlines()[-1])["run"])
+        lines = (run / "train/metrics.jsonl").read_text().splitlines()
+        found.append([json.loads(line)["loss"] for line in lines if "loss" in json.loads(line)])
+
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
