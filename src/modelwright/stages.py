@@ -138,6 +138,7 @@ def train(run: Run, recipe: Recipe) -> dict[str, Any]:
     trainer = make_trainer(
         fresh_model(spec, settings.seed), spec, TASKS[recipe.task], train_rows, valid_rows,
         settings, budget, checkpoints, metrics=folder / "metrics.jsonl",
+        asked=run.folder / "checkpoint-now",
     )  # fmt: skip
     announce(trainer, "train")
     before_step, before = trainer.step, trainer.elapsed

@@ -34,10 +34,11 @@ def make_trainer(
     folder: Path,
     *,
     metrics: Path | None = None,
+    asked: Path | None = None,
 ) -> Trainer:
     """A Trainer of rows, or of acting where the task is about that; arguments as of Trainer."""
     given = (model, spec, task, train, valid, settings, budget, folder)
     if not task.acting:
-        return Trainer(*given, metrics=metrics)
+        return Trainer(*given, metrics=metrics, asked=asked)
     name = AUTO if settings.algorithm == "auto" else settings.algorithm
-    return Learner(ALGORITHMS[name], *given, metrics=metrics)
+    return Learner(ALGORITHMS[name], *given, metrics=metrics, asked=asked)
