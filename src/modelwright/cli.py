@@ -280,7 +280,7 @@ def _road(
     try:
         found = verbs.run(recipe, _read(overrides), out=out, new=new, until=until)
     except StopRequested as stop:
-        _complain(f"stopped by {stop}; training is saved, and the same command continues it")
+        _complain(f"stopped by {stop}; the same command continues the training")
         if json:
             print(json_module.dumps({"verdict": "stopped"}))
         return 128 + signal.Signals[str(stop)]

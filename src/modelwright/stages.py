@@ -144,7 +144,8 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     reset_peak_memory()
     trainer = make_trainer(
         fresh_model(spec, settings.seed), spec, TASKS[recipe.task], train_rows, valid_rows,
-        settings, budget, checkpoints, metrics=folder / "metrics.jsonl", world=world,
+        settings, budget, checkpoints, metrics=folder / "metrics.jsonl",
+        asked=run.folder / "checkpoint-now", world=world,
     )  # fmt: skip
     announce(trainer, "train")
     before_step, before = trainer.step, trainer.elapsed

@@ -46,7 +46,7 @@ def recipe_of(folder: Path, data: Path, family: str) -> Path:
 
 
 def newest_step(run: Path) -> int:
-    return max((int(f.stem[5:]) for f in run.glob("train/checkpoints/step-*.json")), default=0)
+    return max((int(f.name[5:13]) for f in run.glob("train/checkpoints/step-*")), default=0)
 
 
 def model_of(out: Path) -> bytes:

@@ -168,6 +168,8 @@ class Train(Section):
     )
     checkpoint_minutes: Minutes = 0.5
     checkpoint_steps: Whole | None = Field(None, ge=1, description="instead of checkpoint_minutes")
+    keep_checkpoints: Whole = Field(2, ge=1, description="the newest ones; each has the best too")
+    grace_seconds: Real = Field(30.0, gt=0, description="to save after a signal, then it stops")
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> "Train":

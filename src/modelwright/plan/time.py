@@ -8,7 +8,7 @@ import math
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,9 @@ def step_seconds(spec: ModelSpec, task: str, settings: Settings) -> float:
             _, spread, step_s = min(attempts)
         return {"step_s": step_s, "spread": spread}
 
-    knobs = replace(settings, seed=0, learning_rate=0.0, checkpoint_seconds=0.0)
+    knobs = replace(settings, seed=0, learning_rate=0.0)
     return measured_once(
-        _what("train step", spec, settings=_plain(knobs), threads=torch.get_num_threads()), measure
+        _what("train step", spec, settings=knobs.plain(), threads=torch.get_num_threads()), measure
     )["step_s"]
 
 
@@ -155,9 +155,3 @@ def _what(kind: str, spec: ModelSpec, **more: Any) -> dict[str, Any]:
         outputs={key: value for key, value in spec.outputs.items() if key != "labels"},
     )
     return {"kind": kind, "spec": shape.to_json(), "torch": torch.__version__, **more}
-
-
-def _plain(settings: Settings) -> dict[str, Any]:
-    value = asdict(settings)
-    value["augment"] = [step.model_dump(exclude_none=True) for step in settings.augment]
-    return value

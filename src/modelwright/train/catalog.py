@@ -35,11 +35,12 @@ def make_trainer(
     folder: Path,
     *,
     metrics: Path | None = None,
+    asked: Path | None = None,
     world: World = ALONE,
 ) -> Trainer:
     """A Trainer of rows, or of acting where the task is about that; arguments as of Trainer."""
     given = (model, spec, task, train, valid, settings, budget, folder)
     if not task.acting:
-        return Trainer(*given, metrics=metrics, world=world)
+        return Trainer(*given, metrics=metrics, asked=asked, world=world)
     name = AUTO if settings.algorithm == "auto" else settings.algorithm
-    return Learner(ALGORITHMS[name], *given, metrics=metrics)
+    return Learner(ALGORITHMS[name], *given, metrics=metrics, asked=asked)

@@ -1,153 +1,263 @@
-"""Save and resume training: weights, averaged weights, optimizer, position. Atomic, verified.
+"""Save and resume training: one folder a checkpoint, atomic, verified, whatever the layout.
 
-A checkpoint is one safetensors file and one small JSON file that commits it: the JSON is written
-last and holds the SHA-256 of the other. Random state and data position need no room: both are
-functions of the seed and the step (data/loader.py, train/loop.py).
+`step-00000123/` holds a file of pieces from each rank (train/shards.py) and a record that says what
+has to be there, with the SHA-256 of every file. It is filled aside and appears by one renaming, so
+what has that name is whole. Random state and data position need no room: both are functions of the
+seed and the step (data/loader.py, train/loop.py).
+
+With several processes every function here is called by each of them.
 """
 
-import hashlib
 import json
+import math
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modelwright.core.errors import IntegrityError
-from modelwright.core.files import digest_json, json_bytes, storage, write_bytes, write_json
+from modelwright.core.files import (
+    digest_json,
+    json_bytes,
+    sha256,
+    storage,
+    sync_folder,
+    write_json,
+)
+from modelwright.train import ranks
+from modelwright.train.shards import (
+    DTYPES,
+    Piece,
+    piece_of,
+    read_shard,
+    require_whole,
+    write_shard,
+)
 
-KEEP = 2  # the newest, and the one before in case a person wants it
+RECORD = "checkpoint.json"
+FIELDS = {"step", "position", "tensors", "shards"}
+Taken = dict[str, Piece]
+Box = Mapping[str, Any]  # of a piece, as plain JSON
+Boxes = dict[str, Box]  # those of one rank, by the tensor's name
 
 
 def save(
-    folder: Path,
-    *,
-    step: int,
-    model: nn.Module,
-    average: Mapping[str, Tensor],
-    best: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    position: Mapping[str, Any],
-    more: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Write the checkpoint of `step`, then drop all but the last two.
+    folder: Path, *, step: int, tensors: Mapping[str, Tensor], position: Mapping[str, Any],
+    keep: int,
+) -> None:  # fmt: skip
+    """Write the checkpoint of `step`, then drop all but the newest `keep`.
 
     Args:
-        average: the averaged weights, empty if they are off.
-        best: those that were best on valid so far, empty if there are none.
-        position: plain JSON: elapsed seconds, budget, whatever the loop needs back.
-        more: whatever tensors it needs back.
-    Raises: StorageError if the disk refuses; earlier checkpoints are intact.
+        tensors: by name; a DTensor is cut as it lies on the ranks. What several ranks have alike
+            is written once, by the one that has least to write.
+        position: plain JSON: elapsed seconds, budget, what the loop needs back; rank 0's counts.
+    Raises: StorageError if a disk refuses, on every rank; earlier checkpoints are intact.
     """
+    commit(folder, take(tensors, copy=False), step=step, position=position, keep=keep)
+
+
+def take(tensors: Mapping[str, Tensor], *, copy: bool = True) -> Taken:
+    """What this rank holds of each tensor, in memory of its own on the CPU unless `copy` is off."""
+    taken = {}
+    for name, tensor in tensors.items():
+        piece = piece_of(name, tensor)
+        values = piece.values.to("cpu", copy=copy)
+        taken[name] = Piece(piece.shape, piece.offsets, values)
+    return taken
+
+
+def commit(
+    folder: Path, taken: Taken, *, step: int, position: Mapping[str, Any], keep: int
+) -> None:
+    """Write what was taken: agree on who writes what, write, then make it visible.
+
+    Args and errors as of `save`.
+    """
+    first = ranks.place()[0] == 0
+    names = ranks.together(lambda: _prepare(folder, step) if first else "")
+    target, boxes = folder / names[0], ranks.share(_boxes(taken))
+    try:
+        written = ranks.together(lambda: _write(_aside(target), taken, boxes))
+        shards = {name: shard for one in written for name, shard in one.items()}
+        record = {"step": step, "position": dict(position), "shards": shards}
+        ranks.together(lambda: _publish(target, record, boxes, keep) if first else None)
+    except Exception:
+        if first:
+            shutil.rmtree(_aside(target), ignore_errors=True)
+        raise
+
+
+def _prepare(folder: Path, step: int) -> str:
+    """An empty place to write in; gives the name that it will have."""
     with storage(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".step-*.partial"):  # of a process that was killed
-            leftover.unlink()
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"average.{name}": value for name, value in average.items()}
-    tensors |= {f"best.{name}": value for name, value in best.items()}
-    tensors |= {f"more.{name}": value for name, value in (more or {}).items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {
-            f"optimizer.{index}.{name}": value for name, value in state.items() if value is not None
-        }
-    content = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()})
-    weights = folder / f"step-{step:08d}.safetensors"
-    write_bytes(weights, content)
-    commit = {
-        "step": step,
-        "file": weights.name,
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "position": dict(position),
-    }
-    commit["digest"] = digest_json(commit)
-    write_json(weights.with_suffix(".json"), commit)
-    with storage(folder):
-        for old in sorted(folder.glob("step-*.json"))[:-KEEP]:
-            old.unlink()
-        kept = {path.stem for path in folder.glob("step-*.json")}
-        for path in folder.glob("step-*.safetensors"):
-            if path.stem not in kept:
-                path.unlink()
+            shutil.rmtree(leftover)
+        name, number = f"step-{step:08d}", 0
+        while (folder / name).exists():  # saved before this step's last look at valid
+            number += 1
+            name = f"step-{step:08d}.{number:03d}"
+        _aside(folder / name).mkdir()
+    return name
+
+
+def _write(aside: Path, taken: Taken, boxes: list[Boxes]) -> dict[str, Any]:
+    """This rank's file; gives what the record has to say of it."""
+    own, writers = ranks.place()[0], _writers(boxes)
+    mine = [name for name, box in boxes[own].items() if writers[_key(name, box)] == own]
+    path = aside / f"shard-{own:05d}.safetensors"
+    with storage(path):
+        return {path.name: write_shard(path, {name: taken[name] for name in mine})}
+
+
+def _publish(target: Path, record: dict[str, Any], boxes: list[Boxes], keep: int) -> None:
+    """The record, the name, and no more of the old ones than wanted."""
+    different: dict[str, dict[Any, Box]] = {}
+    for own in boxes:
+        for name, box in own.items():
+            different.setdefault(name, {})[_key(name, box)] = box
+    for name, found in different.items():
+        require_whole(name, list(found.values()))
+    one = {name: next(iter(found.values())) for name, found in different.items()}
+    record |= {"tensors": {name: [box["shape"], box["dtype"]] for name, box in one.items()}}
+    write_json(_aside(target) / RECORD, {**record, "digest": digest_json(record)})
+    with storage(target):
+        os.replace(_aside(target), target)
+        sync_folder(target.parent)
+        for old in _all(target.parent)[:-keep]:
+            os.replace(old, _aside(old))  # never half of one under its name
+            shutil.rmtree(_aside(old))
 
 
 def newest(folder: Path) -> dict[str, Any] | None:
-    """The commit record of the newest checkpoint, or None where there is none yet."""
-    commits = sorted(folder.glob("step-*.json"))
-    if not commits:
+    """The record of the newest checkpoint, or None where there is none yet.
+
+    Its "folder" is the checkpoint's own, "tensors" says shape and dtype by name.
+    Raises: IntegrityError if the record is not as it was written, or a file is missing, too many or
+        of another size.
+    """
+    found = _all(folder)
+    if not found:
         return None
-    content = commits[-1].read_bytes()
+    path = found[-1] / RECORD
+    content = path.read_bytes() if path.is_file() else b""
     try:
         record = dict(json.loads(content))
         own = {name: value for name, value in record.items() if name != "digest"}
         sound = digest_json(own) == record["digest"] and content == json_bytes(record)
-        sound = sound and {"step", "file", "bytes", "sha256", "position"} <= own.keys()
+        sound = sound and own.keys() >= FIELDS
     except (ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:
-        raise _broken(commits[-1])
-    return record
-
-
-def restore(
-    folder: Path,
-    record: Mapping[str, Any],
-    *,
-    model: nn.Module,
-    average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Put a checkpoint's state into freshly made objects; gives the best weights that it holds,
-    and what `save` got as `more`.
-
-    Raises: IntegrityError if a byte differs or a tensor does not fit: training never starts
-        over by itself.
-    """
-    path = folder / Path(str(record["file"])).name
-    content = path.read_bytes() if path.is_file() else b""
-    whole = len(content) == record["bytes"]
-    if not whole or hashlib.sha256(content).hexdigest() != record["sha256"]:
         raise _broken(path)
-    tensors = safetensors.torch.load(content)
-    names = ("model", "average", "best", "more", "optimizer")
-    parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    for name, tensor in tensors.items():
-        part, _, key = name.partition(".")
-        parts[part][key] = tensor
-    try:
-        model.load_state_dict(parts["model"])
-        for name, tensor in average.items():
-            tensor.copy_(parts["average"][name])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["optimizer"].items():
-            index, _, key = name.partition(".")
-            state.setdefault(int(index), {})[key] = tensor
-        optimizer.load_state_dict(
-            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-        )
-        _lay_out_like_parameters(optimizer)
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise IntegrityError(
-            f"{path} does not fit this recipe's model: {error}",
-            expected="a checkpoint of the same run",
-            repair=f"remove {folder} to train from the start, or go back to the old recipe",
-        ) from error
-    return parts["best"], parts["more"]
+    for name in {one.name for one in path.parent.iterdir()} ^ {RECORD, *record["shards"]}:
+        raise _broken(path.parent / name)
+    for name, shard in record["shards"].items():
+        if (path.parent / name).stat().st_size != shard["bytes"]:
+            raise _broken(path.parent / name)
+    return {**own, "folder": path.parent}
 
 
-def _lay_out_like_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """Give moments their parameter's memory format: fused steps pair values by their place."""
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                state[name] = torch.empty_like(parameter).copy_(value)
+def restore(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Fill `tensors` from the checkpoint of a record, however it was cut when it was saved.
+
+    Args:
+        tensors: Tensors or DTensors of any mesh and placement, one for each name in the record; a
+            rank may leave out what others have.
+    Raises: IntegrityError, on every rank and before a tensor is touched, if a byte differs or a
+        tensor does not fit: training never starts over by itself.
+    """
+    folder, kept = Path(record["folder"]), record["tensors"]
+    own, world_size = ranks.place()
+    pieces = {name: piece_of(name, tensor) for name, tensor in tensors.items()}
+
+    def check() -> list[str]:
+        for index, (name, shard) in enumerate(record["shards"].items()):
+            if index % world_size == own and sha256(folder / name) != shard["sha256"]:
+                raise _broken(folder / name)
+        for name, piece in pieces.items():
+            wanted = [list(piece.shape), piece.box["dtype"]]
+            if kept.get(name) != wanted:
+                raise _misfit(folder, f"{name} is {wanted} and was {kept.get(name, 'not there')}")
+        return sorted(pieces)
+
+    everyone = {name for names in ranks.together(check) for name in names}
+    for name in kept.keys() - everyone:
+        raise _misfit(folder, f"nothing takes {name}")
+
+    def read() -> None:
+        found = dict.fromkeys(pieces, 0)
+        with torch.no_grad():
+            for name in record["shards"]:
+                for key, number in read_shard(folder / name, pieces).items():
+                    found[key] += number
+        for name, piece in pieces.items():
+            if found[name] != piece.values.numel():
+                raise _misfit(folder, f"it holds {found[name]} of {piece.values.numel()} {name}")
+
+    ranks.together(read)
+
+
+def room_for(record: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
+    """Empty tensors on the CPU for the saved ones whose names begin so; by their whole names."""
+    return {
+        name: torch.empty(shape, dtype=DTYPES[dtype])
+        for name, (shape, dtype) in record["tensors"].items()
+        if name.startswith(prefix)
+    }
+
+
+def _all(folder: Path) -> list[Path]:
+    """Checkpoints, the oldest first."""
+    return sorted(folder.glob("step-*"))
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _boxes(taken: Taken) -> Boxes:
+    """Of what there is something to write; of an empty tensor, its name."""
+    return {
+        name: piece.box
+        for name, piece in taken.items()
+        if piece.values.numel() or not math.prod(piece.shape)
+    }
+
+
+def _key(name: str, box: Box) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    return name, tuple(box["offsets"]), tuple(box["sizes"])
+
+
+def _writers(boxes: list[Boxes]) -> dict[Any, int]:
+    """Which rank writes each piece: of those that have it, the one with least to write so far."""
+    holders: dict[Any, list[int]] = {}
+    for rank, own in enumerate(boxes):
+        for name, box in own.items():
+            holders.setdefault(_key(name, box), []).append(rank)
+    load, writers = [0] * len(boxes), {}
+    for key, having in holders.items():
+        writers[key] = min(having, key=lambda rank: load[rank])
+        load[writers[key]] += math.prod(key[2])
+    return writers
 
 
 def _broken(path: Path) -> IntegrityError:
     return IntegrityError(
-        f"the checkpoint {path} is not the file that was written",
-        expected="the SHA-256 of its commit record",
-        repair=f"remove the newest step-* pair in {path.parent} to go back to the one before",
+        f"the checkpoint's {path} is not what was written",
+        expected="the files, sizes and SHA-256 of its record",
+        repair=f"remove the newest step-* folder in {path.parent.parent} to go back to the one "
+        "before",
+    )
+
+
+def _misfit(folder: Path, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"{folder} does not fit this recipe's model: {why}",
+        expected="a checkpoint of the same run",
+        repair=f"remove {folder.parent} to train from the start, or go back to the old recipe",
     )

@@ -7,12 +7,10 @@ The budget is a number of steps or of seconds; the schedule follows the share of
 
 import copy
 import functools
-import json
 import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.core.errors import ConfigError
+from modelwright.core.files import storage
 from modelwright.core.goals import METRICS
 from modelwright.core.hardware import keep_freed_memory
 from modelwright.core.progress import say
@@ -31,14 +30,15 @@ from modelwright.measure.quality import Quality, evaluate
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import Task
-from modelwright.train import checkpoint
+from modelwright.train import checkpoint, state
 from modelwright.train.gradient import Gradient, Loss
-from modelwright.train.guards import StopRequested, catch_signals, require_finite
+from modelwright.train.guards import Signals, StopRequested, catch_signals, require_finite
 from modelwright.train.journal import Journal
 from modelwright.train.optimizers import learning_rate_factor, make_optimizer
 from modelwright.train.parallel import ALONE, World, local
 from modelwright.train.pipes import Pipe
 from modelwright.train.precision import autocast
+from modelwright.train.saver import Saver
 from modelwright.train.settings import Budget, Settings
 
 TWO_SIDED_95 = 1.96  # standard errors on each side of a 95 % interval
@@ -54,7 +54,8 @@ class Trainer:
     Args:
         folder: of the checkpoints; the newest one there is resumed.
         metrics: the file for the curves, or None.
-        world: the processes that train together; the first one looks at valid, notes and saves.
+        asked: a file that a person touches to have a checkpoint now, or None.
+        world: the processes that train together; the first one looks at valid and takes notes.
     Raises: ConfigError for a layout that task, batch or model don't fit.
     """
 
@@ -72,12 +73,14 @@ class Trainer:
         folder: Path,
         *,
         metrics: Path | None = None,
+        asked: Path | None = None,
         world: World = ALONE,
     ) -> None:
         keep_freed_memory()
         self.settings, self.budget, self.folder = settings, budget, folder
         self.world = world
         self.journal = Journal(metrics if world.first else None, budget, settings.batch_size)
+        self._saver, self._asked = Saver(folder, settings.keep_checkpoints), asked
         self.task, self.spec = task, spec
         self.valid = valid
         self._begin(train)
@@ -170,7 +173,8 @@ class Trainer:
     def run(self, until: Budget | None = None, *, title: str = "train") -> None:
         """Train until the budget is spent, or until the trainer has spent `until` in all.
 
-        Raises: StopRequested after a signal, the state saved; TrainingFailed on a NaN loss.
+        Raises: StopRequested after a signal, the state saved if there was time for it;
+            TrainingFailed on a NaN loss; StorageError if a save failed.
         """
         limit = until or self.budget
         started = time.perf_counter() - self.elapsed
@@ -178,7 +182,11 @@ class Trainer:
         self.journal.begin(first_step, first_elapsed)
         with catch_signals() as signals:
             while not self._spent(limit, first_step, first_elapsed):
-                self.loss = self.train_step()
+                try:
+                    self.loss = self.train_step()
+                except Exception:
+                    self._saver.wait()  # what was good before the step is kept
+                    raise
                 self.elapsed = self.world.told(time.perf_counter() - started)
                 self.journal.step(
                     title,
@@ -194,17 +202,14 @@ class Trainer:
                     self._evaluated_at = progress
                     if progress < 1 - 0.5 / self.evaluations:
                         self._look()
-                received = self.world.largest(int(signals.received or 0))
-                if received or self._save_due():
-                    self.save()
-                if received:
-                    raise StopRequested(signal.Signals(received).name)
+                self._stop_if_asked(signals, title)
+                self._saver.check()
+                if self._save_due():
+                    self.save(wait=False)
+                if self.world.told(float(self._asked is not None and self._asked.exists())):
+                    self._save_as_asked(title)
                 self.elapsed = self.world.told(time.perf_counter() - started)
-            if received := self.world.largest(
-                int(signals.received or 0)
-            ):  # it came with the last step
-                self.save()
-                raise StopRequested(signal.Signals(received).name)
+            self._stop_if_asked(signals, title)  # it came with the last step
 
     def evaluate(self, rows: int | None = None, *, thorough: bool = True) -> Quality:
         """Metrics of the averaged weights on (the first `rows` of) the valid part; those of one
@@ -296,50 +301,80 @@ class Trainer:
 
     # save and resume
 
-    def save(self) -> None:
-        """A checkpoint of this step, unless there is one."""
-        if self.world.size > 1:
-            return  # TODO
-        if (self._saved_step, self._saved_looks) != (self.step, len(self.looks)):
-            checkpoint.save(
-                self.folder,
+    def save(self, *, wait: bool = True) -> None:
+        """A checkpoint of this step, unless there is one.
+
+        Args:
+            wait: until it is on the disk; if not, the loop goes on as soon as the state is copied.
+        Raises: StorageError if this save failed, or the one before.
+        """
+        saved = (self._saved_step, self._saved_looks) == (self.step, len(self.looks))
+        if not saved or self._saver.failed:
+            self._saver.begin(
                 step=self.step,
-                model=self.model,
-                average=self._average_state(),
-                best=self._best,
-                optimizer=self.optimizer,
+                tensors=state.gather(
+                    self.model,
+                    self.optimizer,
+                    average=self._average_state(),
+                    best=self._best,
+                    more=self._tensors(),
+                ),
                 position={
                     "best_value": self.best_value,
                     "elapsed": self.elapsed,
                     "evaluation_seconds": self.evaluation_seconds,
                     "evaluated_at": self._evaluated_at,
                     "looks": self.looks,
-                    "settings": _plain(self.settings),
+                    "settings": self.settings.plain(),
                     **self._position(),
                 },
-                more=self._tensors(),
             )
-        self._saved_step, self._saved_at = self.step, self.elapsed
-        self._saved_looks = len(self.looks)
+            self._saved_step, self._saved_at = self.step, self.elapsed
+            self._saved_looks = len(self.looks)
+        if wait:
+            self._saver.wait()
+
+    def _save_as_asked(self, title: str) -> None:
+        """Save, and say so: by a line, and by removing the file that asked for it."""
+        assert self._asked is not None
+        self.save()
+        with storage(self._asked):
+            self._asked.unlink(missing_ok=True)
+        say(f"{title}: step {self.step} is saved, as {self._asked.name} asked")
+
+    def _stop_if_asked(self, signals: Signals, title: str) -> None:
+        """If a signal came, to any process: save within the time of grace, and stop; if there was
+        too little, say so."""
+        received = self.world.largest(int(signals.received or 0))
+        if not received:
+            return
+        grace = self.settings.grace_seconds
+        deadline = time.monotonic() + grace
+        saved = self._saver.wait(grace)  # the one in flight
+        if saved:
+            self.save(wait=False)
+            saved = self._saver.wait(max(0.0, deadline - time.monotonic()))
+        found = "is saved" if saved else f"could not be saved in train.grace_seconds: {grace:g}"
+        say(f"{title}: step {self.step} {found}")
+        raise StopRequested(signal.Signals(received).name)
 
     def _resume(self) -> bool:
         record = checkpoint.newest(self.folder)
         if record is None:
             return False
         position = record["position"]
-        if position["settings"] != _plain(self.settings):
+        if position["settings"] != self.settings.plain():
             raise ConfigError(
                 f"{self.folder} holds a checkpoint of other settings than the recipe's",
                 expected="the settings that the training was started with",
                 repair="start a new run, or go back to the old recipe",
             )
-        self._best, more = checkpoint.restore(
-            self.folder,
-            record,
-            model=self.model,
-            average=self._average_state(),
-            optimizer=self.optimizer,
-        )
+        tensors = state.make_room(
+            record, self.model, self.optimizer, average=self._average_state(),
+            first=self.world.first,
+        )  # fmt: skip
+        checkpoint.restore(record, tensors)
+        self._best = state.part("best", tensors)
         self.step, self.elapsed = int(record["step"]), float(position["elapsed"])
         self.evaluation_seconds = float(position["evaluation_seconds"])
         self._evaluated_at = float(position["evaluated_at"])
@@ -347,7 +382,7 @@ class Trainer:
         self.looks = [(float(spent), float(value)) for spent, value in position["looks"]]
         self._saved_step, self._saved_at = self.step, self.elapsed
         self._saved_looks = len(self.looks)
-        self._take_up(position, more)
+        self._take_up(position, state.part("more", tensors))
         self.journal.drop_after(self.step)
         return True
 
@@ -400,11 +435,3 @@ def _pairs(averaged: nn.Module, model: nn.Module) -> tuple[list[Tensor], list[Te
         if value.dtype.is_floating_point
     ]
     return [pair[0] for pair in floats], [pair[1] for pair in floats]
-
-
-def _plain(settings: Settings) -> Any:
-    value = asdict(settings)
-    value["augment"] = [step.model_dump(exclude_none=True) for step in settings.augment]
-    for name in ("checkpoint_seconds", "checkpoint_steps"):  # when to save changes no weight
-        value.pop(name)
-    return json.loads(json.dumps(value))

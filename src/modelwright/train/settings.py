@@ -1,7 +1,8 @@
 """What a training is done with: the recipe's train section with every default filled in."""
 
-from dataclasses import dataclass
-from typing import Literal
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Augment, Train
@@ -10,6 +11,8 @@ from modelwright.train.optimizers import OptimizerName
 from modelwright.train.precision import Precision
 
 BATCH_SIZE = 128  # where neither the recipe nor the family says
+# settings that change no weight: a training may go on with others
+HOW_TO_SAVE = ("checkpoint_seconds", "checkpoint_steps", "keep_checkpoints", "grace_seconds")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,14 @@ class Settings:
     algorithm: str = "auto"  # these three are of tasks that act
     discount: float = 0.99
     stop_at: float | None = None
+    keep_checkpoints: int = 2
+    grace_seconds: float = 30.0
+
+    def plain(self) -> dict[str, Any]:
+        """What the weights depend on, as plain JSON."""
+        value = {key: one for key, one in asdict(self).items() if key not in HOW_TO_SAVE}
+        value["augment"] = [step.model_dump(exclude_none=True) for step in self.augment]
+        return dict(json.loads(json.dumps(value)))
 
 
 SGD_LEARNING_RATE, SGD_WEIGHT_DECAY = 0.1, 5e-4  # for any family; AdamW's are far too small
@@ -87,6 +98,8 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         augment=section.augment,
         checkpoint_seconds=60 * section.checkpoint_minutes,
         checkpoint_steps=section.checkpoint_steps,
+        keep_checkpoints=section.keep_checkpoints,
+        grace_seconds=section.grace_seconds,
         algorithm=section.algorithm or Settings.algorithm,
         discount=section.discount or Settings.discount,
         stop_at=section.stop_at,

@@ -1,0 +1,76 @@
+"""Saving while training goes on: the loop waits for a copy of the state, a thread for the disk."""
+
+import copy
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from modelwright.train import checkpoint, ranks
+
+
+class Saver:
+    """Checkpoints of one training, one at a time.
+
+    A save that failed raises when the next one begins, or somebody waits; alone already at `check`,
+    which a loop may call at each step. With several processes each of them has to do the same.
+
+    Args:
+        keep: how many checkpoints stay.
+
+    failed: whether the last save has raised.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self._thread: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self.failed = False
+
+    def begin(
+        self, *, step: int, tensors: Mapping[str, Tensor], position: Mapping[str, Any]
+    ) -> None:
+        """Copy the state, and write it in the background; arguments as of `checkpoint.save`.
+
+        Raises: what the save before raised, once that has ended.
+        """
+        self.wait()
+        ranks.open_channel()
+        taken, then = checkpoint.take(tensors), copy.deepcopy(dict(position))
+
+        def write() -> None:
+            try:
+                checkpoint.commit(self.folder, taken, step=step, position=then, keep=self.keep)
+            except Exception as error:  # whatever it is: the loop raises it
+                self._failure = error
+
+        self.failed = False
+        # a daemon: whoever stops without waiting has given up on it
+        self._thread = threading.Thread(target=write, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """
+        Raises: what the last save raised, if it has failed already; nothing with several
+            processes, which would learn of it at different steps.
+        """
+        if self._failure is not None and ranks.place()[1] == 1:
+            self.wait()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Whether the save in flight has ended, within that time if one is given.
+
+        Raises: what it raised.
+        """
+        if self._thread is not None:
+            self._thread.join(seconds)
+            if self._thread.is_alive():
+                return False
+        self._thread = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            self.failed = True
+            raise failure
+        return True

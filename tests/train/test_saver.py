@@ -1,0 +1,177 @@
+"""Saving in the background: what is saved, how many stay, what asks for it, what stops it."""
+
+import errno
+import os
+import signal
+import threading
+
+import pytest
+
+from modelwright.core.errors import StorageError, TrainingFailed
+from modelwright.train import checkpoint
+from modelwright.train.guards import StopRequested
+from modelwright.train.loop import Trainer
+from modelwright.train.settings import Budget
+
+from .conftest import differing, trainer_of, weights_of
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """Lets no file be written until its event is set."""
+    ready, write_shard = threading.Event(), checkpoint.write_shard
+
+    def wait(path, pieces):
+        ready.wait()
+        return write_shard(path, pieces)
+
+    monkeypatch.setattr(checkpoint, "write_shard", wait)
+    yield ready
+    ready.set()
+
+
+def steps_in(folder):
+    return [int(path.name[5:13]) for path in sorted(folder.glob("step-*"))]
+
+
+def test_training_goes_on_while_it_is_saved(tmp_path, slow_disk):
+    """Steps done while the disk is busy change nothing of what is saved: the checkpoint is the
+    state at its step."""
+    trainer = trainer_of(tmp_path)
+    trainer.run(Budget(steps=3))
+    wanted = weights_of(trainer)
+    trainer.save(wait=False)
+    trainer.run(Budget(steps=6))
+
+    assert [] == steps_in(tmp_path)
+    slow_disk.set()
+    trainer._saver.wait()
+    resumed = trainer_of(tmp_path)
+    assert 3 == resumed.step
+    assert [] == differing(wanted, weights_of(resumed))
+
+
+def test_one_save_at_a_time(tmp_path, slow_disk):
+    """A save that is due while another is in flight waits for it; both are there afterwards."""
+    trainer = trainer_of(tmp_path)
+    trainer.train_step()
+    trainer.save(wait=False)
+    trainer.train_step()
+    threading.Timer(0.05, slow_disk.set).start()
+    trainer.save()
+
+    assert [1, 2] == steps_in(tmp_path)
+
+
+def test_a_failed_save_stops_at_the_next_step(tmp_path, monkeypatch):
+    """What the disk refused in the background is raised by the loop, not by the end of training."""
+
+    def full(path, pieces):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "write_shard", full)
+    trainer = trainer_of(tmp_path, checkpoint_steps=5)
+
+    with pytest.raises(StorageError, match="No space left"):
+        trainer.run(Budget(steps=2000))
+    assert 5 < trainer.step < 12
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_as_many_stay_as_the_recipe_says(tmp_path, keep):
+    """train.keep_checkpoints of the newest checkpoints are there, and nothing else."""
+    trainer = trainer_of(tmp_path, keep_checkpoints=keep)
+    for _ in range(5):
+        trainer.train_step()
+        trainer.save()
+
+    assert list(range(6 - keep, 6)) == steps_in(tmp_path)
+    assert keep == len(list(tmp_path.iterdir()))
+
+
+def test_another_look_at_the_same_step_replaces_nothing(tmp_path):
+    """A step that is saved again, after a look at valid, gets a second folder, which is the newer;
+    the first stays whole until then."""
+    trainer = trainer_of(tmp_path)
+    trainer.train_step()
+    trainer.save()
+    trainer.look(24)
+    trainer.save()
+
+    assert ["step-00000001", "step-00000001.001"] == sorted(one.name for one in tmp_path.iterdir())
+    assert 1 == len(trainer_of(tmp_path).looks)
+
+
+def test_touching_a_file_saves(tmp_path, capsys):
+    """A file with the asked name makes a checkpoint of that step, is removed and answered."""
+    asked = tmp_path / "checkpoint-now"
+    asked.touch()
+    trainer = trainer_of(tmp_path / "kept")
+    trainer._asked = asked
+    trainer.run(Budget(steps=3))
+
+    assert [1] == steps_in(tmp_path / "kept")
+    assert not asked.exists()
+    assert "step 1 is saved, as checkpoint-now asked" in capsys.readouterr().err
+
+
+def signalled(monkeypatch, step):
+    train_step = Trainer.train_step
+
+    def act(trainer):
+        if trainer.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(trainer)
+
+    monkeypatch.setattr(Trainer, "train_step", act)
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["own save", "save in flight"])
+def test_grace_is_no_longer_than_the_recipe_says(
+    tmp_path, monkeypatch, capsys, slow_disk, busy
+):  # fmt: skip
+    """After SIGTERM a save that takes longer than train.grace_seconds is given up, with a line that
+    says so; the checkpoint before is intact."""
+    slow_disk.set()
+    trainer = trainer_of(tmp_path, grace_seconds=0.2)
+    trainer.run(Budget(steps=2))
+    trainer.save()
+    slow_disk.clear()
+    if busy:
+        trainer.train_step()
+        trainer.save(wait=False)
+    signalled(monkeypatch, 4)
+
+    with pytest.raises(StopRequested, match="SIGTERM"):
+        trainer.run()
+    said = capsys.readouterr().err
+    assert "step 5 could not be saved in train.grace_seconds: 0.2" in said
+    assert 2 == trainer_of(tmp_path).step
+    slow_disk.set()
+    trainer._saver.wait()
+
+
+def test_a_signal_saves_and_says_so(tmp_path, monkeypatch, capsys):
+    """After SIGTERM the step in hand is saved, and a line says which."""
+    signalled(monkeypatch, 4)
+
+    with pytest.raises(StopRequested):
+        trainer_of(tmp_path).run()
+    assert [5] == steps_in(tmp_path)
+    assert "train: step 5 is saved" in capsys.readouterr().err
+
+
+def test_a_failed_step_keeps_the_save_in_flight(tmp_path, monkeypatch, slow_disk):
+    """A step that raises waits for the checkpoint that is being written, the last good one."""
+    trainer, train_step = trainer_of(tmp_path, checkpoint_steps=2), Trainer.train_step
+
+    def fail(trainer):
+        if trainer.step == 3:
+            threading.Timer(0.05, slow_disk.set).start()
+            raise TrainingFailed("no number")
+        return train_step(trainer)
+
+    monkeypatch.setattr(Trainer, "train_step", fail)
+    with pytest.raises(TrainingFailed):
+        trainer.run()
+    assert [2] == steps_in(tmp_path)
