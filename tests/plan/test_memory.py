@@ -114,3 +114,17 @@ def test_memory_of_texts_grows_with_their_length(family):
     assert 1.9 * plans[0].activations <= plans[1].activations <= 4 * plans[0].activations
     assert floats <= plans[0].activations
     assert plans[0].weights == plans[1].weights
+
+
+def test_blocks_that_are_computed_twice_keep_less():
+    """Of a deep stack only what comes into each block is kept, and one block at a time."""
+    spec = ModelSpec("transformer", "tiny", INPUTS, OUTPUTS, {"num_layers": 8})
+    plain, spared = (
+        memory.predict(
+            spec, micro_batch_size=16, precision="32-true", optimizer="adamw", copies=0,
+            data_bytes=0, process_bytes=0, recompute=recompute,
+        ).activations
+        for recompute in (False, True)
+    )  # fmt: skip
+
+    assert spared < plain / 3

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.conformance.makers import MAKERS
+from tests.train.conftest import differing, trainer_of, weights_of
 
 from modelwright import stages
 from modelwright.cli import call
@@ -14,10 +15,11 @@ from modelwright.core import recipe_file
 from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Layout
 from modelwright.models.catalog import ModelSpec, build
-from modelwright.models.stretch import blocks_of, keep_blocks
+from modelwright.models.stretch import chain_of, keep_blocks
 from modelwright.train import equivalence, parallel
 from modelwright.train.equivalence import LAYOUTS, Compared, compare
 from modelwright.train.parallel import Place, World, first_node, place_of, resolved
+from modelwright.train.settings import Budget
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
 SLURM = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8"}
@@ -102,7 +104,7 @@ def test_blocks_are_dealt_out_whole(task, tmp_path):
     data = stages.load(recipe_of(task, tmp_path))
     spec = ModelSpec("transformer", "tiny", data.inputs, data.outputs, {"num_layers": 2, "dim": 64})
     whole = build(spec)
-    number = len(blocks_of(whole))
+    number = len(chain_of(whole))
     parts = [build(spec) for _ in range(2)]
     keep_blocks(parts[0], 0, number // 2)
     keep_blocks(parts[1], number // 2, number)
@@ -154,6 +156,24 @@ def test_a_layout_that_trains_otherwise_is_found(tmp_path, monkeypatch, capsys):
     assert 4 == found
     assert "DIFFERS" in shown and "refused: heads" in shown
     assert not Compared("data 2", 2, 2e-5, 0.0).agrees
+
+
+def test_blocks_computed_twice_change_nothing(tmp_path):
+    """Activation checkpointing: bitwise the same training, dropout included."""
+    found = []
+    for name, value in (("plain", "none"), ("twice", "full")):
+        trainer = trainer_of(
+            tmp_path / name, "transformer", activation_checkpointing=value, args={"dropout": 0.1}
+        )
+        trainer.run(Budget(steps=6))
+        found.append(weights_of(trainer))
+
+    assert [] == differing(*found)
+
+
+def test_batch_norms_are_not_computed_twice(tmp_path):
+    with pytest.raises(ConfigError, match="batch norms would count every row twice"):
+        trainer_of(tmp_path, "cnn", activation_checkpointing="full")
 
 
 @pytest.mark.slow

@@ -153,6 +153,9 @@ class Train(Section):
         "best", description="weights that ship: the last, or earlier ones that were clearly better"
     )
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    activation_checkpointing: Literal["none", "full"] = Field(
+        "none", description="full: blocks keep what comes in, and compute the rest twice"
+    )
     augment: tuple[Augment, ...] = ()
     algorithm: Literal["auto", "dqn", "ppo"] | None = Field(
         None, description="how to learn from acting; auto if none"

@@ -16,7 +16,18 @@ from modelwright.models.pairs import EncoderDecoder
 from modelwright.models.transformer import EncoderBlock, EncoderBody
 
 
-def blocks_of(model: nn.Module) -> list[tuple[str, ...]]:
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """What a model repeats: its layers, as far as they stand in lists."""
+    return [
+        block
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList)
+        for block in module
+        if any(True for _ in block.parameters())
+    ]
+
+
+def chain_of(model: nn.Module) -> list[tuple[str, ...]]:
     """The modules of each block, by name, in the order of the computation.
 
     Raises: ConfigError for a model that is no chain of transformer blocks.
@@ -40,7 +51,7 @@ def blocks_of(model: nn.Module) -> list[tuple[str, ...]]:
 
 def keep_blocks(model: nn.Module, begin: int, end: int) -> None:
     """Take out all blocks but those from number `begin` up to `end`."""
-    for number, names in enumerate(blocks_of(model)):
+    for number, names in enumerate(chain_of(model)):
         if not begin <= number < end:
             for name in names:
                 parent, _, index = name.rpartition(".")
@@ -57,7 +68,7 @@ class Stretch(nn.Module):
 
     Args:
         model: `keep_blocks` may have taken the others out.
-        begin, end: the numbers of the blocks, in the order of `blocks_of`.
+        begin, end: the numbers of the blocks, in the order of `chain_of`.
         number: of all blocks.
     """
 

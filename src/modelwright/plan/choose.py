@@ -198,6 +198,7 @@ def _judge(
         copies=(settings.ema > 0) + (settings.keep == "best"),
         data_bytes=data["bytes"],
         process_bytes=process_bytes,
+        recompute=settings.activation_checkpointing == "full",
     )
     candidate.predicted["memory_bytes"] = planned.total
     rows = data["rows"]["train"] / data["inputs"].get("overlap", 1)  # windows that share no place

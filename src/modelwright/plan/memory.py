@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from modelwright.models.catalog import ModelSpec, build, examples
 from modelwright.models.rnn import RecurrentBody
+from modelwright.models.stretch import blocks_of
 from modelwright.train.optimizers import hidden_matrices
 from modelwright.train.precision import Precision, autocast
 
@@ -55,6 +56,7 @@ def predict(
     copies: int,
     data_bytes: int,
     process_bytes: int,
+    recompute: bool = False,
 ) -> MemoryPlan:
     """Peak resident memory of training `spec`, in bytes.
 
@@ -62,8 +64,9 @@ def predict(
         micro_batch_size: examples in one forward pass.
         copies: of the weights that are kept beside them: averaged ones, the best so far.
         process_bytes: of the interpreter with its libraries, measured on this machine.
+        recompute: blocks keep only what comes in, and one at a time all the rest.
     """
-    activations, largest, state, hidden = _activations(spec, micro_batch_size, precision)
+    activations, largest, state, hidden = _activations(spec, micro_batch_size, precision, recompute)
     moments = {"adamw": 2 * state, "sgd": state, "muon": 2 * state - hidden}[optimizer]
     return MemoryPlan(
         process=process_bytes,
@@ -87,7 +90,7 @@ def resident_bytes() -> int:
 
 
 def _activations(
-    spec: ModelSpec, micro_batch_size: int, precision: Precision
+    spec: ModelSpec, micro_batch_size: int, precision: Precision, recompute: bool
 ) -> tuple[int, int, int, int]:
     """Bytes kept for backward, of the largest layer output, the weights, the body's matrices."""
     kept: dict[object, int] = {}
@@ -108,6 +111,15 @@ def _activations(
         if isinstance(module, RecurrentBody):
             recurrent.append(_recurrent_bytes(module.layers, first))
 
+    def enter(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        entered[block] = (sum(kept.values()), inputs[0].untyped_storage().nbytes())
+
+    def leave(block: nn.Module, inputs: object, output: object) -> None:
+        before, incoming = entered[block]
+        spared.append((sum(kept.values()) - before, incoming))
+
+    entered: dict[nn.Module, tuple[int, int]] = {}
+    spared: list[tuple[int, int]] = []  # of each block: what it keeps, what comes in
     recurrent: list[int] = []
     alive: list[Tensor] = []  # a freed storage could lend its identity to another
     with FakeTensorMode():
@@ -118,6 +130,9 @@ def _activations(
         for module in model.modules():
             if isinstance(module, RecurrentBody) or not list(module.children()):
                 module.register_forward_hook(look)
+        for block in blocks_of(model) if recompute else ():
+            block.register_forward_pre_hook(enter)
+            block.register_forward_hook(leave)
         longest = spec.inputs.get("max_length")
         inputs = examples(spec, micro_batch_size, longest)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -125,6 +140,8 @@ def _activations(
                 outputs = model(*inputs.values()).float()
             _ = outputs.log_softmax(-1) if "num_classes" in spec.outputs else outputs.square()
     saved = sum(size for key, size in kept.items() if key not in own) + sum(recurrent)
+    if spared:
+        saved += sum(incoming - inside for inside, incoming in spared) + max(spared)[0]
     return saved, largest, state, hidden
 
 

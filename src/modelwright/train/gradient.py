@@ -1,10 +1,14 @@
 """The gradient of a batch, in as many passes as the memory asks for."""
 
+import functools
 from collections.abc import Callable
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from modelwright.core.errors import ConfigError
 from modelwright.data.loader import Batch
+from modelwright.models.stretch import blocks_of
 from modelwright.train.parallel import World
 from modelwright.train.precision import Precision, autocast
 
@@ -47,6 +51,25 @@ class Gradient:
                 (value * self._world.scale).backward()  # type: ignore[no-untyped-call]
             total += value.item()
         return total
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Let each block keep only what comes in, and compute the rest again on the way back.
+
+    Source: Chen et al. 2016, arXiv:1604.06174.
+    Raises: ConfigError for a model without blocks, or with batch norms, which would count twice.
+    """
+    blocks = blocks_of(model)
+    norms = any(isinstance(one, nn.BatchNorm2d) for one in model.modules())
+    if norms or not blocks:
+        raise ConfigError(
+            "train.activation_checkpointing: "
+            + ("batch norms would count every row twice" if norms else "the model has no blocks"),
+            expected="a chain of blocks without batch norms",
+            repair="leave it out; a smaller train.micro_batch_size also saves memory",
+        )
+    for block in blocks:
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def mixed_loss(loss: Loss, outputs: Tensor, batch: Batch) -> Tensor:

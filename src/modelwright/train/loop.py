@@ -31,7 +31,7 @@ from modelwright.models.catalog import ModelSpec, build
 from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import Task
 from modelwright.train import checkpoint, state
-from modelwright.train.gradient import Gradient, Loss
+from modelwright.train.gradient import Gradient, Loss, recompute_blocks
 from modelwright.train.guards import Signals, StopRequested, catch_signals, require_finite
 from modelwright.train.journal import Journal
 from modelwright.train.optimizers import learning_rate_factor, make_optimizer
@@ -88,6 +88,8 @@ class Trainer:
         self.averaged = copy.deepcopy(self.model) if settings.ema else self.model
         # what comes out: the averaged weights, whole
         self.result = self.averaged if world.size == 1 else copy.deepcopy(self.model)
+        if settings.activation_checkpointing == "full":
+            recompute_blocks(self.model)
         world.place(self.model)
         if settings.ema:
             world.place(self.averaged)

@@ -33,7 +33,7 @@ from modelwright.core.errors import ConfigError, ModelwrightError
 from modelwright.core.progress import hush
 from modelwright.core.recipe import WHOLE_BATCHES, Layout
 from modelwright.data.loader import Batch
-from modelwright.models.stretch import blocks_of, keep_blocks
+from modelwright.models.stretch import chain_of, keep_blocks
 from modelwright.train.spread import cut_everything, cut_matrices, synchronize_batch_norms
 
 Result = TypeVar("Result")
@@ -271,7 +271,7 @@ class World:
     def _deal_blocks(self, model: nn.Module) -> None:
         """Leave this process its stretch of the blocks, of about equal number."""
         assert self.mesh is not None
-        blocks, parts = blocks_of(model), self.layout.pipeline
+        blocks, parts = chain_of(model), self.layout.pipeline
         if len(blocks) < parts:
             raise ConfigError(
                 f"train.layout: pipeline {parts} for {len(blocks)} blocks",

@@ -31,6 +31,7 @@ class Settings:
     ema: float
     keep: Literal["best", "last"]
     precision: Precision
+    activation_checkpointing: Literal["none", "full"]
     augment: tuple[Augment, ...]
     checkpoint_seconds: float
     checkpoint_steps: int | None
@@ -95,6 +96,7 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         ema=section.ema,
         keep=section.keep,
         precision=precision,
+        activation_checkpointing=section.activation_checkpointing,
         augment=section.augment,
         checkpoint_seconds=60 * section.checkpoint_minutes,
         checkpoint_steps=section.checkpoint_steps,

@@ -19,19 +19,17 @@ from torch.distributed.tensor.parallel import (
 
 from modelwright.core.errors import ConfigError
 from modelwright.models.layers import Attention, CrossAttention, GatedSiLU
+from modelwright.models.stretch import blocks_of
 from modelwright.models.transformer import EncoderBlock
 
 
 def cut_everything(model: nn.Module, mesh: DeviceMesh) -> None:
     """Cut all parameters, block by block, over the last axis of a mesh; copies over the first."""
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    for module in list(model.modules()):
-        if isinstance(module, nn.ModuleList):
-            for block in module:
-                if any(True for _ in block.parameters()):
-                    fully_shard(block, mesh=mesh)
-                    if hasattr(block, "remember"):  # called beside forward
-                        register_fsdp_forward_method(block, "remember")
+    for block in blocks_of(model):
+        fully_shard(block, mesh=mesh)
+        if hasattr(block, "remember"):  # called beside forward
+            register_fsdp_forward_method(block, "remember")
     fully_shard(model, mesh=mesh)
 
 
