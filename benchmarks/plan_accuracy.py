@@ -51,7 +51,9 @@ def measure(family: str, size: str, steps: int) -> dict[str, tuple[float, float]
         {"kind": "classes", "num_classes": CLASSES},
     )  # fmt: skip
     budget = Budget(steps=steps)
-    settings = fill_in(Train(batch_size=BATCH), spec, "32-true", budget)
+    settings = fill_in(
+        Train(batch_size=BATCH, checkpoint_steps=max(1, steps // 2)), spec, "32-true", budget
+    )
 
     counted = count(spec)
     step_s = time.step_seconds(spec, "image-classification", settings)

@@ -36,6 +36,7 @@ class MemoryPlan:
     gradients: int
     optimizer: int
     copies: int
+    checkpoint: int
     activations: int
     workspace: int
 
@@ -43,7 +44,7 @@ class MemoryPlan:
     def total(self) -> int:
         return (
             self.process + self.data + self.weights + self.gradients + self.optimizer
-            + self.copies + self.activations + self.workspace
+            + self.copies + self.checkpoint + self.activations + self.workspace
         )  # fmt: skip
 
 
@@ -75,6 +76,7 @@ def predict(
         gradients=state,
         optimizer=moments,
         copies=copies * state,
+        checkpoint=state + moments + copies * state,  # while one is written, training goes on
         activations=activations,
         # backward holds the gradient that comes in and the one that goes out
         workspace=2 * largest + round(ALLOCATOR_SHARE * (activations + 2 * largest)),
