@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -39,7 +40,7 @@ from modelwright.train.spread import cut_everything, cut_matrices, synchronize_b
 Result = TypeVar("Result")
 AXES = ("pipeline", "data", "sharded", "tensor")  # from the slowest links to the fastest
 PORT = 29_500  # of SLURM jobs, plus what the job's number gives
-WAIT = datetime.timedelta(days=7)  # for the first process to gate and plan
+WAIT = datetime.timedelta(days=1)  # for the gate and the plan; a week hangs after a restart
 
 
 class Left(ModelwrightError):
@@ -350,10 +351,11 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         torch.cuda.set_device(place.local_rank)
-    if "MASTER_ADDR" not in environment:
-        os.environ.update(_slurm_address(environment))
-    os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.size))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=WAIT)
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    store = _meeting_place(environment, place)
+    dist.init_process_group(
+        backend, store=store, rank=place.rank, world_size=place.size, timeout=WAIT
+    )
     if place.rank:
         hush()
     try:
@@ -367,11 +369,18 @@ def local(value: Tensor) -> Tensor:
     return value.to_local() if isinstance(value, DTensor) else value
 
 
-def _slurm_address(environment: Mapping[str, str]) -> dict[str, str]:
-    """Where the first process of a SLURM job listens."""
+def _meeting_place(environment: Mapping[str, str], place: Place) -> Store:
+    """Where processes find each other: of each restart its own, or it would find the addresses of
+    the one before."""
     nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", ""))
-    job = int(re.sub(r"\D", "", environment.get("SLURM_JOB_ID", "0")) or 0)
-    return {"MASTER_ADDR": first_node(nodes), "MASTER_PORT": str(PORT + job % 1000)}
+    job = int(re.sub(r"\D", "", environment.get("SLURM_JOB_ID", "")) or 0)
+    address = environment.get("MASTER_ADDR") or first_node(nodes)
+    port = int(environment.get("MASTER_PORT") or PORT + job % 1000)
+    elsewhere = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = TCPStore(
+        address, port, place.size, is_master=not elsewhere and place.rank == 0, timeout=WAIT
+    )
+    return PrefixStore(environment.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
 
 
 def first_node(nodes: str) -> str:
