@@ -25,8 +25,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
