@@ -161,6 +161,17 @@ def test_a_signal_saves_and_says_so(tmp_path, monkeypatch, capsys):
     assert "train: step 5 is saved" in capsys.readouterr().err
 
 
+def test_a_new_training_waits_for_the_save_of_an_interrupted_one(tmp_path, slow_disk):
+    """In the same process, a training that was given up may still be writing: the next one starts
+    from what it leaves, and neither is in the other's way."""
+    first = trainer_of(tmp_path)
+    first.run(Budget(steps=3))
+    first.save(wait=False)
+    threading.Timer(0.05, slow_disk.set).start()
+
+    assert 3 == trainer_of(tmp_path).step
+
+
 def test_a_failed_step_keeps_the_save_in_flight(tmp_path, monkeypatch, slow_disk):
     """A step that raises waits for the checkpoint that is being written, the last good one."""
     trainer, train_step = trainer_of(tmp_path, checkpoint_steps=2), Trainer.train_step

@@ -110,7 +110,7 @@ def test_torch_reads_it_too(tmp_path, layout):
     several ranks have alike is there once."""
     on_ranks(tmp_path, layout, save_as)
     (folder,) = (tmp_path / "kept").glob("step-*")
-    wanted = {name: value for name, value in whole().items() if value.ndim and value.numel()}
+    wanted = whole()
     room = {name: torch.zeros_like(value) for name, value in wanted.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -28,6 +28,10 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self.failed = False
+        self._name = f"checkpoint {folder.resolve()}"
+        for thread in threading.enumerate():
+            if thread.name == self._name:  # of a training that was interrupted in this process
+                thread.join()
 
     def begin(
         self, *, step: int, tensors: Mapping[str, Tensor], position: Mapping[str, Any]
@@ -48,7 +52,7 @@ class Saver:
 
         self.failed = False
         # a daemon: whoever stops without waiting has given up on it
-        self._thread = threading.Thread(target=write, name="checkpoint", daemon=True)
+        self._thread = threading.Thread(target=write, name=self._name, daemon=True)
         self._thread.start()
 
     def check(self) -> None:
