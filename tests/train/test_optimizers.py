@@ -10,7 +10,8 @@ from torch import nn
 
 from modelwright.core.errors import ConfigError
 from modelwright.models.catalog import build
-from modelwright.train.optimizers import hidden_matrices, learning_rate_factor, make_optimizer
+from modelwright.train.optimizers import hidden_matrices, make_optimizer
+from modelwright.train.schedules import learning_rate_factor
 from modelwright.train.settings import Budget
 
 from .conftest import FAMILIES, differing, spec_of, trainer_of, weights_of

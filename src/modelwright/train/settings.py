@@ -1,15 +1,14 @@
 """What a training is done with: the recipe's train section with every default filled in."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Augment, Train
 from modelwright.models.catalog import ModelSpec
 from modelwright.train.optimizers import OptimizerName
 from modelwright.train.precision import Precision
-
-BATCH_SIZE = 128  # where neither the recipe nor the family says
+from modelwright.train.schedules import ScheduleName
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,20 @@ class Settings:
     algorithm: str = "auto"  # these three are of tasks that act
     discount: float = 0.99
     stop_at: float | None = None
+    schedule: ScheduleName = "wsd"
+    clip_norm: float = 0.0  # 0 is off
+    cautious: bool = False
 
 
-SGD_LEARNING_RATE, SGD_WEIGHT_DECAY = 0.1, 5e-4  # for any family; AdamW's are far too small
+# where neither the recipe nor the family says
+DEFAULTS: dict[str, Any] = {
+    "batch_size": 128, "optimizer": "adamw", "schedule": "wsd", "clip_norm": 0.0, "cautious": False,
+}  # fmt: skip
+# for any family, whose own are AdamW's and Muon's
+OWN_DEFAULTS: dict[str, dict[str, Any]] = {
+    "sgd": {"learning_rate": 0.1, "weight_decay": 5e-4},
+    "adafactor": {"learning_rate": 0.02},  # of a matrix's own size
+}
 
 
 @dataclass(frozen=True)
@@ -60,9 +70,7 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
 
     Raises: ConfigError if the micro batch does not divide the family's batch.
     """
-    defaults = {"batch_size": BATCH_SIZE, "optimizer": "adamw", **spec.ladder.train}
-    if section.optimizer == "sgd":
-        defaults |= {"learning_rate": SGD_LEARNING_RATE, "weight_decay": SGD_WEIGHT_DECAY}
+    defaults = {**DEFAULTS, **spec.ladder.train, **OWN_DEFAULTS.get(section.optimizer or "", {})}
     if budget.steps is not None:
         defaults["warmup_steps"] = min(defaults["warmup_steps"], budget.steps // 10)
     chosen = {

@@ -1,0 +1,161 @@
+"""What each part of the recipe for small language models is worth, at equal tokens.
+
+Each variant differs from the transformer's own defaults in one thing, and trains through the
+product's Trainer for as many steps of as many tokens. Valid is judged whole, on the averaged
+weights: nats a character of tinyshakespeare by characters, bits a byte of english_novels by BPE.
+
+    python benchmarks/ablations.py --data FOLDER-OF-DATA-SETS [--texts characters,bpe]
+        [--variants defaults,adamw] [--seeds 3] [--steps 300] [--json] [--quick]
+"""
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from bench import Row, arguments, finish
+from modelwright.core import recipe
+from modelwright.data import catalog as data_catalog
+from modelwright.models.catalog import ModelSpec, count_params
+from modelwright.tasks.catalog import TASKS
+from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.settings import Budget, fill_in
+
+TASK = TASKS["language-modeling"]
+SIZE: dict[str, Any] = {"dim": 64, "num_layers": 4}  # between tiny and small
+WINDOW, BATCH = 128, 32
+QUICK = {"steps": 20, "valid": 4_000}
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text, how it is cut into tokens, and what its likelihood is counted by."""
+
+    data: dict[str, Any]
+    metric: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from the defaults: arguments of the model, keys of the train section."""
+
+    args: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+
+
+TEXTS: dict[str, Text] = {
+    "characters": Text(
+        {"source": "tinyshakespeare/input.txt", "valid": 0.02, "test": 0.1}, "nats_per_char"
+    ),
+    "bpe": Text(
+        {"source": "english_novels", "tokens": {"unit": "bpe", "vocab_size": 1024}},
+        "bits_per_byte",
+    ),
+}
+
+VARIANTS: dict[str, Variant] = {
+    "defaults": Variant(),
+    # optimizers, each at the best of three rates
+    "adamw": Variant(train={"optimizer": "adamw", "learning_rate": 3e-3}),
+    "adafactor": Variant(train={"optimizer": "adafactor"}),
+    "sgd": Variant(train={"optimizer": "sgd"}),
+    # blocks
+    "plain queries and keys": Variant({"qk_norm": False}),
+    "gelu": Variant({"activation": "gelu"}),
+    "swiglu": Variant({"activation": "swiglu", "mlp_dims": [168] * SIZE["num_layers"]}),
+    "learned positions": Variant({"positions": "learned"}),
+    "no zero init": Variant({"zero_init": False}),
+    "rms norm": Variant({"norm": "rms"}),
+    "embedding skip": Variant({"embed_skip": True}),
+    "soft cap 15": Variant({"soft_cap": 15.0}),
+    "dropout 0.05": Variant({"dropout": 0.05}),
+    # training
+    "cosine": Variant(train={"schedule": "cosine"}),
+    "inverse sqrt": Variant(train={"schedule": "inverse_sqrt"}),
+    "decay 1.0": Variant(train={"decay": 1.0}),
+    "clip 1.0": Variant(train={"clip_norm": 1.0}),
+    "cautious decay": Variant(train={"cautious": True}),
+    "no weight decay": Variant(train={"weight_decay": 0.0}),
+    "weight decay 0.3": Variant(train={"weight_decay": 0.3}),
+    "no ema": Variant(train={"ema": 0.0}),
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """A text's rows and what a model has to know of them."""
+
+    text: Text
+    parts: dict[str, Any]
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+
+
+def read(name: str, folder: Path, valid: int | None) -> Data:
+    """A text as the gate would leave it; of valid only so many tokens, if that is asked for."""
+    text = TEXTS[name]
+    section = recipe.Data.model_validate(
+        {**text.data, "source": str(folder / text.data["source"]), "window": WINDOW}
+    )
+    loaded = data_catalog.load(section, TASK.inputs, TASK.outputs)
+    parts = dict(loaded.parts)
+    if valid is not None:
+        parts["valid"] = parts["valid"].take(range(max(1, valid // WINDOW)))
+    return Data(text, parts, loaded.inputs, loaded.outputs)
+
+
+def measure(data: Data, variant: Variant, seed: int, steps: int) -> tuple[float, int]:
+    """The metric on valid after `steps`, and the model's parameters."""
+    spec = ModelSpec("transformer", "small", data.inputs, data.outputs, {**SIZE, **variant.args})
+    section = recipe.Train.model_validate(
+        {"seed": seed, "batch_size": BATCH, "keep": "last", **variant.train}
+    )
+    budget = Budget(steps=steps)
+    settings = fill_in(section, spec, "bf16-mixed", budget)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            fresh_model(spec, seed), spec, TASK, data.parts["train"], data.parts["valid"],
+            settings, budget, Path(folder),
+        )  # fmt: skip
+        trainer.evaluations = 1  # nothing is looked at before the end
+        trainer.run()
+        values = trainer.evaluate(thorough=False).values
+    return values[data.text.metric], count_params(trainer.model)
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the folder of the data sets")
+    parser.add_argument("--texts", default=",".join(TEXTS))
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=300)
+    given = parser.parse_args()
+    steps = QUICK["steps"] if given.quick else given.steps
+    rows, figures = [], []
+    for name in given.texts.split(","):
+        data = read(name, given.data, QUICK["valid"] if given.quick else None)
+        for variant in given.variants.split(","):
+            found = [
+                measure(data, VARIANTS[variant], seed, steps)
+                for seed in range(1 if given.quick else given.seeds)
+            ]
+            values = [value for value, _ in found]
+            spread = stdev(values) if len(values) > 1 else 0.0
+            figures.append(
+                {
+                    "text": name, "variant": variant, "metric": data.text.metric,
+                    "values": values, "mean": mean(values), "sd": spread,
+                    "params": found[0][1], "steps": steps, "tokens": steps * BATCH * WINDOW,
+                }
+            )  # fmt: skip
+            print(json.dumps(figures[-1]), file=sys.stderr, flush=True)
+            rows.append(Row(f"{name}: {variant}", f"{mean(values):.4f} ± {spread:.4f}"))
+    finish(rows, as_json=given.json, figures=figures)
+
+
+if __name__ == "__main__":
+    main()
