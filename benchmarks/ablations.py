@@ -25,7 +25,7 @@ from modelwright.train.loop import Trainer, fresh_model
 from modelwright.train.settings import Budget, fill_in
 
 TASK = TASKS["language-modeling"]
-SIZE: dict[str, Any] = {"dim": 64, "num_layers": 4}  # between tiny and small
+SIZE: dict[str, Any] = {"dim": 64, "num_layers": 2}  # twice tiny in both
 WINDOW, BATCH = 128, 32
 QUICK = {"steps": 20, "valid": 4_000}
 
