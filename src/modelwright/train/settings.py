@@ -45,7 +45,7 @@ DEFAULTS: dict[str, Any] = {
 # for any family, whose own are AdamW's and Muon's
 OWN_DEFAULTS: dict[str, dict[str, Any]] = {
     "sgd": {"learning_rate": 0.1, "weight_decay": 5e-4},
-    "adafactor": {"learning_rate": 0.02},  # of a matrix's own size
+    "adafactor": {"learning_rate": 0.05},  # of a matrix's own size
 }
 
 
