@@ -50,6 +50,11 @@ TEXTS: dict[str, Text] = {
     "characters": Text(
         {"source": "tinyshakespeare/input.txt", "valid": 0.02, "test": 0.1}, "nats_per_char"
     ),
+    # as many characters as the model has parameters: 300 steps are eleven times through
+    "few characters": Text(
+        {"source": "tinyshakespeare/input.txt", "split_rows": [110_000, 22_000, 1_000]},
+        "nats_per_char",
+    ),
     "bpe": Text(
         {"source": "english_novels", "tokens": {"unit": "bpe", "vocab_size": 1024}},
         "bits_per_byte",
@@ -72,7 +77,11 @@ VARIANTS: dict[str, Variant] = {
     "no zero init": Variant({"zero_init": False}),
     # the training
     "cautious decay": Variant(train={"cautious": True}),
+    "dropout 0.05": Variant({"dropout": 0.05}),
+    "dropout 0.1": Variant({"dropout": 0.1}),
+    "dropout 0.2": Variant({"dropout": 0.2}),
     "weight decay 0.3": Variant(train={"weight_decay": 0.3}),
+    "weight decay 1": Variant(train={"weight_decay": 1.0}),
     "cosine": Variant(train={"schedule": "cosine"}),
     "clip 1.0": Variant(train={"clip_norm": 1.0}),
     "no ema": Variant(train={"ema": 0.0}),
