@@ -140,7 +140,7 @@ def decay_cautiously(optimizer: torch.optim.Optimizer) -> None:
     with u x > 0 goes down by another (learning rate * weight decay * x). While it is at it, a step
     holds a copy of the weights.
 
-    Source: Chen et al. 2025, arXiv:2510.12402, algorithm 1.
+    Source: Chen et al. 2025, arXiv:2510.12402 (cautious weight decay).
     """
     for group in optimizer.param_groups:
         group["cautious_decay"], group["weight_decay"] = group["weight_decay"], 0.0
