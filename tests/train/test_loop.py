@@ -216,7 +216,7 @@ def test_curves_are_whole(tmp_path):
 
     assert list(range(1, 61)) == [line["step"] for line in steps]
     assert {"step", "seconds", "progress", "loss", "learning_rate", "examples_per_s",
-            "memory_bytes"} == set(steps[0])  # fmt: skip
+            "memory_bytes", "grad_norm"} == set(steps[0])  # fmt: skip
     assert loop.EVALUATIONS == len(evaluations)
     assert (60, 1.0) == (evaluations[-1]["step"], evaluations[-1]["progress"])
 
