@@ -22,7 +22,7 @@ from modelwright.train.optimizers import (
 )
 from modelwright.train.settings import Budget, fill_in
 
-from .conftest import FAMILIES, differing, spec_of, trainer_of, weights_of
+from .conftest import FAMILIES, differing, settings_of, spec_of, trainer_of, weights_of
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -258,3 +258,9 @@ def test_a_recipe_can_name_every_optimizer():
     choices = get_args(get_args(Train.model_fields["optimizer"].annotation)[0])
 
     assert set(OPTIMIZERS) == set(choices) == set(get_args(OptimizerName))
+
+
+def test_caution_about_nothing_is_refused():
+    """Without weight decay the key would have no effect."""
+    with pytest.raises(ConfigError, match="set it, or leave train.cautious out"):
+        settings_of("cnn", cautious=True, weight_decay=0)

@@ -68,7 +68,8 @@ class Budget:
 def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budget) -> Settings:
     """The recipe's train section with the family's defaults where it says nothing.
 
-    Raises: ConfigError if the micro batch does not divide the family's batch.
+    Raises: ConfigError if the micro batch does not divide the family's batch, or weights are to
+        decay cautiously and not at all.
     """
     defaults = {**DEFAULTS, **spec.ladder.train, **OWN_DEFAULTS.get(section.optimizer or "", {})}
     if budget.steps is not None:
@@ -77,6 +78,12 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         name: default if (own := getattr(section, name)) is None else own
         for name, default in defaults.items()
     }
+    if chosen["cautious"] and not chosen["weight_decay"]:
+        raise ConfigError(
+            f"train.cautious is about weight decay, and that of {spec.family} is 0 here",
+            expected="a train.weight_decay above 0",
+            repair="set it, or leave train.cautious out",
+        )
     micro_batch_size = section.micro_batch_size or chosen["batch_size"]
     if chosen["batch_size"] % micro_batch_size:
         raise ConfigError(
