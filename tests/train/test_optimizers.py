@@ -262,5 +262,5 @@ def test_a_recipe_can_name_every_optimizer():
 
 def test_caution_about_nothing_is_refused():
     """Without weight decay the key would have no effect."""
-    with pytest.raises(ConfigError, match="set it, or leave train.cautious out"):
+    with pytest.raises(ConfigError, match="set it, or leave"):
         settings_of("cnn", cautious=True, weight_decay=0)
