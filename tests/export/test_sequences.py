@@ -14,6 +14,7 @@ from modelwright.export.parity import check_hop
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.models.embed import EMBEDS
 from modelwright.plan.time import made_up
+from modelwright.runtime.generate import Cached, Recomputed
 from modelwright.runtime.onnx_session import OnnxSession
 from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import TASKS
@@ -58,9 +59,10 @@ def rows_of(spec: ModelSpec, number: int) -> Rows:
 class Made:
     """A model without zeros, its spec, graph and rows."""
 
-    def __init__(self, family: str, task: str, path) -> None:
+    def __init__(self, family: str, task: str, path, **args) -> None:
         torch.manual_seed(0)
-        self.spec, self.task, self.path = ModelSpec(family, "tiny", *KINDS[task]), TASKS[task], path
+        self.task, self.path = TASKS[task], path
+        self.spec = ModelSpec(family, "tiny", *KINDS[task], args)
         self.model = build(self.spec).eval()
         with torch.no_grad():
             for parameter in self.model.parameters():
@@ -104,6 +106,22 @@ def test_a_true_export_passes(made, family, task):
     judged = one.spec.signature.outputs[0]
     places = judged.places(one.rows.lengths).sum() if judged.over_time else 70
     assert hop["decisions_total"] == (0 if task in ("forecasting", "recommendation") else places)
+
+
+def test_a_skip_from_the_embedding_and_capped_logits_pass(tmp_path):
+    """The graph of a language model with both agrees with PyTorch, and its state goes on."""
+    args = {"num_layers": 2, "embed_skip": True, "soft_cap": 5.0}
+    one = Made("transformer", "language-modeling", tmp_path / "model.onnx", **args)
+    hop = one.hop()
+    session = OnnxSession(one.path, one.signature, 1)
+    cached, again = Cached(session, 30), Recomputed(session, 30)
+    ids = list(range(5, 15))
+
+    assert [] == hop["failures"]
+    assert hop["passed"] and hop["max_error"] < 5e-5 and hop["batch_error"] < 5e-5
+    assert np.abs(again(ids)).max() < 5
+    for end in (1, 4, 10):
+        np.testing.assert_allclose(again(ids[:end]), cached(ids[:end]), atol=2e-4)
 
 
 @pytest.mark.parametrize(("family", "task"), CASES)

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from modelwright.compress.prune import prune
+from modelwright.core.errors import ConfigError, Unsupported
+from modelwright.models.carried import Carried
 from modelwright.models.catalog import ModelSpec, build, examples
 from modelwright.models.layers import (
     ACTIVATIONS,
@@ -14,6 +16,7 @@ from modelwright.models.layers import (
     feed_forward,
     unit_mean_square,
 )
+from modelwright.plan.count import count
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 STREAM = {"kind": "stream", "vocab_size": 20, "features": 1, "length": 12}
@@ -106,3 +109,75 @@ def test_a_block_can_start_as_its_skip():
     torch.testing.assert_close(
         sequence + block.attention.out.bias + block.mlp[2].bias, block(sequence)
     )
+
+
+def test_each_block_adds_its_share_of_what_came_in():
+    """Shares begin at zero, where nothing changes; after that each block sees its own."""
+    torch.manual_seed(0)
+    plain = build(ModelSpec("transformer", "tiny", STREAM, NEXT, {"num_layers": 2})).body
+    body = build(
+        ModelSpec("transformer", "tiny", STREAM, NEXT, {"num_layers": 2, "embed_skip": True})
+    ).body
+    body.load_state_dict(plain.state_dict(), strict=False)
+    sequence = torch.randn(2, 5, 32)
+    before = body(sequence)
+    with torch.no_grad():
+        body.shares.copy_(torch.tensor([0.5, -2.0]))
+    first = body.blocks[0](1.5 * sequence)
+    wanted = body.norm(body.blocks[1](first - 2 * sequence))
+
+    assert (2,) == body.shares.shape
+    torch.testing.assert_close(plain(sequence), before)
+    torch.testing.assert_close(wanted, body(sequence))
+
+
+def test_a_soft_cap_bends_the_logits():
+    """No logit reaches the cap, and small ones stay as they are: arXiv:2408.00118."""
+    torch.manual_seed(0)
+    straight, bent = (
+        build(ModelSpec("transformer", "tiny", STREAM, NEXT, {"soft_cap": cap})).eval()
+        for cap in (0.0, 2.0)
+    )
+    bent.load_state_dict(straight.state_dict())
+    with torch.no_grad():
+        for model in (straight, bent):
+            model.head.linear.weight *= 3
+    inputs = examples(ModelSpec("transformer", "tiny", STREAM, NEXT), 3).values()
+    before, after = straight(*inputs), bent(*inputs)
+
+    assert after.abs().max() < 2 < before.abs().max()
+    torch.testing.assert_close(2 * torch.tanh(before / 2), after)
+
+
+def test_a_soft_cap_on_another_answer_is_refused():
+    """It would have no effect there."""
+    text = {**STREAM, "kind": "text", "max_length": 20}
+    spec = ModelSpec(
+        "transformer", "tiny", text, {"kind": "classes", "num_classes": 3}, {"soft_cap": 15.0}
+    )
+
+    with pytest.raises(ConfigError, match="soft_cap is of the next token's logits"):
+        build(spec)
+
+
+def test_positions_from_the_beginning_cannot_be_carried_on():
+    """Learned positions do not know how much of a text came before."""
+    stream = {**STREAM, "max_length": 12}
+    body = build(ModelSpec("transformer", "tiny", stream, NEXT, {"positions": "learned"})).body
+    past = [torch.zeros(1, 1, 0, 32)] * 2
+
+    assert (12, 32) == body.positions.shape
+    with pytest.raises(Unsupported, match="counted from its beginning"):
+        body(torch.zeros(1, 3, 32), None, Carried(past))
+
+
+@pytest.mark.parametrize("args", [{"embed_skip": True}, {"soft_cap": 15.0}])
+def test_small_parts_cost_no_products(args):
+    """A share a block is all that is learned, and no product of matrices is added."""
+    plain, more = (
+        count(ModelSpec("transformer", "tiny", STREAM, NEXT, {"num_layers": 2, **own}))
+        for own in ({}, args)
+    )
+
+    assert plain.forward_flops == more.forward_flops
+    assert (2 if "embed_skip" in args else 0) == more.num_params - plain.num_params

@@ -13,7 +13,7 @@ from modelwright.core.errors import ConfigError, Exit, TrainingFailed
 from modelwright.models.catalog import MODELS
 from modelwright.train import checkpoint, loop
 from modelwright.train.guards import StopRequested
-from modelwright.train.settings import SGD_LEARNING_RATE, SGD_WEIGHT_DECAY, Budget
+from modelwright.train.settings import OWN_DEFAULTS, Budget
 
 from .conftest import differing, rows, settings_of, trainer_of, weights_of
 
@@ -216,7 +216,7 @@ def test_curves_are_whole(tmp_path):
 
     assert list(range(1, 61)) == [line["step"] for line in steps]
     assert {"step", "seconds", "progress", "loss", "learning_rate", "examples_per_s",
-            "memory_bytes"} == set(steps[0])  # fmt: skip
+            "memory_bytes", "grad_norm"} == set(steps[0])  # fmt: skip
     assert loop.EVALUATIONS == len(evaluations)
     assert (60, 1.0) == (evaluations[-1]["step"], evaluations[-1]["progress"])
 
@@ -363,13 +363,16 @@ def test_smoothing_is_the_tasks_own_unless_the_recipe_says(tmp_path):
     assert losses["own"] == losses["tenth"] != losses["none"]
 
 
-def test_sgd_has_its_own_rate():
-    """SGD does not start with AdamW's learning rate and weight decay."""
-    settings = settings_of("cnn", optimizer="sgd")
+@pytest.mark.parametrize("optimizer", OWN_DEFAULTS)
+def test_sgd_and_adafactor_have_their_own_rates(optimizer):
+    """They do not start with AdamW's learning rate; the recipe's own comes first."""
+    family = settings_of("cnn")
+    settings = settings_of("cnn", optimizer=optimizer)
+    asked = settings_of("cnn", optimizer=optimizer, learning_rate=0.3)
 
-    assert (SGD_LEARNING_RATE, SGD_WEIGHT_DECAY) == (
-        settings.learning_rate, settings.weight_decay,
-    )  # fmt: skip
+    assert family.learning_rate < OWN_DEFAULTS[optimizer]["learning_rate"] == settings.learning_rate
+    assert OWN_DEFAULTS[optimizer].get("weight_decay", family.weight_decay) == settings.weight_decay
+    assert 0.3 == asked.learning_rate
 
 
 def test_rows_are_seen_once_an_epoch(tmp_path):

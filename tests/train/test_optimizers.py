@@ -1,79 +1,32 @@
-"""The schedule ends at zero, and weight decay takes hold of matrices only."""
+"""Weight decay takes hold of matrices only; each optimizer moves what is its own."""
 
 import copy
+import json
+import math
+from typing import get_args
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from modelwright.core.errors import ConfigError
-from modelwright.models.catalog import build
-from modelwright.train.optimizers import hidden_matrices, learning_rate_factor, make_optimizer
-from modelwright.train.settings import Budget
+from modelwright.core.recipe import Train
+from modelwright.models.catalog import ModelSpec, build
+from modelwright.train.muon import Muon
+from modelwright.train.optimizers import (
+    OPTIMIZERS,
+    OptimizerName,
+    clip_,
+    hidden_matrices,
+    make_optimizer,
+)
+from modelwright.train.settings import Budget, fill_in
 
-from .conftest import FAMILIES, differing, spec_of, trainer_of, weights_of
-
-shares = st.floats(0, 1, allow_nan=False)
-
-
-@given(step=st.integers(0, 10**6), warmup=st.integers(0, 1000), decay=st.floats(0.01, 1))
-def test_zero_when_the_budget_is_spent(step, warmup, decay):
-    """At progress 1 the rate is exactly zero, whatever the step, the warmup and the decay."""
-    assert 0.0 == learning_rate_factor(step, 1.0, warmup_steps=warmup, decay=decay)
-
-
-@given(step=st.integers(0, 10**6), progress=shares, warmup=st.integers(0, 1000), decay=shares)
-def test_factor_is_a_share(step, progress, warmup, decay):
-    """No step uses less than nothing or more than the full rate."""
-    assert 0 <= learning_rate_factor(step, progress, warmup_steps=warmup, decay=decay) <= 1
-
-
-@given(first=shares, second=shares, decay=st.floats(0.01, 1))
-def test_rate_never_rises_after_warmup(first, second, decay):
-    """Once warm, more progress never means a higher rate."""
-    early, late = sorted((first, second))
-    factors = [
-        learning_rate_factor(1000, progress, warmup_steps=10, decay=decay)
-        for progress in (early, late)
-    ]
-
-    assert factors[0] >= factors[1]
-
-
-def test_stable_in_the_middle():
-    """Between warmup and decay the rate is the full one, and the fall is a straight line."""
-    factors = [
-        learning_rate_factor(100, progress, warmup_steps=10, decay=0.4)
-        for progress in (0.1, 0.6, 0.8, 0.9)
-    ]
-
-    assert pytest.approx([1.0, 1.0, 0.5, 0.25]) == factors
-
-
-def test_no_decay_stays_up():
-    """With decay 0 the rate stays until the end."""
-    assert 1.0 == learning_rate_factor(100, 0.999, warmup_steps=0, decay=0.0)
-
-
-def test_warmup_rises_by_equal_parts():
-    """The first step already learns; the last of the warmup has the full rate."""
-    factors = [learning_rate_factor(s, 0.0, warmup_steps=4, decay=0.5) for s in range(5)]
-
-    assert [0.25, 0.5, 0.75, 1.0, 1.0] == factors
-
-
-def test_a_training_follows_the_schedule(tmp_path):
-    """The rate that the optimizer had in the last step is the last one above zero."""
-    trainer = trainer_of(tmp_path, learning_rate=0.01, decay=0.5, warmup_steps=2)
-    trainer.run()
-
-    assert pytest.approx(0.01 * (1 / 60) / 0.5) == trainer.optimizer.param_groups[0]["lr"]
+from .conftest import FAMILIES, differing, settings_of, spec_of, trainer_of, weights_of
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "adafactor"])
 def test_every_parameter_is_in_one_group(family, name):
     """No weight is left out of the optimizer, and none is there twice."""
     model = build(spec_of(family))
@@ -165,3 +118,149 @@ def test_muon_resumes_to_the_bit(tmp_path):
     assert 3 == resumed_at
     assert any("momentum_buffer" in name for name in weights_of(again))
     assert [] == differing(weights_of(whole), weights_of(again))
+
+
+def gradients(model, seed=0):
+    """Noise in place of a backward pass."""
+    draw = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=draw)
+
+
+def test_muon_is_torchs_in_one_process():
+    """Tall, wide and square, step after step, to the bit."""
+    torch.manual_seed(0)
+    matrices = [nn.Parameter(torch.randn(shape)) for shape in ((24, 8), (8, 24), (8, 8))]
+    others = copy.deepcopy(matrices)
+    ours = Muon(matrices, 0.02, 0.1)
+    theirs = torch.optim.Muon(others, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for step in range(4):
+        for one, other in zip(matrices, others, strict=True):
+            one.grad = torch.randn(one.shape, generator=torch.Generator().manual_seed(step))
+            other.grad = one.grad.clone()
+        ours.step()
+        theirs.step()
+
+    for one, other in zip(matrices, others, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_cautious_decay_takes_hold_where_the_step_agrees(name):
+    """Beyond the step without decay, rate * decay * x goes where x and the step have one sign:
+    arXiv:2510.12402, whatever the optimizer."""
+    rate, share = 0.1, 0.5
+    models = [build(spec_of("transformer")) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    before = copy.deepcopy(models[0])
+    for model, keys in zip(models, ({}, {"cautious": True}), strict=True):
+        decay = share if keys else 0.0
+        optimizer = make_optimizer(model, name, learning_rate=rate, weight_decay=decay, **keys)
+        gradients(model)
+        optimizer.step()
+    agreed = 0
+    for (key, old), plain, ours in zip(
+        before.named_parameters(), models[0].parameters(), models[1].parameters(), strict=True
+    ):
+        spared = old.ndim < 2 or key.rpartition(".")[2] in ("positions", "token")
+        agrees = ((old - plain) * old > 0) & (not spared)
+        agreed += int(agrees.sum())
+        torch.testing.assert_close(plain - rate * share * old * agrees, ours)
+
+    assert agreed
+
+
+def test_without_caution_nothing_is_hooked():
+    """A fused step is as it was."""
+    optimizer = make_optimizer(nn.Linear(2, 2), "adamw", learning_rate=0.1, weight_decay=0.1)
+
+    assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
+
+
+def test_a_long_gradient_is_scaled_to_the_norm():
+    """Its direction stays; what comes back is the length that it had."""
+    model = nn.Linear(3, 4)
+    gradients(model)
+    before = [parameter.grad.clone() for parameter in model.parameters()]
+    length = torch.cat([one.flatten() for one in before]).norm().item()
+    found = clip_(model.parameters(), 0.5)
+    after = [parameter.grad for parameter in model.parameters()]
+
+    assert pytest.approx(length) == found
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one * 0.5 / length, other)
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 1e6])
+def test_a_short_gradient_stays(max_norm):
+    """So does any where the norm is only measured."""
+    model = nn.Linear(3, 4)
+    gradients(model)
+    before = model.weight.grad.clone()
+    clip_(model.parameters(), max_norm)
+
+    assert torch.equal(before, model.weight.grad)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_broken_gradient_is_seen_and_not_spread(broken):
+    """One NaN or infinity comes back as the length; the other values stay to be looked at."""
+    model = nn.Linear(3, 4)
+    gradients(model)
+    model.weight.grad[0, 0] = broken
+    before = model.bias.grad.clone()
+    found = clip_(model.parameters(), 0.5)
+
+    assert not math.isfinite(found)
+    assert torch.equal(before, model.bias.grad)
+
+
+def test_nothing_learned_has_no_length():
+    """Parameters without a gradient count for nothing."""
+    assert 0.0 == clip_(nn.Linear(2, 2).parameters(), 1.0)
+
+
+def test_a_training_clips_and_shows_the_norm(tmp_path):
+    """With SGD's first step no weight goes farther than rate * norm; the curves hold the length."""
+    keys = {"optimizer": "sgd", "learning_rate": 1.0, "weight_decay": 0, "warmup_steps": 0}
+    trainer = trainer_of(
+        tmp_path / "run", metrics=tmp_path / "curves.jsonl", budget=Budget(steps=1),
+        clip_norm=1e-3, ema=0, schedule="constant", **keys,
+    )  # fmt: skip
+    before = [one.detach().clone() for one in trainer.model.parameters()]
+    trainer.run()
+    moved = torch.cat(
+        [(new - old).flatten() for old, new in zip(before, trainer.model.parameters(), strict=True)]
+    )
+    curves = [json.loads(line) for line in (tmp_path / "curves.jsonl").read_text().splitlines()]
+
+    assert pytest.approx(1.9e-3, rel=1e-2) == moved.norm().item()  # Nesterov: 1 + 0.9
+    assert [trainer.grad_norm] == [line["grad_norm"] for line in curves if "grad_norm" in line]
+    assert 1e-3 < trainer.grad_norm
+
+
+def test_policies_are_clipped_unless_the_recipe_says_otherwise():
+    """The default of what learns by acting is 0.5, everybody else's is off."""
+    inputs = {"kind": "observation", "length": 1}
+    spec = ModelSpec("cnn", "tiny", inputs, {"kind": "actions", "num_classes": 2})
+    budget = Budget(steps=10)
+    found = [
+        fill_in(Train(clip_norm=own), one, "32-true", budget).clip_norm
+        for one in (spec, spec_of("cnn"))
+        for own in (None, 0, 2)
+    ]
+
+    assert [0.5, 0, 2, 0, 0, 2] == found
+
+
+def test_a_recipe_can_name_every_optimizer():
+    """The recipe's choices are the table's rows."""
+    choices = get_args(get_args(Train.model_fields["optimizer"].annotation)[0])
+
+    assert set(OPTIMIZERS) == set(choices) == set(get_args(OptimizerName))
+
+
+def test_caution_about_nothing_is_refused():
+    """Without weight decay the key would have no effect."""
+    with pytest.raises(ConfigError, match="set it, or leave"):
+        settings_of("cnn", cautious=True, weight_decay=0)

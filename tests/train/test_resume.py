@@ -34,6 +34,8 @@ CASES = [
     *((family, "adamw", "bf16-mixed", None, {}) for family in FAMILIES),
     ("transformer", "adamw", "32-true", DROPOUT, EVERYTHING),
     ("cnn", "adamw", "32-true", None, {"ema": 0}),
+    ("cnn", "adafactor", "32-true", None, {"clip_norm": 0.1}),
+    ("transformer", "muon", "32-true", None, {"cautious": True, "schedule": "cosine"}),
 ]
 
 

@@ -34,9 +34,8 @@ def recover(
     else:
         budget = Budget(seconds=share * (whole.seconds or 0.0))
     settings = fill_in(recipe.train, spec, precision, budget)
-    settings = replace(
-        settings, learning_rate=LEARNING_RATE_SHARE * settings.learning_rate, decay=1.0
-    )
+    rate = LEARNING_RATE_SHARE * settings.learning_rate
+    settings = replace(settings, learning_rate=rate, schedule="wsd", decay=1.0)
     trainer = make_trainer(model, spec, TASKS[recipe.task], train, valid, settings, budget, folder)
     trainer.run(title=title)
     trainer.finish()

@@ -140,13 +140,24 @@ class Train(Section):
         None, ge=1, description="examples per optimizer step, over all devices"
     )
     micro_batch_size: Whole | None = Field(None, ge=1, description="examples per forward pass")
-    optimizer: Literal["adamw", "sgd", "muon"] | None = None
+    optimizer: Literal["adamw", "sgd", "adafactor", "muon"] | None = None
+    schedule: Literal["wsd", "cosine", "inverse_sqrt", "constant"] | None = Field(
+        None, description="how the rate goes on after the warmup; None: wsd"
+    )
     learning_rate: Real | None = Field(None, gt=0)
     weight_decay: Real | None = Field(None, ge=0)
     warmup_steps: Whole | None = Field(
         None, ge=0, description="steps in which the rate rises; at most a tenth of a step budget"
     )
-    decay: Share | None = Field(None, description="share of the budget in which it falls to zero")
+    decay: Share | None = Field(
+        None, description="of wsd: share of the budget in which it falls to zero"
+    )
+    clip_norm: Real | None = Field(
+        None, ge=0, description="longest gradient, longer ones are scaled down; 0 is off"
+    )
+    cautious: bool | None = Field(
+        None, description="weights decay only where the step shrinks them too; None: false"
+    )
     label_smoothing: Real | None = Field(None, ge=0, lt=1, description="None: the task's own")
     ema: Real = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
     keep: Literal["best", "last"] = Field(
@@ -173,6 +184,12 @@ class Train(Section):
     checkpoint_steps: Whole | None = Field(None, ge=1, description="instead of checkpoint_minutes")
     keep_checkpoints: Whole = Field(2, ge=1, description="the newest ones; each has the best too")
     grace_seconds: Real = Field(30.0, gt=0, description="to save after a signal, then it stops")
+
+    @model_validator(mode="after")
+    def _decay_is_read(self) -> "Train":
+        if self.decay is not None and self.schedule not in (None, "wsd"):
+            raise ValueError(f"decay: the schedule {self.schedule} does not read it, only wsd does")
+        return self
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> "Train":

@@ -6,11 +6,12 @@ families and their sizes.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from modelwright.core.errors import ConfigError
 from modelwright.core.signature import TensorSpec
 from modelwright.models import cnn, rnn, transformer
 from modelwright.models.chain import Model
@@ -269,18 +270,29 @@ def transformer_sequence(
     mlp_ratio: int = 2,
     head_dim: int = 32,
     dropout: float = 0.0,
-    **block: Any,
+    positions: Literal["sinusoidal", "learned", "rotary"] = "rotary",
+    soft_cap: float = 0.0,
+    **body_args: Any,
 ) -> Model:
-    """Attention among places, turned by their distance; `block` as EncoderBlock takes it."""
+    """Attention among places, turned by their distance; `body_args` as EncoderBody takes them.
+
+    Args:
+        soft_cap: of the next token's logits, TagHead's.
+    Raises: ConfigError for a cap on another answer.
+    """
+    if soft_cap and outputs["kind"] != "next":
+        raise ConfigError(f"soft_cap is of the next token's logits, not of {outputs['kind']!r}")
     body = EncoderBody(
         dim,
         num_heads=max(1, dim // head_dim),
         mlp_dims=mlp_dims or [mlp_ratio * dim] * num_layers,
-        positions="rotary",
+        max_len=0 if positions == "rotary" else inputs["max_length"],
+        positions=positions,
         causal=_causal(outputs),
         dropout=dropout,
-        **block,
+        **body_args,
     )
+    outputs = {**outputs, "soft_cap": soft_cap}
     return _model(inputs, outputs, _sequence(inputs, dim, dropout), body, dropout)
 
 

@@ -63,15 +63,25 @@ class TagHead(nn.Module):
     """Scores of labels at every place.
 
     features: (batch, time, dim) -> logits (batch, time, num_classes)
+
+    Args:
+        soft_cap: logits are bent so that none reaches it; 0 leaves them straight.
+    Source: Gemma Team 2024, arXiv:2408.00118, section 2 (soft-capping).
     """
 
-    def __init__(self, dim: int, num_classes: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, num_classes: int, *, dropout: float = 0.0, soft_cap: float = 0.0
+    ) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(dim, num_classes)
+        self.soft_cap = soft_cap
 
     def forward(self, features: Tensor, mask: Tensor | None = None, *inputs: Tensor) -> Tensor:
-        return torch.as_tensor(self.linear(self.dropout(features)))
+        logits = torch.as_tensor(self.linear(self.dropout(features)))
+        if not self.soft_cap:
+            return logits
+        return self.soft_cap * torch.tanh(logits.float() / self.soft_cap)
 
 
 class LetterHead(nn.Module):
@@ -315,7 +325,9 @@ HEADS: dict[str, Head] = {
         decides=True,
     ),
     "next": Head(
-        lambda own, inputs, dim, dropout: TagHead(dim, own["num_classes"]),
+        lambda own, inputs, dim, dropout: TagHead(
+            dim, own["num_classes"], soft_cap=own.get("soft_cap", 0.0)
+        ),
         lambda own: _floats("batch", "time", own["num_classes"])("logits", "probabilities"),
         _softmax,
         kept=False,

@@ -136,6 +136,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             weight_decay=0.0,
             warmup_steps=0,
             decay=0.5,
+            clip_norm=0.5,  # arXiv:2006.05990, section 3.5
         ),
         "image_text": towers(
             "widths dropout",
@@ -274,6 +275,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             weight_decay=0.0,
             warmup_steps=0,
             decay=0.5,
+            clip_norm=0.5,
         ),
         "image_text": towers(
             RECURRENCE,
@@ -414,6 +416,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             weight_decay=0.0,
             warmup_steps=0,
             decay=0.5,
+            clip_norm=0.5,
         ),
         "image_text": towers(
             ATTENTION,

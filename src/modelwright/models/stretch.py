@@ -42,6 +42,12 @@ def chain_of(model: nn.Module) -> list[tuple[str, ...]]:
             repair="use data or sharded instead",
         )
     assert isinstance(model, Model) and isinstance(model.body, EncoderBody)
+    if model.body.shares is not None:
+        raise ConfigError(
+            "train.layout: blocks that look back at the embedding (embed_skip) can't be dealt out",
+            expected="a chain of blocks",
+            repair="use data, sharded or tensor instead",
+        )
     encoder = [(f"body.blocks.{index}",) for index in range(len(model.body.blocks))]
     decoder = [
         (f"decoder.layers.{index}", f"decoder.looks.{index}") for index in range(len(layers))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from modelwright.core.errors import Unsupported
 from modelwright.core.signature import PAST, TensorSpec
 from modelwright.models.carried import Carried, Look, unmoved
 from modelwright.models.groups import Group, Groups, Place
@@ -68,6 +69,8 @@ class EncoderBody(nn.Module):
         max_len: longest sequence; positions are made for it, but for rotary ones.
         positions: "sinusoidal" is fixed, "learned" is trained, "rotary" turns queries and keys.
         class_token: put a learned vector first, as the published ViT does.
+        embed_skip: before each block, add a learned share of what came in (github.com/KellerJordan/
+            modded-nanogpt, 2024, after U-net's skips).
         block: further arguments of every EncoderBlock.
     """
 
@@ -80,6 +83,7 @@ class EncoderBody(nn.Module):
         max_len: int = 0,
         positions: Literal["sinusoidal", "learned", "rotary"] = "learned",
         class_token: bool = False,
+        embed_skip: bool = False,
         dropout: float = 0.0,
         norm: str = "layer",
         **block: Any,
@@ -97,23 +101,32 @@ class EncoderBody(nn.Module):
             EncoderBlock(dim, num_heads, mlp_dim, dropout, rotary=rotary, norm=norm, **block)
             for mlp_dim in mlp_dims
         )
+        self.shares = nn.Parameter(torch.zeros(len(mlp_dims))) if embed_skip else None
         self.norm = NORMS[norm](dim)
         self.out_dim = dim
 
     def forward(
         self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None
     ) -> Tensor:
-        sequence = self.enter(sequence)
-        for block in self.blocks:
+        sequence = self.enter(sequence, carried)
+        embedded = sequence
+        for number, block in enumerate(self.blocks):
+            if self.shares is not None:
+                sequence = sequence + self.shares[number] * embedded
             sequence = block(sequence, mask, carried)
         return torch.as_tensor(self.norm(sequence))
 
-    def enter(self, sequence: Tensor) -> Tensor:
+    def enter(self, sequence: Tensor, carried: Carried | None = None) -> Tensor:
         """What the first block sees: with the class token and positions, where there are any."""
         if self.token is not None:
             token = self.token.expand(sequence.shape[0], -1, -1)
             sequence = torch.cat([token, sequence], dim=1)
         if self.positions is not None:
+            if carried is not None:
+                raise Unsupported(
+                    "a text cannot be carried on with positions counted from its beginning",
+                    expected='positions="rotary"',
+                )
             sequence = sequence + self.positions[: sequence.shape[1]]
         return sequence
 

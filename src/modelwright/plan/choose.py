@@ -195,7 +195,7 @@ def _judge(
         micro_batch_size=settings.micro_batch_size,
         precision=candidate.precision,
         optimizer=settings.optimizer,
-        copies=(settings.ema > 0) + (settings.keep == "best"),
+        copies=(settings.ema > 0) + (settings.keep == "best") + settings.cautious,
         data_bytes=data["bytes"],
         process_bytes=process_bytes,
         recompute=settings.activation_checkpointing == "full",

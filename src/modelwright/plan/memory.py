@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from modelwright.models.catalog import ModelSpec, build, examples
 from modelwright.models.rnn import RecurrentBody
 from modelwright.models.stretch import blocks_of
-from modelwright.train.optimizers import hidden_matrices
+from modelwright.train.optimizers import OptimizerName, state_bytes
 from modelwright.train.precision import Precision, autocast
 
 # Share of activations and workspace that the C allocator holds on top, in fragments and in the
@@ -53,7 +53,7 @@ def predict(
     *,
     micro_batch_size: int,
     precision: Precision,
-    optimizer: str,
+    optimizer: OptimizerName,
     copies: int,
     data_bytes: int,
     process_bytes: int,
@@ -63,12 +63,14 @@ def predict(
 
     Args:
         micro_batch_size: examples in one forward pass.
-        copies: of the weights that are kept beside them: averaged ones, the best so far.
+        copies: of the weights that are kept beside them: averaged ones, the best so far,
+            those before a step with cautious weight decay.
         process_bytes: of the interpreter with its libraries, measured on this machine.
         recompute: blocks keep only what comes in, and one at a time all the rest.
     """
-    activations, largest, state, hidden = _activations(spec, micro_batch_size, precision, recompute)
-    moments = {"adamw": 2 * state, "sgd": state, "muon": 2 * state - hidden}[optimizer]
+    activations, largest, state, moments = _activations(
+        spec, micro_batch_size, precision, optimizer, recompute
+    )
     return MemoryPlan(
         process=process_bytes,
         data=data_bytes,
@@ -92,9 +94,13 @@ def resident_bytes() -> int:
 
 
 def _activations(
-    spec: ModelSpec, micro_batch_size: int, precision: Precision, recompute: bool
+    spec: ModelSpec,
+    micro_batch_size: int,
+    precision: Precision,
+    optimizer: OptimizerName,
+    recompute: bool,
 ) -> tuple[int, int, int, int]:
-    """Bytes kept for backward, of the largest layer output, the weights, the body's matrices."""
+    """Bytes kept for backward, of the largest layer output, the weights, the optimizer's state."""
     kept: dict[object, int] = {}
     largest = 0
 
@@ -128,7 +134,7 @@ def _activations(
         model = build(spec).train()
         own = {value.untyped_storage()._cdata for value in model.state_dict().values()}
         state = sum(value.untyped_storage().nbytes() for value in model.state_dict().values())
-        hidden = sum(value.untyped_storage().nbytes() for value in hidden_matrices(model))
+        moments = state_bytes(model, optimizer)
         for module in model.modules():
             if isinstance(module, RecurrentBody) or not list(module.children()):
                 module.register_forward_hook(look)
@@ -144,7 +150,7 @@ def _activations(
     saved = sum(size for key, size in kept.items() if key not in own) + sum(recurrent)
     if spared:
         saved += sum(incoming - inside for inside, incoming in spared) + max(spared)[0]
-    return saved, largest, state, hidden
+    return saved, largest, state, moments
 
 
 def _recurrent_bytes(module: nn.RNNBase, output: Tensor) -> int:

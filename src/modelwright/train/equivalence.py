@@ -139,25 +139,6 @@ def _run(folder: Path, layout: Layout, micro_batch_size: int = BATCH) -> list[li
     return str(value["refused"]) if "refused" in value else list(value["steps"])
 
 
-class _Noting(Trainer):
-    """Notes the norm of every gradient."""
-
-    norms: list[float]
-
-    def _backward(self, progress: float) -> float:
-        loss = super()._backward(progress)
-        gradients = {
-            name: parameter.grad
-            for name, parameter in self.model.named_parameters()
-            if parameter.grad is not None
-        }
-        whole = self.world.whole(gradients)
-        self.norms.append(
-            float(sum(value.double().square().sum() for value in whole.values())) ** 0.5
-        )
-        return loss
-
-
 def _work(folder: Path) -> None:
     """What one process does."""
     told = json.loads((folder / "work.json").read_bytes())
@@ -178,16 +159,14 @@ def _work(folder: Path) -> None:
             norms = any("Norm2d" in type(one).__name__ for one in model.modules())
             if settings.micro_batch_size < BATCH and norms:
                 raise ConfigError("batch norms see each pass alone: smaller ones train otherwise")
-            trainer = _Noting(
+            trainer = Trainer(
                 model, spec, TASKS[recipe.task], train, valid, settings, budget,
                 folder / f"checkpoints-{world.rank}", world=world,
             )  # fmt: skip
         except ConfigError as error:
             found = {"refused": str(error).splitlines()[0]}
         else:
-            trainer.norms = []
-            losses = [trainer.train_step() for _ in range(STEPS)]
-            found = {"steps": list(zip(losses, trainer.norms, strict=True))}
+            found = {"steps": [(trainer.train_step(), trainer.grad_norm) for _ in range(STEPS)]}
         if world.first:
             write_json(folder / "found.json", found)
 

@@ -34,11 +34,12 @@ from modelwright.train import checkpoint, state
 from modelwright.train.gradient import Gradient, Loss, recompute_blocks
 from modelwright.train.guards import Signals, StopRequested, catch_signals, require_finite
 from modelwright.train.journal import Journal
-from modelwright.train.optimizers import learning_rate_factor, make_optimizer
+from modelwright.train.optimizers import clip_, make_optimizer
 from modelwright.train.parallel import ALONE, World, local
 from modelwright.train.pipes import Pipe
 from modelwright.train.precision import autocast
 from modelwright.train.saver import Saver
+from modelwright.train.schedules import learning_rate_factor
 from modelwright.train.settings import Budget, Settings
 
 TWO_SIDED_95 = 1.96  # standard errors on each side of a 95 % interval
@@ -99,6 +100,7 @@ class Trainer:
             settings.optimizer,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
+            cautious=settings.cautious,
         )
         self._loss: Loss = task.logic.loss
         if task.logic.LABEL_SMOOTHING is not None:
@@ -108,6 +110,7 @@ class Trainer:
         self.step, self.elapsed, self.evaluation_seconds = 0, 0.0, 0.0
         self.looked_s = 0.0  # at valid, by this process
         self.loss, self.went_back = 0.0, False
+        self.grad_norm = 0.0  # of the last step, before it was clipped
         self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid metric
         self._saved_step, self._saved_at, self._evaluated_at = 0, 0.0, 0.0
         self._saved_looks = 0
@@ -139,7 +142,11 @@ class Trainer:
         settings = self.settings
         progress = self.budget.progress(self.step, self.elapsed)
         factor = learning_rate_factor(
-            self.step, progress, warmup_steps=settings.warmup_steps, decay=settings.decay
+            self.step,
+            progress,
+            warmup_steps=settings.warmup_steps,
+            decay=settings.decay,
+            schedule=settings.schedule,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
@@ -148,6 +155,8 @@ class Trainer:
         self.model.train()
         loss = self.world.total(self._backward(progress))
         require_finite(loss, self.step, settings.learning_rate * factor)
+        total = functools.partial(self.world.total_of_blocks, self.model)
+        self.grad_norm = clip_(self.model.parameters(), settings.clip_norm, total)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -409,7 +418,7 @@ class Trainer:
 
     def _observed(self) -> dict[str, float]:
         """What else the curves show."""
-        return {}
+        return {"grad_norm": self.grad_norm}
 
 
 def _named(found: Quality) -> dict[str, float]:

@@ -1,14 +1,69 @@
-"""Parameter groups, optimizers, and the schedule as a function of progress."""
+"""OPTIMIZERS, parameter groups, weight decay, the gradient's norm.
 
-from collections.abc import Sequence
+To add an optimizer: a row here, and its name among the recipe's choices (core/recipe.py).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from modelwright.core.errors import ConfigError
+from modelwright.train.muon import Muon
 
-OptimizerName = Literal["adamw", "sgd", "muon"]
+OptimizerName = Literal["adamw", "sgd", "adafactor", "muon"]
+Groups = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One optimizer.
+
+    Args:
+        make: (parameter groups, learning rate) -> it.
+        state_bytes: what it keeps beside one parameter.
+    """
+
+    make: Callable[[Groups, float], torch.optim.Optimizer]
+    state_bytes: Callable[[Tensor], int]
+
+
+COUNTER = 4  # bytes of a parameter's number of steps, a float32
+
+
+def _factored_bytes(parameter: Tensor) -> int:
+    """Means over rows and columns in place of a value each; of vectors, all values."""
+    if parameter.ndim < 2:
+        return COUNTER + parameter.nbytes
+    *_, rows, columns = parameter.shape
+    return COUNTER + parameter.nbytes // columns + parameter.nbytes // rows
+
+
+OPTIMIZERS: dict[OptimizerName, Rule] = {
+    # Loshchilov, Hutter 2017, arXiv:1711.05101
+    "adamw": Rule(
+        # fused: one pass over memory; several times the speed of foreach on CPUs
+        lambda groups, rate: torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True),
+        lambda parameter: COUNTER + 2 * parameter.nbytes,
+    ),
+    # Sutskever et al. 2013, ICML, section 3 (Nesterov)
+    "sgd": Rule(
+        lambda groups, rate: torch.optim.SGD(
+            groups, lr=rate, momentum=0.9, nesterov=True, fused=True
+        ),
+        lambda parameter: parameter.nbytes,
+    ),
+    # Shazeer, Stern 2018, arXiv:1804.04235
+    "adafactor": Rule(
+        lambda groups, rate: torch.optim.Adafactor(groups, lr=rate),
+        _factored_bytes,
+    ),
+    # Jordan et al. 2024; train/muon.py
+    "muon": Rule(lambda groups, rate: Muon(groups, rate), lambda parameter: parameter.nbytes),
+}
 
 
 class Several(torch.optim.Optimizer):
@@ -40,20 +95,21 @@ def make_optimizer(
     *,
     learning_rate: float,
     weight_decay: float,
+    cautious: bool = False,
 ) -> torch.optim.Optimizer:
     """An optimizer whose weight decay spares biases, norms and positions.
 
     Muon moves hidden matrices; embeddings, the head and everything else stay with AdamW. Its steps
     are as large as AdamW's, so that one learning rate serves both.
 
-    Source: Loshchilov, Hutter 2017, arXiv:1711.05101 (AdamW); Sutskever et al. 2013 (Nesterov);
-        Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982,
-        section 2.2 (the size of Muon's steps).
+    Args:
+        cautious: see `decay_cautiously`.
+    Raises: ConfigError for Muon where the body has no matrices.
     """
     matrices = [parameter for _, parameter in _matrices(model)]
     kept = {id(parameter) for parameter in matrices}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in kept]
-    groups = [
+    groups: Groups = [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
@@ -62,17 +118,102 @@ def make_optimizer(
         if not ours:
             raise ConfigError(
                 "train.optimizer: muon moves matrices, and this model's body has none",
-                expected="adamw or sgd, or a family with linear layers",
+                expected="adamw, sgd or adafactor, or a family with linear layers",
             )
         hidden = {id(parameter) for parameter in ours}
         groups[0]["params"] = [p for p in matrices if id(p) not in hidden]
-        muon = torch.optim.Muon(
-            ours, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
-        return Several([muon, _adamw(groups, learning_rate)])
-    if name == "adamw":
-        return _adamw(groups, learning_rate)
-    return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True, fused=True)
+        moved: Groups = [{"params": ours, "weight_decay": weight_decay}]
+        muon = OPTIMIZERS["muon"].make(moved, learning_rate)
+        adamw = OPTIMIZERS["adamw"].make(groups, learning_rate)
+        optimizer: torch.optim.Optimizer = Several([muon, adamw])
+    else:
+        optimizer = OPTIMIZERS[name].make(groups, learning_rate)
+    if cautious:
+        decay_cautiously(optimizer)
+    return optimizer
+
+
+def decay_cautiously(optimizer: torch.optim.Optimizer) -> None:
+    """From now on weights shrink only where the step moves them towards zero too.
+
+    Decoupled from the gradient, whatever the optimizer: after a step has moved x by -u, a weight
+    with u x > 0 goes down by another (learning rate * weight decay * x). While it is at it, a step
+    holds a copy of the weights.
+
+    Source: Chen et al. 2025, arXiv:2510.12402 (cautious weight decay).
+    """
+    for group in optimizer.param_groups:
+        group["cautious_decay"], group["weight_decay"] = group["weight_decay"], 0.0
+    before: list[Tensor] = []
+
+    def held() -> list[tuple[Tensor, float]]:
+        return [
+            (parameter, group["lr"] * group["cautious_decay"])
+            for group in optimizer.param_groups
+            if group["cautious_decay"]
+            for parameter in group["params"]
+        ]
+
+    def keep(*_: Any) -> None:
+        before.extend(parameter.detach().clone() for parameter, _ in held())
+
+    @torch.no_grad()
+    def decay(*_: Any) -> None:
+        for (parameter, share), old in zip(held(), before, strict=True):
+            parameter.sub_(share * old * ((old - parameter) * old > 0))
+        before.clear()
+
+    optimizer.register_step_pre_hook(keep)
+    optimizer.register_step_post_hook(decay)
+
+
+def state_bytes(model: nn.Module, name: OptimizerName) -> int:
+    """What the optimizer keeps beside the model, in bytes, from its first step on."""
+    moved = {id(one) for one in hidden_matrices(model)} if name == "muon" else set()
+    others = OPTIMIZERS["adamw" if name == "muon" else name]
+    return sum(
+        (OPTIMIZERS["muon"] if id(parameter) in moved else others).state_bytes(parameter)
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    )
+
+
+def clip_(
+    parameters: Iterable[Tensor], max_norm: float, total: Callable[[float], float] = lambda one: one
+) -> float:
+    """Scale the whole gradient down to `max_norm` where it is longer; gives its length before.
+
+    Of parameters in shards (DTensor) it is the length of the whole, the same in every process. A
+    length that is no number scales nothing: who calls sees it, and what made it stays to be found.
+
+    Args:
+        max_norm: 0 only measures.
+        total: adds to a squared length what other processes have beside it.
+    Source: Pascanu et al. 2012, arXiv:1211.5063, section 3.2.
+    """
+    learned = [parameter for parameter in parameters if parameter.grad is not None]
+    length = math.sqrt(total(squared_norm(learned)))
+    if max_norm and math.isfinite(length):
+        for part in _by_mesh(learned):
+            nn.utils.clip_grads_with_norm_(part, max_norm, torch.tensor(length))
+    return length
+
+
+def squared_norm(parameters: Iterable[Tensor]) -> float:
+    """Of their gradients; of shards the whole's, the same in every process."""
+    squared = 0.0
+    for part in _by_mesh(parameters):
+        norm = nn.utils.get_total_norm([one.grad for one in part if one.grad is not None])
+        squared += float(getattr(norm, "full_tensor", lambda norm=norm: norm)()) ** 2
+    return squared
+
+
+def _by_mesh(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Those that lie alike together: torch takes norms of no others at once."""
+    parts: dict[Any, list[Tensor]] = {}
+    for parameter in parameters:
+        parts.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
+    return list(parts.values())
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
@@ -89,28 +230,3 @@ def _matrices(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
         and parameter.ndim > 1
         and name.rpartition(".")[2] not in ("positions", "token")
     ]
-
-
-def _adamw(groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.AdamW:
-    # fused: one pass over memory; several times the speed of foreach on CPUs
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), fused=True)
-
-
-def learning_rate_factor(step: int, progress: float, *, warmup_steps: int, decay: float) -> float:
-    """Warmup, stable, decay: the share of the full learning rate to use now.
-
-    Rises over the first steps, stays, and falls in a straight line to zero over the last `decay`
-    of the budget, so that it reaches zero exactly when the budget is spent.
-
-    Args:
-        step: steps done.
-        progress: share of the budget spent, by steps or by time.
-    Source: Hu et al. 2024, arXiv:2404.06395, section 4.
-
-    >>> [round(learning_rate_factor(s, s / 100, warmup_steps=10, decay=0.5), 2)
-    ...  for s in (0, 4, 9, 50, 75, 100)]
-    [0.1, 0.5, 1.0, 1.0, 0.5, 0.0]
-    """
-    rising = min(1.0, (step + 1) / max(1, warmup_steps))
-    falling = min(1.0, max(0.0, (1.0 - progress) / decay)) if decay > 0 else 1.0
-    return min(rising, falling)

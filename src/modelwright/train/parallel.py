@@ -35,6 +35,7 @@ from modelwright.core.progress import hush
 from modelwright.core.recipe import WHOLE_BATCHES, Layout
 from modelwright.data.loader import Batch
 from modelwright.models.stretch import chain_of, keep_blocks
+from modelwright.train.optimizers import squared_norm
 from modelwright.train.spread import cut_everything, cut_matrices, synchronize_batch_norms
 
 Result = TypeVar("Result")
@@ -156,6 +157,16 @@ class World:
         number = torch.tensor([loss * self._readers / self.size], dtype=torch.float64)
         dist.all_reduce(number)
         return float(number.item())
+
+    def total_of_blocks(self, model: nn.Module, squared: float) -> float:
+        """A squared length of this process's gradient, with those of blocks that others have."""
+        if not self.homes:
+            return squared
+        assert self.mesh is not None
+        own = squared_norm(value for name, value in model.named_parameters() if name in self.homes)
+        others = torch.tensor([own], dtype=torch.float64)
+        dist.all_reduce(others, group=self.mesh.get_group("pipeline"))
+        return squared - own + float(others.item())
 
     def largest(self, number: int) -> int:
         """Of all processes: what one of them saw, such as a signal, all should know."""

@@ -25,7 +25,6 @@ from modelwright.train.settings import Budget, Settings
 
 LOOKS, LOOK_EPISODES = 24, 50  # how often valid is looked at in the budget, and how much of it
 LATEST = 20  # episodes of training whose mean return the curves show
-MAX_GRAD_NORM = 0.5  # arXiv:2006.05990, section 3.5
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,6 @@ class Learner(Trainer):
         with autocast(self.settings.precision):
             value = self.algorithm.loss(self.model, self.averaged, self.step, progress)
         value.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
         return float(value.item())
 
     def run(self, until: Budget | None = None, *, title: str = "train") -> None:
@@ -230,7 +228,7 @@ class Learner(Trainer):
 
     def _observed(self) -> dict[str, float]:
         players = self.algorithm.players
-        found = {"actions": float(players.turns * len(players))}
+        found = super()._observed() | {"actions": float(players.turns * len(players))}
         return found | ({"return": float(np.mean(players.latest))} if players.latest else {})
 
     def _position(self) -> dict[str, Any]:

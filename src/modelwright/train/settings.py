@@ -9,8 +9,8 @@ from modelwright.core.recipe import Augment, Train
 from modelwright.models.catalog import ModelSpec
 from modelwright.train.optimizers import OptimizerName
 from modelwright.train.precision import Precision
+from modelwright.train.schedules import ScheduleName
 
-BATCH_SIZE = 128  # where neither the recipe nor the family says
 # settings that change no weight: a training may go on with others
 HOW_TO_SAVE = ("checkpoint_seconds", "checkpoint_steps", "keep_checkpoints", "grace_seconds")
 
@@ -38,6 +38,9 @@ class Settings:
     algorithm: str = "auto"  # these three are of tasks that act
     discount: float = 0.99
     stop_at: float | None = None
+    schedule: ScheduleName = "wsd"
+    clip_norm: float = 0.0  # 0 is off
+    cautious: bool = False
     keep_checkpoints: int = 2
     grace_seconds: float = 30.0
 
@@ -48,7 +51,15 @@ class Settings:
         return dict(json.loads(json.dumps(value)))
 
 
-SGD_LEARNING_RATE, SGD_WEIGHT_DECAY = 0.1, 5e-4  # for any family; AdamW's are far too small
+# where neither the recipe nor the family says
+DEFAULTS: dict[str, Any] = {
+    "batch_size": 128, "optimizer": "adamw", "schedule": "wsd", "clip_norm": 0.0, "cautious": False,
+}  # fmt: skip
+# for any family, whose own are AdamW's and Muon's
+OWN_DEFAULTS: dict[str, dict[str, Any]] = {
+    "sgd": {"learning_rate": 0.1, "weight_decay": 5e-4},
+    "adafactor": {"learning_rate": 0.05},  # of a matrix's own size
+}
 
 
 @dataclass(frozen=True)
@@ -70,17 +81,22 @@ class Budget:
 def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budget) -> Settings:
     """The recipe's train section with the family's defaults where it says nothing.
 
-    Raises: ConfigError if the micro batch does not divide the family's batch.
+    Raises: ConfigError if the micro batch does not divide the family's batch, or weights are to
+        decay cautiously and not at all.
     """
-    defaults = {"batch_size": BATCH_SIZE, "optimizer": "adamw", **spec.ladder.train}
-    if section.optimizer == "sgd":
-        defaults |= {"learning_rate": SGD_LEARNING_RATE, "weight_decay": SGD_WEIGHT_DECAY}
+    defaults = {**DEFAULTS, **spec.ladder.train, **OWN_DEFAULTS.get(section.optimizer or "", {})}
     if budget.steps is not None:
         defaults["warmup_steps"] = min(defaults["warmup_steps"], budget.steps // 10)
     chosen = {
         name: default if (own := getattr(section, name)) is None else own
         for name, default in defaults.items()
     }
+    if chosen["cautious"] and not chosen["weight_decay"]:
+        raise ConfigError(
+            f"train.cautious is about weight decay, and that of {spec.family} is 0 here",
+            expected="a train.weight_decay above 0",
+            repair="set it, or leave train.cautious out",
+        )
     micro_batch_size = section.micro_batch_size or chosen["batch_size"]
     if chosen["batch_size"] % micro_batch_size:
         raise ConfigError(

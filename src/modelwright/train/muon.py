@@ -1,0 +1,73 @@
+"""Muon: steps of matrices with all directions equally long, in one process or in shards.
+
+torch.optim.Muon gives the same steps in one process. Over shards (DTensor, as FSDP2 makes them) it
+sums products of shards in bfloat16 and takes other steps; here each process brings the whole
+update together first.
+Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MOMENTUM = 0.95
+ROUNDS, COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)  # of Jordan et al.
+RMS_OF_ADAMW = 0.2  # arXiv:2502.16982, section 2.2: steps as large as AdamW's
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, made orthogonal; decoupled weight decay.
+
+    Args:
+        params: matrices, or groups of them.
+        learning_rate: as AdamW's, whatever the shape.
+    """
+
+    def __init__(self, params: Any, learning_rate: float, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": learning_rate, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            rate, decay = group["lr"], group["weight_decay"]
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                state = self.state[matrix]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
+                momentum = state["momentum_buffer"].lerp_(matrix.grad, 1 - MOMENTUM)
+                update = orthogonal_update(matrix.grad.lerp(momentum, MOMENTUM))
+                matrix.mul_(1 - rate * decay)
+                matrix.add_(update, alpha=-rate * RMS_OF_ADAMW * math.sqrt(max(matrix.shape)))
+
+
+def orthogonal_update(update: Tensor) -> Tensor:
+    """`orthogonalize` of a matrix; of one in shards, this process's share of the result."""
+    if not hasattr(update, "full_tensor"):
+        return orthogonalize(update)
+    from torch.distributed.tensor import DTensor, distribute_tensor  # slow to import
+
+    assert isinstance(update, DTensor)
+    whole = orthogonalize(update.full_tensor())
+    # every process has it all: nothing has to be sent
+    return distribute_tensor(whole, update.device_mesh, update.placements, src_data_rank=None)
+
+
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """Singular vectors kept, singular values brought near one; bfloat16, (rows, columns) -> same.
+
+    Newton–Schulz rounds of a polynomial that is steep at zero: the values end between 0.7 and 1.2.
+    """
+    linear, cubic, quintic = COEFFICIENTS
+    tall = matrix.shape[0] > matrix.shape[1]
+    wide = (matrix.T if tall else matrix).bfloat16()
+    wide = wide / wide.norm().clamp_min(1e-7)
+    for _ in range(ROUNDS):
+        gram = wide @ wide.T
+        wide = torch.addmm(
+            wide, torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic), wide, beta=linear
+        )
+    return wide.T if tall else wide

@@ -1,0 +1,109 @@
+"""Optimizers over parameters in shards (FSDP2) take the steps of one process.
+
+Run as a program, with a rank and a folder, this file is one of the processes.
+"""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from modelwright.train.optimizers import clip_, make_optimizer
+
+WORLD, STEPS, MAX_NORM = 2, 3, 0.5
+WAYS = {  # name -> keys of make_optimizer
+    "muon": {"name": "muon", "learning_rate": 0.05, "weight_decay": 0.1},
+    "cautious muon": {
+        "name": "muon", "learning_rate": 0.05, "weight_decay": 0.1, "cautious": True,
+    },
+    "adamw": {"name": "adamw", "learning_rate": 0.05, "weight_decay": 0.1},
+}  # fmt: skip
+
+
+class Net(nn.Module):
+    """Matrices whose rows do not divide by two, between ends that Muon leaves alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(6, 12)
+        self.body = nn.Sequential(nn.Linear(12, 33), nn.Tanh(), nn.Linear(33, 7))
+        self.head = nn.Linear(7, 3)
+
+    def forward(self, rows):
+        return self.head(self.body(self.embed(rows)))
+
+
+def work(rank: int, folder: Path) -> None:
+    """One process: each way's steps, whole and in shards, side by side."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    mesh = init_device_mesh("cpu", (WORLD,))
+    found = {}
+    for way, keys in WAYS.items():
+        torch.manual_seed(0)
+        whole = Net()
+        sharded = copy.deepcopy(whole)
+        fully_shard(sharded.body, mesh=mesh)
+        fully_shard(sharded, mesh=mesh)
+        nets = (whole, sharded)
+        optimizers = [make_optimizer(net, **keys) for net in nets]
+        norms = []
+        for step in range(STEPS):
+            torch.manual_seed(step)
+            rows = torch.randn(16, 6)
+            for net, optimizer in zip(nets, optimizers, strict=True):
+                (net(rows) ** 2).sum().backward()
+                norms.append(clip_(net.parameters(), MAX_NORM))
+                optimizer.step()
+                optimizer.zero_grad()
+        pairs = zip(whole.parameters(), sharded.parameters(), strict=True)
+        found[way] = {
+            "apart": max((one - other.full_tensor()).abs().max().item() for one, other in pairs),
+            "whole": norms[0::2],
+            "sharded": norms[1::2],
+            "local": sum(one.to_local().numel() for one in sharded.parameters()),
+            "all": sum(one.numel() for one in whole.parameters()),
+        }
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What each process saw."""
+    folder = tmp_path_factory.mktemp("shards")
+    command = [sys.executable, __file__]
+    running = [
+        subprocess.Popen([*command, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
+        for rank in range(WORLD)
+    ]
+    errors = [one.communicate()[1] for one in running]
+    assert [0] * WORLD == [one.returncode for one in running], errors
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_shards_step_as_one_process_does(found, way):
+    """After three clipped steps no weight is farther than 1e-6 from where one process has it."""
+    for one in found:
+        assert 1e-6 > one[way]["apart"]
+        assert one[way]["local"] < one[way]["all"]
+
+
+def test_the_norm_is_of_the_whole_gradient(found):
+    """Every process measures the length that one process alone does."""
+    for one in found:
+        assert pytest.approx(one["muon"]["whole"], rel=1e-5) == one["muon"]["sharded"]
+        assert MAX_NORM < min(one["muon"]["whole"])
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,138 @@
+"""The rate rises, goes on as the schedule says, and is zero when the budget is spent."""
+
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from modelwright.core.recipe import Train
+from modelwright.train.schedules import SCHEDULES, ScheduleName, learning_rate_factor
+from modelwright.train.settings import Budget
+
+from .conftest import trainer_of
+
+shares = st.floats(0, 1, allow_nan=False)
+
+
+@given(step=st.integers(0, 10**6), warmup=st.integers(0, 1000), decay=st.floats(0.01, 1))
+def test_zero_when_the_budget_is_spent(step, warmup, decay):
+    """At progress 1 the rate is exactly zero, whatever the step, the warmup and the decay."""
+    assert 0.0 == learning_rate_factor(step, 1.0, warmup_steps=warmup, decay=decay)
+
+
+@given(
+    step=st.integers(0, 10**6), progress=shares, warmup=st.integers(0, 1000), decay=shares,
+    schedule=st.sampled_from(list(SCHEDULES)),
+)  # fmt: skip
+def test_factor_is_a_share(step, progress, warmup, decay, schedule):
+    """No step uses less than nothing or more than the full rate."""
+    keys = {"warmup_steps": warmup, "decay": decay, "schedule": schedule}
+
+    assert 0 <= learning_rate_factor(step, progress, **keys) <= 1
+
+
+@given(
+    first=shares, second=shares, decay=st.floats(0.01, 1), schedule=st.sampled_from(list(SCHEDULES))
+)
+def test_rate_never_rises_after_warmup(first, second, decay, schedule):
+    """Once warm, more progress never means a higher rate."""
+    keys = {"warmup_steps": 10, "decay": decay, "schedule": schedule}
+    early, late = sorted((first, second))
+    factors = [
+        learning_rate_factor(1000 + round(100 * progress), progress, **keys)
+        for progress in (early, late)
+    ]
+
+    assert factors[0] >= factors[1]
+
+
+def test_stable_in_the_middle():
+    """Between warmup and decay the rate is the full one, and the fall is a straight line."""
+    factors = [
+        learning_rate_factor(100, progress, warmup_steps=10, decay=0.4)
+        for progress in (0.1, 0.6, 0.8, 0.9)
+    ]
+
+    assert pytest.approx([1.0, 1.0, 0.5, 0.25]) == factors
+
+
+def test_no_decay_stays_up():
+    """With decay 0 the rate stays until the end."""
+    assert 1.0 == learning_rate_factor(100, 0.999, warmup_steps=0, decay=0.0)
+
+
+def test_warmup_rises_by_equal_parts():
+    """The first step already learns; the last of the warmup has the full rate."""
+    factors = [learning_rate_factor(s, 0.0, warmup_steps=4, decay=0.5) for s in range(5)]
+
+    assert [0.25, 0.5, 0.75, 1.0, 1.0] == factors
+
+
+def test_a_shorter_budget_of_time_enters_the_decay_earlier():
+    """Half the steps a second means half the steps before the decay, and zero at the end."""
+    fast, slow = (
+        [
+            learning_rate_factor(step, budget.progress(step, step * seconds), warmup_steps=0,
+                                 decay=0.5)
+            for step in range(round(10 / seconds) + 1)
+        ]
+        for budget, seconds in ((Budget(seconds=10.0), 0.1), (Budget(seconds=10.0), 0.2))
+    )  # fmt: skip
+
+    assert (51, 26) == (fast.count(1.0), slow.count(1.0))
+    assert (0.0, 0.0) == (fast[-1], slow[-1])
+
+
+def test_a_cosine_is_half_down_in_the_middle():
+    """It begins at the full rate, and ends at zero with the budget: arXiv:1608.03983."""
+    factors = [
+        learning_rate_factor(100, progress, warmup_steps=0, decay=0.0, schedule="cosine")
+        for progress in (0.0, 1 / 3, 0.5, 1.0)
+    ]
+
+    assert pytest.approx([1.0, 0.75, 0.5, 0.0]) == factors
+
+
+def test_an_inverse_root_goes_on_from_the_warmup():
+    """Four times the warmup's steps later, half the rate is left, whatever the budget."""
+    factors = [
+        learning_rate_factor(step - 1, 0.9, warmup_steps=25, decay=0.5, schedule="inverse_sqrt")
+        for step in (5, 25, 100, 2500)
+    ]
+
+    assert pytest.approx([0.2, 1.0, 0.5, 0.1]) == factors
+
+
+def test_constant_stays_up():
+    """To the very end."""
+    rate = learning_rate_factor(99, 1.0, warmup_steps=10, decay=0.5, schedule="constant")
+
+    assert 1.0 == rate
+
+
+def test_a_recipe_can_name_every_schedule():
+    """The recipe's choices are the table's rows."""
+    choices = get_args(get_args(Train.model_fields["schedule"].annotation)[0])
+
+    assert set(SCHEDULES) == set(choices) == set(get_args(ScheduleName))
+
+
+def test_a_decay_that_nothing_reads_is_refused():
+    """Only one schedule has a decay of its own length."""
+    with pytest.raises(ValidationError, match="cosine does not read it, only wsd does"):
+        Train(schedule="cosine", decay=0.5)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_training_follows_its_schedule(tmp_path, schedule):
+    """The rate of the optimizer's last step is the schedule's."""
+    keys = {"warmup_steps": 4, **({"decay": 0.5} if schedule == "wsd" else {})}
+    trainer = trainer_of(
+        tmp_path, budget=Budget(steps=10), learning_rate=0.01, schedule=schedule, **keys
+    )
+    trainer.run()
+    wanted = {"wsd": 0.2, "cosine": 0.02447174, "inverse_sqrt": 0.63245553, "constant": 1.0}
+
+    assert pytest.approx(0.01 * wanted[schedule]) == trainer.optimizer.param_groups[0]["lr"]
