@@ -204,7 +204,7 @@ train: {precision: 32-true, checkpoint_steps: 5}
 """
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("code", [errno.ENOSPC, pytest.param(errno.EIO, marks=pytest.mark.slow)])
 def test_a_full_disk_ends_the_command_with_words(tmp_path, monkeypatch, capsys, code):
     """A save that fails in the background ends the command with exit 2, the file and a repair; the
     same command goes on from the checkpoint before."""
