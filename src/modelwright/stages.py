@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from modelwright import figures
 from modelwright.compress import certify as certifying
 from modelwright.compress.search import MOST_FLIPPED, Search
 from modelwright.core.artifact import Artifact, open_artifact, write
@@ -36,8 +37,8 @@ from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.catalog import make_trainer
-from modelwright.train.loop import Trainer, announce, fresh_model
-from modelwright.train.peak import peak_memory_bytes, reset_peak_memory
+from modelwright.train.loop import announce, fresh_model
+from modelwright.train.peak import reset_peak_memory
 from modelwright.train.save import write_trained
 from modelwright.train.settings import Budget, fill_in
 
@@ -73,14 +74,17 @@ def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
     predictions = folder / "predictions.json"
     if not predictions.is_file():  # kept, so that a continued run does not predict otherwise
         candidates = choose.predict(recipe, data)
-        _record_predictions(run, candidates)
+        figures.predictions(run, candidates)
         write_json(predictions, {"candidates": [one.to_json() for one in candidates]})
     candidates = [choose.from_json(one) for one in read(predictions)["candidates"]]
     result: dict[str, Any] = {"winner": None}
     try:
         train, valid = (load_part(run.stage_folder("gate"), part) for part in ("train", "valid"))
         started = time.perf_counter()
-        winner, budget = choose.race(recipe, candidates, train, valid, folder)
+        winner, budget = choose.race(
+            recipe, candidates, train, valid, folder,
+            lambda text: run.write("plan", "fallback", text=text),
+        )  # fmt: skip
         result |= {
             "winner": winner.spec.name,
             "precision": winner.precision,
@@ -134,21 +138,27 @@ def train(run: Run, recipe: Recipe) -> dict[str, Any]:
     checkpoints.mkdir(parents=True, exist_ok=True)
     budget = Budget(**chosen["train_budget"])
     settings = fill_in(recipe.train, spec, chosen["precision"], choose.training_budget(recipe))
+    record = figures.record(run, recipe, winner, spec, settings, train_rows)
     reset_peak_memory()
     trainer = make_trainer(
         fresh_model(spec, settings.seed), spec, TASKS[recipe.task], train_rows, valid_rows,
-        settings, budget, checkpoints, metrics=folder / "metrics.jsonl",
+        settings, budget, checkpoints, metrics=folder / "metrics.jsonl", record=record,
     )  # fmt: skip
     announce(trainer, "train")
     before_step, before = trainer.step, trainer.elapsed
-    trainer.run()
-    loop_seconds = trainer.elapsed - before - trainer.looked_s
-    found = trainer.finish()
+    try:
+        trainer.run()
+        loop_seconds = trainer.elapsed - before - trainer.looked_s
+        found = trainer.finish()
+    except BaseException:
+        trainer.journal.close(finished=False)
+        raise
+    trainer.journal.close(finished=True)
     if trainer.went_back:
         text = "the weights of an earlier look at valid are kept: they were clearly better there"
         run.write("train", "decision", text=text)
         say(f"train: {text}")
-    _record_training(run, spec.name, trainer, trainer.step - before_step, loop_seconds)
+    figures.training(run, spec.name, trainer, trainer.step - before_step, loop_seconds)
     metric = METRICS[TASKS[recipe.task].look]
     name = f"valid_{metric.name}"
     quality = Number(found[name], metric.unit, "measured", "valid rows, trained model",
@@ -241,7 +251,7 @@ def certify(run: Run, recipe: Recipe) -> dict[str, Any]:
             [{"name": chosen.folder.name, "values": values}], recipe.bounds, "on the test part"
         )
     write_json(folder / "certificate.json", certificate)
-    _record_certificate(run, certificate)
+    figures.certificate(run, certificate, read(run.stage_folder("plan") / "plan.json")["winner"])
     if certificate["verdict"] == "infeasible":
         raise Infeasible(
             certificate["text"],
@@ -379,50 +389,6 @@ def _write_infeasible(
         run.stage_folder("certify") / "certificate.json",
         {"verdict": "infeasible", "text": found["relax"], "goals": goals, **found},
     )
-
-
-def _record_predictions(run: Run, candidates: list[choose.Candidate]) -> None:
-    machine = this_machine().name
-    units = {"memory_bytes": "B", "epoch_s": "s", "size_bytes": "B", "latency_ms": "ms"}
-    for candidate in candidates:
-        for name, unit in units.items():
-            if name in candidate.predicted:
-                number = Number(
-                    candidate.predicted[name], unit, "predicted", "plan calibration", machine
-                )
-                run.figure("plan", candidate.spec.name, name, number)
-
-
-def _record_training(run: Run, name: str, trainer: Trainer, steps: int, seconds: float) -> None:
-    machine = this_machine().name
-    if steps:
-        epoch_s = seconds / steps * trainer.steps_per_epoch
-        run.figure(
-            "train", name, "epoch_s", Number(epoch_s, "s", "measured", "training loop", machine)
-        )
-    number = Number(peak_memory_bytes(), "B", "measured", "peak resident memory", machine)
-    run.figure("train", name, "memory_bytes", number)
-    number = Number(trainer.elapsed, "s", "measured", "its race slices included", machine)
-    run.figure("train", "run", "training_s", number)
-
-
-def _record_certificate(run: Run, certificate: dict[str, Any]) -> None:
-    machine = this_machine().name
-    rows = f"{certificate['rows']:,} test rows"
-    for name, goal in certificate["goals"].items():
-        how = rows if name.startswith(certificate["metric"]) else "target runtime"
-        number = Number(
-            goal["measured"], goal["unit"], "measured", how, machine, goal["low"], goal["high"]
-        )
-        run.figure("certify", "run", name, number)
-    winner = read(run.stage_folder("plan") / "plan.json")["winner"]
-    baseline = certificate["baseline"]
-    for name, value, unit in (
-        ("size_bytes", baseline["size_mb"] * 1e6, "B"),
-        ("latency_ms", baseline["latency_p50_ms"], "ms"),
-    ):
-        number = Number(value, unit, "measured", "uncompressed graph on the target", machine)
-        run.figure("certify", winner, name, number)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ FLOORS = (
     ("train", "export", "serve", "report"),
     ("plan",),
     ("compress",),
+    ("figures",),
     ("stages",),
     ("pipeline",),
     ("verbs", "show"),

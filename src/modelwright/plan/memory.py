@@ -8,6 +8,7 @@ Source of the breakdown: Korthikanti et al. 2022, arXiv:2205.05198, section 4.
 import contextlib
 import ctypes
 import gc
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import psutil
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from modelwright.core.units import format_bytes
 from modelwright.models.catalog import ModelSpec, build, examples
 from modelwright.models.rnn import RecurrentBody
 from modelwright.train.optimizers import hidden_matrices
@@ -55,6 +57,7 @@ def predict(
     copies: int,
     data_bytes: int,
     process_bytes: int,
+    moment_copies: int = 1,
 ) -> MemoryPlan:
     """Peak resident memory of training `spec`, in bytes.
 
@@ -62,6 +65,7 @@ def predict(
         micro_batch_size: examples in one forward pass.
         copies: of the weights that are kept beside them: averaged ones, the best so far.
         process_bytes: of the interpreter with its libraries, measured on this machine.
+        moment_copies: of the optimizer's state; two where one is kept to go back to.
     """
     activations, largest, state, hidden = _activations(spec, micro_batch_size, precision)
     moments = {"adamw": 2 * state, "sgd": state, "muon": 2 * state - hidden}[optimizer]
@@ -70,12 +74,23 @@ def predict(
         data=data_bytes,
         weights=state,
         gradients=state,
-        optimizer=moments,
+        optimizer=moment_copies * moments,
         copies=copies * state,
         activations=activations,
         # backward holds the gradient that comes in and the one that goes out
         workspace=2 * largest + round(ALLOCATOR_SHARE * (activations + 2 * largest)),
     )
+
+
+def in_words(parts: Mapping[str, int]) -> str:
+    """A plan's fields as one sentence, the largest first.
+
+    >>> in_words({"process": 300_000_000, "activations": 700_000_000, "data": 0})
+    'the plan predicted 1 GB (activations 700 MB, process 300 MB)'
+    """
+    ordered = sorted(parts.items(), key=lambda part: -part[1])
+    shown = ", ".join(f"{name} {format_bytes(size)}" for name, size in ordered if size)
+    return f"the plan predicted {format_bytes(sum(parts.values()))} ({shown})"
 
 
 def resident_bytes() -> int:

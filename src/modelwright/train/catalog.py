@@ -11,6 +11,7 @@ from modelwright.data.rows import Rows
 from modelwright.models.catalog import ModelSpec
 from modelwright.tasks.catalog import Task
 from modelwright.train.dqn import DQN
+from modelwright.train.journal import Record
 from modelwright.train.loop import Trainer
 from modelwright.train.ppo import PPO
 from modelwright.train.reinforce import Learner, Way
@@ -34,10 +35,11 @@ def make_trainer(
     folder: Path,
     *,
     metrics: Path | None = None,
+    record: Record | None = None,
 ) -> Trainer:
     """A Trainer of rows, or of acting where the task is about that; arguments as of Trainer."""
     given = (model, spec, task, train, valid, settings, budget, folder)
     if not task.acting:
-        return Trainer(*given, metrics=metrics)
+        return Trainer(*given, metrics=metrics, record=record)
     name = AUTO if settings.algorithm == "auto" else settings.algorithm
-    return Learner(ALGORITHMS[name], *given, metrics=metrics)
+    return Learner(ALGORITHMS[name], *given, metrics=metrics, record=record)

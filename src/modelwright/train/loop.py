@@ -31,9 +31,10 @@ from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import Task
 from modelwright.train import checkpoint
 from modelwright.train.gradient import Loss, backward
-from modelwright.train.guards import StopRequested, catch_signals, require_finite
-from modelwright.train.journal import Journal
+from modelwright.train.guards import Guard, State, StopRequested, catch_signals
+from modelwright.train.journal import Journal, Record
 from modelwright.train.optimizers import learning_rate_factor, make_optimizer
+from modelwright.train.out_of_memory import MicroBatch
 from modelwright.train.precision import autocast
 from modelwright.train.settings import Budget, Settings
 
@@ -50,6 +51,7 @@ class Trainer:
     Args:
         folder: of the checkpoints; the newest one there is resumed.
         metrics: the file for the curves, or None.
+        record: where else it is written down, and what is known of it beforehand.
     """
 
     evaluations, curve_rows = EVALUATIONS, CURVE_ROWS
@@ -66,10 +68,12 @@ class Trainer:
         folder: Path,
         *,
         metrics: Path | None = None,
+        record: Record | None = None,
     ) -> None:
         keep_freed_memory()
         self.settings, self.budget, self.folder = settings, budget, folder
-        self.journal = Journal(metrics, budget, settings.batch_size)
+        record = record or Record()
+        self.journal = Journal(metrics, budget, settings.batch_size, record)
         self.task, self.spec = task, spec
         self.valid = valid
         self._begin(train)
@@ -82,6 +86,12 @@ class Trainer:
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
         )
+        self.micro = MicroBatch(
+            settings.micro_batch_size, settings.batch_size, self.model,
+            whole=task.whole_batches, planned=record.planned, note=self.journal.note,
+        )  # fmt: skip
+        state = State(self.model, self.averaged, self.optimizer)
+        self.guard = Guard(settings, state, self.journal.note)
         self._loss: Loss = task.logic.loss
         if task.logic.LABEL_SMOOTHING is not None:
             own = settings.label_smoothing
@@ -120,13 +130,20 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
-        torch.manual_seed(settings.seed * 1_000_003 + self.step)  # dropout's draw
         self.model.train()
-        loss = self._backward(progress)
-        require_finite(loss, self.step, settings.learning_rate * factor)
-        self.optimizer.step()
+
+        def gradient() -> float:
+            torch.manual_seed(settings.seed * 1_000_003 + self.step)  # dropout's draw
+            return self._backward(progress)
+
+        loss = self.micro.fitting(gradient, f"in step {self.step}")
+        sound = self.guard.passes(loss, self.step, settings.learning_rate * factor)
+        if sound:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        if not sound:
+            return loss
         if self._average_pairs is not None:  # a young average forgets faster
             decay = min(settings.ema, self.step / (self.step + 9))
             torch._foreach_lerp_(*self._average_pairs, 1 - decay)
@@ -139,7 +156,7 @@ class Trainer:
             self.model,
             self._loss,
             self.loader.batch(self.step),
-            micro_batch_size=settings.micro_batch_size,
+            micro_batch_size=self.micro.size,
             precision=settings.precision,
         )
 
@@ -158,18 +175,17 @@ class Trainer:
     def run(self, until: Budget | None = None, *, title: str = "train") -> None:
         """Train until the budget is spent, or until the trainer has spent `until` in all.
 
-        Raises: StopRequested after a signal, the state saved; TrainingFailed on a NaN loss.
+        Raises: StopRequested after a signal, the state saved; TrainingFailed as the guards say.
         """
         limit = until or self.budget
         started = time.perf_counter() - self.elapsed
         first_step, first_elapsed = self.step, self.elapsed
-        self.journal.begin(first_step, first_elapsed)
+        self.journal.begin(title, first_step, first_elapsed)
         with catch_signals() as signals:
             while not self._spent(limit, first_step, first_elapsed):
                 self.loss = self.train_step()
                 self.elapsed = time.perf_counter() - started
                 self.journal.step(
-                    title,
                     limit,
                     self.step,
                     self.elapsed,
@@ -197,10 +213,15 @@ class Trainer:
         started = time.perf_counter()
         part = self.valid.take(np.arange(min(rows or len(self.valid), len(self.valid))))
         session = TorchSession(self.averaged, self.spec, torch.get_num_threads())
-        with autocast(self.settings.precision):
+        labels = self.spec.outputs.get("labels", ())
+
+        def judge() -> Quality:
             # no more rows at once than in a step: of long ones, 256 took twice a step's memory
-            labels, number = self.spec.outputs.get("labels", ()), self.settings.micro_batch_size
-            found = evaluate(session, part, self.task, labels, batch_size=number, thorough=thorough)
+            size = self.micro.size
+            return evaluate(session, part, self.task, labels, batch_size=size, thorough=thorough)
+
+        with autocast(self.settings.precision):
+            found = self.micro.fitting(judge, f"looking at valid after step {self.step}")
         seconds = time.perf_counter() - started
         self.evaluation_seconds = seconds * len(self.valid) / len(part)
         self.looked_s += seconds
@@ -319,14 +340,16 @@ class Trainer:
 
     def _position(self) -> dict[str, Any]:
         """What else a checkpoint has to hold, as plain JSON."""
-        return {}
+        return {"guard": self.guard.position(), "micro_batch_size": self.micro.size}
 
     def _tensors(self) -> dict[str, Tensor]:
         """The same, as tensors."""
-        return {}
+        return self.guard.tensors()
 
     def _take_up(self, position: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Go on from what `_position` and `_tensors` gave."""
+        self.guard.take_up(position["guard"], tensors)
+        self.micro.size = int(position["micro_batch_size"])
 
     def _average_state(self) -> dict[str, Tensor]:
         return dict(self.averaged.state_dict()) if self.settings.ema else {}

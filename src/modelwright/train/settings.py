@@ -31,9 +31,16 @@ class Settings:
     augment: tuple[Augment, ...]
     checkpoint_seconds: float
     checkpoint_steps: int | None
+    on_nan: Literal["stop", "skip"] = "stop"
+    on_spike: Literal["ignore", "stop", "skip"] = "ignore"
     algorithm: str = "auto"  # these three are of tasks that act
     discount: float = 0.99
     stop_at: float | None = None
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether a copy of the weights is kept to go back to; train/guards.py."""
+        return "skip" in (self.on_nan, self.on_spike)
 
 
 SGD_LEARNING_RATE, SGD_WEIGHT_DECAY = 0.1, 5e-4  # for any family; AdamW's are far too small
@@ -87,6 +94,8 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         augment=section.augment,
         checkpoint_seconds=60 * section.checkpoint_minutes,
         checkpoint_steps=section.checkpoint_steps,
+        on_nan=section.on_nan,
+        on_spike=section.on_spike,
         algorithm=section.algorithm or Settings.algorithm,
         discount=section.discount or Settings.discount,
         stop_at=section.stop_at,
