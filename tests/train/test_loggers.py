@@ -1,4 +1,4 @@
-"""TensorBoard and MLflow: what the curves say stands there too, and none of them ends a training."""
+"""TensorBoard and MLflow: what the curves say stands there too; none of them ends a training."""
 
 import importlib.util
 import json
@@ -53,7 +53,7 @@ def curves_of(path):
 def trained(folder, names, *, stop=None, uri=None):
     """A training of twelve steps with these loggers, stopped and continued if asked."""
     run = folder / "runs/digits-001"
-    for until in [Budget(steps=stop)] * bool(stop) + [None]:
+    for until in (Budget(steps=stop), None) if stop else (None,):
         record = Record(loggers=open_loggers(names, run / "train", run, uri))
         trainer = trainer_of(
             run / "train/checkpoints", budget=Budget(steps=12), checkpoint_steps=4,
@@ -164,7 +164,7 @@ def test_nothing_is_sent_anywhere(tmp_path):
               {"loggers": ["mlflow"], "mlflow_uri": "./mlruns"}],
 )  # fmt: skip
 def test_wrong_keys_are_refused(train):
-    """An unknown logger, an address that nobody reads, and MLflow's file store, which it refuses."""
+    """An unknown logger, an address that nobody reads, and the file store that MLflow refuses."""
     with pytest.raises(ValueError, match=r"train|mlflow_uri"):
         Recipe.model_validate(
             {"task": "image-classification", "data": {"source": "digits"}, "train": train}

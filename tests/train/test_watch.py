@@ -42,7 +42,7 @@ def test_a_silent_rank_is_named(watch):
     other(watch, 1, 40, waiting=True)
     other(watch, 2, 40, waiting=True, age_s=SILENT_BEATS * watch.beat_s + 1)
     with pytest.raises(TrainingFailed, match="rank 0 waited at step 40 for rank 2 on node7, last "
-                       "at step 40, silent for 7 s") as caught:  # fmt: skip
+                       "seen at step 40, silent for 7") as caught:  # fmt: skip
         timing_out(watch)
 
     assert "rank 1" not in caught.value.what and "Timed out" in caught.value.what
@@ -54,14 +54,14 @@ def test_a_rank_behind_is_named(watch):
     """Where all are alive, it is the one that has not come to the meeting."""
     other(watch, 1, 40, waiting=False)
     other(watch, 2, 40, waiting=True)
-    with pytest.raises(TrainingFailed, match="for rank 1 on node7, last at step 40"):
+    with pytest.raises(TrainingFailed, match="for rank 1 on node7, last seen at step 40"):
         timing_out(watch)
 
 
 def test_a_rank_that_never_began_is_named(watch):
     """A rank without a file has a number, and no host."""
     other(watch, 1, 40, waiting=True)
-    with pytest.raises(TrainingFailed, match="for rank 2 on an unknown host, last at step 0"):
+    with pytest.raises(TrainingFailed, match="for rank 2 on an unknown host, last seen at step 0"):
         timing_out(watch)
 
 
@@ -91,7 +91,7 @@ def test_the_thread_writes_where_this_rank_is(tmp_path):
 
 
 MEMBER = """\
-import datetime, os, signal, sys
+import datetime, os, signal, sys, time
 import torch, torch.distributed as dist
 from modelwright.core.errors import ModelwrightError
 from modelwright.train.watch import Watch
@@ -104,6 +104,8 @@ try:
         for step in range(100):
             watch.at(step)
             if (rank, step) == (1, 3):
+                while watch.look()[1].step != step:
+                    time.sleep(0.01)
                 os.kill(os.getpid(), signal.SIGSTOP)
             with watch.waiting():
                 dist.all_reduce(torch.ones(1))
@@ -119,7 +121,8 @@ def test_a_stopped_process_is_named_by_the_other(tmp_path):
     stopped, other = (
         subprocess.Popen(
             [sys.executable, "-c", MEMBER, str(rank), tmp_path], text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
         )
         for rank in (1, 0)
     )  # fmt: skip
@@ -130,5 +133,7 @@ def test_a_stopped_process_is_named_by_the_other(tmp_path):
         stopped.communicate()
 
     assert 2 == other.returncode, wrong[-2000:]
-    assert f"rank 0 waited at step 3 for rank 1 on {os.uname().nodename}, last at step 3" in said
+    assert (
+        f"rank 0 waited at step 3 for rank 1 on {os.uname().nodename}, last seen at step 3" in said
+    )
     assert "silent for" in said

@@ -84,8 +84,8 @@ class Candidate:
             "num_params": self.num_params, "forward_flops": self.forward_flops,
             "backward_flops": self.backward_flops, "precision": self.precision,
             "predicted": self.predicted, "memory": self.memory, "status": self.status,
-            "reason": self.reason, "rounds": self.rounds, "binds": self.binds, "spec": self.spec.to_json(),
-            "precision_reason": self.precision_reason,
+            "reason": self.reason, "rounds": self.rounds, "binds": self.binds,
+            "spec": self.spec.to_json(), "precision_reason": self.precision_reason,
         }  # fmt: skip
 
 

@@ -19,6 +19,8 @@ Found = TypeVar("Found")
 # what torch's and oneDNN's allocators on the CPU say, in errors without a type of their own
 SAID = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory",
         "std::bad_alloc", "could not create a memory object")  # fmt: skip
+# all that oneDNN says when its own buffers can't be had (an operation that it has not, it names)
+SAID_ALONE = ("could not create a primitive", "could not execute a primitive")
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -28,7 +30,8 @@ def out_of_memory(error: BaseException) -> bool:
     (True, False)
     """
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(one in str(error) for one in SAID)
+        isinstance(error, RuntimeError)
+        and (str(error) in SAID_ALONE or any(one in str(error) for one in SAID))
     )
 
 

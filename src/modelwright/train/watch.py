@@ -84,7 +84,7 @@ class Watch:
                 raise
             with contextlib.suppress(StorageError):
                 self._write()  # the others' ages are counted from this
-            raise self.failure(str(error).splitlines()[0]) from error
+            raise self.failure(str(error).splitlines()[0].rpartition("] ")[2]) from error
         self._where["waiting"] = False
 
     def look(self) -> list[Seen]:
@@ -105,10 +105,10 @@ class Watch:
         return [one for one in seen if (one.step, one.waiting) < own]
 
     def failure(self, reason: str) -> TrainingFailed:
-        """The error that names whom this rank waited for in vain."""
+        """The error that names whom this rank waited for in vain; `reason` is what torch said."""
         late = self.late()
         names = "; ".join(
-            f"rank {one.rank} on {one.host or 'an unknown host'}, last at step {one.step}"
+            f"rank {one.rank} on {one.host or 'an unknown host'}, last seen at step {one.step}"
             + (f", silent for {format_seconds(one.age_s)}" if one.age_s < float("inf") else "")
             for one in late
         )
