@@ -78,7 +78,7 @@ def tokens_per_row(spec: ModelSpec, rows: Rows) -> float | None:
 def training(run: Run, name: str, trainer: Trainer, steps: int, seconds: float) -> None:
     """What `steps` in `seconds` of a training took: time, speed, memory."""
     machine = this_machine().name
-    if steps:
+    if steps and seconds > 0:
         epoch_s = seconds / steps * trainer.steps_per_epoch
         run.figure(
             "train", name, "epoch_s", Number(epoch_s, "s", "measured", "training loop", machine)

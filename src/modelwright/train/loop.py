@@ -137,9 +137,10 @@ class Trainer:
             return self._backward(progress)
 
         loss = self.micro.fitting(gradient, f"in step {self.step}")
-        sound = self.guard.passes(loss, self.step, settings.learning_rate * factor)
-        if sound:
-            self.optimizer.step()
+        with self.micro.enough(f"behind the gradient of step {self.step}"):
+            sound = self.guard.passes(loss, self.step, settings.learning_rate * factor)
+            if sound:
+                self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if not sound:

@@ -5,7 +5,8 @@ that of the whole batch. What this cannot reach is a kill by the system: on Linu
 promised first and refused by SIGKILL; then the newest checkpoint is where training goes on.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
@@ -92,14 +93,30 @@ class MicroBatch:
             found = None
             self._halve(short or "memory ended on another rank", doing)
 
+    @contextlib.contextmanager
+    def enough(self, doing: str) -> Iterator[None]:
+        """Around what fewer rows at once would not help.
+
+        Raises: TrainingFailed where memory ends.
+        """
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise exhausted(self._told(doing, _first_line(error))) from error
+
+    def _told(self, doing: str, short: str) -> str:
+        plan = f"; {self.planned}" if self.planned else ""
+        return f"memory ended {doing} ({short}){plan}"
+
     def _halve(self, short: str, doing: str) -> None:
         self.model.zero_grad(set_to_none=True)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
         before, size = self.size, 0 if self.whole else smaller(self.size, self.batch_size)
-        plan = f"; {self.planned}" if self.planned else ""
         rows = "1 row" if before == 1 else f"{before} rows"
-        what = f"memory ended {doing}, with {rows} at once ({short}){plan}"
+        what = self._told(f"{doing}, with {rows} at once", short)
         if not size:
             raise exhausted(what, self.whole)
         self.size = size
