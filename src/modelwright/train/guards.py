@@ -156,7 +156,7 @@ class Guard:
         )
         what += f" (learning rate {learning_rate:.3g})"
         if asked != "skip":
-            raise _failed(what, finite)
+            raise _failed(what, finite, self.settings)
         self._go_back(what, step, finite)
         return False
 
@@ -172,13 +172,12 @@ class Guard:
 
     def _go_back(self, what: str, step: int, finite: bool) -> None:
         if not self._snapshot:
-            raise _failed(f"{what}, before there were weights to go back to", finite)
+            what += ", before there were weights to go back to"
+            raise _failed(what, finite, self.settings)
         recent = [one for one in self.returns if one[1] > step - PERIOD]
         if len(recent) >= MOST_RETURNS:
-            raise _failed(
-                f"{what}, after {len(recent)} returns to earlier weights in {PERIOD:,} steps",
-                finite,
-            )
+            what += f", after {len(recent)} returns to earlier weights in {PERIOD:,} steps"
+            raise _failed(what, finite, self.settings)
         self.state.put_back(self._snapshot)
         self.returns.append([self._snapshot_step, step])
         self.note(
@@ -208,14 +207,15 @@ class Guard:
         }
 
 
-def _failed(what: str, finite: bool) -> TrainingFailed:
-    key, least = (
-        ("on_spike", "a loss near the last ones") if finite else ("on_nan", "a finite loss")
-    )
-    exact = "" if finite else ", set train.precision: 32-true"
+def _failed(what: str, finite: bool, settings: Settings) -> TrainingFailed:
+    key, asked = ("on_spike", settings.on_spike) if finite else ("on_nan", settings.on_nan)
+    repairs = ["lower train.learning_rate"]
+    if not finite and settings.precision != "32-true":
+        repairs.append("set train.precision: 32-true")
+    if asked != "skip":
+        repairs.append(f"pass over such batches with train.{key}: skip")
     return TrainingFailed(
         f"train: {what}",
-        expected=least,
-        repair=f"lower train.learning_rate{exact}, or pass over such batches with "
-        f"train.{key}: skip; the newest checkpoint from before this step is kept",
+        expected="a loss near the last ones" if finite else "a finite loss",
+        repair=f"{', or '.join(repairs)}; the newest checkpoint from before this step is kept",
     )
