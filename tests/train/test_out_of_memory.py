@@ -190,6 +190,7 @@ print(trainer.step, trainer.micro.size)
 """
 
 
+@pytest.mark.slow
 def test_a_real_limit_on_memory(tmp_path):
     """A process that the system gives no more memory trains on with smaller micro batches."""
     own = Path(__file__).with_name("conftest.py")

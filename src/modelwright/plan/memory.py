@@ -5,9 +5,6 @@ whatever autograd keeps is counted once per storage. The rest follows from the p
 Source of the breakdown: Korthikanti et al. 2022, arXiv:2205.05198, section 4.
 """
 
-import contextlib
-import ctypes
-import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from modelwright.core.hardware import give_back_freed_memory
 from modelwright.core.units import format_bytes
 from modelwright.models.catalog import ModelSpec, build, examples
 from modelwright.models.rnn import RecurrentBody
@@ -95,9 +93,7 @@ def in_words(parts: Mapping[str, int]) -> str:
 
 def resident_bytes() -> int:
     """Memory that this process holds now, after giving back what the allocator can spare."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc only
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back_freed_memory()
     return int(psutil.Process().memory_info().rss)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from modelwright.core.errors import TrainingFailed
+from modelwright.core.hardware import give_back_freed_memory
 
 Found = TypeVar("Found")
 
@@ -112,6 +113,7 @@ class MicroBatch:
 
     def _halve(self, short: str, doing: str) -> None:
         self.model.zero_grad(set_to_none=True)
+        give_back_freed_memory()  # libraries map memory of their own, past the allocator
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
         before, size = self.size, 0 if self.whole else smaller(self.size, self.batch_size)
@@ -119,7 +121,7 @@ class MicroBatch:
         what = self._told(f"{doing}, with {rows} at once", short)
         if not size:
             raise exhausted(what, self.whole)
-        self.size = size
+        self.size, self.planned = size, ""  # said once
         norm = any(isinstance(module, _BatchNorm) for module in self.model.modules())
         self.note(
             f"{what}: it is tried again with train.micro_batch_size {size}; "
