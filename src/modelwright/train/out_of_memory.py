@@ -71,6 +71,7 @@ class MicroBatch:
     ) -> None:
         self.size, self.batch_size, self.model = size, batch_size, model
         self.whole, self.planned, self.note, self.agree = whole, planned, note, agree
+        self._shrunk = False
 
     def fitting(self, act: Callable[[], Found], doing: str) -> Found:
         """What `act` gives, tried again with a smaller `size` while memory does not suffice.
@@ -108,8 +109,7 @@ class MicroBatch:
             raise exhausted(self._told(doing, _first_line(error))) from error
 
     def _told(self, doing: str, short: str) -> str:
-        plan = f"; {self.planned}" if self.planned else ""
-        return f"memory ended {doing} ({short}){plan}"
+        return f"memory ended {doing} ({short})" + (f"; {self.planned}" if self.planned else "")
 
     def _halve(self, short: str, doing: str) -> None:
         self.model.zero_grad(set_to_none=True)
@@ -121,7 +121,9 @@ class MicroBatch:
         what = self._told(f"{doing}, with {rows} at once", short)
         if not size:
             raise exhausted(what, self.whole)
-        self.size, self.planned = size, ""  # said once
+        if self._shrunk:  # the plan's words were in the first note
+            what = what.removesuffix(f"; {self.planned}")
+        self.size, self._shrunk = size, True
         norm = any(isinstance(module, _BatchNorm) for module in self.model.modules())
         self.note(
             f"{what}: it is tried again with train.micro_batch_size {size}; "
