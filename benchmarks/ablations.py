@@ -19,9 +19,9 @@ from typing import Any
 from bench import Row, arguments, finish
 from modelwright.core import recipe
 from modelwright.data import catalog as data_catalog
-from modelwright.models.catalog import ModelSpec, count_params
+from modelwright.models.catalog import ModelSpec, count_params, fresh_model
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.loop import Trainer
 from modelwright.train.settings import Budget, fill_in
 
 TASK = TASKS["language-modeling"]

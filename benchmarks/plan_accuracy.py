@@ -34,12 +34,12 @@ def measure(family: str, size: str, steps: int) -> dict[str, tuple[float, float]
     from modelwright.data.rows import Rows
     from modelwright.export.onnx import export_onnx
     from modelwright.measure.timing import measure_latency
-    from modelwright.models.catalog import ModelSpec, count_params
+    from modelwright.models.catalog import ModelSpec, count_params, fresh_model
     from modelwright.plan import memory, time
     from modelwright.plan.count import count
     from modelwright.runtime.onnx_session import OnnxSession
     from modelwright.tasks.catalog import TASKS
-    from modelwright.train.loop import Trainer, fresh_model, peak_memory_bytes, reset_peak_memory
+    from modelwright.train.loop import Trainer, peak_memory_bytes, reset_peak_memory
     from modelwright.train.settings import Budget, fill_in
 
     random = np.random.default_rng(0)

@@ -1,17 +1,35 @@
-"""The figures that stages leave in the ledger: each a Number, predicted or measured."""
+"""What stages write into the ledger as figures, and what a training has to know for its own."""
 
-from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
+
 from modelwright.core.hardware import this_machine
+from modelwright.core.recipe import Recipe
 from modelwright.core.run import Number, Run
-from modelwright.plan import choose
+from modelwright.data.rows import Rows
+from modelwright.models.catalog import ModelSpec
+from modelwright.plan.choose import Candidate
+from modelwright.plan.memory import in_words
+from modelwright.plan.rates import matmul_flops_per_s
+from modelwright.tasks.catalog import TASKS
+from modelwright.train.journal import Record
+from modelwright.train.loggers import open_loggers
 from modelwright.train.loop import Trainer
 from modelwright.train.peak import peak_memory_bytes
+from modelwright.train.settings import Settings
+
+SPEEDS = {  # what journal.Record.speeds gives -> its unit, and how it was measured
+    "examples_per_s": ("1/s", "training loop"),
+    "tokens_per_s": ("1/s", "training loop"),
+    "flops_per_s": ("FLOP/s", "training loop, FLOPs as counted"),
+    "mfu": ("share", "of the measured rate of a matrix product"),
+}
 
 
-def predictions(run: Run, candidates: Sequence[choose.Candidate]) -> None:
-    """What the plan expects of every candidate."""
+def predictions(run: Run, candidates: list[Candidate]) -> None:
+    """What the plan says of every candidate."""
     machine = this_machine().name
     units = {"memory_bytes": "B", "epoch_s": "s", "size_bytes": "B", "latency_ms": "ms"}
     for candidate in candidates:
@@ -23,31 +41,69 @@ def predictions(run: Run, candidates: Sequence[choose.Candidate]) -> None:
                 run.figure("plan", candidate.spec.name, name, number)
 
 
+def record(
+    run: Run,
+    recipe: Recipe,
+    winner: dict[str, Any],
+    spec: ModelSpec,
+    settings: Settings,
+    rows: Rows,
+) -> Record:
+    """Where the training is written down, and what its speed is compared with."""
+    folder, section = run.stage_folder("train"), recipe.train
+    dtype = torch.bfloat16 if settings.precision == "bf16-mixed" else torch.float32
+    acting = TASKS[recipe.task].acting  # whose step is mostly playing, which nobody counted
+    flops = None if acting else float(winner["forward_flops"] + winner["backward_flops"])
+    return Record(
+        note=lambda text: run.write("train", "fallback", text=text),
+        loggers=open_loggers(section.loggers, folder, run.folder, section.mlflow_uri),
+        planned=in_words(winner["memory"]),
+        flops_per_example=flops,
+        peak_flops_per_s=None if acting else matmul_flops_per_s(dtype),
+        tokens_per_example=tokens_per_row(spec, rows),
+    )
+
+
+def tokens_per_row(spec: ModelSpec, rows: Rows) -> float | None:
+    """The mean number of tokens in a row; None where rows are not made of tokens alone."""
+    inputs = {one.name: one.dtype for one in spec.signature.inputs if one.name != "lengths"}
+    if set(inputs.values()) != {"int64"}:
+        return None
+    if rows.lengths is not None:
+        return float(rows.lengths.mean())
+    first = rows.batch(np.zeros(1, np.int64))
+    return float(sum(first[name].shape[1] for name in inputs))
+
+
 def training(run: Run, name: str, trainer: Trainer, steps: int, seconds: float) -> None:
-    """What the loop took: `steps` of this process in `seconds`."""
+    """What `steps` in `seconds` of a training took: time, speed, memory."""
     machine = this_machine().name
-    if steps:
+    if steps and seconds > 0:
         epoch_s = seconds / steps * trainer.steps_per_epoch
         run.figure(
             "train", name, "epoch_s", Number(epoch_s, "s", "measured", "training loop", machine)
         )
+        speeds = trainer.journal.record.speeds(steps / seconds * trainer.settings.batch_size)
+        for speed, value in speeds.items():
+            unit, how = SPEEDS[speed]
+            run.figure("train", name, speed, Number(value, unit, "measured", how, machine))
     number = Number(peak_memory_bytes(), "B", "measured", "peak resident memory", machine)
     run.figure("train", name, "memory_bytes", number)
     number = Number(trainer.elapsed, "s", "measured", "its race slices included", machine)
     run.figure("train", "run", "training_s", number)
 
 
-def certificate(run: Run, found: dict[str, Any], winner: str) -> None:
-    """What was judged, and the uncompressed model beside it."""
+def certificate(run: Run, certificate: dict[str, Any], winner: str) -> None:
+    """What was judged on the test part and the target."""
     machine = this_machine().name
-    rows = f"{found['rows']:,} test rows"
-    for name, goal in found["goals"].items():
-        how = rows if name.startswith(found["metric"]) else "target runtime"
+    rows = f"{certificate['rows']:,} test rows"
+    for name, goal in certificate["goals"].items():
+        how = rows if name.startswith(certificate["metric"]) else "target runtime"
         number = Number(
             goal["measured"], goal["unit"], "measured", how, machine, goal["low"], goal["high"]
         )
         run.figure("certify", "run", name, number)
-    baseline = found["baseline"]
+    baseline = certificate["baseline"]
     for name, value, unit in (
         ("size_bytes", baseline["size_mb"] * 1e6, "B"),
         ("latency_ms", baseline["latency_p50_ms"], "ms"),

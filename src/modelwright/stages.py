@@ -30,14 +30,15 @@ from modelwright.data import catalog as data_catalog
 from modelwright.data import checks
 from modelwright.data.rows import Dataset, Rows, joined, load_files, load_part, save
 from modelwright.export import locate, parity
-from modelwright.models.catalog import ModelSpec
+from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.models.heads import HEADS
 from modelwright.plan import choose
 from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.catalog import make_trainer
-from modelwright.train.loop import announce, fresh_model
+from modelwright.train.journal import Record
+from modelwright.train.loop import announce
 from modelwright.train.parallel import ALONE, World
 from modelwright.train.peak import reset_peak_memory
 from modelwright.train.save import write_trained
@@ -82,7 +83,10 @@ def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
     try:
         train, valid = (load_part(run.stage_folder("gate"), part) for part in ("train", "valid"))
         started = time.perf_counter()
-        winner, budget = choose.race(recipe, candidates, train, valid, folder)
+        winner, budget = choose.race(
+            recipe, candidates, train, valid, folder,
+            lambda text: run.write("plan", "fallback", text=text),
+        )  # fmt: skip
         result |= {
             "winner": winner.spec.name,
             "precision": winner.precision,
@@ -141,18 +145,27 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     world.first_does(begin)
     budget = Budget(**chosen["train_budget"])
     settings = fill_in(recipe.train, spec, chosen["precision"], choose.training_budget(recipe))
-    world.require_fit(recipe.task, settings.batch_size)
+    world.require_fit(recipe.task, settings)
+    written = Record()  # the others write nothing down
+    if world.first:
+        written = figures.record(run, recipe, winner, spec, settings, train_rows)
     reset_peak_memory()
-    trainer = make_trainer(
-        fresh_model(spec, settings.seed), spec, TASKS[recipe.task], train_rows, valid_rows,
-        settings, budget, checkpoints, metrics=folder / "metrics.jsonl",
-        asked=run.folder / "checkpoint-now", world=world,
-    )  # fmt: skip
-    announce(trainer, "train")
-    before_step, before = trainer.step, trainer.elapsed
-    trainer.run()
-    loop_seconds = trainer.elapsed - before - trainer.looked_s
-    found = trainer.finish()
+    with world.watched(folder / "ranks", recipe.train.stuck_minutes):
+        trainer = make_trainer(
+            fresh_model(spec, settings.seed), spec, TASKS[recipe.task], train_rows, valid_rows,
+            settings, budget, checkpoints, metrics=folder / "metrics.jsonl", record=written,
+            asked=run.folder / "checkpoint-now", world=world,
+        )  # fmt: skip
+        announce(trainer, "train")
+        before_step, before = trainer.step, trainer.elapsed
+        try:
+            trainer.run()
+            loop_seconds = trainer.elapsed - before - trainer.looked_s
+            found = trainer.finish()
+        except BaseException:
+            trainer.journal.close(finished=False)
+            raise
+        trainer.journal.close(finished=True)
     if not world.first:
         return {}
     if trainer.went_back:

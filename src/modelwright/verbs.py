@@ -300,6 +300,8 @@ EXTRAS = {
     "audio": ("soundfile",),
     "speech": ("soundfile", "rapidfuzz"),
     "serve": ("starlette", "uvicorn", "httptools", "orjson", "PIL"),
+    "tensorboard": ("tensorboard",),
+    "mlflow": ("mlflow", "sqlalchemy", "alembic", "sqlparse"),
 }
 
 

@@ -11,9 +11,9 @@ from torch import nn
 from modelwright.core.recipe import Train
 from modelwright.data.rows import Rows
 from modelwright.export.onnx import export_onnx
-from modelwright.models.catalog import Model, ModelSpec, build
+from modelwright.models.catalog import Model, ModelSpec, build, fresh_model
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.loop import Trainer
 from modelwright.train.settings import Budget, fill_in
 
 SHAPE, NUM_CLASSES = (1, 8, 8), 4

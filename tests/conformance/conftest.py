@@ -15,10 +15,10 @@ from modelwright.core.artifact import Artifact
 from modelwright.data import catalog as data_catalog
 from modelwright.data.rows import Rows, joined
 from modelwright.export.catalog import export
-from modelwright.models.catalog import Model, ModelSpec
+from modelwright.models.catalog import Model, ModelSpec, fresh_model
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.catalog import make_trainer
-from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.loop import Trainer
 from modelwright.train.save import write_trained
 from modelwright.train.settings import Budget, fill_in
 

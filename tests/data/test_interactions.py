@@ -11,9 +11,9 @@ import torch
 from modelwright.core.errors import ConfigError, DataError
 from modelwright.data import catalog, checks, interactions
 from modelwright.data.interactions import FIRST_ID, ITEMS
-from modelwright.models.catalog import ModelSpec
+from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.loop import Trainer
 from modelwright.train.settings import Budget, Settings
 
 from .conftest import section

@@ -38,6 +38,18 @@ def test_total_is_the_sum_of_the_parts(family):
     assert (5000, 1000) == (plan.process, plan.data)
 
 
+def test_a_copy_to_go_back_to_is_counted():
+    """With a snapshot, weights, averages and moments are there once more, and in a checkpoint."""
+    spec = ModelSpec("transformer", "tiny", INPUTS, OUTPUTS)
+    keys = {"micro_batch_size": 16, "precision": "32-true", "optimizer": "adamw",
+            "data_bytes": 0, "process_bytes": 0}  # fmt: skip
+    plain = memory.predict(spec, copies=2, **keys)
+    back = memory.predict(spec, copies=4, moment_copies=2, **keys)
+
+    assert pytest.approx(8 * plain.weights, rel=1e-3) == back.total - plain.total
+    assert "activations" in memory.in_words(dataclasses.asdict(back))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_are_those_of_the_model(family):
     """Weights, gradients and the average are each the size of the state."""

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from modelwright.core.recipe import Target
-from modelwright.models.catalog import ModelSpec
+from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.plan import time
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.loop import Trainer
 from modelwright.train.settings import Budget
 
 from .conftest import INPUTS, OUTPUTS, recipe_of
@@ -54,7 +54,7 @@ def test_steps_are_measured_once(own_cache, monkeypatch):
 def test_deployed_is_the_exported_graph(tmp_path):
     """The size is that of the file which the exporter writes for the model once it is trained."""
     from modelwright.export.onnx import export_onnx
-    from modelwright.train.loop import fresh_model
+    from modelwright.models.catalog import fresh_model
 
     found = time.deployed(spec_of(), Target())
     path, model = tmp_path / "model.onnx", fresh_model(spec_of(), 0)

@@ -8,9 +8,10 @@ import torch
 
 from modelwright.core.recipe import Augment, Train
 from modelwright.data.rows import Rows
-from modelwright.models.catalog import ModelSpec
+from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.journal import Record
+from modelwright.train.loop import Trainer
 from modelwright.train.settings import Budget, Settings, fill_in
 
 FAMILIES = ("cnn", "rnn", "transformer")
@@ -53,6 +54,7 @@ def trainer_of(
     *,
     budget: Budget | None = None,
     metrics: Path | None = None,
+    record: Record | None = None,
     settings: Settings | None = None,
     args: dict[str, Any] | None = None,
     **keys: Any,
@@ -64,7 +66,7 @@ def trainer_of(
     spec = spec_of(family, **(args or {}))
     return Trainer(
         fresh_model(spec, settings.seed), spec, TASKS["image-classification"], rows(72),
-        rows(24, 1), settings, budget, folder, metrics=metrics,
+        rows(24, 1), settings, budget, folder, metrics=metrics, record=record,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.conformance.makers import MAKERS
-from tests.train.conftest import differing, trainer_of, weights_of
+from tests.train.conftest import differing, settings_of, trainer_of, weights_of
 
 from modelwright import stages
 from modelwright.cli import call
@@ -86,7 +86,11 @@ def test_what_can_not_be_shared_is_refused():
     world.layout = Layout(data=2)
 
     with pytest.raises(ConfigError, match="15 rows can't be dealt out evenly to 2"):
-        world.require_fit("tagging", 15)
+        world.require_fit("tagging", settings_of(batch_size=15))
+    with pytest.raises(ConfigError, match="learns from a batch as a whole"):
+        world.require_fit("image-text-matching", settings_of())
+    with pytest.raises(ConfigError, match="no copy in memory to go back to"):
+        world.require_fit("tagging", settings_of(on_nan="skip"))
 
 
 def test_one_process_talks_to_itself():

@@ -12,12 +12,11 @@ from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, Exit, TrainingFailed
 from modelwright.data import catalog as data_catalog
 from modelwright.measure.quality import evaluate
-from modelwright.models.catalog import ModelSpec
+from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import TASKS
 from modelwright.train import dqn
 from modelwright.train.catalog import ALGORITHMS, make_trainer
-from modelwright.train.loop import fresh_model
 from modelwright.train.reinforce import Players
 from modelwright.train.settings import Budget, fill_in
 

@@ -1,5 +1,6 @@
 """A short training after a change, so that what is left can make up for what was removed."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from modelwright.models.catalog import Model, ModelSpec
 from modelwright.plan.choose import training_budget
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.catalog import make_trainer
+from modelwright.train.journal import Record
 from modelwright.train.precision import Precision
 from modelwright.train.settings import Budget, fill_in
 
@@ -26,8 +28,12 @@ def recover(
     *,
     precision: Precision,
     title: str,
+    note: Callable[[str], None],
 ) -> Model:
-    """Train the changed model for `share` of the recipe's budget; resumes from `folder`."""
+    """Train the changed model for `share` of the recipe's budget; resumes from `folder`.
+
+    `note` is told what training did otherwise than asked.
+    """
     whole = training_budget(recipe)
     if whole.steps is not None:
         budget = Budget(steps=max(1, round(share * whole.steps)))
@@ -36,7 +42,10 @@ def recover(
     settings = fill_in(recipe.train, spec, precision, budget)
     rate = LEARNING_RATE_SHARE * settings.learning_rate
     settings = replace(settings, learning_rate=rate, schedule="wsd", decay=1.0)
-    trainer = make_trainer(model, spec, TASKS[recipe.task], train, valid, settings, budget, folder)
+    trainer = make_trainer(
+        model, spec, TASKS[recipe.task], train, valid, settings, budget, folder,
+        record=Record(note=note),
+    )  # fmt: skip
     trainer.run(title=title)
     trainer.finish()
     averaged = trainer.result

@@ -163,6 +163,7 @@ class Search:
         recovered = recover(
             smaller, smaller_spec, self.recipe, section.recover, self.train, self.valid,
             self.folder / "recovery" / name, precision=self.precision, title=f"recover {name}",
+            note=lambda text: self.run.write("compress", "fallback", text=text),
         )  # fmt: skip
         trained = write_trained(
             self.folder / "models" / name, recovered, smaller_spec, self.trained.manifest,

@@ -83,7 +83,8 @@ class Unsupported(ModelwrightError):
 
 
 class TrainingFailed(ModelwrightError):
-    """The loss is no longer a number; the last good checkpoint is kept."""
+    """Training cannot go on, and the reason is in what it was asked to do or in the machine: the
+    loss, the memory, a rank that stands still. The newest good checkpoint is kept."""
 
     exit_code = Exit.BAD_INPUT
 

@@ -6,6 +6,7 @@ said to be.
 
 import contextlib
 import ctypes
+import gc
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -52,6 +53,13 @@ def keep_freed_memory() -> None:
         libc.mallopt(_MMAP_THRESHOLD, 2**30)
         libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(_TOP_PAD, 64 * 2**20)
+
+
+def give_back_freed_memory() -> None:
+    """Let the system have what this process has freed and keeps, as far as it can be spared."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 BUSY_SPREAD = 1.5  # median over minimum; on a quiet machine it is below 1.2

@@ -184,6 +184,20 @@ class Train(Section):
     checkpoint_steps: Whole | None = Field(None, ge=1, description="instead of checkpoint_minutes")
     keep_checkpoints: Whole = Field(2, ge=1, description="the newest ones; each has the best too")
     grace_seconds: Real = Field(30.0, gt=0, description="to save after a signal, then it stops")
+    on_nan: Literal["stop", "skip"] = Field(
+        "stop", description="skip: back to earlier weights, past the batches since then"
+    )
+    on_spike: Literal["ignore", "stop", "skip"] = Field(
+        "ignore", description="what a loss far above the last ones does; skip as for on_nan"
+    )
+    stuck_minutes: Minutes = Field(10.0, description="after which a rank that waits gives up")
+    loggers: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
+        (), description="where curves go besides metrics.jsonl"
+    )
+    mlflow_uri: str | None = Field(
+        None, pattern=r"^(https?|sqlite|postgresql|mysql|mssql)[+\w]*://.",
+        description="of the tracking server or database; None: mlflow.db beside the runs",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _decay_is_read(self) -> "Train":
@@ -375,6 +389,16 @@ class Recipe(Section):
             if step.key not in fit:
                 only = f"only {', '.join(fit)}" if fit else "nor any other step"
                 raise ValueError(f"train.augment: {self.task} does not take {step.key}, {only}")
+        return self
+
+    @model_validator(mode="after")
+    def _guards_fit_the_task(self) -> "Recipe":
+        if self.task == "control":  # a policy's loss jumps; its state is more than weights
+            for name, only in (("on_nan", "stop"), ("on_spike", "ignore")):
+                if getattr(self.train, name) != only:
+                    raise ValueError(f"train.{name}: {self.task} takes only {only}")
+        if self.train.mlflow_uri is not None and "mlflow" not in self.train.loggers:
+            raise ValueError("train.mlflow_uri: nothing reads it without mlflow in train.loggers")
         return self
 
     @property

@@ -43,7 +43,7 @@ from modelwright.models.heads import HEADS
 from modelwright.models.ladders import LADDERS
 from modelwright.models.sizes import Ladder
 
-__all__ = ["MODELS", "Family", "Model", "ModelSpec", "WithAnswers", "build"]
+__all__ = ["MODELS", "Family", "Model", "ModelSpec", "WithAnswers", "build", "fresh_model"]
 
 
 @dataclass(frozen=True)
@@ -239,3 +239,9 @@ class Carrying(WithAnswers):
 def count_params(model: nn.Module) -> int:
     """Learned values; buffers, such as running statistics, not counted."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def fresh_model(spec: ModelSpec, seed: int) -> nn.Module:
+    """The model that a seed gives, whatever was drawn before."""
+    torch.manual_seed(seed)
+    return build(spec)

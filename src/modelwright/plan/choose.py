@@ -11,8 +11,8 @@ arXiv:1712.00409 (error falls as a power of the data seen).
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from modelwright.core.progress import say, show
 from modelwright.core.recipe import Recipe
 from modelwright.core.units import format_bytes, format_seconds
 from modelwright.data.rows import Rows
-from modelwright.models.catalog import MODELS, ModelSpec
+from modelwright.models.catalog import MODELS, ModelSpec, fresh_model
 from modelwright.plan import count, memory, time
 from modelwright.plan.memory import resident_bytes
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import CURVE_ROWS, Trainer, fresh_model
+from modelwright.train.journal import Record
+from modelwright.train.loop import CURVE_ROWS, Trainer
 from modelwright.train.precision import Precision
 from modelwright.train.settings import Budget, fill_in
 
@@ -58,6 +59,7 @@ class Candidate:
     precision: Precision = "32-true"
     precision_reason: str = ""
     predicted: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)  # predicted bytes, part by part
     status: str = "dropped"
     reason: str = ""
     binds: str = ""  # the goal or budget that dropped it
@@ -81,16 +83,16 @@ class Candidate:
             "name": self.spec.name, "family": self.spec.family, "size": self.spec.size,
             "num_params": self.num_params, "forward_flops": self.forward_flops,
             "backward_flops": self.backward_flops, "precision": self.precision,
-            "predicted": self.predicted, "status": self.status, "reason": self.reason,
-            "rounds": self.rounds, "binds": self.binds, "spec": self.spec.to_json(),
-            "precision_reason": self.precision_reason,
+            "predicted": self.predicted, "memory": self.memory, "status": self.status,
+            "reason": self.reason, "rounds": self.rounds, "binds": self.binds,
+            "spec": self.spec.to_json(), "precision_reason": self.precision_reason,
         }  # fmt: skip
 
 
 def from_json(value: Mapping[str, Any]) -> Candidate:
     """A candidate as `to_json` wrote it."""
     names = ("num_params", "forward_flops", "backward_flops", "precision", "precision_reason",
-             "predicted", "status", "reason", "binds", "rounds")  # fmt: skip
+             "predicted", "memory", "status", "reason", "binds", "rounds")  # fmt: skip
     return Candidate(
         spec=ModelSpec.from_json(value["spec"]), **{name: value[name] for name in names}
     )
@@ -190,17 +192,22 @@ def _judge(
     """Predict memory, then say whether the candidate fits or why not."""
     budget = training_budget(recipe)
     settings = fill_in(recipe.train, candidate.spec, candidate.precision, budget)
+    back = settings.goes_back
     planned = memory.predict(
         candidate.spec,
         micro_batch_size=settings.micro_batch_size,
         precision=candidate.precision,
         optimizer=settings.optimizer,
-        copies=(settings.ema > 0) + (settings.keep == "best") + settings.cautious,
+        copies=(settings.ema > 0) * (1 + back)
+        + (settings.keep == "best")
+        + back
+        + settings.cautious,
+        moment_copies=1 + back,
         data_bytes=data["bytes"],
         process_bytes=process_bytes,
         recompute=settings.activation_checkpointing == "full",
     )
-    candidate.predicted["memory_bytes"] = planned.total
+    candidate.predicted["memory_bytes"], candidate.memory = planned.total, asdict(planned)
     rows = data["rows"]["train"] / data["inputs"].get("overlap", 1)  # windows that share no place
     steps_per_epoch = math.ceil(rows / settings.batch_size)
     candidate.binds, candidate.reason = _why_not(recipe, candidate, budget, steps_per_epoch)
@@ -281,11 +288,13 @@ def predicted_misses(
 
 
 def race(
-    recipe: Recipe, candidates: list[Candidate], train: Rows, valid: Rows, folder: Path
-) -> tuple[Candidate, Budget]:
+    recipe: Recipe, candidates: list[Candidate], train: Rows, valid: Rows, folder: Path,
+    note: Callable[[str], None] = lambda text: None,
+) -> tuple[Candidate, Budget]:  # fmt: skip
     """Equal slices for the fit candidates until one is left; gives it and its own budget.
 
-    Finished slices are kept in folder/race.json and are not run again after a crash.
+    Finished slices are kept in folder/race.json and are not run again after a crash. `note` is told
+    what training did otherwise than asked.
 
     Raises: Infeasible if no candidate fits.
     """
@@ -309,7 +318,7 @@ def race(
         for candidate in alive:
             if len(candidate.rounds) < number:
                 candidate.rounds.append(
-                    _slice(recipe, candidate, number, whole, train, valid, folder)
+                    _slice(recipe, candidate, number, whole, train, valid, folder, note)
                 )
                 record[candidate.spec.name] = candidate.rounds
                 write_json(folder / "race.json", record)
@@ -365,7 +374,7 @@ def _fastest(recipe: Recipe, alive: list[Candidate]) -> tuple[Candidate, Budget]
 
 def _slice(
     recipe: Recipe, candidate: Candidate, number: int, whole: Budget,
-    train: Rows, valid: Rows, folder: Path,
+    train: Rows, valid: Rows, folder: Path, note: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
     """Train one candidate up to the end of its slice and look at its metric on valid."""
     spec = candidate.spec
@@ -373,6 +382,7 @@ def _slice(
     trainer = Trainer(
         fresh_model(spec, settings.seed), spec, TASKS[recipe.task], train, valid, settings,
         whole, folder / "race" / spec.name,
+        record=Record(note=note, planned=memory.in_words(candidate.memory)),
     )  # fmt: skip
     for index in range(len(trainer.looks) + 1, number * LOOKS + 1):
         share = RACE_SLICE * index / LOOKS

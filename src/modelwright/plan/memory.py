@@ -5,9 +5,7 @@ whatever autograd keeps is counted once per storage. The rest follows from the p
 Source of the breakdown: Korthikanti et al. 2022, arXiv:2205.05198, section 4.
 """
 
-import contextlib
-import ctypes
-import gc
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import psutil
@@ -15,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from modelwright.core.hardware import give_back_freed_memory
+from modelwright.core.units import format_bytes
 from modelwright.models.catalog import ModelSpec, build, examples
 from modelwright.models.rnn import RecurrentBody
 from modelwright.models.stretch import blocks_of
@@ -58,6 +58,7 @@ def predict(
     data_bytes: int,
     process_bytes: int,
     recompute: bool = False,
+    moment_copies: int = 1,
 ) -> MemoryPlan:
     """Peak resident memory of training `spec`, in bytes.
 
@@ -67,6 +68,7 @@ def predict(
             those before a step with cautious weight decay.
         process_bytes: of the interpreter with its libraries, measured on this machine.
         recompute: blocks keep only what comes in, and one at a time all the rest.
+        moment_copies: of the optimizer's state; two where one is kept to go back to.
     """
     activations, largest, state, moments = _activations(
         spec, micro_batch_size, precision, optimizer, recompute
@@ -76,20 +78,31 @@ def predict(
         data=data_bytes,
         weights=state,
         gradients=state,
-        optimizer=moments,
+        optimizer=moment_copies * moments,
         copies=copies * state,
-        checkpoint=state + moments + copies * state,  # while one is written, training goes on
+        checkpoint=state
+        + moment_copies * moments
+        + copies * state,  # while one is written, training goes on
         activations=activations,
         # backward holds the gradient that comes in and the one that goes out
         workspace=2 * largest + round(ALLOCATOR_SHARE * (activations + 2 * largest)),
     )
 
 
+def in_words(parts: Mapping[str, int]) -> str:
+    """A plan's fields as one sentence, the largest first.
+
+    >>> in_words({"process": 300_000_000, "activations": 700_000_000, "data": 0})
+    'the plan predicted 1 GB (activations 700 MB, process 300 MB)'
+    """
+    ordered = sorted(parts.items(), key=lambda part: -part[1])
+    shown = ", ".join(f"{name} {format_bytes(size)}" for name, size in ordered if size)
+    return f"the plan predicted {format_bytes(sum(parts.values()))} ({shown})"
+
+
 def resident_bytes() -> int:
     """Memory that this process holds now, after giving back what the allocator can spare."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc only
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back_freed_memory()
     return int(psutil.Process().memory_info().rss)
 
 

@@ -22,12 +22,12 @@ from modelwright.core.recipe import Target
 from modelwright.data.rows import SOUND_SCALE, Column, Rows, ragged
 from modelwright.export.onnx import export_onnx
 from modelwright.measure.timing import measure_latency
-from modelwright.models.catalog import ModelSpec, examples
+from modelwright.models.catalog import ModelSpec, examples, fresh_model
 from modelwright.models.heads import HEADS
 from modelwright.runtime.onnx_session import OnnxSession
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.catalog import make_trainer
-from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.loop import Trainer
 from modelwright.train.settings import Budget, Settings
 
 WARM_STEPS, TIMED_STEPS = 2, 30

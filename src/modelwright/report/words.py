@@ -39,6 +39,10 @@ LABELS = {
     "backward_flops": "FLOPs, backward",
     "memory_bytes": "memory while training",
     "epoch_s": "time per epoch",
+    "examples_per_s": "examples a second",
+    "tokens_per_s": "tokens a second",
+    "flops_per_s": "sustained FLOPs, forward and backward",
+    "mfu": "share of the rate of a matrix product (MFU)",
 }
 NONE = "–"
 
@@ -103,6 +107,8 @@ def show(value: float | None, unit: str) -> str:
     ('98.25%', '0.02 ms', '0.1 MB', '34 s', '–')
     >>> show(0.005, "points"), show(308074, "FLOPs"), show(0.25, "J")
     ('0.50 pt', '308k', '0.25 J')
+    >>> show(6400, "1/s"), show(1.28e9, "FLOP/s")
+    ('6,400 /s', '1.28GFLOP/s')
     """
     if value is None:
         return NONE
@@ -120,6 +126,10 @@ def show(value: float | None, unit: str) -> str:
             return format_seconds(value)
         case "flops" | "params" | "parameters":
             return format_count(value)
+        case "1/s":
+            return f"{digits(value)} /s"
+        case "flop/s":
+            return f"{format_count(value)}FLOP/s"
         case "":
             return f"{value:,.0f}" if value == int(value) else digits(value)
     return f"{digits(value)} {unit}"

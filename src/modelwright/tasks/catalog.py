@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modelwright.core.recipe import WHOLE_BATCHES
 from modelwright.tasks import (
     classify,
     control,
@@ -40,6 +41,12 @@ class Task:
     outputs: str
     logic: ModuleType
     acting: bool = False
+
+    @property
+    def whole_batches(self) -> bool:
+        """Whether the loss compares the rows of a batch with each other, or makes its own batch."""
+        kinds = {(TASKS[name].inputs, TASKS[name].outputs) for name in WHOLE_BATCHES}
+        return (self.inputs, self.outputs) in kinds
 
     @property
     def metric(self) -> str:

@@ -11,6 +11,7 @@ from modelwright.data.rows import Rows
 from modelwright.models.catalog import ModelSpec
 from modelwright.tasks.catalog import Task
 from modelwright.train.dqn import DQN
+from modelwright.train.journal import Record
 from modelwright.train.loop import Trainer
 from modelwright.train.parallel import ALONE, World
 from modelwright.train.ppo import PPO
@@ -35,12 +36,13 @@ def make_trainer(
     folder: Path,
     *,
     metrics: Path | None = None,
+    record: Record | None = None,
     asked: Path | None = None,
     world: World = ALONE,
 ) -> Trainer:
     """A Trainer of rows, or of acting where the task is about that; arguments as of Trainer."""
     given = (model, spec, task, train, valid, settings, budget, folder)
     if not task.acting:
-        return Trainer(*given, metrics=metrics, asked=asked, world=world)
+        return Trainer(*given, metrics=metrics, record=record, asked=asked, world=world)
     name = AUTO if settings.algorithm == "auto" else settings.algorithm
-    return Learner(ALGORITHMS[name], *given, metrics=metrics, asked=asked)
+    return Learner(ALGORITHMS[name], *given, metrics=metrics, record=record, asked=asked)

@@ -21,10 +21,10 @@ from modelwright.core.errors import ConfigError, ModelwrightError
 from modelwright.core.files import write_json
 from modelwright.core.recipe import Layout, Recipe
 from modelwright.data.rows import PARTS, Dataset, load_part, save
-from modelwright.models.catalog import ModelSpec
+from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.tasks.catalog import TASKS
 from modelwright.train import parallel
-from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.loop import Trainer
 from modelwright.train.settings import Budget, fill_in
 
 # of what a model has of these: so that there is something to deal out, and no masks
@@ -155,7 +155,7 @@ def _work(folder: Path) -> None:
         found: dict[str, Any]
         model = fresh_model(spec, 0)
         try:
-            world.require_fit(recipe.task, BATCH)
+            world.require_fit(recipe.task, settings)
             norms = any("Norm2d" in type(one).__name__ for one in model.modules())
             if settings.micro_batch_size < BATCH and norms:
                 raise ConfigError("batch norms see each pass alone: smaller ones train otherwise")

@@ -1,11 +1,33 @@
-"""What stops training: a loss that is no number, a signal. Detected, explained, nothing lost."""
+"""What stops training: a signal, a loss that is no number or far too high. Detected, explained,
+nothing lost; or, if the recipe says so, the state before it comes back and training goes on.
+
+A step's loss is judged before its gradient moves a weight. Going back means: the weights of at most
+SNAPSHOT_STEPS steps ago, copied in memory, and the batches since then are not learned from. The
+number of the step goes on, so which batch a step takes is still a function of the step alone.
+Sources: Chowdhery et al. 2022, arXiv:2204.02311, section 5.1 (go back, skip the batches around a
+spike); Groeneveld et al. 2024, arXiv:2402.00838 (spikes while OLMo was trained).
+"""
 
 import contextlib
+import math
 import signal
-from collections.abc import Iterator
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from modelwright.core.errors import TrainingFailed
+from modelwright.train.settings import Settings
+
+WINDOW, FEWEST = 128, 32  # losses that a spike is judged by; with fewer, nothing is one
+FAR = 10.0  # times the usual spread above the median
+LEAST_SHARE, LEAST_NATS = 0.05, 0.01  # of the spread, where losses hardly differ
+SNAPSHOT_STEPS = 50  # between copies of the weights; arXiv:2204.02311 went back about 100
+MOST_RETURNS, PERIOD = 3, 1000  # returns in so many steps; one more stops
 
 
 class StopRequested(Exception):
@@ -40,14 +62,160 @@ def catch_signals() -> Iterator[Signals]:
             signal.signal(number, handler)
 
 
-def require_finite(loss: float, step: int, learning_rate: float) -> None:
+def spike_bound(losses: Sequence[float]) -> float:
+    """Above what a loss is a spike, judged by the finite losses of the steps before it.
+
+    Median plus FAR times the spread, which is 1.4826 times the median absolute deviation (the
+    standard deviation of normal noise), but at least LEAST_SHARE of the median and LEAST_NATS.
+    Infinite with fewer than FEWEST losses.
+    Source: Iglewicz, Hoaglin 1993, "How to detect and handle outliers" (median and MAD).
+
+    >>> spike_bound([2.0, 2.2] * 50), spike_bound([2.0] * 10)
+    (3.5826, inf)
     """
-    Raises: TrainingFailed if the loss is NaN or infinite.
+    if len(losses) < FEWEST:
+        return math.inf
+    middle = statistics.median(losses)
+    spread = 1.4826 * statistics.median(abs(loss - middle) for loss in losses)
+    return round(middle + FAR * max(spread, LEAST_SHARE * abs(middle), LEAST_NATS), 9)
+
+
+@dataclass
+class State:
+    """All that a step changes, by reference: what a snapshot is taken of and put back into."""
+
+    model: nn.Module
+    averaged: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by a name of its own: weights, averaged weights, moments."""
+        found = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        if self.averaged is not self.model:
+            own = self.averaged.state_dict()
+            found |= {f"average.{name}": value for name, value in own.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            moments = {name: one for name, one in state.items() if isinstance(one, Tensor)}
+            found |= {f"optimizer.{index}.{name}": one for name, one in moments.items()}
+        return found
+
+    @torch.no_grad()
+    def put_back(self, snapshot: Mapping[str, Tensor]) -> None:
+        """Give every tensor the value that it had; a moment that there was none of is zero."""
+        for name, value in self.tensors().items():
+            value.copy_(snapshot[name]) if name in snapshot else value.zero_()
+
+
+class Guard:
+    """Judges each step's loss before the weights move, and knows the way back.
+
+    Its state (`position`, `tensors`) belongs into a checkpoint: with it a resumed training judges
+    and goes back as one that was never stopped.
+
+    Args:
+        note: told what was done differently, in a sentence.
+        agree: of several ranks: whether any of them says so. Every rank calls it at every step.
     """
-    if loss != loss or loss in (float("inf"), float("-inf")):
-        raise TrainingFailed(
-            f"train: the loss became {loss} at step {step} (learning rate {learning_rate:.3g})",
-            expected="a finite loss",
-            repair="lower train.learning_rate, or set train.precision: 32-true; the newest "
-            "checkpoint from before this step is kept",
+
+    def __init__(
+        self,
+        settings: Settings,
+        state: State,
+        note: Callable[[str], None],
+        agree: Callable[[bool], bool] = bool,
+    ) -> None:
+        self.settings, self.state, self.note, self.agree = settings, state, note, agree
+        self.losses: list[float] = []  # the last WINDOW that were taken
+        self.returns: list[list[int]] = []  # the first and the last step that each threw away
+        self._snapshot: dict[str, Tensor] = {}
+        self._snapshot_step = -1
+
+    def passes(self, loss: float, step: int, learning_rate: float) -> bool:
+        """Whether the gradient of `step` (from 0) may move the weights; if not, they are those of
+        an earlier step again, and the gradient has to be dropped.
+
+        Raises: TrainingFailed if the recipe says to stop, or has skipped often enough.
+        """
+        finite = math.isfinite(loss)
+        bound = math.inf
+        if finite and self.settings.on_spike != "ignore":
+            bound = spike_bound(self.losses)
+        bad = not finite or loss > bound
+        if not self.agree(bad):
+            if self.settings.on_spike != "ignore":
+                self.losses = [*self.losses, loss][-WINDOW:]
+            self._keep(step)
+            return True
+        asked = self.settings.on_spike if finite else self.settings.on_nan
+        what = (
+            f"the loss rose to {loss:.4g} at step {step}, where {bound:.4g} is far"
+            if bad and finite
+            else f"the loss became {loss} at step {step}"
+            if bad
+            else f"another rank's loss went wrong at step {step}"
         )
+        what += f" (learning rate {learning_rate:.3g})"
+        if asked != "skip":
+            raise _failed(what, finite, self.settings)
+        self._go_back(what, step, finite)
+        return False
+
+    def _keep(self, step: int) -> None:
+        """A copy of the state every so often: of weights that have just given a sound loss."""
+        due = not self._snapshot or step - self._snapshot_step >= SNAPSHOT_STEPS
+        if due and step and self.settings.goes_back:  # at step 0 there are no moments yet
+            tensors = self.state.tensors()
+            self._snapshot = {
+                name: one.detach().to("cpu", copy=True) for name, one in tensors.items()
+            }
+            self._snapshot_step = step
+
+    def _go_back(self, what: str, step: int, finite: bool) -> None:
+        if not self._snapshot:
+            what += ", before there were weights to go back to"
+            raise _failed(what, finite, self.settings)
+        recent = [one for one in self.returns if one[1] > step - PERIOD]
+        if len(recent) >= MOST_RETURNS:
+            what += f", after {len(recent)} returns to earlier weights in {PERIOD:,} steps"
+            raise _failed(what, finite, self.settings)
+        self.state.put_back(self._snapshot)
+        self.returns.append([self._snapshot_step, step])
+        self.note(
+            f"{what}: the weights are those of step {self._snapshot_step} again, and the batches "
+            f"{self._snapshot_step} to {step} are skipped "
+            f"({len(recent) + 1} of at most {MOST_RETURNS} times in {PERIOD:,} steps)"
+        )
+
+    def position(self) -> dict[str, Any]:
+        """What a checkpoint has to hold, as plain JSON."""
+        step = self._snapshot_step
+        return {"losses": self.losses, "returns": self.returns, "snapshot_step": step}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The same, as tensors: the snapshot, where there is one."""
+        return {f"snapshot.{name}": value for name, value in self._snapshot.items()}
+
+    def take_up(self, position: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `position` and `tensors` gave."""
+        self.losses = [float(loss) for loss in position["losses"]]
+        self.returns = [[int(first), int(last)] for first, last in position["returns"]]
+        self._snapshot_step = int(position["snapshot_step"])
+        self._snapshot = {
+            name.removeprefix("snapshot."): value
+            for name, value in tensors.items()
+            if name.startswith("snapshot.")
+        }
+
+
+def _failed(what: str, finite: bool, settings: Settings) -> TrainingFailed:
+    key, asked = ("on_spike", settings.on_spike) if finite else ("on_nan", settings.on_nan)
+    repairs = ["lower train.learning_rate"]
+    if not finite and settings.precision != "32-true":
+        repairs.append("set train.precision: 32-true")
+    if asked != "skip":
+        repairs.append(f"pass over such batches with train.{key}: skip")
+    return TrainingFailed(
+        f"train: {what}",
+        expected="a loss near the last ones" if finite else "a finite loss",
+        repair=f"{', or '.join(repairs)}; the newest checkpoint from before this step is kept",
+    )

@@ -1,38 +1,88 @@
 """What people and the report see of a training: a line while it runs, and its curves on disk."""
 
 import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from modelwright.core.files import storage
-from modelwright.core.progress import Beat, show
-from modelwright.core.units import format_bytes, format_seconds
+from modelwright.core.progress import Beat, say, show
+from modelwright.core.units import format_bytes, format_count, format_seconds
+from modelwright.train.loggers import Logger
 from modelwright.train.peak import peak_memory_bytes
 from modelwright.train.settings import Budget
 
 LINES = 400  # of the curves, over the whole budget
 
 
+def _nowhere(text: str) -> None:
+    """Of trainings that belong to no run."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where a training is written down besides its curves, and what is known of it beforehand.
+
+    note: writes to the ledger what was not done as asked, and what was done instead.
+    planned: the memory that the plan predicted, in words.
+    flops_per_example: forward and backward; None where nobody counted.
+    peak_flops_per_s: of matrix products on this machine, measured; None where nobody did.
+    tokens_per_example: the mean; None where rows are no tokens.
+    """
+
+    note: Callable[[str], None] = _nowhere
+    loggers: tuple[Logger, ...] = ()
+    planned: str = ""
+    flops_per_example: float | None = None
+    peak_flops_per_s: float | None = None
+    tokens_per_example: float | None = None
+
+    def speeds(self, examples_per_s: float) -> dict[str, float]:
+        """Sustained rates, as far as they can be known: examples, tokens, FLOPs, and the last as a
+        share of what the machine's matrix products reach (MFU).
+
+        Source of MFU: Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
+
+        >>> Record(flops_per_example=2e6, peak_flops_per_s=1e10).speeds(1000)
+        {'examples_per_s': 1000, 'flops_per_s': 2000000000.0, 'mfu': 0.2}
+        """
+        found = {"examples_per_s": examples_per_s}
+        if self.tokens_per_example is not None:
+            found["tokens_per_s"] = examples_per_s * self.tokens_per_example
+        if self.flops_per_example is not None:
+            found["flops_per_s"] = examples_per_s * self.flops_per_example
+            if self.peak_flops_per_s:
+                found["mfu"] = found["flops_per_s"] / self.peak_flops_per_s
+        return found
+
+
 class Journal:
-    """Curves as JSON lines, and the line that people see.
+    """Curves as JSON lines and in loggers, the line that people see, and what went otherwise.
 
     Args:
         path: of the curves, or None.
         batch_size: examples a step.
     """
 
-    def __init__(self, path: Path | None, budget: Budget, batch_size: int) -> None:
+    def __init__(
+        self, path: Path | None, budget: Budget, batch_size: int, record: Record | None = None
+    ) -> None:
         self.path, self.budget, self.batch_size = path, budget, batch_size
+        self.record = record or Record()
+        self._loggers = list(self.record.loggers)
+        self._title = "train"
         self._beat = Beat()
         self._first_step, self._first_elapsed, self._rate = 0, 0.0, 0.0
 
-    def begin(self, step: int, elapsed: float) -> None:
+    def begin(self, title: str, step: int, elapsed: float) -> None:
         """Rates count from here."""
+        self._title = title
         self._beat = Beat()
         self._first_step, self._first_elapsed = step, elapsed
 
     def step(
         self,
-        title: str,
         limit: Budget,
         step: int,
         elapsed: float,
@@ -44,20 +94,32 @@ class Journal:
         """Note a step: on disk if its turn has come, on screen if the last line is old."""
         self._rate = (step - self._first_step) / max(1e-9, elapsed - self._first_elapsed)
         whole = self.budget.steps or self._rate * (self.budget.seconds or 0.0)
-        if step % max(1, int(whole / LINES)) == 0:
+        if step % max(1, int(whole / LINES)) == 0 and math.isfinite(loss):
             values = {
                 "loss": loss,
                 "learning_rate": learning_rate,
-                "examples_per_s": self._rate * self.batch_size,
+                **self.record.speeds(self._rate * self.batch_size),
                 "memory_bytes": peak_memory_bytes(),
                 **observed,
             }
             self.write(step, elapsed, values)
         if self._beat.due():
-            show(self._line(title, limit, step, elapsed, loss))
+            show(self._line(limit, step, elapsed, loss))
+
+    def note(self, text: str) -> None:
+        """Say what was not done as asked and what was done instead, to people and the ledger."""
+        say(f"{self._title}: {text}")
+        self.record.note(f"{self._title}: {text}")
+
+    def close(self, finished: bool) -> None:
+        """Let the loggers write what they still hold."""
+        for logger in list(self._loggers):
+            self._or_without(logger, lambda one=logger: one.close(finished))  # type: ignore[misc]
 
     def write(self, step: int, elapsed: float, values: dict[str, float]) -> None:
         """One line of the curves."""
+        for logger in list(self._loggers):
+            self._or_without(logger, lambda one=logger: one.log(step, values))  # type: ignore[misc]
         if self.path is None:
             return
         entry = {
@@ -69,8 +131,19 @@ class Journal:
         with storage(self.path), open(self.path, "a") as file:
             file.write(json.dumps(entry) + "\n")
 
+    def _or_without(self, logger: Logger, act: Callable[[], None]) -> None:
+        """A logger that fails is left out from here on: no training ends for it."""
+        try:
+            act()
+        except Exception as error:  # whatever a library or a server makes of a bad day
+            self._loggers.remove(logger)
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.note(f"{logger.name} is not written to any longer ({reason}); training goes on")
+
     def drop_after(self, step: int) -> None:
         """Forget what was noted later than the step that training goes on from."""
+        for logger in list(self._loggers):
+            self._or_without(logger, lambda one=logger: one.drop_after(step))  # type: ignore[misc]
         if self.path is None or not self.path.is_file():
             return
         kept = []
@@ -83,13 +156,20 @@ class Journal:
                 kept.append(line + "\n")
         self.path.write_text("".join(kept))
 
-    def _line(self, title: str, limit: Budget, step: int, elapsed: float, loss: float) -> str:
+    def _line(self, limit: Budget, step: int, elapsed: float, loss: float) -> str:
         if limit.steps is not None:
             left = (limit.steps - step) / max(self._rate, 1e-9)
         else:
             left = (limit.seconds or 0.0) - elapsed
+        speeds = self.record.speeds(self._rate * self.batch_size)
+        shown = [f"{speeds['examples_per_s']:,.0f} examples/s"]
+        if "tokens_per_s" in speeds:
+            shown = [f"{speeds['tokens_per_s']:,.0f} tokens/s"]
+        if "flops_per_s" in speeds:
+            shown.append(f"{format_count(speeds['flops_per_s'])}FLOP/s")
+        if "mfu" in speeds:
+            shown.append(f"MFU {speeds['mfu']:.0%}")
         return (
-            f"{title}  step {step}  loss {loss:.3f}  "
-            f"{self._rate * self.batch_size:,.0f} examples/s  "
+            f"{self._title}  step {step}  loss {loss:.3f}  {'  '.join(shown)}  "
             f"{format_bytes(peak_memory_bytes())}  {format_seconds(max(0.0, left))} left"
         )

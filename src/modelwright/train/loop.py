@@ -10,7 +10,6 @@ import functools
 import math
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +23,26 @@ from modelwright.core.goals import METRICS
 from modelwright.core.hardware import keep_freed_memory
 from modelwright.core.progress import say
 from modelwright.core.units import format_seconds
-from modelwright.data.loader import Batch, Loader
+from modelwright.data.loader import Loader
 from modelwright.data.rows import Rows
 from modelwright.measure.quality import Quality, evaluate
-from modelwright.models.catalog import ModelSpec, build
+from modelwright.models.catalog import ModelSpec
 from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import Task
 from modelwright.train import checkpoint, state
 from modelwright.train.gradient import Gradient, Loss, recompute_blocks
-from modelwright.train.guards import Signals, StopRequested, catch_signals, require_finite
-from modelwright.train.journal import Journal
+from modelwright.train.guards import Guard, Signals, State, StopRequested, catch_signals
+from modelwright.train.journal import Journal, Record
+from modelwright.train.keep import move_average, pairs, was_clearly_better
 from modelwright.train.optimizers import clip_, make_optimizer
-from modelwright.train.parallel import ALONE, World, local
+from modelwright.train.out_of_memory import MicroBatch
+from modelwright.train.parallel import ALONE, World
 from modelwright.train.pipes import Pipe
 from modelwright.train.precision import autocast
 from modelwright.train.saver import Saver
 from modelwright.train.schedules import learning_rate_factor
 from modelwright.train.settings import Budget, Settings
 
-TWO_SIDED_95 = 1.96  # standard errors on each side of a 95 % interval
 CURVE_ROWS = 2000  # valid rows looked at while training; the last evaluation takes all of them
 EVALUATIONS = 8  # over the whole budget
 
@@ -55,6 +55,7 @@ class Trainer:
     Args:
         folder: of the checkpoints; the newest one there is resumed.
         metrics: the file for the curves, or None.
+        record: where else it is written down, and what is known of it beforehand.
         asked: a file that a person touches to have a checkpoint now, or None.
         world: the processes that train together; the first one looks at valid and takes notes.
     Raises: ConfigError for a layout that task, batch or model don't fit.
@@ -74,16 +75,17 @@ class Trainer:
         folder: Path,
         *,
         metrics: Path | None = None,
+        record: Record | None = None,
         asked: Path | None = None,
         world: World = ALONE,
     ) -> None:
         keep_freed_memory()
-        self.settings, self.budget, self.folder = settings, budget, folder
-        self.world = world
-        self.journal = Journal(metrics if world.first else None, budget, settings.batch_size)
+        self.settings, self.budget, self.folder, self.world = settings, budget, folder, world
+        record = record or Record()
+        metrics = metrics if world.first else None
+        self.journal = Journal(metrics, budget, settings.batch_size, record)
         self._saver, self._asked = Saver(folder, settings.keep_checkpoints), asked
-        self.task, self.spec = task, spec
-        self.valid = valid
+        self.task, self.spec, self.valid = task, spec, valid
         self._begin(train)
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model) if settings.ema else self.model
@@ -102,6 +104,12 @@ class Trainer:
             weight_decay=settings.weight_decay,
             cautious=settings.cautious,
         )
+        self.micro = MicroBatch(
+            settings.micro_batch_size, settings.batch_size, self.model,
+            whole=task.whole_batches, planned=record.planned, note=self.journal.note,
+        )  # fmt: skip
+        held = State(self.model, self.averaged, self.optimizer)
+        self.guard = Guard(settings, held, self.journal.note)
         self._loss: Loss = task.logic.loss
         if task.logic.LABEL_SMOOTHING is not None:
             own = settings.label_smoothing
@@ -112,13 +120,13 @@ class Trainer:
         self.loss, self.went_back = 0.0, False
         self.grad_norm = 0.0  # of the last step, before it was clipped
         self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid metric
-        self._saved_step, self._saved_at, self._evaluated_at = 0, 0.0, 0.0
-        self._saved_looks = 0
+        self._saved_step, self._saved_looks = 0, 0
+        self._saved_at, self._evaluated_at = 0.0, 0.0
         self.best_value: float | None = None  # of the metric, at the looks while training
         self._best: dict[str, Tensor] = {}  # the averaged weights then
-        self._average_pairs = _pairs(self.averaged, self.model) if settings.ema else None
+        self._average_pairs = pairs(self.averaged, self.model) if settings.ema else None
         make = Pipe if world.layout.pipeline > 1 else Gradient
-        self._gradient: Callable[[Batch], float] = make(
+        self._gradient: Gradient | Pipe = make(
             self.model, self._loss, task.weight, micro_batch_size=settings.micro_batch_size,
             precision=settings.precision, world=world,
         )  # fmt: skip
@@ -150,23 +158,32 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
-        # dropout's draw: of each reader its own, of one alone the first's
-        torch.manual_seed(settings.seed * 1_000_003 + self.step + (self.world.reader << 40))
         self.model.train()
-        loss = self.world.total(self._backward(progress))
-        require_finite(loss, self.step, settings.learning_rate * factor)
-        total = functools.partial(self.world.total_of_blocks, self.model)
-        self.grad_norm = clip_(self.model.parameters(), settings.clip_norm, total)
-        self.optimizer.step()
+
+        def gradient() -> float:
+            # dropout's draw: of each reader its own, of one alone the first's
+            torch.manual_seed(settings.seed * 1_000_003 + self.step + (self.world.reader << 40))
+            return self._backward(progress)
+
+        loss = self.world.total(self.micro.fitting(gradient, f"in step {self.step}"))
+        with self.micro.enough(f"behind the gradient of step {self.step}"):
+            total = functools.partial(self.world.total_of_blocks, self.model)
+            self.grad_norm = clip_(self.model.parameters(), settings.clip_norm, total)
+            judged = self.grad_norm if math.isfinite(loss) > math.isfinite(self.grad_norm) else loss
+            sound = self.guard.passes(judged, self.step, settings.learning_rate * factor)
+            if sound:
+                self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        if self._average_pairs is not None:  # a young average forgets faster
-            decay = min(settings.ema, self.step / (self.step + 9))
-            torch._foreach_lerp_(*self._average_pairs, 1 - decay)
+        if not sound:
+            return loss
+        if self._average_pairs is not None:
+            move_average(self._average_pairs, settings.ema, self.step)
         return loss
 
     def _backward(self, progress: float) -> float:
         """Put the gradient of this step's batch into the parameters; gives its loss."""
+        self._gradient.micro_batch_size = self.micro.size
         return self._gradient(self.loader.batch(self.step))
 
     @property
@@ -185,22 +202,22 @@ class Trainer:
         """Train until the budget is spent, or until the trainer has spent `until` in all.
 
         Raises: StopRequested after a signal, the state saved if there was time for it;
-            TrainingFailed on a NaN loss; StorageError if a save failed.
+            TrainingFailed as the guards say; StorageError if a save failed.
         """
         limit = until or self.budget
         started = time.perf_counter() - self.elapsed
         first_step, first_elapsed = self.step, self.elapsed
-        self.journal.begin(first_step, first_elapsed)
+        self.journal.begin(title, first_step, first_elapsed)
         with catch_signals() as signals:
             while not self._spent(limit, first_step, first_elapsed):
                 try:
+                    self.world.at(self.step)
                     self.loss = self.train_step()
                 except Exception:
                     self._saver.wait()  # what was good before the step is kept
                     raise
                 self.elapsed = self.world.told(time.perf_counter() - started)
                 self.journal.step(
-                    title,
                     limit,
                     self.step,
                     self.elapsed,
@@ -228,10 +245,15 @@ class Trainer:
         started = time.perf_counter()
         part = self.valid.take(np.arange(min(rows or len(self.valid), len(self.valid))))
         session = TorchSession(self.result, self.spec, torch.get_num_threads())
-        with autocast(self.settings.precision):
+        labels = self.spec.outputs.get("labels", ())
+
+        def judge() -> Quality:
             # no more rows at once than in a step: of long ones, 256 took twice a step's memory
-            labels, number = self.spec.outputs.get("labels", ()), self.settings.micro_batch_size
-            found = evaluate(session, part, self.task, labels, batch_size=number, thorough=thorough)
+            size = self.micro.size
+            return evaluate(session, part, self.task, labels, batch_size=size, thorough=thorough)
+
+        with autocast(self.settings.precision):
+            found = self.micro.fitting(judge, f"looking at valid after step {self.step}")
         seconds = time.perf_counter() - started
         self.evaluation_seconds = seconds * len(self.valid) / len(part)
         self.looked_s += seconds
@@ -286,19 +308,14 @@ class Trainer:
     def _chosen(self, found: Quality) -> Quality:
         """Which weights come out (`result`), and how good they are on all of valid.
 
-        Those of an earlier look come back if they were better by more than one standard error of
-        the last ones' metric: smaller leads are mostly chance.
+        Those of an earlier look come back if they were clearly better.
         """
-        if self.best_value is not None:
-            seen = found.statistics[: self.curve_rows]  # the rows of every look
-            standard_error = (found.high - found.low) / (2 * TWO_SIDED_95)
-            standard_error *= math.sqrt(found.rows / len(seen))
-            error = METRICS[self.task.look].error
-            now = error(self.task.values(seen)[self.task.look])
-            if now - error(self.best_value) > standard_error:
-                self.result.load_state_dict(self._best)
-                self.went_back = True
-                found = self.evaluate(thorough=False)
+        if self.best_value is not None and was_clearly_better(
+            self.best_value, found, self.task, self.curve_rows
+        ):
+            self.result.load_state_dict(self._best)
+            self.went_back = True
+            found = self.evaluate(thorough=False)
         return found
 
     def _spent(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:
@@ -399,14 +416,16 @@ class Trainer:
 
     def _position(self) -> dict[str, Any]:
         """What else a checkpoint has to hold, as plain JSON."""
-        return {}
+        return {"guard": self.guard.position(), "micro_batch_size": self.micro.size}
 
     def _tensors(self) -> dict[str, Tensor]:
         """The same, as tensors."""
-        return {}
+        return self.guard.tensors()
 
     def _take_up(self, position: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Go on from what `_position` and `_tensors` gave."""
+        self.guard.take_up(position["guard"], tensors)
+        self.micro.size = int(position["micro_batch_size"])
 
     def _average_state(self) -> dict[str, Tensor]:
         return dict(self.averaged.state_dict()) if self.settings.ema else {}
@@ -425,24 +444,7 @@ def _named(found: Quality) -> dict[str, float]:
     return {f"valid_{name}": value for name, value in found.values.items()}
 
 
-def fresh_model(spec: ModelSpec, seed: int) -> nn.Module:
-    """The model that a seed gives, whatever was drawn before."""
-    torch.manual_seed(seed)
-    return build(spec)
-
-
 def announce(trainer: Trainer, title: str) -> None:
     """Say whether training starts or continues."""
     if trainer.resumed:
         say(f"{title}: continues at step {trainer.step} ({format_seconds(trainer.elapsed)} spent)")
-
-
-def _pairs(averaged: nn.Module, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Averaged and current tensors, side by side; counters such as a norm's step are left out."""
-    current = model.state_dict()
-    floats = [
-        (local(value), local(current[name]))
-        for name, value in averaged.state_dict().items()
-        if value.dtype.is_floating_point
-    ]
-    return [pair[0] for pair in floats], [pair[1] for pair in floats]

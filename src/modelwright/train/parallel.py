@@ -20,6 +20,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -27,6 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,7 +38,9 @@ from modelwright.core.recipe import WHOLE_BATCHES, Layout
 from modelwright.data.loader import Batch
 from modelwright.models.stretch import chain_of, keep_blocks
 from modelwright.train.optimizers import squared_norm
+from modelwright.train.settings import Settings
 from modelwright.train.spread import cut_everything, cut_matrices, synchronize_batch_norms
+from modelwright.train.watch import Watch
 
 Result = TypeVar("Result")
 AXES = ("pipeline", "data", "sharded", "tensor")  # from the slowest links to the fastest
@@ -112,6 +116,8 @@ class World:
         self.rank, self.size, self.device = place.rank, place.size, device
         self.first = place.rank == 0
         self.layout = Layout()
+        self._watch: Watch | None = None
+        self.patient: dist.ProcessGroup | None = None  # who waits for the first to gate and plan
         self.mesh: DeviceMesh | None = None
         self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}  # of a pipeline's whole model
         self.homes: dict[str, int] = {}  # of what only one process of a pipeline has
@@ -127,14 +133,40 @@ class World:
             degrees = tuple(self.layout.degrees[axis] for axis in AXES)
             self.mesh = init_device_mesh(self.device, degrees, mesh_dim_names=AXES)
 
+    @contextlib.contextmanager
+    def watched(self, folder: Path, minutes: float) -> Iterator[None]:
+        """Around what all do together: who waits that long for another gives up, and names it.
+
+        Args:
+            folder: of signs of life, seen by all.
+        Raises: TrainingFailed with rank, host and last step of those that did not come.
+        """
+        if self.size == 1:
+            yield
+            return
+        assert self.mesh is not None
+        timeout = datetime.timedelta(minutes=minutes)
+        for group in (dist.group.WORLD, *(self.mesh.get_group(axis) for axis in AXES)):
+            _set_pg_timeout(timeout, group)
+        self.first_does(lambda: folder.mkdir(parents=True, exist_ok=True))
+        with Watch(folder, self.rank, self.size, timeout.total_seconds()) as self._watch:
+            with self._watch.waiting():
+                yield
+            self._watch = None
+
+    def at(self, step: int) -> None:
+        """This process works on that step."""
+        if self._watch is not None:
+            self._watch.at(step)
+
     # talking
 
-    def told(self, value: float) -> float:
-        """The first process's value, for all."""
+    def told(self, value: float, *, patient: bool = False) -> float:
+        """The first process's value, for all; `patient` is who may wait for it for long."""
         if self.size == 1:
             return value
         number = torch.tensor([value], dtype=torch.float64)
-        dist.broadcast(number, 0)
+        dist.broadcast(number, 0, group=self.patient if patient else None)
         return float(number.item())
 
     def told_text(self, text: str) -> str:
@@ -204,7 +236,7 @@ class World:
             nonlocal waiting
             if waiting:
                 waiting = False
-                self.told(float(come))
+                self.told(float(come), patient=True)
 
         try:
             yield summon
@@ -213,7 +245,7 @@ class World:
 
     def summoned(self) -> bool:
         """What the first process called the others to; they wait here."""
-        return bool(self.told(0.0))
+        return bool(self.told(0.0, patient=True))
 
     # rows
 
@@ -230,16 +262,23 @@ class World:
         data, sharded = (self.mesh.get_local_rank(name) for name in ("data", "sharded"))
         return int(data * self.layout.sharded + sharded)
 
-    def require_fit(self, task: str, batch_size: int) -> None:
+    def require_fit(self, task: str, settings: Settings) -> None:
         """
-        Raises: ConfigError unless a batch of that task can be dealt out evenly.
+        Raises: ConfigError unless several processes can share a training of that task.
         """
-        if self.mesh is not None and task in WHOLE_BATCHES and self._readers > 1:
+        batch_size = settings.batch_size
+        if self.size > 1 and task in WHOLE_BATCHES:
             raise ConfigError(
                 f"train.layout: {task} learns from a batch as a whole, which several processes "
                 "can't share",
                 expected="one process",
                 repair="start it without a launcher",
+            )
+        if self.size > 1 and settings.goes_back:
+            raise ConfigError(
+                "train: several processes keep no copy in memory to go back to",
+                expected="on_nan: stop, and on_spike: ignore or stop",
+                repair="drop skip: the newest checkpoint is where the same command goes on",
             )
         if batch_size % self._readers:
             raise ConfigError(
@@ -370,7 +409,9 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
     if place.rank:
         hush()
     try:
-        yield World(place, device)
+        together = World(place, device)
+        together.patient = dist.new_group(backend="gloo", timeout=WAIT)
+        yield together
     finally:
         dist.destroy_process_group()
 

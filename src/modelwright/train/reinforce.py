@@ -232,12 +232,14 @@ class Learner(Trainer):
         return found | ({"return": float(np.mean(players.latest))} if players.latest else {})
 
     def _position(self) -> dict[str, Any]:
-        return {"algorithm": self.algorithm.position(), "solved": self.solved}
+        own = {"algorithm": self.algorithm.position(), "solved": self.solved}
+        return super()._position() | own
 
     def _tensors(self) -> dict[str, Tensor]:
         return self.algorithm.tensors()
 
     def _take_up(self, position: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        super()._take_up(position, {})  # no guard of an acting task keeps tensors
         self.solved = bool(position["solved"])
         self.algorithm.take_up(position["algorithm"], tensors)
 

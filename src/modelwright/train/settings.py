@@ -35,6 +35,8 @@ class Settings:
     augment: tuple[Augment, ...]
     checkpoint_seconds: float
     checkpoint_steps: int | None
+    on_nan: Literal["stop", "skip"] = "stop"
+    on_spike: Literal["ignore", "stop", "skip"] = "ignore"
     algorithm: str = "auto"  # these three are of tasks that act
     discount: float = 0.99
     stop_at: float | None = None
@@ -49,6 +51,11 @@ class Settings:
         value = {key: one for key, one in asdict(self).items() if key not in HOW_TO_SAVE}
         value["augment"] = [step.model_dump(exclude_none=True) for step in self.augment]
         return dict(json.loads(json.dumps(value)))
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether a copy of the weights is kept to go back to; train/guards.py."""
+        return "skip" in (self.on_nan, self.on_spike)
 
 
 # where neither the recipe nor the family says
@@ -118,6 +125,8 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         checkpoint_steps=section.checkpoint_steps,
         keep_checkpoints=section.keep_checkpoints,
         grace_seconds=section.grace_seconds,
+        on_nan=section.on_nan,
+        on_spike=section.on_spike,
         algorithm=section.algorithm or Settings.algorithm,
         discount=section.discount or Settings.discount,
         stop_at=section.stop_at,

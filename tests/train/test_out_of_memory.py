@@ -1,0 +1,208 @@
+"""Memory that ends: fewer rows at once and the same batch, or an error that says what to do."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from modelwright.core.errors import Exit, TrainingFailed
+from modelwright.tasks.catalog import TASKS
+from modelwright.train.journal import Record
+from modelwright.train.loop import Trainer
+from modelwright.train.out_of_memory import out_of_memory
+from modelwright.train.settings import Budget
+
+from .conftest import differing, trainer_of, weights_of
+
+CPU = ("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: "
+       "you tried to allocate 99 bytes. Error code 12 (Cannot allocate memory)")  # fmt: skip
+
+
+class Small:
+    """A machine on which so many rows at once, in training or not, are too many from a step on."""
+
+    def __init__(self, trainer: Trainer, rows: int, from_step: int, error: Exception) -> None:
+        self.trainer, self.rows, self.from_step, self.error = trainer, rows, from_step, error
+        for model in {id(one): one for one in (trainer.model, trainer.averaged)}.values():
+            model.register_forward_hook(self._after)
+        self.texts: list[str] = []
+        trainer.journal.record = Record(note=self.texts.append)
+        trainer.micro.planned = "the plan predicted 1 GB (activations 1 GB)"
+
+    def _after(self, model, inputs, output):
+        if self.trainer.step >= self.from_step and len(inputs[0]) >= self.rows:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError(CPU), MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")],
+    ids=["cpu", "python", "gpu"],
+)  # fmt: skip
+def test_the_step_is_tried_again_with_fewer_rows(tmp_path, error):
+    """From the step on that fails, a training is that of the smaller micro batch, to the bit; and
+    people and ledger hear of it once, with what the plan had predicted."""
+    keys = {"budget": Budget(steps=12)}
+    trainer = trainer_of(tmp_path / "a", "transformer", **keys)
+    small = Small(trainer, 8, 5, error)
+    trainer.run()
+    wanted = trainer_of(tmp_path / "b", "transformer", **keys)
+    wanted.run(Budget(steps=5))
+    wanted.micro.size = 4
+    wanted.run()
+
+    assert 12 == trainer.step and 4 == trainer.micro.size
+    assert [] == differing(weights_of(wanted), weights_of(trainer))
+    first, second = small.texts
+    assert "memory ended in step 5, with 16 rows at once" in first
+    assert "the plan predicted 1 GB" in first and "the plan predicted" not in second
+    assert "again with train.micro_batch_size 8; the batch stays at 16" in first
+    assert "with 8 rows at once" in second and "train.micro_batch_size 4" in second
+    assert "batch norm" not in first
+
+
+def test_smaller_groups_of_batch_norm_are_said(tmp_path):
+    """Where a model has batch norm, smaller micro batches are another training: it is told."""
+    trainer = trainer_of(tmp_path, "cnn")
+    small = Small(trainer, 16, 5, MemoryError())
+    trainer.run(Budget(steps=7))
+
+    assert "but batch norm now sees groups of that size" in small.texts[0]
+
+
+def test_looking_at_valid_takes_fewer_rows_too(tmp_path):
+    """Memory that ends while valid is looked at shrinks the batches of the look."""
+    trainer = trainer_of(tmp_path, "transformer")
+    before = trainer.evaluate().value
+    small = Small(trainer, 9, 0, MemoryError())
+
+    assert before == trainer.evaluate().value
+    assert "looking at valid after step 0" in small.texts[0]
+
+
+def test_the_smaller_size_is_kept_in_the_checkpoint(tmp_path):
+    """A resumed training does not run into the same wall, and is exact."""
+    quiet, first = (trainer_of(tmp_path / name, "transformer") for name in "ab")
+    for trainer in (quiet, first):
+        Small(trainer, 16, 5, MemoryError())
+    quiet.run(Budget(steps=20))
+    first.run(Budget(steps=10))
+    first.save()
+    second = trainer_of(tmp_path / "b", "transformer")
+    second.run(Budget(steps=20))
+
+    assert 8 == second.micro.size
+    assert [] == differing(weights_of(quiet), weights_of(second))
+
+
+def test_one_row_too_many_is_an_error(tmp_path):
+    """Where a single row does not fit, the error says what else takes less; state is intact."""
+    trainer = trainer_of(tmp_path, "transformer")
+    trainer.run(Budget(steps=3))
+    before = weights_of(trainer)
+    Small(trainer, 1, 3, RuntimeError(CPU))
+    with pytest.raises(TrainingFailed, match="with 1 row at once") as caught:
+        trainer.run()
+
+    assert Exit.BAD_INPUT == caught.value.exit_code
+    assert "you tried to allocate 99 bytes" in caught.value.what
+    assert "the plan predicted" in caught.value.what
+    assert "model.size" in caught.value.repair
+    assert [] == differing(before, weights_of(trainer))
+
+
+def test_a_batch_that_belongs_together_is_not_split(tmp_path):
+    """Where a loss compares all rows of a batch, the repair is a smaller batch."""
+    trainer = trainer_of(tmp_path)
+    trainer.micro.whole = True
+    Small(trainer, 16, 3, MemoryError())
+    with pytest.raises(TrainingFailed, match="memory ended in step 3") as caught:
+        trainer.run()
+
+    assert "lower train.batch_size" in caught.value.repair
+    assert ["control", "image-text-matching"] == sorted(
+        name for name, task in TASKS.items() if task.whole_batches
+    )
+
+
+def test_ranks_agree_on_the_size(tmp_path):
+    """Where another rank ran out of memory, this one drops its gradient and follows."""
+    trainer = trainer_of(tmp_path, "transformer")
+    told = iter([False, True, False, False])
+    trainer.micro.agree = lambda short: short or next(told)
+    texts: list[str] = []
+    trainer.journal.record = Record(note=texts.append)
+    for _ in range(3):
+        trainer.train_step()
+
+    assert 8 == trainer.micro.size
+    assert "memory ended on another rank" in texts[0]
+
+
+def test_no_memory_for_the_update_is_an_error(tmp_path, monkeypatch):
+    """Where the optimizer finds no room for its moments, fewer rows would not help: it is said."""
+    trainer = trainer_of(tmp_path, "transformer")
+
+    def no_room():
+        raise RuntimeError(CPU)
+
+    monkeypatch.setattr(trainer.optimizer, "step", no_room)
+    with pytest.raises(TrainingFailed, match="memory ended behind the gradient of step 0") as found:
+        trainer.run()
+
+    assert "free memory" in found.value.repair
+    assert 16 == trainer.micro.size
+
+
+def test_other_errors_are_not_taken_for_it(tmp_path):
+    """A bug stays a bug."""
+    trainer = trainer_of(tmp_path)
+    Small(trainer, 1, 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+    assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        trainer.train_step()
+
+
+LIMITED = """\
+import resource, sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[2])
+from tests_train_conftest import rows, spec_of, settings_of
+from modelwright.tasks.catalog import TASKS
+from modelwright.models.catalog import fresh_model
+from modelwright.train.loop import Trainer
+from modelwright.train.settings import Budget
+settings = settings_of("cnn", batch_size=16384, budget=Budget(steps=1))
+spec = spec_of("cnn", widths=(16, 16))
+part = rows(16384)
+trainer = Trainer(fresh_model(spec, 0), spec, TASKS["image-classification"], part, rows(16, 1),
+                  settings, Budget(steps=1), Path(sys.argv[1]))
+held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+room = held + 350 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (room, room))
+trainer.run()
+print(trainer.step, trainer.micro.size)
+"""
+
+
+@pytest.mark.slow
+def test_a_real_limit_on_memory(tmp_path):
+    """A process that the system gives no more memory trains on with smaller micro batches."""
+    own = Path(__file__).with_name("conftest.py")
+    shutil.copy(own, tmp_path / "tests_train_conftest.py")
+    (tmp_path / "c").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, tmp_path / "c", tmp_path],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert 0 == done.returncode, done.stderr[-2000:]
+    steps, size = map(int, done.stdout.split())
+    assert 1 == steps and 0 < size < 16384
+    assert re.search(r"memory ended in step 0, with 16384 rows at once \(", done.stderr)
