@@ -25,10 +25,12 @@ from modelwright.data import (
     language,
     pairs,
     parallel,
+    ratings,
     series,
     tables,
     text,
     transcripts,
+    uses,
 )
 from modelwright.data.rows import (
     PARTS,
@@ -124,12 +126,20 @@ SOURCES: dict[str, Source] = {
         answers=("tags",),
     ),
     "interactions": Source(
-        interactions.is_here,
+        uses.is_here,
         interactions.read,
         "a CSV, TSV or DAT file with a user, an item and a time on each line; a first line names "
         "user and item, or the name ends in .data, .dat or .inter",
         kind="items",
         answers=("ranking",),
+    ),
+    "ratings": Source(
+        ratings.is_here,
+        ratings.read,
+        "a table with a user, an item and a rating on each line, or a folder with train.csv and "
+        "the like",
+        kind="ratings",
+        answers=("rating",),
     ),
     "table": Source(
         series.is_table,
@@ -250,6 +260,16 @@ KINDS: dict[str, Kind] = {
         lines=True,
         texts=True,
         tokens=interactions.tokens,
+        keep=interactions.keep,
+    ),
+    "ratings": Kind(
+        ratings.prepare,
+        ratings.preprocess,
+        ratings.read_input,
+        (".txt",),
+        lines=True,
+        texts=True,
+        tokens=ratings.tokens,
         keep=interactions.keep,
     ),
     "observation": Kind(

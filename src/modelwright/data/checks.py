@@ -82,7 +82,7 @@ class Subject:
         if name == "constant_series":
             return self.data.kind == "series"
         if name in ("repeated_uses", "short_histories", "rare_items"):
-            return self.data.kind == "items"
+            return self.data.kind in ("items", "ratings")
         if name in ("faulty_boxes", "clipped_boxes", "crowd_boxes"):
             return bool(self.data.outputs["kind"] == "boxes")
         letters = bool(self.data.outputs["kind"] == "letters")
@@ -96,7 +96,8 @@ class Subject:
             return self.has_classes
         if name in ("duplicates_across_splits", "duplicates_within_split"):
             # rows of the former overlap by nature; equal histories and first sights are no fault
-            return self.data.kind not in ("series", "stream", "items", "observation")
+            alike = ("series", "stream", "items", "ratings", "observation")
+            return self.data.kind not in alike
         return True
 
 

@@ -32,7 +32,8 @@ class TiedModel(Model):
     def forward(self, *inputs: Tensor) -> Tensor:
         features, mask = self.embed(*inputs)
         vectors = self.embed.get_parameter("vectors.weight")
-        return self.head(self.body(features, mask), mask, vectors)  # type: ignore[no-any-return]
+        read = self.body(features, mask)
+        return self.head(read, mask, vectors, *inputs)  # type: ignore[no-any-return]
 
 
 class Towers(Model):
@@ -83,7 +84,7 @@ def each_tower(groups: Callable[[nn.Module], Groups]) -> Callable[[nn.Module], G
 def _model(
     inputs: Description, outputs: Description, embed: nn.Module, body: Any, dropout: float = 0.0
 ) -> Model:
-    tied = outputs["kind"] == "ranking"
+    tied = outputs["kind"] in ("ranking", "rating")
     if tied:
         inputs = {**inputs, "dim": embed.get_parameter("vectors.weight").shape[1]}
     head = HEADS[outputs["kind"]].build(outputs, inputs, body.out_dim, dropout)
@@ -102,7 +103,7 @@ def _normalize(inputs: Description) -> Normalize:
 
 
 def _causal(outputs: Description) -> bool:
-    return outputs["kind"] in ("next", "ranking", "actions")
+    return outputs["kind"] in ("next", "ranking", "rating", "actions")
 
 
 def cnn_image(

@@ -99,6 +99,16 @@ class TokenEmbed(nn.Module):
         return self.dropout(vectors) * whole, ids[..., 0] != PAD
 
 
+class ToldEmbed(TokenEmbed):
+    """The same without each place's first id, which only the head reads: what is asked for there.
+
+    ids: (batch, time, 1 + features) int64 -> (batch, time, dim)
+    """
+
+    def forward(self, ids: Tensor) -> Masked:
+        return super().forward(ids[..., 1:])
+
+
 class Words(nn.Embedding):
     """Vectors of ids, that are also what each id is scored by.
 
@@ -250,6 +260,10 @@ EMBEDS: dict[str, Embed] = {
     ),
     "stream": _TOKENS,
     "items": _TOKENS,
+    "ratings": Embed(
+        _TOKENS.inputs,
+        lambda own, dim, dropout: ToldEmbed(own["vocab_size"], dim, dropout=dropout),
+    ),
     "image_text": Embed(
         lambda own: tuple(
             spec for kind in ("image", "text") for spec in EMBEDS[kind].inputs(own[kind])

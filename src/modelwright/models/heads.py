@@ -156,12 +156,62 @@ class RankHead(nn.Module):
         self.linear = nn.Linear(dim, item_dim)
         self.bias = nn.Parameter(torch.zeros(vocab_size))  # how popular an item is by itself
 
-    def forward(self, features: Tensor, mask: Tensor, vectors: Tensor) -> Tensor:
+    def forward(self, features: Tensor, mask: Tensor, vectors: Tensor, *inputs: Tensor) -> Tensor:
         if not self.training:
-            last = (mask.sum(1) - 1).clamp_min(0)[:, None, None].expand(-1, 1, features.shape[2])
-            features = features.gather(1, last).squeeze(1)
+            features = _last(features, mask)
         wanted = self.linear(self.dropout(features))
         return nn.functional.linear(wanted, vectors, self.bias)[..., FIRST_ITEM:]
+
+
+class RatingHead(nn.Module):
+    """The rating of the item asked for: how its vector agrees with a vector of the user's taste.
+
+    features: (batch, time, dim); vectors: (vocab_size, item_dim), the embedding's; ids: (batch,
+    time, 3), the item asked for first -> (batch, 1) after the last real place, between `low` and
+    `high`; while training (batch, time, 2), of each place the rating, and the penalty that makes
+    vectors of items with few ratings small
+
+    Args:
+        ratings: how many there are to learn from.
+    Source: Koren 2008, KDD, "Factorization Meets the Neighborhood", equation 13 (users as what
+        they rated); Salakhutdinov, Mnih 2007, "Probabilistic Matrix Factorization" (the penalty).
+    """
+
+    def __init__(
+        self, dim: int, item_dim: int, vocab_size: int, *, mean: float, low: float, high: float,
+        ratings: int, dropout: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.mean, self.low, self.high = mean, low, high
+        self.penalty = PENALTY / ratings
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(dim, item_dim + 1)  # the taste, and how high the user rates
+        self.bias = nn.Parameter(torch.zeros(vocab_size))  # how well an item is rated
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor, mask: Tensor, vectors: Tensor, ids: Tensor) -> Tensor:
+        asked = ids[..., 0]
+        if not self.training:
+            features = _last(features, mask)
+            asked = asked.gather(1, (mask.sum(1, keepdim=True) - 1).clamp_min(0)).squeeze(1)
+        user = self.linear(self.dropout(features))
+        item = nn.functional.embedding(asked, vectors)
+        agreement = (item * user[..., 1:]).sum(-1)
+        rating = self.mean + self.bias[asked] + user[..., 0] + agreement
+        if not self.training:
+            return rating.clamp(self.low, self.high)[:, None]
+        penalty = self.penalty * (vectors.square().sum() + self.bias.square().sum())
+        return torch.stack([rating, penalty.expand_as(rating)], dim=-1)
+
+
+PENALTY = 10.0  # squared errors that a vector of length one costs; docs/experiments.md
+
+
+def _last(features: Tensor, mask: Tensor) -> Tensor:
+    """The features of each row's last real place, (batch, dim)."""
+    last = (mask.sum(1) - 1).clamp_min(0)[:, None, None].expand(-1, 1, features.shape[2])
+    return features.gather(1, last).squeeze(1)
 
 
 class BoxHead(nn.Module):
@@ -345,6 +395,15 @@ HEADS: dict[str, Head] = {
         ),
         lambda own: _floats("batch", own["num_classes"])("scores", "probabilities"),
         _softmax,
+        each_place=True,
+    ),
+    "rating": Head(
+        lambda own, inputs, dim, dropout: RatingHead(
+            dim, inputs["dim"], inputs["vocab_size"], dropout=dropout,
+            **{name: own[name] for name in ("mean", "low", "high", "ratings")},
+        ),
+        lambda own: _floats("batch", 1)("rating"),
+        lambda raw, own: (raw,),
         each_place=True,
     ),
     "boxes": Head(
