@@ -2,12 +2,13 @@
 
 `read` gives the rows of a table, or of a folder with one for each part. A place of a row holds the
 item asked for, one that the same user rated before it, and that rating; the target is the rating
-of the item asked for. Users are known by what they rated and by nothing else, so that new ones can
-ask as well. The order within a history means nothing: train has each in several.
+of the item asked for. A user of train has an id as well; of each history's orders in train (their
+order means nothing) one does without it, so that strangers can ask.
 """
 
 import csv
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,14 +21,15 @@ from modelwright.core import recipe
 from modelwright.core.errors import DataError, did_you_mean
 from modelwright.core.signature import NO_TARGET
 from modelwright.data.rows import PARTS, Column, Finding, Loaded, Prepared, Ragged, Rows, ragged
-from modelwright.data.text import part_files
+from modelwright.data.text import code_points, part_files
 from modelwright.data.uses import Use, items_of, labels_of, line_of, order, uses
 from modelwright.data.uses import is_here as is_table
 
-ITEMS = "items.json"  # in the data's and in the model's folder
-NONE = 1  # the id of what was rated before the first; 0 is padding
+ITEMS, USERS = "items.json", "users.json"  # in the data's and in the model's folder
+NONE = 1  # the id of what was rated before the first, and of a stranger; 0 is padding
 FIRST_ID = 2
 ORDERS = 8  # of each history of train: what a place is told must not hang on one of them
+STRANGER = ""  # the name of a user whom nobody knows
 MOST_LEVELS = 50  # ratings with an id of their own; where there are more, the nearest of as many
 _NAMED = 3  # ratings of a history that a row is called by
 _LISTED = 100  # entries of a finding's rows
@@ -84,7 +86,8 @@ def read(path: Path, section: recipe.Data) -> Loaded:
     return {part: parts[part] for part in PARTS}, names, _findings(found, repeats, names, place)
 
 
-Row = tuple[Places, Values, Values]  # items asked for and told; ratings told; ratings to find
+# the user; items asked for and told; ratings told; ratings to find
+Row = tuple[str, Places, Values, Values]
 
 
 def _trained(
@@ -92,12 +95,13 @@ def _trained(
 ) -> list[Row]:
     """Every rating asked for once in each order, told those before it."""
     rows = []
-    for items, ratings in told.values():
-        for _ in range(ORDERS):
+    for user, (items, ratings) in told.items():
+        for number in range(ORDERS):
+            name = user if number else STRANGER
             mixed = draw.permutation(len(items))
             for begin in range(0, len(mixed), most):
                 chosen = mixed[begin : begin + most]
-                rows.append(_row(items[chosen], ratings[chosen[:-1]], ratings[chosen]))
+                rows.append((name, *_row(items[chosen], ratings[chosen[:-1]]), ratings[chosen]))
     return rows
 
 
@@ -118,35 +122,38 @@ def _judged(
     for use in asked:
         items, ratings = short.get(use.user, none)
         every = np.append(items, np.int32(place[use.item]))
-        rows.append(_row(every, ratings, np.array([use.value], np.float32)))
+        rows.append((use.user, *_row(every, ratings), np.array([use.value], np.float32)))
     return rows
 
 
-def _row(items: Places, told: Values, wanted: Values) -> Row:
-    """Each place: the item asked for, and the one before it, or NO_TARGET."""
+def _row(items: Places, told: Values) -> tuple[Places, Values]:
+    """Of each place the item asked for and the one before it, or NO_TARGET; and its rating."""
     before = np.append(np.int32(NO_TARGET), items[:-1]).astype(np.int32)
-    return np.stack([items, before], axis=1), np.append(np.float32(0), told), wanted
+    return np.stack([items, before], axis=1), np.append(np.float32(0), told)
 
 
 def _rows(rows: Sequence[Row], names: Sequence[str]) -> Rows:
     """Raw rows: places of items, ratings told; `prepare` makes ids of both."""
     inputs: dict[str, Column] = {
-        "items": ragged([items for items, _, _ in rows], np.zeros((0, 2), np.int32)),
-        "told": ragged([told for _, told, _ in rows], np.zeros(0, np.float32)),
+        "user": code_points([user for user, *_ in rows]),
+        "items": ragged([items for _, items, _, _ in rows], np.zeros((0, 2), np.int32)),
+        "told": ragged([told for _, _, told, _ in rows], np.zeros(0, np.float32)),
     }
     lines = []
-    for items, told, _ in rows:
+    for user, items, told, _ in rows:
         last = items[-_NAMED:, 1], told[-_NAMED:]
         rated = [f"{names[a]}={r:g}" for a, r in zip(*last, strict=True) if a != NO_TARGET]
-        lines.append(line_of([*rated, names[items[-1, 0]]]))
-    wanted = ragged([wanted for _, _, wanted in rows], np.zeros(0, np.float32))
+        who = [f"@{user}"] if user else []
+        lines.append(line_of([*who, *rated, names[items[-1, 0]]]))
+    wanted = ragged([wanted for *_, wanted in rows], np.zeros(0, np.float32))
     return Rows(inputs, wanted, lines)
 
 
 def _once(found: Mapping[str, list[Use]]) -> tuple[dict[str, list[Use]], list[tuple[str, str]]]:
     """Each user's first rating of an item, of the part that judges if it is in several."""
     seen: set[tuple[str, str]] = set()
-    kept, repeats = {}, []
+    kept: dict[str, list[Use]] = {}
+    repeats: list[tuple[str, str]] = []
     for part in reversed(PARTS):
         for use in found.get(part, ()):
             pair = (use.user, use.item)
@@ -226,48 +233,72 @@ def _findings(
 
 
 def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepared:
-    """Items and ratings as ids; the scale of ratings is learned from train."""
+    """Users, items and ratings as ids; who there is, and the scale, is learned from train."""
     wanted = _values(parts["train"].targets)
     levels = np.unique(wanted)
     if len(levels) > MOST_LEVELS:
         levels = np.unique(np.quantile(wanted, np.linspace(0, 1, MOST_LEVELS)))
     number = 1 + max(int(_values(rows.inputs["items"]).max(initial=0)) for rows in parts.values())
+    names = {
+        part: [_name(row) for row in _each(rows.inputs["user"])] for part, rows in parts.items()
+    }
+    users = sorted(set(names["train"]) - {STRANGER}, key=order)
+    known = {user: place for place, user in enumerate(users)}
     made = {}
     for part, rows in parts.items():
         column = rows.inputs["items"]
         assert isinstance(column, Ragged)
-        ids = _ids(column.values, _values(rows.inputs["told"]), levels, number)
+        own = np.array([known.get(user, -1) for user in names[part]], np.int32)
+        ids = _ids(
+            column.values, _values(rows.inputs["told"]), np.repeat(own, column.lengths), levels,
+            number,
+        )  # fmt: skip
         made[part] = Rows({"ids": Ragged(ids, column.offsets)}, rows.targets, rows.origins)
     lengths = made["train"].lengths
     assert lengths is not None
     inputs = {
         "kind": "ratings",
-        "vocab_size": FIRST_ID + 2 * number + len(levels),
+        "vocab_size": FIRST_ID + 2 * number + len(levels) + len(users),
         "items": number,
         "levels": [float(level) for level in levels],
-        "features": 3,
+        "features": 4,
         "length": max(8, 8 * round(float(lengths.mean()) / 8)),
         "max_length": (section.interactions or recipe.Interactions()).max_length,
     }
     answers = {
-        "low": float(wanted.min()), "high": float(wanted.max()), "mean": float(wanted.mean()),
-        "ratings": len(wanted) // ORDERS,
-    }  # fmt: skip
-    return Prepared(made, inputs, answers, {})
+        "low": float(wanted.min()),
+        "high": float(wanted.max()),
+        "mean": float(wanted.mean()),
+    }
+    content = json.dumps(users, ensure_ascii=False, separators=(",", ":")).encode()
+    return Prepared(made, inputs, answers, {USERS: content})
+
+
+def _each(column: Any) -> list[npt.NDArray[Any]]:
+    assert isinstance(column, Ragged)
+    return [column[row] for row in range(len(column))]
+
+
+def _name(points: npt.NDArray[Any]) -> str:
+    return points.tobytes().decode("utf-32-le")
 
 
 def _ids(
-    items: npt.NDArray[Any], told: npt.NDArray[Any], levels: npt.NDArray[Any], number: int
-) -> Places:
-    """Of each place: the item asked for, the one before it and its rating, int32 (places, 3).
+    items: npt.NDArray[Any], told: npt.NDArray[Any], users: npt.NDArray[Any],
+    levels: npt.NDArray[Any], number: int,
+) -> Places:  # fmt: skip
+    """Of each place: the item asked for, the user, the item before it and its rating, int32.
 
-    Ids of items asked for come first, then those of items told, then those of ratings.
+    items: (places, 2); told, users (-1 for strangers): (places,) -> (places, 4)
+
+    Ids of items asked for come first, then those of items told, of ratings, of users.
     """
     nearest = np.abs(told[:, None] - levels).argmin(1)
     first = items[:, 1] == NO_TARGET
     seen = np.where(first, NONE, FIRST_ID + number + items[:, 1])
     rating = np.where(first, NONE, FIRST_ID + 2 * number + nearest)
-    return np.stack([FIRST_ID + items[:, 0], seen, rating], axis=1).astype(np.int32)
+    user = np.where(users < 0, NONE, FIRST_ID + 2 * number + len(levels) + users)
+    return np.stack([FIRST_ID + items[:, 0], user, seen, rating], axis=1).astype(np.int32)
 
 
 def _values(column: Any) -> npt.NDArray[Any]:
@@ -278,10 +309,10 @@ def _values(column: Any) -> npt.NDArray[Any]:
 def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What is done to a history before the graph, for the manifest."""
     return {
-        "items": ITEMS, "first_id": FIRST_ID, "levels": inputs["levels"],
+        "items": ITEMS, "users": USERS, "first_id": FIRST_ID, "levels": inputs["levels"],
         "max_length": inputs["max_length"],
-        "rows": "of each place: the item asked for, the one told before it, its rating; the item "
-        "asked for stands last",
+        "rows": "of each place: the item asked for, the user, the item told before, its rating; "
+        "the item asked for stands last",
     }  # fmt: skip
 
 
@@ -290,10 +321,12 @@ def read_input(
 ) -> dict[str, npt.NDArray[Any]]:
     """A line of items divided by commas, one of them without a rating, as a batch of one.
 
+    A user of train may say who asks with @ and the user's name.
+
     Raises: DataError if it is no such line, one of the items is not known, or a rating lies beyond
         those that the model has learned from.
     """
-    rated, asked = _parsed(content, files)
+    user, rated, asked = _parsed(content, files)
     levels = np.array(inputs["levels"])
     for item, rating in rated.items():
         if not levels[0] <= rating <= levels[-1]:
@@ -303,23 +336,24 @@ def read_input(
             )
     latest = list(rated)[-(inputs["max_length"] - 1) :] if inputs["max_length"] > 1 else []
     told = np.array([rated[item] for item in latest], np.float32)
-    items, ratings, _ = _row(np.array([*latest, asked], np.int32), told, told)
-    return {"ids": _ids(items, ratings, levels, inputs["items"])[None].astype(np.int64)}
+    items, ratings = _row(np.array([*latest, asked], np.int32), told)
+    ids = _ids(items, ratings, np.full(len(items), user), levels, inputs["items"])
+    return {"ids": ids[None].astype(np.int64)}
 
 
 def tokens(
     content: bytes, inputs: Mapping[str, Any], files: Mapping[str, bytes] | None = None
 ) -> list[str]:
     """The label of the item asked for."""
-    return [items_of((files or {})[ITEMS])[0][_parsed(content, files or {})[1]]]
+    return [items_of((files or {})[ITEMS])[0][_parsed(content, files or {})[2]]]
 
 
 _LINE = "items divided by commas, each with = and its rating but for the one asked for, such as " \
-    "Fargo=5, Heat=2, Alien"  # fmt: skip
+    "Fargo=5, Heat=2, Alien; first @ and a user, if known"  # fmt: skip
 
 
-def _parsed(content: bytes, files: Mapping[str, bytes]) -> tuple[dict[int, float], int]:
-    """The ratings told, by place of the item, and the place of the one asked for."""
+def _parsed(content: bytes, files: Mapping[str, bytes]) -> tuple[int, dict[int, float], int]:
+    """The user's place, or -1; ratings by place of the item; that of the one asked for."""
     _, known = items_of(files[ITEMS])
     try:
         rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig")), skipinitialspace=True))
@@ -327,6 +361,7 @@ def _parsed(content: bytes, files: Mapping[str, bytes]) -> tuple[dict[int, float
         raise DataError(f"the ratings cannot be read: {error}", expected=_LINE) from error
     rated: dict[int, float] = {}
     asked: list[int] = []
+    user = -1
     for field in (field.strip() for row in rows for field in row if field.strip()):
         name, equals, text = field.rpartition("=")
         rating = _rating(text)
@@ -334,6 +369,8 @@ def _parsed(content: bytes, files: Mapping[str, bytes]) -> tuple[dict[int, float
             asked.append(known[field])
         elif equals and name.strip() in known and rating is not None:
             rated[known[name.strip()]] = rating
+        elif field.startswith("@"):
+            user = _user(field[1:].strip(), files)
         else:
             name = name.strip() if rating is not None and equals else field
             raise DataError(
@@ -345,7 +382,18 @@ def _parsed(content: bytes, files: Mapping[str, bytes]) -> tuple[dict[int, float
         what = "no item without a rating" if not asked else f"{len(asked)} items without a rating"
         raise DataError(f"there is {what}" if not asked else f"there are {what}", expected=_LINE)
     rated.pop(asked[0], None)
-    return rated, asked[0]
+    return user, rated, asked[0]
+
+
+def _user(name: str, files: Mapping[str, bytes]) -> int:
+    users = json.loads(files[USERS])
+    if name not in users:
+        raise DataError(
+            f"no user {name!r} is known",
+            expected=did_you_mean(name, users),
+            repair="leave the user out: a stranger's ratings are enough",
+        )
+    return int(users.index(name))
 
 
 def _rating(text: str) -> float | None:

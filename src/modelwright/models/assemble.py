@@ -15,7 +15,7 @@ from modelwright.core.signature import TensorSpec
 from modelwright.models import cnn, rnn, transformer
 from modelwright.models.chain import Model
 from modelwright.models.cnn import KERNEL_SIZE, GridBody, ResidualBody, SequenceBody
-from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize, Patches
+from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize, Patches, ToldEmbed
 from modelwright.models.groups import Groups
 from modelwright.models.heads import HEADS
 from modelwright.models.pairs import Decoder, EncoderDecoder, memory
@@ -31,9 +31,15 @@ class TiedModel(Model):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         features, mask = self.embed(*inputs)
-        vectors = self.embed.get_parameter("vectors.weight")
+        vectors = _vectors(self.embed)
         read = self.body(features, mask)
         return self.head(read, mask, vectors, *inputs)  # type: ignore[no-any-return]
+
+
+def _vectors(embed: nn.Module) -> Tensor:
+    """The table of an embedding of ids."""
+    name = "tokens.vectors.weight" if isinstance(embed, ToldEmbed) else "vectors.weight"
+    return embed.get_parameter(name)
 
 
 class Towers(Model):
@@ -86,7 +92,7 @@ def _model(
 ) -> Model:
     tied = outputs["kind"] in ("ranking", "rating")
     if tied:
-        inputs = {**inputs, "dim": embed.get_parameter("vectors.weight").shape[1]}
+        inputs = {**inputs, "dim": _vectors(embed).shape[1]}
     head = HEADS[outputs["kind"]].build(outputs, inputs, body.out_dim, dropout)
     return (TiedModel if tied else Model)(embed, body, head)
 

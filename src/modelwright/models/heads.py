@@ -166,46 +166,43 @@ class RankHead(nn.Module):
 class RatingHead(nn.Module):
     """The rating of the item asked for: how its vector agrees with a vector of the user's taste.
 
-    features: (batch, time, dim); vectors: (vocab_size, item_dim), the embedding's; ids: (batch,
-    time, 3), the item asked for first -> (batch, 1) after the last real place, between `low` and
-    `high`; while training (batch, time, 2), of each place the rating, and the penalty that makes
-    vectors of items with few ratings small
+    The taste is the user's own vector and what the body makes of the ratings told.
 
-    Args:
-        ratings: how many there are to learn from.
-    Source: Koren 2008, KDD, "Factorization Meets the Neighborhood", equation 13 (users as what
-        they rated); Salakhutdinov, Mnih 2007, "Probabilistic Matrix Factorization" (the penalty).
+    features: (batch, time, dim); vectors: (vocab_size, item_dim), the embedding's; ids: (batch,
+    time, 4), the item asked for and the user first -> (batch, 1) after the last real place; while
+    training (batch, time, 2), of each place the rating, and the penalty on what it is made of
+
+    Source: Koren 2008, KDD, "Factorization Meets the Neighborhood", equations 15 (both vectors)
+        and 16 (the penalty).
     """
 
     def __init__(
-        self, dim: int, item_dim: int, vocab_size: int, *, mean: float, low: float, high: float,
-        ratings: int, dropout: float = 0.0,
-    ) -> None:  # fmt: skip
+        self, dim: int, item_dim: int, vocab_size: int, *, mean: float, dropout: float = 0.0
+    ) -> None:
         super().__init__()
-        self.mean, self.low, self.high = mean, low, high
-        self.penalty = PENALTY / ratings
+        self.mean = mean
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(dim, item_dim + 1)  # the taste, and how high the user rates
-        self.bias = nn.Parameter(torch.zeros(vocab_size))  # how well an item is rated
+        self.bias = nn.Parameter(torch.zeros(vocab_size))  # of items and of users
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: Tensor, mask: Tensor, vectors: Tensor, ids: Tensor) -> Tensor:
-        asked = ids[..., 0]
+        pair = ids[..., :2]
         if not self.training:
-            features = _last(features, mask)
-            asked = asked.gather(1, (mask.sum(1, keepdim=True) - 1).clamp_min(0)).squeeze(1)
-        user = self.linear(self.dropout(features))
-        item = nn.functional.embedding(asked, vectors)
-        agreement = (item * user[..., 1:]).sum(-1)
-        rating = self.mean + self.bias[asked] + user[..., 0] + agreement
+            features, pair = _last(features, mask), _last(pair, mask)
+        told = self.linear(self.dropout(features))
+        item, user = nn.functional.embedding(pair, vectors).unbind(-2)
+        taste, bias = user + told[..., 1:], self.bias[pair]
+        rating = self.mean + bias.sum(-1) + told[..., 0] + (item * taste).sum(-1)
         if not self.training:
-            return rating.clamp(self.low, self.high)[:, None]
-        penalty = self.penalty * (vectors.square().sum() + self.bias.square().sum())
-        return torch.stack([rating, penalty.expand_as(rating)], dim=-1)
+            return torch.as_tensor(rating[:, None])
+        penalty = PENALTY * (item.square() + taste.square()).sum(-1)
+        penalty = penalty + BIAS_PENALTY * (bias.square().sum(-1) + told[..., 0].square())
+        return torch.stack([rating, penalty], dim=-1)
 
 
-PENALTY = 10.0  # squared errors that a vector of length one costs; docs/experiments.md
+PENALTY, BIAS_PENALTY = 0.1, 0.02  # of a rating, in squared errors; docs/experiments.md
 
 
 def _last(features: Tensor, mask: Tensor) -> Tensor:
@@ -400,10 +397,10 @@ HEADS: dict[str, Head] = {
     "rating": Head(
         lambda own, inputs, dim, dropout: RatingHead(
             dim, inputs["dim"], inputs["vocab_size"], dropout=dropout,
-            **{name: own[name] for name in ("mean", "low", "high", "ratings")},
+            mean=own["mean"],
         ),
-        lambda own: _floats("batch", 1)("rating"),
-        lambda raw, own: (raw,),
+        lambda own: _floats("batch", 1)("score", "rating"),
+        lambda raw, own: (raw, raw.clamp(own["low"], own["high"])),
         each_place=True,
     ),
     "boxes": Head(
