@@ -178,9 +178,9 @@ class Data(Section):
 
     source: str = Field(description='"digits", or a path, or gymnasium: and an environment')
     format: Literal[
-        "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "text_stream",
-        "audio_folder", "transcripts", "table", "interactions", "ratings", "parallel_text",
-        "image_texts", "environment", "voc", "yolo", "coco",
+        "auto", "digits", "folder", "idx", "npz", "text_table", "text_folder", "tagged_words",
+        "text_stream", "audio_folder", "transcripts", "table", "interactions", "ratings",
+        "parallel_text", "image_texts", "environment", "voc", "yolo", "coco",
     ] = "auto"  # fmt: skip
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
     test: Share = Field(0.2, description="share held out to judge by, where the source has no test")
