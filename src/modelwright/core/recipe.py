@@ -320,6 +320,8 @@ class Recipe(Section):
                 *first, last = tasks
                 only = f"{', '.join(first)} and {last} do" if first else f"{last} does"
                 raise ValueError(f"{name}: {self.task} does not read it, only {only}")
+        if self.data.checks.label_noise and "accuracy" != QUALITY_OF[self.task]:
+            raise ValueError(f"data.checks.label_noise: {self.task} has no labels of rows")
         stream = self.task in ("language-modeling", "transcription", "translation")
         if self.data.tokens.unit in (UNITS_OF_TEXTS if stream else UNITS_OF_STREAMS):
             fit = ("characters", *(UNITS_OF_STREAMS if stream else UNITS_OF_TEXTS))

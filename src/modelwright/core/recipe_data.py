@@ -62,6 +62,7 @@ NOTED_CHECKS = (
     "short_recordings",
     "class_imbalance",
     "conflicting_labels",
+    "label_noise",
     "repeated_uses",
     "short_histories",
     "rare_items",
@@ -89,6 +90,9 @@ class Checks(Section):
     )
     near_duplicate_similarity: Real = Field(
         0.995, gt=0.5, le=1, description="cosine of two shrunken images from which they are near"
+    )
+    label_noise: bool = Field(
+        False, strict=True, description="look for labels that are probably wrong; takes seconds"
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from modelwright.core import recipe
 from modelwright.core.errors import DataError, MissingExtra
-from modelwright.data import similarity
+from modelwright.data import label_noise, similarity
 from modelwright.data.image import prepare
 from modelwright.data.near_texts import near_pairs
 from modelwright.data.rows import (
@@ -110,6 +110,8 @@ class Subject:
             return self.data.kind in ("text", "pairs") or letters
         if name == "short_recordings":
             return letters
+        if name == "label_noise":
+            return self.section.checks.label_noise and self.has_classes
         if name in ("class_imbalance", "conflicting_labels"):
             return self.has_classes
         if name in ("duplicates_across_splits", "duplicates_within_split"):
@@ -272,6 +274,24 @@ def conflicting_labels(subject: Subject) -> Finding | None:
     return _listed("conflicting_labels", pairs, f"{what} another label than an equal {one}")
 
 
+def noisy_labels(subject: Subject) -> Finding | None:
+    """Rows whose label a quick model doubts that has not seen them."""
+    labels, parts = subject.data.labels, subject.data.parts
+    found = label_noise.suspects(list(parts.values()), len(labels))
+    places = [(part, row) for part, rows in parts.items() for row in range(len(rows))]
+    names = [
+        (
+            subject.name(*places[row]),
+            f"labelled {labels[parts[places[row][0]].classes[places[row][1]]]}, "
+            f"looks like {labels[likely]}",
+        )
+        for row, likely in zip(found.rows, found.likely, strict=True)
+    ]
+    what = _plural(len(names), "label is", "labels are")
+    share = f"{len(names) / max(1, found.looked_at):.1%} of {found.looked_at:,} rows looked at"
+    return _listed("label_noise", names, f"{what} doubted by a quick model, {share}")
+
+
 def too_few_rows(subject: Subject) -> Finding | None:
     """Parts without a row, classes with fewer than two training rows, fewer than two classes."""
     data = subject.data
@@ -404,6 +424,7 @@ CHECKS: dict[str, Check | None] = {
     "short_recordings": None,
     "class_imbalance": class_imbalance,
     "conflicting_labels": conflicting_labels,
+    "label_noise": noisy_labels,
     "repeated_uses": None,
     "short_histories": None,
     "rare_items": None,
