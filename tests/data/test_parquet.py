@@ -126,7 +126,7 @@ def test_columns_with_other_names_are_read(tmp_path):
     own = Interactions(user="who", item="what", rating="stars")
     source = str(write(tmp_path / "u.parquet", uses))
     found = catalog.load(
-        Data(source=source, format="ratings", interactions=own), "ratings", "rating"
+        Data(source=source, format="rating_table", interactions=own), "ratings", "rating"
     )
     texts = str(write(tmp_path / "t.parquet", {"say": TEXTS["text"], "as": TEXTS["label"]}))
     other = catalog.load(Data(source=texts, columns=Columns(text="say", label="as")), "text")

@@ -222,7 +222,7 @@ def test_a_line_that_says_nothing_is_an_error(folder, line, what):
 def test_faults_of_a_table_are_named(tmp_path, text, keys, error, what):
     """With the file, the line and what was expected there."""
     with pytest.raises(error, match=what):
-        load_of(tmp_path, text, interactions=Interactions(**keys), format="ratings")
+        load_of(tmp_path, text, interactions=Interactions(**keys), format="rating_table")
 
 
 def test_files_of_other_names_are_said_in_the_recipe(folder):

@@ -183,7 +183,7 @@ class Data(Section):
     source: str = Field(description='"digits", or a path, or gymnasium: and an environment')
     format: Literal[
         "auto", "digits", "folder", "idx", "npz", "text_table", "text_folder", "tagged_words",
-        "text_stream", "audio_folder", "transcripts", "table", "interactions", "ratings",
+        "text_stream", "audio_folder", "transcripts", "table", "interactions", "rating_table",
         "parallel_text", "image_texts", "environment", "voc", "yolo", "coco",
     ] = "auto"  # fmt: skip
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")

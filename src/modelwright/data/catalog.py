@@ -141,7 +141,7 @@ SOURCES: dict[str, Source] = {
         kind="items",
         answers=("ranking",),
     ),
-    "ratings": Source(
+    "rating_table": Source(
         ratings.is_here,
         ratings.read,
         "a table with a user, an item and a rating on each line, or a folder with train.csv and "
