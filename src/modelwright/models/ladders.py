@@ -10,19 +10,19 @@ RECURRENCE = "embed_dim hidden_dim num_layers dropout"
 PAIRED_RECURRENCE = "dim hidden_dim num_layers dropout"
 ATTENTION = "dim num_layers dropout"
 
-RATED = {"batch_size": 32, "weight_decay": 0.1, "warmup_steps": 50, "decay": 0.7}
 RATINGS = {
     "cnn": ladder(
-        CONVOLUTIONS, (32, (32,), 0.0), (64, (64,) * 2, 0.3), (96, (128,) * 2, 0.4),
-        (128, (192,) * 3, 0.4), learning_rate=0.01, **RATED,
+        CONVOLUTIONS,
+        (32, (32,), 0.0), (64, (64, 64), 0.3), (96, (128, 128), 0.4), (128, (192,) * 3, 0.4),
+        batch_size=32, learning_rate=0.01, weight_decay=0.1, warmup_steps=50, decay=0.7,
     ),
     "rnn": ladder(
         RECURRENCE, (32, 16, 1, 0.0), (64, 64, 1, 0.3), (96, 96, 1, 0.4), (128, 128, 2, 0.4),
-        learning_rate=0.005, **RATED,
+        batch_size=32, learning_rate=0.005, weight_decay=0.1, warmup_steps=50, decay=0.7,
     ),
     "transformer": ladder(
-        ATTENTION, (32, 1, 0.0), (64, 1, 0.3), (96, 2, 0.3), (128, 3, 0.4), learning_rate=0.01,
-        **RATED,
+        ATTENTION, (32, 1, 0.0), (64, 1, 0.3), (96, 2, 0.3), (128, 3, 0.4),
+        batch_size=32, learning_rate=0.01, weight_decay=0.1, warmup_steps=50, decay=0.7,
     ),
 }  # fmt: skip
 
