@@ -7,6 +7,7 @@ DATA_SETS. Names inside an archive are read, never used as paths.
 """
 
 import argparse
+import gzip
 import re
 import shutil
 import sys
@@ -181,6 +182,40 @@ def cifar10(source: Path, destination: Path) -> dict[str, int]:
     return dict(written)
 
 
+FOLDS = ("u1", "u2", "u3", "u4", "u5")
+
+
+def movielens_ratings(source: Path, destination: Path) -> dict[str, int]:
+    """MovieLens 100K, from a folder with u.data and u1.test to u5.test, plain or .gz: each fold's
+    .test and its .base, which is u.data less that test part, and u.item.
+
+    Raises: ValueError for a fold that is no part of u.data.
+    """
+
+    def content(name: str) -> bytes:
+        plain = source / name
+        return (
+            plain.read_bytes()
+            if plain.is_file()
+            else gzip.decompress((source / f"{name}.gz").read_bytes())
+        )
+
+    destination.mkdir(parents=True, exist_ok=True)
+    (destination / "u.item").write_bytes(content("u.item"))
+    every = content("u.data").splitlines()
+    written = {}
+    for fold in FOLDS:
+        test = content(f"{fold}.test").splitlines()
+        held = set(test)
+        base = [line for line in every if line not in held]
+        if len(base) + len(test) != len(every):
+            raise ValueError(f"{source}: {fold}.test is no part of u.data")
+        for name, lines in ((f"{fold}.base", base), (f"{fold}.test", test)):
+            (destination / name).write_bytes(b"\n".join(lines) + b"\n")
+            written[name] = len(lines)
+    return written
+
+
 def unpacked(
     source: Path, name: re.Pattern[str], *, others: bool = False
 ) -> Iterator[tuple[re.Match[str], bytes]]:
@@ -212,6 +247,7 @@ DATA_SETS: dict[str, Callable[[Path, Path], dict[str, int]]] = {
     "fsdd_words": fsdd_words,
     "flickr8k": flickr8k,
     "cifar10": cifar10,
+    "movielens_ratings": movielens_ratings,
 }
 
 
@@ -233,7 +269,7 @@ def main() -> None:
         shutil.rmtree(partial)
         sys.exit(f"{options.name}: {error}")
     for part, number in sorted(written.items()):
-        print(f"{options.destination / part}: {number:,} files")
+        print(f"{options.destination / part}: {number:,}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from statistics import mean
 from typing import Any
 
 from bench import Row, arguments, at_least, at_most, finish
-from prepare import bccd, cifar10, flickr8k, fsdd, fsdd_words
+from prepare import bccd, cifar10, flickr8k, fsdd, fsdd_words, movielens_ratings
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 Overrides = dict[str, str]
@@ -50,6 +50,9 @@ def texts(**keys: str) -> Overrides:
 
 
 HORIZONS = tuple({"data.horizon": str(steps)} for steps in (96, 192, 336, 720))
+FOLDS = tuple(
+    {"data.files": f"{{train: u{fold}.base, test: u{fold}.test}}"} for fold in range(1, 6)
+)
 CASES: dict[str, Case] = {
     "fashion_mnist": Case("fashion_mnist.yaml", "fashion_mnist", "accuracy", 0.935, 0.945),
     "cifar10": Case(
@@ -108,6 +111,10 @@ CASES: dict[str, Case] = {
         overrides={"model": "{family: rnn, size: base}"},
     ),
     "movielens": Case("movies.yaml", "movielens_100k", "ndcg_at_10", 0.06, 0.09),
+    "movielens_ratings": Case(
+        "film_ratings.yaml", "movielens_100k", "rmse", 0.925, 0.910, variants=FOLDS,
+        made=movielens_ratings,
+    ),
     "cartpole": Case("cartpole.yaml", None, "mean_return", 475, 500, minutes=1),
     "acrobot": Case("acrobot.yaml", None, "mean_return", -100, -85),
 }  # fmt: skip

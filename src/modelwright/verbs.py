@@ -297,6 +297,7 @@ EXTRAS = {
     "vision": ("PIL", "sklearn"),
     "text": ("tokenizers", "sacrebleu"),
     "control": ("gymnasium",),
+    "parquet": ("pyarrow",),
     "audio": ("soundfile",),
     "speech": ("soundfile", "rapidfuzz"),
     "serve": ("starlette", "uvicorn", "httptools", "orjson", "PIL"),
@@ -344,7 +345,7 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
     )
     write_bytes(path, text.encode())
     recipe_file.read(path)
-    labels = [] if data.kind == "items" else data.labels
+    labels = [] if data.kind in ("items", "ratings") else data.labels
     return {"recipe": str(path), "rows": rows, "labels": labels, "shape": shape,
             "findings": report["findings"]}  # fmt: skip
 
@@ -359,11 +360,11 @@ def _described(report: Mapping[str, Any]) -> str:
         kinds = {
             "text": "texts", "audio": "recordings", "series": "windows",
             "stream": "stretches of text", "items": "histories", "pairs": "pairs of texts",
-            "observation": "observations and episodes",
+            "ratings": "histories", "observation": "observations and episodes",
             "image_text": "pictures with texts",
         }  # fmt: skip
         what = kinds.get(inputs["kind"], "rows")
-    if inputs["kind"] == "items":
+    if inputs["kind"] in ("items", "ratings"):
         return f"{what} of {len(labels):,} items"
     return what + (f" in {len(labels)} classes" if labels else "")
 

@@ -143,6 +143,17 @@ def _uses(folder: Path) -> tuple[Path, str]:
     return folder / "uses.csv", "103, 104, 105"
 
 
+def _ratings(folder: Path) -> tuple[Path, str]:
+    """Users who like the even items or the odd ones, and say so."""
+    draw, lines = np.random.default_rng(0), ["user,item,rating"]
+    for user in range(60):
+        for item in draw.permutation(20)[: 4 + user % 14]:
+            liked = (item + user) % 2 == 0
+            lines.append(f"{user},{100 + item},{5 if liked else 1}")
+    (folder / "ratings.csv").write_text("\n".join(lines))
+    return folder / "ratings.csv", "100=5, 103=1, 104"
+
+
 def _boxes(folder: Path) -> tuple[Path, Path]:
     """One to three bright squares or dark ones on grey, 32 x 32 pixels, as Pascal VOC has them."""
     draw, root = np.random.default_rng(0), folder / "squares"
@@ -223,6 +234,7 @@ MAKERS: dict[str, Maker] = {
         _stream, {"window": 32, "valid": 0.15}, predict={"max_new": 1, "temperature": 0}
     ),
     "recommendation": Maker(_uses),
+    "rating-prediction": Maker(_ratings),
     "detection": Maker(_boxes, {"image_size": 32}, needs=("PIL",)),
     "control": Maker(_episodes, {"episodes": 8}, needs=("gymnasium",)),
     "image-text-matching": Maker(

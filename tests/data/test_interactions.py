@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modelwright.core.errors import ConfigError, DataError
-from modelwright.data import catalog, checks, interactions
+from modelwright.data import catalog, checks, interactions, uses
 from modelwright.data.interactions import FIRST_ID, ITEMS
 from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.tasks.catalog import TASKS
@@ -159,7 +159,7 @@ def test_long_histories_are_cut(tmp_path):
 def test_tables_of_many_forms_are_read(tmp_path, name, text, keys):
     """Divided by commas, semicolons, tabs or two colons, with a header or without, any dates."""
     path = write(tmp_path / name, text)
-    assert interactions.is_here(path)
+    assert uses.is_here(path)
     if keys.get("time") == 5:
         with pytest.raises(ConfigError, match="no column 5"):
             loaded(path, **keys)
@@ -197,7 +197,7 @@ def test_a_broken_table_is_refused_with_its_line(tmp_path, text, what):
 )
 def test_other_tables_are_not_taken_for_interactions(tmp_path, name, text):
     """Without a name or a header that says so, data.format must."""
-    assert not interactions.is_here(write(tmp_path / name, text))
+    assert not uses.is_here(write(tmp_path / name, text))
 
 
 def test_names_come_from_a_file(tmp_path):

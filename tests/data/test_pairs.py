@@ -85,6 +85,33 @@ def test_a_picture_in_two_parts_stops_the_gate(tmp_path):
     assert 15 == len(data.parts["train"])
 
 
+def test_pictures_that_are_nearly_equal_are_found_once(tmp_path):
+    """Each pair of pictures counts once, whatever the number of texts; so does a plain colour."""
+    draw = np.random.default_rng(0)
+    lines = written(tmp_path, number=8)
+    for place in range(8):
+        pixels = draw.integers(0, 256, (3, 8, 8)).astype(np.uint8)
+        if place == 2:
+            kept = pixels
+        if place == 5:  # as picture 2, but for one value
+            pixels = kept.copy()
+            pixels[0, 0, 0] ^= 1
+        if place == 7:
+            pixels = np.full((3, 8, 8), 90, np.uint8)
+        (tmp_path / "images" / f"{place}.png").write_bytes(encode_png(pixels))
+    for line, part in zip(lines, ["train"] * 4 + ["valid"] * 2 + ["test"] * 2, strict=True):
+        line["split"] = part
+    data = load(put(tmp_path, lines))
+    _, report = checks.check(data, recipe.Data(source=str(tmp_path)))
+    found = {one["check"]: one for one in report["findings"]}
+
+    assert 1 == found["near_duplicates"]["count"]
+    assert "1 across parts" in found["near_duplicates"]["text"]
+    (pair,) = found["near_duplicates"]["rows"]
+    assert ["train 6 (a picture 2 with text 0)", "valid 3 (a picture 5 with text 0)"] == pair
+    assert [["test 3 (a picture 7 with text 0)"]] == found["constant_images"]["rows"]
+
+
 def test_a_missing_picture_stops_the_gate(tmp_path):
     """It becomes a blocking finding that names it; its texts are left out."""
     lines = [*written(tmp_path), {"image": "gone.png", "captions": ["nobody sees it"]}]

@@ -52,6 +52,7 @@ METRICS = {
         Metric("wer", "share", False, quality=True),
         Metric("recall_at_10", "share", True, 1.0, quality=True),
         Metric("mse", "", False, quality=True),
+        Metric("rmse", "", False, quality=True),
         Metric("nats_per_char", "", False, quality=True),
         Metric("mean_return", "", True, quality=True, bounded=False),
         Metric("bleu", "", True, 100.0, quality=True),

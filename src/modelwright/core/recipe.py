@@ -280,6 +280,7 @@ QUALITY_OF = {
     "tagging": "f1",
     "forecasting": "mse",
     "recommendation": "ndcg_at_10",
+    "rating-prediction": "rmse",
     "language-modeling": "nats_per_char",
     "detection": "ap50",
     "control": "mean_return",
@@ -287,7 +288,10 @@ QUALITY_OF = {
     "translation": "bleu",
 }
 
-NO_LABELS = ("forecasting", "transcription", "image-text-matching", "detection", "control")
+NO_LABELS = (
+    "forecasting", "transcription", "image-text-matching", "detection", "control",
+    "rating-prediction",
+)  # fmt: skip
 # whose loss compares the rows of a batch with each other, or makes its own
 WHOLE_BATCHES = ("image-text-matching", "control")
 
@@ -296,7 +300,7 @@ IN_ORDER = ("forecasting", "language-modeling")
 TASKS_OF_KEY = {
     "data.horizon": ("forecasting",), "data.channels": ("forecasting",),
     "data.window": (*IN_ORDER, "control"), "data.split_rows": IN_ORDER,
-    "data.interactions": ("recommendation",), "data.pair": ("translation",),
+    "data.interactions": ("recommendation", "rating-prediction"), "data.pair": ("translation",),
     "train.label_smoothing": tuple(task for task in QUALITY_OF if task not in NO_LABELS),
     "train.micro_batch_size": tuple(task for task in QUALITY_OF if task not in WHOLE_BATCHES),
     "data.episodes": ("control",), "train.algorithm": ("control",),
@@ -344,6 +348,7 @@ class Recipe(Section):
     task: Literal[
         "image-classification", "text-classification", "audio-classification", "tagging",
         "forecasting", "language-modeling", "translation", "recommendation", "transcription",
+        "rating-prediction",
         "image-text-matching", "detection", "control",
     ]  # fmt: skip
     data: Data
@@ -374,6 +379,8 @@ class Recipe(Section):
                 *first, last = tasks
                 only = f"{', '.join(first)} and {last} do" if first else f"{last} does"
                 raise ValueError(f"{name}: {self.task} does not read it, only {only}")
+        if self.data.checks.label_noise and "accuracy" != QUALITY_OF[self.task]:
+            raise ValueError(f"data.checks.label_noise: {self.task} has no labels of rows")
         stream = self.task in ("language-modeling", "transcription", "translation")
         if self.data.tokens.unit in (UNITS_OF_TEXTS if stream else UNITS_OF_STREAMS):
             fit = ("characters", *(UNITS_OF_STREAMS if stream else UNITS_OF_TEXTS))

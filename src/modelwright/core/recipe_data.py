@@ -62,6 +62,7 @@ NOTED_CHECKS = (
     "short_recordings",
     "class_imbalance",
     "conflicting_labels",
+    "label_noise",
     "repeated_uses",
     "short_histories",
     "rare_items",
@@ -89,6 +90,9 @@ class Checks(Section):
     )
     near_duplicate_similarity: Real = Field(
         0.995, gt=0.5, le=1, description="cosine of two shrunken images from which they are near"
+    )
+    label_noise: bool = Field(
+        False, strict=True, description="look for labels that are probably wrong; takes seconds"
     )
 
 
@@ -168,6 +172,7 @@ class Interactions(Section):
     user: str | Whole = 0
     item: str | Whole = 1
     time: str | Whole = Field(3, description="orders a user's items; a number or an ISO 8601 date")
+    rating: str | Whole = Field(2, description="what rating-prediction learns; a number")
     names: str | None = Field(None, description="file beside the table: item and name on each line")
     max_length: Whole = Field(50, ge=1, le=100_000, description="latest items that are read")
 
@@ -177,9 +182,9 @@ class Data(Section):
 
     source: str = Field(description='"digits", or a path, or gymnasium: and an environment')
     format: Literal[
-        "auto", "digits", "folder", "idx", "npz", "text_table", "tagged_words", "text_stream",
-        "audio_folder", "transcripts", "table", "interactions", "parallel_text", "image_texts",
-        "environment", "voc", "yolo", "coco",
+        "auto", "digits", "folder", "idx", "npz", "text_table", "text_folder", "tagged_words",
+        "text_stream", "audio_folder", "transcripts", "table", "interactions", "rating_table",
+        "parallel_text", "image_texts", "environment", "voc", "yolo", "coco",
     ] = "auto"  # fmt: skip
     valid: Share = Field(0.1, description="share of the train rows held out to choose by")
     test: Share = Field(0.2, description="share held out to judge by, where the source has no test")

@@ -28,6 +28,8 @@ OWN_KEYS = {
     "series": "  # window: 336               # steps looked back at\n",
     "items": "  # interactions: {user: 0, item: 1, time: 3, names: null}  # columns; a file of "
     "titles\n",
+    "ratings": "  # interactions: {user: 0, item: 1, rating: 2, names: null}  # columns; a file of "
+    "titles\n",
     "observation": "  # window: 1                 # latest observations that are looked at\n"
     "  # episodes: 100             # of valid and of test\n",
     "pairs": "  # tokens: {vocab_size: 6000}  # pieces of words, of both languages together\n",
@@ -45,6 +47,7 @@ GOALS = {
     "wer": '  wer: "<= 0.1"               # edit: word errors for each true word',
     "recall_at_10": '  recall_at_10: ">= 0.5"     # edit: what you need; or "drop <= 0.5 pt"',
     "mse": '  mse: "<= 0.5"               # edit: in units of each series\' variance on train',
+    "rmse": '  rmse: "<= 0.95"             # edit: in the units of the ratings',
     "mean_return": '  mean_return: ">= 0"           # edit: the mean sum of rewards of an episode',
     "bleu": '  bleu: ">= 25"                # edit: from 0 to 100, by sacreBLEU',
     "nats_per_char": '  nats_per_char: "<= 1.8"     # edit: surprise at each character, in nats',

@@ -16,11 +16,21 @@ import numpy as np
 
 from modelwright.core import recipe
 from modelwright.core.errors import DataError, MissingExtra
-from modelwright.data import similarity
+from modelwright.data import label_noise, similarity
 from modelwright.data.image import prepare
 from modelwright.data.near_texts import near_pairs
-from modelwright.data.rows import PARTS, Dataset, Finding, Rows, Windows, dataset, row_hashes
-from modelwright.data.shared import telling
+from modelwright.data.rows import (
+    PARTS,
+    Dataset,
+    Finding,
+    Images,
+    Indices,
+    Rows,
+    Windows,
+    dataset,
+    row_hashes,
+)
+from modelwright.data.shared import Shared, telling
 
 __all__ = ["CHECKS", "Finding", "check", "refuse"]
 
@@ -60,6 +70,14 @@ class Subject:
     def name(self, part: str, index: int) -> str:
         return self.data.parts[part].name(part, index)
 
+    def pictures(self, part: str) -> tuple[Images, Indices]:
+        """Every picture of a part once, (pictures, channels, height, width), and a row of each."""
+        column = self.data.parts[part].inputs["image"]
+        if isinstance(column, Shared):
+            rows = column.firsts()
+            return column.gather(rows), rows
+        return self.data.parts[part].images, np.arange(len(column))
+
     def count(self, part: str) -> list[int]:
         """Rows of each class in one part."""
         if not self.has_classes:
@@ -74,15 +92,15 @@ class Subject:
     def applies(self, name: str) -> bool:
         """Whether a check means anything for this kind of data."""
         if name == "near_duplicates":
-            return self.data.kind in ("image", "text")
+            return self.data.kind in ("image", "image_text", "text")
         if name == "constant_images":
-            return self.data.kind == "image"
+            return self.data.kind in ("image", "image_text")
         if name == "constant_recordings":
             return self.data.kind == "audio"
         if name == "constant_series":
             return self.data.kind == "series"
         if name in ("repeated_uses", "short_histories", "rare_items"):
-            return self.data.kind == "items"
+            return self.data.kind in ("items", "ratings")
         if name in ("faulty_boxes", "clipped_boxes", "crowd_boxes"):
             return bool(self.data.outputs["kind"] == "boxes")
         letters = bool(self.data.outputs["kind"] == "letters")
@@ -92,11 +110,14 @@ class Subject:
             return self.data.kind in ("text", "pairs") or letters
         if name == "short_recordings":
             return letters
+        if name == "label_noise":
+            return self.section.checks.label_noise and self.has_classes
         if name in ("class_imbalance", "conflicting_labels"):
             return self.has_classes
         if name in ("duplicates_across_splits", "duplicates_within_split"):
             # rows of the former overlap by nature; equal histories and first sights are no fault
-            return self.data.kind not in ("series", "stream", "items", "observation")
+            alike = ("series", "stream", "items", "ratings", "observation")
+            return self.data.kind not in alike
         return True
 
 
@@ -253,6 +274,24 @@ def conflicting_labels(subject: Subject) -> Finding | None:
     return _listed("conflicting_labels", pairs, f"{what} another label than an equal {one}")
 
 
+def noisy_labels(subject: Subject) -> Finding | None:
+    """Rows whose label a quick model doubts that has not seen them."""
+    labels, parts = subject.data.labels, subject.data.parts
+    found = label_noise.suspects(list(parts.values()), len(labels))
+    places = [(part, row) for part, rows in parts.items() for row in range(len(rows))]
+    names = [
+        (
+            subject.name(*places[row]),
+            f"labelled {labels[parts[places[row][0]].classes[places[row][1]]]}, "
+            f"looks like {labels[likely]}",
+        )
+        for row, likely in zip(found.rows, found.likely, strict=True)
+    ]
+    what = _plural(len(names), "label is", "labels are")
+    share = f"{len(names) / max(1, found.looked_at):.1%} of {found.looked_at:,} rows looked at"
+    return _listed("label_noise", names, f"{what} doubted by a quick model, {share}")
+
+
 def too_few_rows(subject: Subject) -> Finding | None:
     """Parts without a row, classes with fewer than two training rows, fewer than two classes."""
     data = subject.data
@@ -271,10 +310,11 @@ def too_few_rows(subject: Subject) -> Finding | None:
 def constant_images(subject: Subject) -> Finding | None:
     """Images whose channels each have one value everywhere."""
     names = []
-    for part, rows in subject.data.parts.items():
-        flat = rows.images.reshape(*rows.images.shape[:2], math.prod(rows.images.shape[2:]))
+    for part in subject.data.parts:
+        images, rows = subject.pictures(part)
+        flat = images.reshape(*images.shape[:2], math.prod(images.shape[2:]))
         constant = (flat == flat[:, :, :1]).all(axis=(1, 2))
-        names += [(subject.name(part, int(index)),) for index in np.flatnonzero(constant)]
+        names += [(subject.name(part, int(rows[index])),) for index in np.flatnonzero(constant)]
     what = _plural(len(names), "image shows", "images show")
     return _listed("constant_images", names, f"{what} one colour and nothing else")
 
@@ -339,19 +379,22 @@ def _near_texts(subject: Subject) -> Finding | None:
 
 def _near_images(subject: Subject) -> Finding | None:
     """Images that are nearly equal when shrunk."""
+    pictures = {part: subject.pictures(part) for part in subject.data.parts}
     first: dict[bytes, tuple[str, int]] = {}
-    for part, index, image in subject.each():
-        first.setdefault(image, (part, index))
+    for part, (_, rows) in pictures.items():
+        for index, row in enumerate(rows):
+            first.setdefault(subject.telling[part][row], (part, index))
     keys = list(first.values())
     threshold = subject.section.checks.near_duplicate_similarity
     found = similarity.near_pairs(
         [
-            (rows.images, np.array([i for where, i in keys if where == part], np.int64))
-            for part, rows in subject.data.parts.items()
+            (images, np.array([i for where, i in keys if where == part], np.int64))
+            for part, (images, _) in pictures.items()
         ],
         threshold,
     )
-    pairs = tuple((subject.name(*keys[a]), subject.name(*keys[b])) for a, b in found.pairs)
+    names = [subject.name(part, int(pictures[part][1][index])) for part, index in keys]
+    pairs = tuple((names[a], names[b]) for a, b in found.pairs)
     count = found.across + found.within
     if count == 0 and found.compared == found.rows:
         return None
@@ -381,6 +424,7 @@ CHECKS: dict[str, Check | None] = {
     "short_recordings": None,
     "class_imbalance": class_imbalance,
     "conflicting_labels": conflicting_labels,
+    "label_noise": noisy_labels,
     "repeated_uses": None,
     "short_histories": None,
     "rare_items": None,

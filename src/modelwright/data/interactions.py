@@ -8,17 +8,10 @@ KDD, "On Sampled Metrics for Item Recommendation" (why every item must be ranked
 """
 
 import csv
-import functools
-import gzip
 import io
 import json
-import math
-import re
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,44 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from modelwright.core import recipe
-from modelwright.core.errors import ConfigError, DataError, did_you_mean
+from modelwright.core.errors import DataError, did_you_mean
 from modelwright.data.rows import PARTS, Column, Finding, Loaded, Prepared, Ragged, Rows, ragged
+from modelwright.data.uses import Use, items_of, labels_of, line_of, order, uses
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data", ".inter")
 ITEMS = "items.json"  # in the data's and in the model's folder
 FIRST_ID = 2  # 0 is padding, 1 is left to an item that nobody knows
 FEWEST = 3  # items of a user that is judged: one to read, one for valid, one for test
 _NAMED = 10  # items of a history that a row is called by
 _LISTED = 100  # entries of a finding's rows
-_USER = re.compile(r"user(_?id)?(:\w+)?", re.IGNORECASE)
-_ITEM = re.compile(
-    r"(item|movie|film|product|book|track|song|artist|article|news|business)(_?id)?(:\w+)?|asin",
-    re.IGNORECASE,
-)
-_EXPECTED = "a number or an ISO 8601 date"
-
-
-@dataclass(frozen=True)
-class _Use:
-    user: str
-    item: str
-    time: float
-
-
-def is_here(path: Path) -> bool:
-    """Whether a file is called like interactions, or its first line names users and items."""
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    if not path.is_file() or suffix not in SUFFIXES:
-        return False
-    if suffix in (".dat", ".data", ".inter"):
-        return True
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            line = file.readline(2**16)
-    except (OSError, EOFError, zlib.error):
-        return False
-    fields = re.split(r"[\t|;,]", line.decode(errors="replace").strip())
-    return all(any(one.fullmatch(field.strip()) for field in fields) for one in (_USER, _ITEM))
 
 
 def read(path: Path, section: recipe.Data) -> Loaded:
@@ -78,13 +42,12 @@ def read(path: Path, section: recipe.Data) -> Loaded:
         cannot be read.
     """
     own = section.interactions or recipe.Interactions()
-    uses = _uses(path, own)
-    items = sorted({use.item for use in uses}, key=_order)
-    titles = {} if own.names is None else _titles(path.parent / own.names)
-    names = [f"{titles[item]} [{item}]" if item in titles else item for item in items]
+    found = uses(path, own, "time")
+    items = sorted({use.item for use in found}, key=order)
+    names = labels_of(items, path.parent, own)
     place = {item: number for number, item in enumerate(items)}
-    histories: dict[str, list[_Use]] = {}
-    for use in uses:
+    histories: dict[str, list[Use]] = {}
+    for use in found:
         histories.setdefault(use.user, []).append(use)
     ids: dict[str, list[npt.NDArray[np.int64]]] = {part: [] for part in PARTS}
     targets: dict[str, list[npt.NDArray[np.int64]]] = {part: [] for part in PARTS}
@@ -94,8 +57,8 @@ def read(path: Path, section: recipe.Data) -> Loaded:
         ids[part].append(seen[-own.max_length :] + FIRST_ID)
         targets[part].append(next_ones)
 
-    for user in sorted(histories, key=_order):
-        in_time = sorted(histories[user], key=lambda use: use.time)  # ties stay as in the file
+    for user in sorted(histories, key=order):
+        in_time = sorted(histories[user], key=lambda use: use.value)  # ties stay as in the file
         once = list(dict.fromkeys(place[use.item] for use in in_time))
         if len(once) < len(in_time):
             repeats.append((f"user {user}", len(in_time) - len(once)))
@@ -112,10 +75,10 @@ def read(path: Path, section: recipe.Data) -> Loaded:
             add("test", used[:-1], used)
     parts = {}
     for part in PARTS:
-        lines = [_line(names[one - FIRST_ID] for one in row[-_NAMED:]) for row in ids[part]]
+        lines = [line_of(names[one - FIRST_ID] for one in row[-_NAMED:]) for row in ids[part]]
         inputs: dict[str, Column] = {"ids": _column(ids[part])}
         parts[part] = Rows(inputs, ragged(targets[part], np.zeros(0, np.int64)), lines)
-    return parts, names, _findings(uses, short, repeats, names, place)
+    return parts, names, _findings(found, short, repeats, names, place)
 
 
 def _column(rows: Sequence[npt.NDArray[np.int64]]) -> Any:
@@ -123,7 +86,7 @@ def _column(rows: Sequence[npt.NDArray[np.int64]]) -> Any:
 
 
 def _findings(
-    uses: Sequence[_Use],
+    uses: Sequence[Use],
     short: Sequence[str],
     repeats: Sequence[tuple[str, int]],
     names: Sequence[str],
@@ -204,12 +167,12 @@ def tokens(
     content: bytes, inputs: Mapping[str, Any], files: Mapping[str, bytes] | None = None
 ) -> list[str]:
     """The items of a line, as the labels that they have: nothing of it is worth recommending."""
-    labels, _ = _items((files or {})[ITEMS])
+    labels, _ = items_of((files or {})[ITEMS])
     return [labels[place] for place in _places(content, files or {})]
 
 
 def _places(content: bytes, files: Mapping[str, bytes]) -> list[int]:
-    _, known = _items(files[ITEMS])
+    _, known = items_of(files[ITEMS])
     try:
         rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig")), skipinitialspace=True))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -228,122 +191,3 @@ def _places(content: bytes, files: Mapping[str, bytes]) -> list[int]:
 
 
 _LINE = "names or ids of items, divided by commas, the oldest first"
-
-
-@functools.lru_cache(maxsize=4)
-def _items(content: bytes) -> tuple[list[str], dict[str, int]]:
-    """The labels, and the place of each by label, by id and by title, in that order."""
-    labels = json.loads(content)
-    known = {label: place for place, label in enumerate(labels)}
-    parts = [re.fullmatch(r"(.*) \[(.*)\]", label) for label in labels]
-    for group in (2, 1):
-        for place, found in enumerate(parts):
-            if found is not None:
-                known.setdefault(found[group], place)
-    return labels, known
-
-
-# files
-
-
-def _uses(path: Path, own: recipe.Interactions) -> list[_Use]:
-    """Every row of the table; a first line without a time is a header."""
-    rows = _lines(path)
-    if not rows:
-        raise DataError(f"{path} is empty", expected="a row for each use of an item by a user")
-    columns = (own.user, own.item, own.time)
-    head = [field.partition(":")[0] if path.suffix == ".inter" else field for field in rows[0][1]]
-    header = any(isinstance(one, str) for one in columns)
-    wanted = [_column_of(path, one, head) for one in columns]
-    if not header:
-        header = _time(rows[0][1][wanted[2]]) is None
-    found = []
-    for line, fields in rows[header:]:
-        if len(fields) <= max(wanted):
-            raise DataError(
-                f"{path}, line {line}: {len(fields)} fields",
-                expected=f"at least {max(wanted) + 1}, up to the last of data.interactions",
-            )
-        user, item, stamp = (fields[place] for place in wanted)
-        time = _time(stamp)
-        if time is None or not user or not item:
-            what = f"{stamp!r} is no time" if time is None else "no user or no item"
-            raise DataError(
-                f"{path}, line {line}: {what}",
-                expected=f"user, item and time; a time is {_EXPECTED}",
-                repair="name the columns with data.interactions: {user: …, item: …, time: …}",
-            )
-        found.append(_Use(user, item, time))
-    return found
-
-
-def _column_of(path: Path, column: str | int, head: Sequence[str]) -> int:
-    if isinstance(column, str) and column in head:
-        return head.index(column)
-    if isinstance(column, int) and 0 <= column < len(head):
-        return column
-    raise ConfigError(
-        f"{path} has no column {column!r}",
-        expected=did_you_mean(str(column), [*head, *map(str, range(len(head)))]),
-        repair="name the columns with data.interactions: {user: …, item: …, time: …}; numbers "
-        "count from 0",
-    )
-
-
-def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Line and fields of each row; divided by the first of "::", tab, |, ; and , in the first."""
-    try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:  # as in MovieLens
-            text = content.decode("latin-1")
-        first = text.partition("\n")[0]
-        mark = next((mark for mark in ("::", "\t", "|", ";", ",") if mark in first), ",")
-        if mark in ("::", "\t", "|"):
-            rows = [(n, line.split(mark)) for n, line in enumerate(text.splitlines(), 1) if line]
-        else:
-            reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
-            rows = [(reader.line_num, row) for row in reader if row]
-    except (OSError, EOFError, zlib.error, csv.Error) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}", expected="a table, or it as .gz"
-        ) from error
-    return [(line, [field.strip() for field in fields]) for line, fields in rows]
-
-
-def _titles(path: Path) -> dict[str, str]:
-    """Title by item: the first two fields of each line."""
-    if not path.is_file():
-        raise ConfigError(
-            f"data.interactions.names: {path} is not there",
-            expected="a file beside the table, with an item and its name on each line",
-        )
-    return {row[0]: row[1] for _, row in _lines(path) if len(row) > 1 and row[1]}
-
-
-def _time(text: str) -> float | None:
-    """A point in time as a number that grows with it."""
-    try:
-        number = float(text)
-        return number if math.isfinite(number) else None
-    except ValueError:
-        pass
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return found.replace(tzinfo=found.tzinfo or UTC).timestamp()
-
-
-def _order(name: str) -> tuple[int, int, str]:
-    """Numbers by their size, then words."""
-    return (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name)
-
-
-def _line(names: Iterable[str]) -> str:
-    """Items as `read_input` takes them."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(names)
-    return text.getvalue()

@@ -24,9 +24,10 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.core.progress import say
+from modelwright.data import parquet
 from modelwright.data.rows import PARTS, Array, Column, Finding, Loaded, Prepared, Rows, Windows
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".gz")
+SUFFIXES = (".csv", ".tsv", ".txt", ".gz", parquet.SUFFIX)
 STARTER_HORIZON = 24  # steps that a starter recipe forecasts
 MISSING = ("", "na", "nan", "?")
 WINDOW = 336  # steps that are looked back at, where the recipe does not say
@@ -73,7 +74,10 @@ def is_table(path: Path) -> bool:
     if len(content) == _PEEK_BYTES:
         content = content.rpartition(b"\n")[0]
     try:
-        rows = _lines(content, path.name)[: _PEEK_ROWS + 1]
+        if path.suffix == parquet.SUFFIX:
+            rows = parquet.lines(path, _PEEK_ROWS)
+        else:
+            rows = _lines(content, path.name)[: _PEEK_ROWS + 1]
     except DataError:
         return False
     fitting = [fields for _, fields in rows if _is_row(fields)]
@@ -239,6 +243,8 @@ def read_table(content: bytes, name: str, wanted: Sequence[str] | None = None) -
 
 def _lines(content: bytes, name: str) -> list[tuple[int, list[str]]]:
     """Line and fields of every row, without blank lines at both ends."""
+    if content.startswith(parquet.MAGIC):
+        return parquet.lines(content)
     try:
         text = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
         decoded = text.decode("utf-8-sig")

@@ -1,6 +1,7 @@
-"""Tables on disk: the columns of CSV, TSV, TXT (tab-separated) and JSON lines, plain or .gz.
+"""Tables on disk: the columns of CSV, TSV, TXT (tab-separated) and JSON lines, plain or .gz, and
+of Parquet.
 
-Reads files line by line; nothing here knows what the columns mean.
+Reads files line by line, or by row groups; nothing here knows what the columns mean.
 """
 
 import csv
@@ -11,14 +12,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from modelwright.core.errors import DataError, did_you_mean
+from modelwright.data import parquet
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl")
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", parquet.SUFFIX)
 MAX_TEXT_BYTES = 2**24  # of one text
 
 
 def table_suffix(path: Path) -> str:
     """The suffix without .gz, if it is one of TABLE_SUFFIXES."""
     suffix = Path(path.name.removesuffix(".gz")).suffix
+    if suffix == parquet.SUFFIX != path.suffix:
+        return ""  # packed inside already
     return suffix if suffix in TABLE_SUFFIXES else ""
 
 
@@ -34,10 +38,15 @@ def records(file: Path, wanted: Sequence[str | int]) -> Iterator[tuple[str, ...]
     Raises: DataError naming file and line of what cannot be read.
     """
     named = any(isinstance(name, str) for name in wanted)
-    for line, row in rows_of(file, named):
+    for line, row in rows_of(file, named, wanted):
         values = []
         for name in wanted:
             value = row.get(name)
+            if name in row and not isinstance(value, str | int | float):
+                raise DataError(
+                    f"{file}, line {line}: the column {name!r} holds {value!r:.40}",
+                    expected="text or a number in every row",
+                )
             if not isinstance(value, str | int | float):
                 known = [str(key) for key in row if isinstance(key, type(name))]
                 raise DataError(
@@ -50,9 +59,19 @@ def records(file: Path, wanted: Sequence[str | int]) -> Iterator[tuple[str, ...]
         yield f"{file.name} line {line}", *values
 
 
-def rows_of(file: Path, named: bool) -> Iterator[tuple[int, dict[str | int, Any]]]:
-    """Line and fields of each row, by number, and by name where the first line has names."""
+def rows_of(
+    file: Path, named: bool, wanted: Sequence[str | int] = ()
+) -> Iterator[tuple[int, dict[str | int, Any]]]:
+    """Line and fields of each row, by number, and by name where the first line has names.
+
+    Args:
+        wanted: columns that are enough, where a file keeps them apart; all if none.
+    Raises: DataError naming file and line; MissingExtra without the library that it takes.
+    """
     suffix = table_suffix(file)
+    if suffix == parquet.SUFFIX:
+        yield from enumerate(parquet.rows(file, wanted), 1)
+        return
     try:
         with open_text(file) as text:
             if suffix == ".jsonl":

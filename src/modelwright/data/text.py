@@ -52,11 +52,12 @@ def read_table(path: Path, section: recipe.Data) -> Loaded:
         for part, file in part_files(path, section).items()
     }
     labels = sorted({label for _, _, label in raw["train"]}, key=_order)
-    parts, labels, found = _labelled(raw, labels)
+    parts, labels, found = labelled_rows(raw, labels)
     return parts, labels, found + findings(counts)
 
 
-def _labelled(raw: Mapping[str, Sequence[tuple[str, str, str]]], labels: list[str]) -> Loaded:
+def labelled_rows(raw: Mapping[str, Sequence[tuple[str, str, str]]], labels: list[str]) -> Loaded:
+    """Rows of place, text and label; those without a text or of another label become findings."""
     number = {label: index for index, label in enumerate(labels)}
     parts, empty, strange = {}, [], []
     for part, given in raw.items():

@@ -126,6 +126,7 @@ EDGES: dict[str, Callable[[Description], Edges]] = {
     "pairs": _pairs,
     "stream": _texts,
     "items": _texts,
+    "ratings": _texts,
     "audio": _sounds,
     "series": _windows,
     "observation": _observations,

@@ -16,7 +16,7 @@ from modelwright.core.signature import TensorSpec
 from modelwright.models import cnn, rnn, transformer
 from modelwright.models.chain import Model
 from modelwright.models.cnn import KERNEL_SIZE, GridBody, ResidualBody, SequenceBody
-from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize, Patches
+from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize, Patches, ToldEmbed
 from modelwright.models.groups import Groups
 from modelwright.models.heads import HEADS
 from modelwright.models.pairs import Decoder, EncoderDecoder, memory
@@ -32,8 +32,15 @@ class TiedModel(Model):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         features, mask = self.embed(*inputs)
-        vectors = self.embed.get_parameter("vectors.weight")
-        return self.head(self.body(features, mask), mask, vectors)  # type: ignore[no-any-return]
+        vectors = _vectors(self.embed)
+        read = self.body(features, mask)
+        return self.head(read, mask, vectors, *inputs)  # type: ignore[no-any-return]
+
+
+def _vectors(embed: nn.Module) -> Tensor:
+    """The table of an embedding of ids."""
+    name = "tokens.vectors.weight" if isinstance(embed, ToldEmbed) else "vectors.weight"
+    return embed.get_parameter(name)
 
 
 class Towers(Model):
@@ -84,9 +91,9 @@ def each_tower(groups: Callable[[nn.Module], Groups]) -> Callable[[nn.Module], G
 def _model(
     inputs: Description, outputs: Description, embed: nn.Module, body: Any, dropout: float = 0.0
 ) -> Model:
-    tied = outputs["kind"] == "ranking"
+    tied = outputs["kind"] in ("ranking", "rating")
     if tied:
-        inputs = {**inputs, "dim": embed.get_parameter("vectors.weight").shape[1]}
+        inputs = {**inputs, "dim": _vectors(embed).shape[1]}
     head = HEADS[outputs["kind"]].build(outputs, inputs, body.out_dim, dropout)
     return (TiedModel if tied else Model)(embed, body, head)
 
@@ -103,7 +110,7 @@ def _normalize(inputs: Description) -> Normalize:
 
 
 def _causal(outputs: Description) -> bool:
-    return outputs["kind"] in ("next", "ranking", "actions")
+    return outputs["kind"] in ("next", "ranking", "rating", "actions")
 
 
 def cnn_image(

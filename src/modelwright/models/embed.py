@@ -94,9 +94,45 @@ class TokenEmbed(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, ids: Tensor) -> Masked:
-        vectors = self.vectors(ids).sum(2)
+        return self.dropped(self.vectors(ids).sum(2)), ids[..., 0] != PAD
+
+    def dropped(self, vectors: Tensor) -> Tensor:
+        """While training, without some values and some whole places."""
         whole = self.dropout(torch.ones_like(vectors[..., :1]))
-        return self.dropout(vectors) * whole, ids[..., 0] != PAD
+        return torch.as_tensor(self.dropout(vectors) * whole)
+
+
+class ToldEmbed(nn.Module):
+    """What a user told at each place: an item's vector times its rating, plus the rating's own.
+
+    Before training, what is multiplied by is the rating less the mean, in units of the spread.
+
+    ids: (batch, time, 4) int64; the first two, who asks for what, are the head's
+        -> (batch, time, dim)
+
+    Args:
+        levels: the ratings; their ids follow those of `items` asked for and of as many told.
+    """
+
+    def __init__(
+        self, vocab_size: int, items: int, levels: Sequence[float], dim: int, *, dropout: float
+    ) -> None:
+        super().__init__()
+        self.tokens = TokenEmbed(vocab_size, dim, dropout=dropout)
+        self.first, self.last = 1 + 2 * items, len(levels)
+        rating = torch.tensor(levels, dtype=torch.float32)
+        scaled = (rating - rating.mean()) / rating.std(correction=0).clamp_min(1e-6)
+        self.rating = nn.Embedding(1 + len(levels), dim)  # none told, then each
+        with torch.no_grad():
+            self.rating.weight.copy_(torch.cat([torch.zeros(1), scaled])[:, None].expand(-1, dim))
+            for asked in (slice(2, 2 + items), slice(self.first + 1 + len(levels), None)):
+                self.tokens.vectors.weight[asked] *= 0.3  # their products begin near zero
+
+    def forward(self, ids: Tensor) -> Masked:
+        item, rating = self.tokens.vectors(ids[..., 2:]).unbind(2)
+        level = (ids[..., 3] - self.first).clamp(0, self.last)
+        told = item * self.rating(level) + rating
+        return self.tokens.dropped(told), ids[..., 0] != PAD
 
 
 class Words(nn.Embedding):
@@ -250,6 +286,12 @@ EMBEDS: dict[str, Embed] = {
     ),
     "stream": _TOKENS,
     "items": _TOKENS,
+    "ratings": Embed(
+        _TOKENS.inputs,
+        lambda own, dim, dropout: ToldEmbed(
+            own["vocab_size"], own["items"], own["levels"], dim, dropout=dropout
+        ),
+    ),
     "image_text": Embed(
         lambda own: tuple(
             spec for kind in ("image", "text") for spec in EMBEDS[kind].inputs(own[kind])

@@ -23,6 +23,7 @@ DRAWN = 240  # points of a long curve that are drawn
 # kind of answer -> what one of its labels is called, and several
 ANSWERS = {"classes": ("class", "classes"), "tags": ("tag", ""), "horizon": ("series", "series"),
            "next": ("token", ""), "sequence": ("token", ""), "ranking": ("item", ""),
+           "rating": ("item", ""),
            "actions": ("action", ""), "letters": ("letter", "")}  # fmt: skip
 
 

@@ -43,6 +43,10 @@ BESIDE = {
         "hr_at_10": "of the users, the share whose item is among the first ten",
         "mrr": "one over the rank, on average",
     },
+    "rmse": {
+        "rmse": "root of the mean squared error, in the units of the ratings; less is better",
+        "mae": "mean absolute error, in the same units; less is better",
+    },
     "recall_at_10": {
         "recall_at_10": "of pictures and of texts, the share that finds its own among the first "
         "ten of all; the mean of both ways",

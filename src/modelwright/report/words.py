@@ -12,6 +12,7 @@ LABELS = {
     "cer": "character error rate",
     "mse": "MSE",
     "mae": "MAE",
+    "rmse": "RMSE",
     "ap50": "AP50",
     "ap": "AP",
     "ndcg_at_10": "NDCG@10",
@@ -206,6 +207,7 @@ ROWS = {
     "audio": ("recording", "SOUND.wav"),
     "pairs": ("pair of texts", "'A TEXT'"),
     "items": ("user's history", "'ITEM, ITEM'"),
+    "ratings": ("user's ratings", "'ITEM=5, ITEM'"),
     "series": ("window", "TABLE.csv"),
     "observation": ("situation", "'NUMBER, NUMBER'"),
     "stream": ("stretch of text", "'A BEGINNING'"),
@@ -250,6 +252,11 @@ def one_row(inputs: dict[str, Any], outputs: dict[str, Any]) -> str:
         parts = [
             count("length", "typically of # items"), count("max_length", "cut at # items"),
             count("num_classes", "to be continued by one of # items", outputs),
+        ]  # fmt: skip
+    elif kind == "ratings":
+        parts = [
+            count("length", "typically # ratings"), count("max_length", "cut at # ratings"),
+            count("items", "of # items"),
         ]  # fmt: skip
     elif kind == "audio":
         length, rate = number(inputs.get("length")), number(inputs.get("rate"))

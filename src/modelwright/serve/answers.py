@@ -56,6 +56,7 @@ MEDIA = {
     "stream": Medium("text", ("text",), "", 2**16),
     "pairs": Medium("text", ("text",), "", 2**14),
     "items": Medium("list of items", ("text",), "", 2**16),
+    "ratings": Medium("list of rated items", ("text",), "", 2**16),
     "observation": Medium("observation", ("text", "application"), "", 2**16),
     "series": Medium("table", ("text", "application"), "", 2**22),
 }  # fmt: skip
@@ -101,6 +102,8 @@ class Answers:
             return f"{len(self.labels)} series, {self.outputs['horizon']} steps ahead"
         if self.outputs["kind"] == "ranking":
             return f"{len(self.labels):,} items"
+        if self.outputs["kind"] == "rating":
+            return "ratings from {low:g} to {high:g}".format(**self.outputs)
         if self.outputs["kind"] == "tags":
             number = len(self.span_kinds)
             return f"{number} {'kind of span' if number == 1 else 'kinds of spans'}"

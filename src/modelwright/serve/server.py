@@ -199,7 +199,7 @@ def _joins(signature: Signature) -> bool:
 
 
 # kinds of input that a person brings as another
-TAKES = {"stream": "text", "items": "text", "pairs": "text"}
+TAKES = {"stream": "text", "items": "text", "ratings": "text", "pairs": "text"}
 
 
 def _page(artifact: Artifact, name: str, answers: Answers | None) -> dict[str, Any]:

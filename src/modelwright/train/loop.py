@@ -118,7 +118,7 @@ class Trainer:
         self.step, self.elapsed, self.evaluation_seconds = 0, 0.0, 0.0
         self.looked_s = 0.0  # at valid, by this process
         self.loss, self.went_back = 0.0, False
-        self.grad_norm = 0.0  # of the last step, before it was clipped
+        self.grad_norm = 0.0  # of the last step, before clipping
         self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid metric
         self._saved_step, self._saved_looks = 0, 0
         self._saved_at, self._evaluated_at = 0.0, 0.0
@@ -276,8 +276,7 @@ class Trainer:
         self.journal.write(self.step, self.elapsed, _named(found))
         if self.settings.keep == "best" and self._better(found.value, self.best_value):
             self.best_value = found.value
-            weights = self.result.state_dict()
-            self._best = {name: value.clone() for name, value in weights.items()}
+            self._best = {k: value.clone() for k, value in self.result.state_dict().items()}
 
     def _better(self, value: float, than: float | None) -> bool:
         error = METRICS[self.task.look].error

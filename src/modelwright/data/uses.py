@@ -1,0 +1,204 @@
+"""Tables of users and items: one row for each time that a user used an item, or rated it.
+
+Reads CSV, TSV and DAT, plain or .gz, and Parquet; nothing here knows what a task makes of the rows.
+"""
+
+import csv
+import functools
+import gzip
+import io
+import json
+import math
+import re
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from modelwright.core import recipe
+from modelwright.core.errors import ConfigError, DataError, MissingExtra, did_you_mean
+from modelwright.data import parquet
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data", ".inter", parquet.SUFFIX)
+_USER = re.compile(r"user(_?id)?(:\w+)?", re.IGNORECASE)
+_ITEM = re.compile(
+    r"(item|movie|film|product|book|track|song|artist|article|news|business)(_?id)?(:\w+)?|asin",
+    re.IGNORECASE,
+)
+_REPAIR = "name the columns with data.interactions: {user: …, item: …, time: …, rating: …}"
+
+
+@dataclass(frozen=True)
+class Use:
+    """One row: value is what was asked for, a time or a rating."""
+
+    user: str
+    item: str
+    value: float
+
+
+def is_here(path: Path) -> bool:
+    """Whether a file is called like interactions, or its first line names users and items."""
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if not path.is_file() or suffix not in SUFFIXES:
+        return False
+    if suffix in (".dat", ".data", ".inter"):
+        return True
+    if suffix == parquet.SUFFIX:
+        try:
+            names = [one for one in next(parquet.rows(path), {}) if isinstance(one, str)]
+        except (DataError, MissingExtra):
+            return False  # whoever reads it says what is wrong
+        return all(any(one.fullmatch(name) for name in names) for one in (_USER, _ITEM))
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            line = file.readline(2**16)
+    except (OSError, EOFError, zlib.error):
+        return False
+    fields = re.split(r"[\t|;,]", line.decode(errors="replace").strip())
+    return all(any(one.fullmatch(field.strip()) for field in fields) for one in (_USER, _ITEM))
+
+
+def uses(path: Path, own: recipe.Interactions, what: Literal["time", "rating"]) -> list[Use]:
+    """Every row of the table, with its time or its rating; a first line without one is a header.
+
+    Raises: ConfigError for a column that is not there; DataError, with the line, for a table that
+        cannot be read.
+    """
+    rows = _lines(path)
+    if not rows:
+        raise DataError(f"{path} is empty", expected="a row for each use of an item by a user")
+    value_of, expected = _VALUES[what]
+    columns = (own.user, own.item, getattr(own, what))
+    head = [field.partition(":")[0] if path.suffix == ".inter" else field for field in rows[0][1]]
+    header = any(isinstance(one, str) for one in columns)
+    wanted = [_column_of(path, one, head) for one in columns]
+    if not header:
+        header = value_of(rows[0][1][wanted[2]]) is None
+    found = []
+    for line, fields in rows[header:]:
+        if len(fields) <= max(wanted):
+            raise DataError(
+                f"{path}, line {line}: {len(fields)} fields",
+                expected=f"at least {max(wanted) + 1}, up to the last of data.interactions",
+            )
+        user, item, text = (fields[place] for place in wanted)
+        value = value_of(text)
+        if value is None or not user or not item:
+            fault = f"{text!r} is no {what}" if value is None else "no user or no item"
+            raise DataError(
+                f"{path}, line {line}: {fault}",
+                expected=f"user, item and {what}; a {what} is {expected}",
+                repair=_REPAIR,
+            )
+        found.append(Use(user, item, value))
+    return found
+
+
+def labels_of(items: Sequence[str], path: Path, own: recipe.Interactions) -> list[str]:
+    """What each item is called: its title, if there are titles beside the table, and its id.
+
+    Raises: ConfigError if the file of the titles is not there.
+    """
+    titles = {} if own.names is None else _titles(path / own.names)
+    return [f"{titles[item]} [{item}]" if item in titles else item for item in items]
+
+
+def _column_of(path: Path, column: str | int, head: Sequence[str]) -> int:
+    if isinstance(column, str) and column in head:
+        return head.index(column)
+    if isinstance(column, int) and 0 <= column < len(head):
+        return column
+    raise ConfigError(
+        f"{path} has no column {column!r}",
+        expected=did_you_mean(str(column), [*head, *map(str, range(len(head)))]),
+        repair=f"{_REPAIR}; numbers count from 0",
+    )
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Line and fields of each row; divided by the first of "::", tab, |, ; and , in the first."""
+    if path.suffix == parquet.SUFFIX:
+        return parquet.lines(path)
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:  # as in MovieLens
+            text = content.decode("latin-1")
+        first = text.partition("\n")[0]
+        mark = next((mark for mark in ("::", "\t", "|", ";", ",") if mark in first), ",")
+        if mark in ("::", "\t", "|"):
+            rows = [(n, line.split(mark)) for n, line in enumerate(text.splitlines(), 1) if line]
+        else:
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}", expected="a table, or it as .gz"
+        ) from error
+    return [(line, [field.strip() for field in fields]) for line, fields in rows]
+
+
+def _titles(path: Path) -> dict[str, str]:
+    """Title by item: the first two fields of each line."""
+    if not path.is_file():
+        raise ConfigError(
+            f"data.interactions.names: {path} is not there",
+            expected="a file beside the table, with an item and its name on each line",
+        )
+    return {row[0]: row[1] for _, row in _lines(path) if len(row) > 1 and row[1]}
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _time(text: str) -> float | None:
+    """A point in time as a number that grows with it."""
+    if (number := _number(text)) is not None:
+        return number
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found.replace(tzinfo=found.tzinfo or UTC).timestamp()
+
+
+# what a row may be asked for -> its reading, and what it has to be
+_VALUES: dict[str, tuple[Callable[[str], float | None], str]] = {
+    "time": (_time, "a number or an ISO 8601 date"),
+    "rating": (_number, "a number"),
+}
+
+
+def order(name: str) -> tuple[int, int, str]:
+    """Numbers by their size, then words."""
+    return (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name)
+
+
+def line_of(names: Iterable[str]) -> str:
+    """Items as `read_input` takes them."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(names)
+    return text.getvalue()
+
+
+@functools.lru_cache(maxsize=4)
+def items_of(content: bytes) -> tuple[list[str], dict[str, int]]:
+    """The labels, and the place of each by label, by id and by title, in that order."""
+    labels = json.loads(content)
+    known = {label: place for place, label in enumerate(labels)}
+    parts = [re.fullmatch(r"(.*) \[(.*)\]", label) for label in labels]
+    for group in (2, 1):
+        for place, found in enumerate(parts):
+            if found is not None:
+                known.setdefault(found[group], place)
+    return labels, known
