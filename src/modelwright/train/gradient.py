@@ -36,17 +36,20 @@ class Gradient:
 
     def __call__(self, batch: Batch) -> float:
         """Gives this process's share of the batch's loss."""
-        total, whole = 0.0, self._weight(batch.targets)
+        whole, scale = self._weight(batch.targets), self._world.scale
         pieces = self._world.own(batch).split(self.micro_batch_size)
+        losses: list[Tensor] = []
         for number, micro in enumerate(pieces, 1):
             with self._world.passing(self._model, last=number == len(pieces)):
                 with autocast(self._precision):
                     outputs = self._model(*micro.inputs.values())
-                share = self._weight(micro.targets) / whole
-                value = share * mixed_loss(self._loss, outputs, micro)
-                (value * self._world.scale).backward()  # type: ignore[no-untyped-call]
-            total += value.item()
-        return total
+                value = mixed_loss(self._loss, outputs, micro)
+                if micro is not batch:  # its share of the whole batch's mean
+                    value = self._weight(micro.targets) / whole * value
+                (value if scale == 1 else value * scale).backward()  # type: ignore[no-untyped-call]
+            losses.append(value.detach())
+        # looked at last: an accelerator computes on while the next pass is prepared
+        return float(sum(value.item() for value in losses))
 
 
 def mixed_loss(loss: Loss, outputs: Tensor, batch: Batch) -> Tensor:

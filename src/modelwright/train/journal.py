@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from modelwright.core.files import storage
-from modelwright.core.progress import Beat, show
+from modelwright.core.progress import Beat, show, shown
 from modelwright.core.units import format_bytes, format_seconds
 from modelwright.train.peak import peak_memory_bytes
 from modelwright.train.settings import Budget
@@ -44,7 +44,7 @@ class Journal:
         """Note a step: on disk if its turn has come, on screen if the last line is old."""
         self._rate = (step - self._first_step) / max(1e-9, elapsed - self._first_elapsed)
         whole = self.budget.steps or self._rate * (self.budget.seconds or 0.0)
-        if step % max(1, int(whole / LINES)) == 0:
+        if self.path is not None and step % max(1, int(whole / LINES)) == 0:
             values = {
                 "loss": loss,
                 "learning_rate": learning_rate,
@@ -53,7 +53,7 @@ class Journal:
                 **observed,
             }
             self.write(step, elapsed, values)
-        if self._beat.due():
+        if self._beat.due() and shown():  # a line costs a look at the memory
             show(self._line(title, limit, step, elapsed, loss))
 
     def write(self, step: int, elapsed: float, values: dict[str, float]) -> None:

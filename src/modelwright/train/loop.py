@@ -139,8 +139,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
         # dropout's draw: of each reader its own, of one alone the first's
-        torch.manual_seed(settings.seed * 1_000_003 + self.step + (self.world.reader << 40))
-        self.model.train()
+        _seed_draws(settings.seed * 1_000_003 + self.step + (self.world.reader << 40))
+        if not self.model.training:
+            self.model.train()
         loss = self.world.total(self._backward(progress))
         require_finite(loss, self.step, settings.learning_rate * factor)
         self.optimizer.step()
@@ -377,6 +378,14 @@ class Trainer:
 
 def _named(found: Quality) -> dict[str, float]:
     return {f"valid_{name}": value for name, value in found.values.items()}
+
+
+def _seed_draws(seed: int) -> None:
+    """torch.manual_seed at every step, without the devices that nothing runs on: asking those costs
+    as much as a small layer (docs/experiments.md)."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 def fresh_model(spec: ModelSpec, seed: int) -> nn.Module:
