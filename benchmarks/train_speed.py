@@ -15,10 +15,11 @@ whatever a framework does in between and nothing of how it starts.
     python benchmarks/train_speed.py [--only overhead,others] [--data input.txt] [--threads 1]
 """
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,8 @@ def lightning(items: Items, workers: int) -> tuple[nn.Module, Block]:
     """Lightning with `barebones`: no logger, bar, checkpoint, summary or check of any kind."""
     import lightning as L
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
     class Module(L.LightningModule):
         def __init__(self, model: nn.Module) -> None:
             super().__init__()
@@ -217,6 +220,8 @@ def hugging_face(items: Items, workers: int) -> tuple[nn.Module, Block]:
     """The Trainer of transformers, without logs, checkpoints, bar, clipping or schedule."""
     import transformers
 
+    transformers.logging.set_verbosity_error()
+
     class Wrapped(nn.Module):
         def __init__(self, model: nn.Module) -> None:
             super().__init__()
@@ -243,10 +248,7 @@ def hugging_face(items: Items, workers: int) -> tuple[nn.Module, Block]:
                 dataloader_drop_last=True, logging_nan_inf_filter=False,
                 dataloader_persistent_workers=workers > 0,
             )  # fmt: skip
-            runner = transformers.Trainer(
-                wrapped, told, data_collator=named, train_dataset=items,
-                callbacks=[],
-            )  # fmt: skip
+            runner = transformers.Trainer(wrapped, told, data_collator=named, train_dataset=items)
             runner.remove_callback(transformers.PrinterCallback)
             runner.train()
 
@@ -311,11 +313,10 @@ def overhead(case: Case, folder: Path, turns: int, clock: Callable[[], float]) -
     ]
 
 
-def faster_precision(case: Case) -> Precision:
+def faster_precision(spec: ModelSpec, task: str, settings: Settings) -> Precision:
     """What the product's plan takes where the recipe says `precision: auto`."""
-    full, mixed = (
-        step_seconds(case.spec, case.task, case.settings(one)) for one in ("32-true", "bf16-mixed")
-    )
+    precisions: tuple[Precision, Precision] = ("32-true", "bf16-mixed")
+    full, mixed = (step_seconds(spec, task, replace(settings, precision=one)) for one in precisions)
     return "bf16-mixed" if full / mixed >= BF16_MARGIN else "32-true"
 
 
@@ -324,7 +325,7 @@ def beside(
     bounds: dict[str, float],
 ) -> list[Row]:  # fmt: skip
     """Steps a second of ours over those of others; `bounds` by side of ours."""
-    auto = faster_precision(case)
+    auto = faster_precision(case.spec, case.task, case.settings("32-true"))
     sides = {"at 32-true": ours(case, folder / f"{case.name}-32", "32-true")}
     if auto != "32-true":
         sides["automatic"] = ours(case, folder / f"{case.name}-auto", auto)
@@ -394,7 +395,8 @@ def main() -> None:
                     "at 32-true": 1.0, "automatic": 1.3}  # fmt: skip
                 rows += beside(case, folder, turns, clock, workers, bounds)
         if "tokens" in names:
-            rows += nanogpt.race(asked.data, folder, range(seeds), clock)
+            rows += nanogpt.race(asked.data, folder, range(seeds), clock, faster_precision,
+                                 quick=asked.quick)  # fmt: skip
     finish(rows, as_json=asked.json)
 
 

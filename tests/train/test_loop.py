@@ -53,6 +53,26 @@ def timed(trainer, clock, step_s, evaluation_s=0.0):
     return trainer
 
 
+def test_a_step_draws_as_torch_does():
+    """A step's seed gives the draws of torch.manual_seed."""
+    torch.manual_seed(41)
+    wanted = torch.rand(3)
+    loop._seed_draws(41)
+
+    assert wanted.tolist() == torch.rand(3).tolist()
+
+
+def test_a_line_that_nobody_sees_is_not_made(tmp_path, monkeypatch):
+    """Without a terminal the journal puts no line together, which takes a look at the memory."""
+    trainer, made = trainer_of(tmp_path, budget=Budget(steps=2)), []
+    monkeypatch.setattr(trainer.journal, "_line", lambda *given: made.append(given))
+    trainer.run()
+    monkeypatch.setattr("modelwright.train.journal.shown", lambda: True)
+    trainer.run(until=Budget(steps=3))
+
+    assert 1 == len(made)
+
+
 def test_it_learns(tmp_path):
     """120 steps on stripes bring the averaged weights far above chance on unseen rows."""
     trainer = trainer_of(tmp_path, "cnn", budget=Budget(steps=120))
