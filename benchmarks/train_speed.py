@@ -114,7 +114,7 @@ def cnn() -> Case:
     pixels, labels = torch.from_numpy(images), torch.from_numpy(targets)
     rows = Rows({"image": images}, targets, [""] * IMAGES)
     return Case("CNN", spec, "image-classification", rows, IMAGE_BATCH, 60,
-                lambda rows: (pixels[rows], labels[rows]),
+                lambda rows: (pixels.index_select(0, rows), labels.index_select(0, rows)),
                 lambda row: (pixels[row], labels[row]))  # fmt: skip
 
 

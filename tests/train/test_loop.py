@@ -11,7 +11,7 @@ import torch
 
 from modelwright.core.errors import ConfigError, Exit, TrainingFailed
 from modelwright.models.catalog import MODELS
-from modelwright.train import checkpoint, loop
+from modelwright.train import checkpoint, journal, loop
 from modelwright.train.guards import StopRequested
 from modelwright.train.settings import SGD_LEARNING_RATE, SGD_WEIGHT_DECAY, Budget
 
@@ -67,7 +67,7 @@ def test_a_line_that_nobody_sees_is_not_made(tmp_path, monkeypatch):
     trainer, made = trainer_of(tmp_path, budget=Budget(steps=2)), []
     monkeypatch.setattr(trainer.journal, "_line", lambda *given: made.append(given))
     trainer.run()
-    monkeypatch.setattr("modelwright.train.journal.shown", lambda: True)
+    monkeypatch.setattr(journal, "shown", lambda: True)
     trainer.run(until=Budget(steps=3))
 
     assert 1 == len(made)
