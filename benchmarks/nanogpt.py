@@ -216,11 +216,12 @@ def race(
         pairs.append((mine, other))
     tokens, more_tokens = (mean(pair[side].tokens for pair in pairs) for side in (0, 1))
     seconds, longer = (mean(pair[side].seconds for pair in pairs) for side in (0, 1))
-    rows = [
-        Row("nats a character to reach on valid", target),
-        at_least("tokens of nanoGPT over ours", more_tokens / tokens, FEWER_TOKENS),
-        at_least("seconds of nanoGPT over ours", longer / seconds, LESS_TIME),
-    ]
+    rows = [Row("nats a character to reach on valid", target)]
+    for name, value, bound in (
+        ("tokens of nanoGPT over ours", more_tokens / tokens, FEWER_TOKENS),
+        ("seconds of nanoGPT over ours", longer / seconds, LESS_TIME),
+    ):  # the bounds are about the whole way, not its easy beginning
+        rows.append(Row(name, round(value, 3)) if quick else at_least(name, value, bound))
     for seed, pair in zip(seeds, pairs, strict=True):
         for name, one in zip(("ours", "nanoGPT"), pair, strict=True):
             rows.append(

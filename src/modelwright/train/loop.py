@@ -384,7 +384,7 @@ def _seed_draws(seed: int) -> None:
     """torch.manual_seed at every step, without the devices that nothing runs on: asking those costs
     as much as a small layer (docs/experiments.md)."""
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)
 
 
