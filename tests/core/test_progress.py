@@ -35,6 +35,16 @@ def test_quiet_without_a_terminal(capsys):
     assert ("", "trained\n") == capsys.readouterr()
 
 
+def test_a_moving_line_is_seen_on_a_terminal_alone(terminal, monkeypatch):
+    """Whoever makes costly lines can ask first: not in a log, nor where another process speaks."""
+    in_a_log = progress.shown()
+    terminal()
+    on_a_terminal = progress.shown()
+    monkeypatch.setattr(progress, "_hushed", True)
+
+    assert (False, True, False) == (in_a_log, on_a_terminal, progress.shown())
+
+
 def test_a_moving_line_is_replaced(terminal):
     """On a terminal each moving line goes back to the start and clears what was there."""
     screen = terminal()

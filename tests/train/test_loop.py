@@ -11,7 +11,7 @@ import torch
 
 from modelwright.core.errors import ConfigError, Exit, TrainingFailed
 from modelwright.models.catalog import MODELS
-from modelwright.train import checkpoint, loop
+from modelwright.train import checkpoint, journal, loop
 from modelwright.train.guards import StopRequested
 from modelwright.train.settings import OWN_DEFAULTS, Budget
 
@@ -51,6 +51,26 @@ def timed(trainer, clock, step_s, evaluation_s=0.0):
     trainer.train_step = slow_step
     trainer.task = dataclasses.replace(trainer.task, logic=slow)
     return trainer
+
+
+def test_a_step_draws_as_torch_does():
+    """A step's seed gives the draws of torch.manual_seed."""
+    torch.manual_seed(41)
+    wanted = torch.rand(3)
+    loop._seed_draws(41)
+
+    assert wanted.tolist() == torch.rand(3).tolist()
+
+
+def test_a_line_that_nobody_sees_is_not_made(tmp_path, monkeypatch):
+    """Without a terminal the journal puts no line together, which takes a look at the memory."""
+    trainer, made = trainer_of(tmp_path, budget=Budget(steps=2)), []
+    monkeypatch.setattr(trainer.journal, "_line", lambda *given: made.append(given))
+    trainer.run()
+    monkeypatch.setattr(journal, "shown", lambda: True)
+    trainer.run(until=Budget(steps=3))
+
+    assert 1 == len(made)
 
 
 def test_it_learns(tmp_path):

@@ -22,9 +22,14 @@ def say(text: str) -> None:
 
 def show(text: str) -> None:
     """A line that the next one replaces; nothing where stderr is not a terminal."""
-    if sys.stderr.isatty() and not _hushed:
+    if shown():
         columns = _columns()
         print("\r\x1b[2K" + text[: columns - 1], end="", file=sys.stderr, flush=True)
+
+
+def shown() -> bool:
+    """Whether anybody sees moving lines."""
+    return sys.stderr.isatty() and not _hushed
 
 
 class Beat:

@@ -3,28 +3,10 @@
 A size is a row of arguments for the family's builder (assemble.py); why: docs/experiments.md.
 """
 
-from modelwright.models.sizes import Ladder, ladder, towers
+from modelwright.models import ratings
+from modelwright.models.sizes import ATTENTION, CONVOLUTIONS, RECURRENCE, Ladder, ladder, towers
 
-CONVOLUTIONS = "dim inner dropout"
-RECURRENCE = "embed_dim hidden_dim num_layers dropout"
 PAIRED_RECURRENCE = "dim hidden_dim num_layers dropout"
-ATTENTION = "dim num_layers dropout"
-
-RATINGS = {
-    "cnn": ladder(
-        CONVOLUTIONS,
-        (32, (32,), 0.0), (64, (64, 64), 0.3), (96, (128, 128), 0.4), (128, (192,) * 3, 0.4),
-        batch_size=32, learning_rate=0.01, weight_decay=0.1, warmup_steps=50, decay=0.7,
-    ),
-    "rnn": ladder(
-        RECURRENCE, (32, 16, 1, 0.0), (64, 64, 1, 0.3), (96, 96, 1, 0.4), (128, 128, 2, 0.4),
-        batch_size=32, learning_rate=0.005, weight_decay=0.1, warmup_steps=50, decay=0.7,
-    ),
-    "transformer": ladder(
-        ATTENTION, (32, 1, 0.0), (64, 1, 0.3), (96, 2, 0.3), (128, 3, 0.4),
-        batch_size=32, learning_rate=0.01, weight_decay=0.1, warmup_steps=50, decay=0.7,
-    ),
-}  # fmt: skip
 
 LADDERS: dict[str, dict[str, Ladder]] = {
     "cnn": {
@@ -119,7 +101,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.7,
         ),
-        "ratings": RATINGS["cnn"],
+        "ratings": ratings.LADDERS["cnn"],
         "pairs": ladder(
             CONVOLUTIONS,
             (32, (32, 32), 0.0),
@@ -259,7 +241,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=50,
             decay=0.7,
         ),
-        "ratings": RATINGS["rnn"],
+        "ratings": ratings.LADDERS["rnn"],
         "pairs": ladder(
             PAIRED_RECURRENCE,
             (32, 16, 1, 0.0),
@@ -401,7 +383,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             warmup_steps=100,
             decay=0.7,
         ),
-        "ratings": RATINGS["transformer"],
+        "ratings": ratings.LADDERS["transformer"],
         "pairs": ladder(
             ATTENTION,
             (32, 2, 0.0),

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 NAMES = ("tiny", "small", "base", "large")
+# arguments of the families over sequences, as rows of a ladder give them
+CONVOLUTIONS = "dim inner dropout"
+RECURRENCE = "embed_dim hidden_dim num_layers dropout"
+ATTENTION = "dim num_layers dropout"
 
 
 @dataclass(frozen=True)

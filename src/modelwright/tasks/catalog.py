@@ -109,10 +109,10 @@ TASKS: dict[str, Task] = {
     "tagging": Task("text", "tags", tag),
     "forecasting": Task("series", "horizon", forecast),
     "recommendation": Task("items", "ranking", recommend),
-    "rating-prediction": Task("ratings", "rating", rate),
     "language-modeling": Task("stream", "next", language),
     "detection": Task("image", "boxes", detect),
     "control": Task("observation", "actions", control, acting=True),
     "translation": Task("pairs", "sequence", translate),
     "image-text-matching": Task("image_text", "vectors", match),
+    "rating-prediction": Task("ratings", "rating", rate),
 }

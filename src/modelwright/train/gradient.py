@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -40,17 +41,20 @@ class Gradient:
 
     def __call__(self, batch: Batch) -> float:
         """Gives this process's share of the batch's loss."""
-        total, whole = 0.0, self._weight(batch.targets)
+        whole, scale = self._weight(batch.targets), self._world.scale
         pieces = self._world.own(batch).split(self.micro_batch_size)
+        losses: list[Tensor] = []
         for number, micro in enumerate(pieces, 1):
             with self._world.passing(self._model, last=number == len(pieces)):
                 with autocast(self._precision):
                     outputs = self._model(*micro.inputs.values())
-                share = self._weight(micro.targets) / whole
-                value = share * mixed_loss(self._loss, outputs, micro)
-                (value * self._world.scale).backward()  # type: ignore[no-untyped-call]
-            total += value.item()
-        return total
+                value = mixed_loss(self._loss, outputs, micro)
+                if micro is not batch:  # its share of the whole batch's mean
+                    value = self._weight(micro.targets) / whole * value
+                (value if scale == 1 else value * scale).backward()  # type: ignore[no-untyped-call]
+            losses.append(value.detach())
+        # looked at last: an accelerator computes on while the next pass is prepared
+        return float(sum(value.item() for value in losses))
 
 
 def recompute_blocks(model: nn.Module) -> None:
@@ -70,6 +74,14 @@ def recompute_blocks(model: nn.Module) -> None:
         )
     for block in blocks:
         block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def seed_draws(seed: int) -> None:
+    """torch.manual_seed at every step, without the devices that nothing runs on: asking those costs
+    as much as a small layer (docs/experiments.md)."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
 
 
 def mixed_loss(loss: Loss, outputs: Tensor, batch: Batch) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelwright.core.files import storage
-from modelwright.core.progress import Beat, say, show
+from modelwright.core.progress import Beat, say, show, shown
 from modelwright.core.units import format_bytes, format_count, format_seconds
 from modelwright.train.loggers import Logger
 from modelwright.train.peak import peak_memory_bytes
@@ -94,7 +94,8 @@ class Journal:
         """Note a step: on disk if its turn has come, on screen if the last line is old."""
         self._rate = (step - self._first_step) / max(1e-9, elapsed - self._first_elapsed)
         whole = self.budget.steps or self._rate * (self.budget.seconds or 0.0)
-        if step % max(1, int(whole / LINES)) == 0 and math.isfinite(loss):
+        due = step % max(1, int(whole / LINES)) == 0 and math.isfinite(loss)
+        if due and (self.path is not None or self._loggers):
             values = {
                 "loss": loss,
                 "learning_rate": learning_rate,
@@ -103,7 +104,7 @@ class Journal:
                 **observed,
             }
             self.write(step, elapsed, values)
-        if self._beat.due():
+        if self._beat.due() and shown():  # a line costs a look at the memory
             show(self._line(limit, step, elapsed, loss))
 
     def note(self, text: str) -> None:

@@ -30,7 +30,7 @@ from modelwright.models.catalog import ModelSpec
 from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import Task
 from modelwright.train import checkpoint, state
-from modelwright.train.gradient import Gradient, Loss, recompute_blocks
+from modelwright.train.gradient import Gradient, Loss, recompute_blocks, seed_draws
 from modelwright.train.guards import Guard, Signals, State, StopRequested, catch_signals
 from modelwright.train.journal import Journal, Record
 from modelwright.train.keep import move_average, pairs, was_clearly_better
@@ -158,11 +158,12 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
 
         def gradient() -> float:
             # dropout's draw: of each reader its own, of one alone the first's
-            torch.manual_seed(settings.seed * 1_000_003 + self.step + (self.world.reader << 40))
+            seed_draws(settings.seed * 1_000_003 + self.step + (self.world.reader << 40))
             return self._backward(progress)
 
         loss = self.world.total(self.micro.fitting(gradient, f"in step {self.step}"))
