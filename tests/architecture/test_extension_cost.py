@@ -57,6 +57,7 @@ KNOWN_ELSEWHERE = {
     "MODELS": {
         PAGE: "the choices of model.family",
         "models/ladders.py": "the sizes of each family",
+        "models/ratings.py": "those over ratings",
     },
     "METHODS": {
         "compress/search.py": "writes the steps that it did, in the recipe's words",

@@ -252,7 +252,8 @@ def test_a_planted_pattern_is_learned(tmp_path, family):
     settings = Settings(
         seed=0, batch_size=64, micro_batch_size=64, optimizer="adamw", learning_rate=1e-2,
         weight_decay=0.01, warmup_steps=10, decay=0.5, label_smoothing=0.0, ema=0.9, keep="last",
-        precision="32-true", activation_checkpointing="none", augment=(), checkpoint_seconds=1e9, checkpoint_steps=None,
+        precision="32-true", activation_checkpointing="none", augment=(),
+        checkpoint_seconds=1e9, checkpoint_steps=None,
     )  # fmt: skip
     trainer = Trainer(
         fresh_model(spec, 0), spec, TASKS["recommendation"], data.parts["train"],

@@ -117,8 +117,7 @@ class Trainer:
             self._loss = functools.partial(task.logic.loss, label_smoothing=smoothing)
         self.step, self.elapsed, self.evaluation_seconds = 0, 0.0, 0.0
         self.looked_s = 0.0  # at valid, by this process
-        self.loss, self.went_back = 0.0, False
-        self.grad_norm = 0.0  # of the last step, before clipping
+        self.loss, self.grad_norm, self.went_back = 0.0, 0.0, False  # the norm is unclipped
         self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid metric
         self._saved_step, self._saved_looks = 0, 0
         self._saved_at, self._evaluated_at = 0.0, 0.0
