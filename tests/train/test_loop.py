@@ -11,7 +11,7 @@ import torch
 
 from modelwright.core.errors import ConfigError, Exit, TrainingFailed
 from modelwright.models.catalog import MODELS
-from modelwright.train import checkpoint, journal, loop
+from modelwright.train import checkpoint, gradient, journal, loop
 from modelwright.train.guards import StopRequested
 from modelwright.train.settings import OWN_DEFAULTS, Budget
 
@@ -57,7 +57,7 @@ def test_a_step_draws_as_torch_does():
     """A step's seed gives the draws of torch.manual_seed."""
     torch.manual_seed(41)
     wanted = torch.rand(3)
-    loop._seed_draws(41)
+    gradient.seed_draws(41)
 
     assert wanted.tolist() == torch.rand(3).tolist()
 

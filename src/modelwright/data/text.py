@@ -209,11 +209,15 @@ def split(text: str, unit: str) -> list[str]:
 
     >>> split("It's 5°!", "words")
     ["It's", '5', '°', '!']
+    >>> split("好…", "characters")
+    ['好', '...']
     """
-    text = unicodedata.normalize("NFKC", text)
     if unit == "words":
-        return WORDS.findall(text)
-    return text.split() if unit == "given" else [one for one in text if not one.isspace()]
+        return WORDS.findall(unicodedata.normalize("NFKC", text))
+    whole = unicodedata.normalize("NFC", text)
+    own = whole.split() if unit == "given" else [one for one in whole if not one.isspace()]
+    # each by itself: one token stays one, even if its plain form has several characters
+    return [unicodedata.normalize("NFKC", one) for one in own]
 
 
 def _shape(token: str) -> str:
