@@ -188,7 +188,7 @@ class MelEmbed(nn.Module):
         padded = nn.functional.pad(samples, (half, self.window - half))
         parts = nn.functional.conv1d(padded[:, None], self.basis.to(padded.dtype), stride=self.hop)
         real, imaginary = parts.float().square().chunk(2, dim=1)
-        # from 1e-5 on, 84 dB below the loudest tone, and counted from there: silence is exactly zero
+        # from 1e-5 on, 84 dB below the loudest tone, counted from there: silence is exactly zero
         # and the rounding of what is next to silent stays small, whatever computes it
         mels = (1e5 * (self.filters @ (real + imaginary))).clamp_min(1).log().transpose(1, 2)
         places = torch.arange(mels.shape[1], device=mels.device)
