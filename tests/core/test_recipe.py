@@ -432,6 +432,21 @@ def test_the_resolved_text_reads_back(tmp_path, value):
     assert resolved_text(recipe) == resolved_text(again)
 
 
+def test_steps_with_one_key_read_back(tmp_path):
+    """Cleaning, augmentation, layout and compression as a run keeps them."""
+    (tmp_path / "recipe.yaml").write_text(
+        "task: text-classification\n"
+        "data: {source: x, clean: [{strip: mail_headers}, {drop: near_duplicates}]}\n"
+        "train: {augment: [{drop_tokens: 0.1}], layout: {data: 2, tensor: 2}}\n"
+        "compress: [prune, {quantize: {calibration: mse}}]\n"
+    )
+    recipe = read(tmp_path / "recipe.yaml")
+    (tmp_path / "other.yaml").write_text(resolved_text(recipe), encoding="utf-8")
+
+    assert recipe == read(tmp_path / "other.yaml")
+    assert ["mail_headers", "near_duplicates"] == [step.value for step in recipe.data.clean]
+
+
 def test_the_resolved_text_holds_every_key(file):
     """Each knob is written out with the value it has, defaults too."""
     value = yaml.safe_load(resolved_text(read(file())))

@@ -97,6 +97,7 @@ def parse_overrides(words: tuple[str, ...] | list[str]) -> dict[str, Any]:
 def resolved_text(recipe: Recipe) -> str:
     """The recipe with every key written out, as YAML that reads back to the same recipe."""
     value = recipe.model_dump(mode="json", exclude_unset=False)
+    value["data"]["clean"] = [_bare(step) for step in value["data"]["clean"]]
     value["train"]["augment"] = [_bare(step) for step in value["train"]["augment"]]
     value["compress"]["steps"] = [_bare(step) for step in value["compress"]["steps"]]
     value["budget"] = _bare(value["budget"])
