@@ -3,17 +3,22 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.demo
 
 .PHONY: demo test clean
-demo: $(STAMP)
+demo: $(DEMO)
 	$(VENV)/bin/modelwright run recipes/digits.yaml --new
 
 test: $(STAMP)
 	scripts/check
 
+$(DEMO): pyproject.toml scripts/setup
+	PYTHON=$(PYTHON) scripts/setup $(VENV) vision
+	touch $@
+
 $(STAMP): pyproject.toml scripts/setup
 	PYTHON=$(PYTHON) scripts/setup $(VENV)
-	touch $@
+	touch $@ $(DEMO)
 
 clean:
 	rm -rf $(VENV) runs build dist
