@@ -253,7 +253,8 @@ def call(words: list[str]) -> int:
             print(json_module.dumps({"verdict": "refused", "error": str(error)}))
         return Exit.BAD_INPUT
     except ModelwrightError as error:
-        _complain(str(error))
+        if not error.said:
+            _complain(str(error), always=True)
         if as_json:
             print(json_module.dumps({"verdict": "refused", "error": str(error)}))
         return error.exit_code
@@ -305,7 +306,7 @@ def _print(found: dict[str, Any], json: bool, show: Any) -> None:
         show(found)
 
 
-def _complain(text: str) -> None:
+def _complain(text: str, *, always: bool = False) -> None:
     from modelwright.core.progress import say
 
-    say(text)
+    say(text, always=always)

@@ -32,6 +32,7 @@ from modelwright.stages import (
     read_if,
     train,
 )
+from modelwright.train import ranks
 from modelwright.train.parallel import ALONE, World
 
 
@@ -185,7 +186,11 @@ def run_of(path: Path) -> Run:
 def _do(run: Run, recipe: Recipe, stage: str, world: World) -> None:
     run.write(stage, "stage_started")
     started = time.perf_counter()
-    summary = train(run, recipe, world) if stage == TOGETHER else STEPS[stage](run, recipe)
+    if stage == TOGETHER:
+        summary = train(run, recipe, world)
+    else:
+        with ranks.alone():
+            summary = STEPS[stage](run, recipe)
     seconds = time.perf_counter() - started
     run.mark_done(stage, seconds=seconds, **summary)
     run.write(stage, "stage_finished", seconds=seconds)

@@ -146,9 +146,8 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     budget = Budget(**chosen["train_budget"])
     settings = fill_in(recipe.train, spec, chosen["precision"], choose.training_budget(recipe))
     world.require_fit(recipe.task, settings)
-    written = Record()  # the others write nothing down
-    if world.first:
-        written = figures.record(run, recipe, winner, spec, settings, train_rows)
+    given = (run, recipe, winner, spec, settings, train_rows)
+    written = world.first_does(lambda: figures.record(*given)) or Record()
     reset_peak_memory()
     with world.watched(folder / "ranks", recipe.train.stuck_minutes):
         trainer = make_trainer(

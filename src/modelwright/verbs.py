@@ -286,7 +286,7 @@ def layouts(
             if told is not None:
                 told(rows[-1])
     return {
-        "tolerance": equivalence.TOLERANCE,
+        "tolerance": max(row["tolerance"] for row in rows),
         "agree": all(row["agrees"] for row in rows),
         "rows": rows,
     }

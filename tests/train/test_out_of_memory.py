@@ -129,18 +129,19 @@ def test_a_batch_that_belongs_together_is_not_split(tmp_path):
     )
 
 
-def test_ranks_agree_on_the_size(tmp_path):
-    """Where another rank ran out of memory, this one drops its gradient and follows."""
+def test_one_of_several_processes_does_not_change_its_passes(tmp_path, monkeypatch):
+    """The others wait for it in the middle of a step: it stops with words."""
     trainer = trainer_of(tmp_path, "transformer")
-    told = iter([False, True, False, False])
-    trainer.micro.agree = lambda short: short or next(told)
-    texts: list[str] = []
-    trainer.journal.record = Record(note=texts.append)
-    for _ in range(3):
+    trainer.micro.several = True
+
+    def full(progress):
+        raise MemoryError
+
+    monkeypatch.setattr(trainer, "_backward", full)
+    with pytest.raises(TrainingFailed, match="memory ended in step 0") as caught:
         trainer.train_step()
 
-    assert 8 == trainer.micro.size
-    assert "memory ended on another rank" in texts[0]
+    assert "lower train.micro_batch_size" in caught.value.repair
 
 
 def test_no_memory_for_the_update_is_an_error(tmp_path, monkeypatch):

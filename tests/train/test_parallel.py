@@ -18,7 +18,8 @@ from modelwright.models.catalog import ModelSpec, build
 from modelwright.models.stretch import chain_of, keep_blocks
 from modelwright.train import equivalence, parallel
 from modelwright.train.equivalence import LAYOUTS, Compared, compare
-from modelwright.train.parallel import Place, World, first_node, place_of, resolved
+from modelwright.train.launch import Place, first_node, place_of
+from modelwright.train.parallel import World, resolved
 from modelwright.train.settings import Budget
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}

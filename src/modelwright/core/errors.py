@@ -28,6 +28,7 @@ class ModelwrightError(Exception):
     """
 
     exit_code = Exit.BUG
+    said = False  # another process has said it already
 
     def __init__(self, what: str, *, expected: str = "", repair: str = "") -> None:
         self.what, self.expected, self.repair = what, expected, repair

@@ -12,9 +12,9 @@ def hush() -> None:
     _hushed = True
 
 
-def say(text: str) -> None:
-    """One line that stays."""
-    if _hushed:
+def say(text: str, *, always: bool = False) -> None:
+    """One line that stays; `always` is what even a hushed process has to say."""
+    if _hushed and not always:
         return
     _clear()
     print(text, file=sys.stderr, flush=True)

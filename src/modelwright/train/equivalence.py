@@ -30,6 +30,7 @@ from modelwright.train.settings import Budget, fill_in
 # of what a model has of these: so that there is something to deal out, and no masks
 ENOUGH = {"dim": 64, "num_layers": 4, "dropout": 0.0}
 STEPS, ROWS, BATCH, TOLERANCE = 20, 64, 16, 1e-5
+MUON_TOLERANCE = 1e-4  # its products run in bfloat16, which enlarges what rounding begins
 LAYOUTS = (
     Layout(data=2),
     Layout(sharded=2),
@@ -56,11 +57,12 @@ class Compared:
     loss: float | None = None
     gradient: float | None = None
     refused: str = ""
+    tolerance: float = TOLERANCE
 
     @property
     def agrees(self) -> bool:
-        """Within TOLERANCE, or refused."""
-        return self.loss is None or max(self.loss, self.gradient or 0.0) <= TOLERANCE
+        """Within the tolerance, or refused."""
+        return self.loss is None or max(self.loss, self.gradient or 0.0) <= self.tolerance
 
 
 def compare(
@@ -83,10 +85,13 @@ def compare(
             folder / "work.json",
             {"recipe": recipe.model_dump(mode="json", exclude_unset=True), "spec": spec.to_json()},
         )
+        muon = (recipe.train.optimizer or spec.ladder.train.get("optimizer")) == "muon"
+        tolerance = MUON_TOLERANCE if muon else TOLERANCE
         alone = _run(folder, Layout())
         if isinstance(alone, str):
             raise ConfigError(f"one process alone can't train: {alone}")
-        yield _beside("accumulation", 1, alone, _run(folder, Layout(), micro_batch_size=BATCH // 4))
+        found = _beside("accumulation", 1, alone, _run(folder, Layout(), BATCH // 4))
+        yield replace(found, tolerance=tolerance)
         refused: set[str] = set()  # whose products need not be tried
         for layout in layouts:
             axes = {axis: degree for axis, degree in layout.degrees.items() if degree > 1}
@@ -96,7 +101,7 @@ def compare(
             found = _beside(name, layout.processes, alone, _run(folder, layout))
             if found.refused and len(axes) == 1:
                 refused |= set(axes)
-            yield found
+            yield replace(found, tolerance=tolerance)
 
 
 def _beside(name: str, processes: int, alone: Any, found: Any) -> Compared:

@@ -81,8 +81,7 @@ class Trainer:
     ) -> None:
         keep_freed_memory()
         self.settings, self.budget, self.folder, self.world = settings, budget, folder, world
-        record = record or Record()
-        metrics = metrics if world.first else None
+        record, metrics = record or Record(), metrics if world.first else None
         self.journal = Journal(metrics, budget, settings.batch_size, record)
         self._saver, self._asked = Saver(folder, settings.keep_checkpoints), asked
         self.task, self.spec, self.valid = task, spec, valid
@@ -106,7 +105,8 @@ class Trainer:
         )
         self.micro = MicroBatch(
             settings.micro_batch_size, settings.batch_size, self.model,
-            whole=task.whole_batches, planned=record.planned, note=self.journal.note,
+            whole=task.whole_batches, several=world.size > 1,
+            planned=record.planned, note=self.journal.note,
         )  # fmt: skip
         held = State(self.model, self.averaged, self.optimizer)
         self.guard = Guard(settings, held, self.journal.note)
@@ -269,7 +269,7 @@ class Trainer:
         self.gather()
         if self.world.first:
             self._consider(self.evaluate(self.curve_rows, thorough=False))
-        self.evaluation_seconds = self.world.told(self.evaluation_seconds)
+        self.evaluation_seconds = self.world.told(self.evaluation_seconds, patient=True)
 
     def _consider(self, found: Quality) -> None:
         """Note a look's metrics; keep its weights if none were better so far."""
@@ -291,14 +291,14 @@ class Trainer:
         self.looks.append((float(spent), value))
 
     def finish(self) -> dict[str, float]:
-        """The last look, at every valid row, and the last checkpoint; gives what the first process
-        saw, and nothing to the others."""
+        """The last checkpoint and look, at all of valid; gives the others nothing."""
+        self.save()  # what comes now may take long
         started = time.perf_counter()
         self.gather()
         values: dict[str, float] = {}
         if self.world.first:
             values = _named(self._chosen(self.evaluate(thorough=False)))
-        self.elapsed += self.world.told(time.perf_counter() - started)
+        self.elapsed += self.world.told(time.perf_counter() - started, patient=True)
         if values:
             self.journal.write(self.step, self.elapsed, values)
         self.save()

@@ -54,8 +54,7 @@ class MicroBatch:
         whole: rows of a batch are compared with each other: it cannot be split.
         planned: what the plan predicted, in words; empty where there was no plan.
         note: told what was done differently, in a sentence.
-        agree: of several ranks: whether any of them says so. Every rank calls it after each try,
-            before it waits for what the others send.
+        several: processes train together: one can't change its passes while others wait for it.
     """
 
     def __init__(
@@ -67,10 +66,10 @@ class MicroBatch:
         whole: bool,
         planned: str,
         note: Callable[[str], None],
-        agree: Callable[[bool], bool] = bool,
+        several: bool = False,
     ) -> None:
         self.size, self.batch_size, self.model = size, batch_size, model
-        self.whole, self.planned, self.note, self.agree = whole, planned, note, agree
+        self.whole, self.planned, self.note, self.several = whole, planned, note, several
         self._shrunk = False
 
     def fitting(self, act: Callable[[], Found], doing: str) -> Found:
@@ -90,10 +89,16 @@ class MicroBatch:
                     raise
                 short = _first_line(error)
             # from here on no traceback holds the tensors of the try
-            if not self.agree(bool(short)):
+            if not short:
                 return found  # type: ignore[return-value]
             found = None
-            self._halve(short or "memory ended on another rank", doing)
+            if self.several:
+                raise TrainingFailed(
+                    f"train: {self._told(doing, short)}",
+                    expected="memory for the passes of every process",
+                    repair="lower train.micro_batch_size, or spread the model over more processes",
+                )
+            self._halve(short, doing)
 
     @contextlib.contextmanager
     def enough(self, doing: str) -> Iterator[None]:

@@ -17,16 +17,13 @@ et al. 2019, arXiv:1909.08053 (tensor).
 import contextlib
 import datetime
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.tensor import DTensor
@@ -37,6 +34,7 @@ from modelwright.core.progress import hush
 from modelwright.core.recipe import WHOLE_BATCHES, Layout
 from modelwright.data.loader import Batch
 from modelwright.models.stretch import chain_of, keep_blocks
+from modelwright.train.launch import Place, meeting_place, place_of
 from modelwright.train.optimizers import squared_norm
 from modelwright.train.settings import Settings
 from modelwright.train.spread import cut_everything, cut_matrices, synchronize_batch_norms
@@ -44,41 +42,13 @@ from modelwright.train.watch import Watch
 
 Result = TypeVar("Result")
 AXES = ("pipeline", "data", "sharded", "tensor")  # from the slowest links to the fastest
-PORT = 29_500  # of SLURM jobs, plus what the job's number gives
 WAIT = datetime.timedelta(days=1)  # for the gate and the plan; a week hangs after a restart
 
 
 class Left(ModelwrightError):
     """The first process gave up, and said why."""
 
-
-@dataclass(frozen=True)
-class Place:
-    """Which process this is: its number among all and on its machine; how many there are."""
-
-    rank: int = 0
-    local_rank: int = 0
-    size: int = 1
-
-
-def place_of(environment: Mapping[str, str]) -> Place:
-    """From what torchrun or SLURM's srun set; one process alone where neither did.
-
-    Raises: ConfigError if a variable is no number.
-    """
-    torchrun = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
-    slurm = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS")
-    for names in (torchrun, slurm):
-        if all(name in environment for name in names):
-            try:
-                return Place(*(int(environment[name]) for name in names))
-            except ValueError as error:
-                raise ConfigError(
-                    f"{', '.join(names)} are not all numbers",
-                    expected="what torchrun or srun sets",
-                    repair="start with torchrun or srun, or unset them for one process",
-                ) from error
-    return Place()
+    said = True
 
 
 def resolved(layout: Layout | None, size: int) -> Layout:
@@ -112,8 +82,8 @@ class World:
     mesh: their arrangement, with the axes of AXES, once it is known; None for one alone.
     """
 
-    def __init__(self, place: Place, device: str = "cpu") -> None:
-        self.rank, self.size, self.device = place.rank, place.size, device
+    def __init__(self, place: Place) -> None:
+        self.rank, self.size = place.rank, place.size
         self.first = place.rank == 0
         self.layout = Layout()
         self._watch: Watch | None = None
@@ -131,7 +101,7 @@ class World:
         self.layout = resolved(layout, self.size)
         if self.size > 1:
             degrees = tuple(self.layout.degrees[axis] for axis in AXES)
-            self.mesh = init_device_mesh(self.device, degrees, mesh_dim_names=AXES)
+            self.mesh = init_device_mesh("cpu", degrees, mesh_dim_names=AXES)
 
     @contextlib.contextmanager
     def watched(self, folder: Path, minutes: float) -> Iterator[None]:
@@ -191,14 +161,18 @@ class World:
         return float(number.item())
 
     def total_of_blocks(self, model: nn.Module, squared: float) -> float:
-        """A squared length of this process's gradient, with those of blocks that others have."""
+        """The gradient's squared length, with that of blocks that others have, equal in all.
+
+        squared: this process's own.
+        """
         if not self.homes:
             return squared
         assert self.mesh is not None
-        own = squared_norm(value for name, value in model.named_parameters() if name in self.homes)
-        others = torch.tensor([own], dtype=torch.float64)
-        dist.all_reduce(others, group=self.mesh.get_group("pipeline"))
-        return squared - own + float(others.item())
+        named = list(model.named_parameters())
+        own = squared_norm(value for name, value in named if name in self.homes)
+        every = torch.tensor([own], dtype=torch.float64)
+        dist.all_reduce(every, group=self.mesh.get_group("pipeline"))
+        return squared_norm(v for name, v in named if name not in self.homes) + float(every.item())
 
     def largest(self, number: int) -> int:
         """Of all processes: what one of them saw, such as a signal, all should know."""
@@ -279,6 +253,14 @@ class World:
                 "train: several processes keep no copy in memory to go back to",
                 expected="on_nan: stop, and on_spike: ignore or stop",
                 repair="drop skip: the newest checkpoint is where the same command goes on",
+            )
+        cut = self.layout.sharded > 1 or self.layout.tensor > 1
+        if cut and settings.optimizer == "adafactor":
+            raise ConfigError(
+                "train.optimizer: adafactor keeps means over rows and columns, which torch can't "
+                "take over pieces of a matrix",
+                expected="adamw, muon or sgd with sharded or tensor",
+                repair="another optimizer, or data parallel alone",
             )
         if batch_size % self._readers:
             raise ConfigError(
@@ -398,18 +380,14 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
     if place.size == 1:
         yield World(place)
         return
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        torch.cuda.set_device(place.local_rank)
-    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    store = _meeting_place(environment, place)
+    store = meeting_place(environment, place, WAIT)
     dist.init_process_group(
-        backend, store=store, rank=place.rank, world_size=place.size, timeout=WAIT
+        "gloo", store=store, rank=place.rank, world_size=place.size, timeout=WAIT
     )
     if place.rank:
         hush()
     try:
-        together = World(place, device)
+        together = World(place)
         together.patient = dist.new_group(backend="gloo", timeout=WAIT)
         yield together
     finally:
@@ -419,30 +397,3 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
 def local(value: Tensor) -> Tensor:
     """This process's piece of a tensor, sharing its memory."""
     return value.to_local() if isinstance(value, DTensor) else value
-
-
-def _meeting_place(environment: Mapping[str, str], place: Place) -> Store:
-    """Where processes find each other: of each restart its own, or it would find the addresses of
-    the one before."""
-    nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", ""))
-    job = int(re.sub(r"\D", "", environment.get("SLURM_JOB_ID", "")) or 0)
-    address = environment.get("MASTER_ADDR") or first_node(nodes)
-    port = int(environment.get("MASTER_PORT") or PORT + job % 1000)
-    elsewhere = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = TCPStore(
-        address, port, place.size, is_master=not elsewhere and place.rank == 0, timeout=WAIT
-    )
-    return PrefixStore(environment.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-
-
-def first_node(nodes: str) -> str:
-    """The first name in SLURM's list of nodes.
-
-    >>> first_node("gpu[07-09,12],login1"), first_node("a1,a2"), first_node("")
-    ('gpu07', 'a1', '127.0.0.1')
-    """
-    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodes)
-    if found is None:
-        return "127.0.0.1"
-    name, number, rest = found.groups()
-    return name + (number or "") + (rest or "")

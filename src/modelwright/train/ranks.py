@@ -4,9 +4,10 @@ The group is apart from the training's, so that a thread may use it while the lo
 travel as tensors: torch's own collectives for objects would pickle. Alone, nothing is sent.
 """
 
+import contextlib
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -18,9 +19,23 @@ from modelwright.core.errors import ModelwrightError, StorageError
 T = TypeVar("T")
 
 
+_alone = False
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Around what this process does without the others, such as a race: nothing is shared."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
 def place() -> tuple[int, int]:
     """This process's rank and the number of processes; (0, 1) alone."""
-    if dist.is_available() and dist.is_initialized():
+    if not _alone and dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 

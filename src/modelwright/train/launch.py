@@ -1,0 +1,68 @@
+"""What a launcher says: who this process is among all, and where they meet."""
+
+import datetime
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+
+from modelwright.core.errors import ConfigError
+
+PORT = 29_500  # of SLURM jobs, plus what the job's number gives
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process this is: its number among all and on its machine; how many there are."""
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+
+
+def place_of(environment: Mapping[str, str]) -> Place:
+    """From what torchrun or SLURM's srun set; one process alone where neither did.
+
+    Raises: ConfigError if a variable is no number.
+    """
+    torchrun = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    slurm = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS")
+    for names in (torchrun, slurm):
+        if all(name in environment for name in names):
+            try:
+                return Place(*(int(environment[name]) for name in names))
+            except ValueError as error:
+                raise ConfigError(
+                    f"{', '.join(names)} are not all numbers",
+                    expected="what torchrun or srun sets",
+                    repair="start with torchrun or srun, or unset them for one process",
+                ) from error
+    return Place()
+
+
+def meeting_place(environment: Mapping[str, str], place: Place, wait: datetime.timedelta) -> Store:
+    """Where processes find each other: of each restart its own, or it would find the addresses of
+    the one before."""
+    nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", ""))
+    job = int(re.sub(r"\D", "", environment.get("SLURM_JOB_ID", "")) or 0)
+    address = environment.get("MASTER_ADDR") or first_node(nodes)
+    port = int(environment.get("MASTER_PORT") or PORT + job % 1000)
+    elsewhere = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = TCPStore(
+        address, port, place.size, is_master=not elsewhere and place.rank == 0, timeout=wait
+    )
+    return PrefixStore(environment.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+
+
+def first_node(nodes: str) -> str:
+    """The first name in SLURM's list of nodes.
+
+    >>> first_node("gpu[07-09,12],login1"), first_node("a1,a2"), first_node("")
+    ('gpu07', 'a1', '127.0.0.1')
+    """
+    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodes)
+    if found is None:
+        return "127.0.0.1"
+    name, number, rest = found.groups()
+    return name + (number or "") + (rest or "")
