@@ -6,7 +6,7 @@ import torch
 
 from modelwright.core.signature import NO_TARGET
 from modelwright.models.catalog import MODELS, ModelSpec, build
-from modelwright.models.heads import BIAS_PENALTY, PENALTY
+from modelwright.models.ratings import BIAS_PENALTY, PENALTY
 from modelwright.tasks import rate
 from modelwright.tasks.catalog import TASKS, Task
 
