@@ -125,7 +125,7 @@ class Trainer:
         self._best: dict[str, Tensor] = {}  # the averaged weights then
         self._average_pairs = pairs(self.averaged, self.model) if settings.ema else None
         make = Pipe if world.layout.pipeline > 1 else Gradient
-        self._gradient: Gradient | Pipe = make(
+        self._gradient: Gradient = make(
             self.model, self._loss, task.weight, micro_batch_size=settings.micro_batch_size,
             precision=settings.precision, world=world,
         )  # fmt: skip

@@ -328,7 +328,7 @@ class World:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """What to call in a step: puts gradients together across processes."""
-        if self.mesh is None or self._cut or self._readers == 1:
+        if self.mesh is None or self._cut or self._readers == 1 or self.layout.pipeline > 1:
             return model
         # buffers are equal already: batch norms see all rows
         return DistributedDataParallel(

@@ -12,28 +12,20 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
 from modelwright.data.loader import Batch
 from modelwright.models.stretch import Stretch
-from modelwright.train.gradient import Loss, Weight, mixed_loss
+from modelwright.train.gradient import Gradient, mixed_loss
 from modelwright.train.parallel import World
 from modelwright.train.precision import Precision, autocast
 
 PIECES = 2  # of a batch for each process: half of them idle at its ends
 
 
-class Pipe:
-    """As train/gradient.py's Gradient, of a model dealt out by its blocks."""
+class Pipe(Gradient):
+    """That of a model dealt out by its blocks; arguments as of Gradient."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        weight: Weight,
-        *,
-        micro_batch_size: int,
-        precision: Precision,
-        world: World,
+        self, model: nn.Module, *given: Any, precision: Precision, world: World, **keys: Any
     ) -> None:
-        self.micro_batch_size = micro_batch_size
-        self._loss, self._weight, self._precision, self._world = loss, weight, precision, world
+        super().__init__(model, *given, precision=precision, world=world, **keys)
         begin, end, number = world.stretch
         self._part = _Cast(Stretch(model, begin, end, number), precision)
         self._last = end == number
