@@ -1,4 +1,4 @@
-"""The only file that knows ranks: which processes train together, and how a model lies on them.
+"""Which processes train together, and how a model lies on them; launch.py says who they are.
 
 A step's batch is the same whoever asks for it (data/loader.py), so every process makes it and takes
 its own rows; nothing has to be dealt out, and the loss is the mean over the whole batch in every
