@@ -280,7 +280,7 @@ def layouts(
     families = MODELS if recipe.model.family == "auto" else (recipe.model.family,)
     rows = []
     for family in families:
-        spec = ModelSpec(family, "tiny", data.inputs, data.outputs)
+        spec = ModelSpec.asked(family, "tiny", data.inputs, data.outputs, recipe.model.options)
         for one in equivalence.compare(recipe, data, spec):
             rows.append({"family": family, **asdict(one), "agrees": one.agrees})
             if told is not None:

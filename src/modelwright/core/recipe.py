@@ -67,11 +67,29 @@ class Target(Section):
     batch_size: Whole = Field(1, ge=1, le=4096)
 
 
+FAMILY_OF_KEY = {"norm": "rnn"}  # keys that one family reads
+
+
 class Model(Section):
     """The architecture: chosen by measurement, or named."""
 
     family: Literal["auto", "cnn", "rnn", "transformer"] = "auto"
     size: Literal["auto", "tiny", "small", "base", "large"] = "auto"
+    norm: Literal["layer"] | None = Field(
+        None, description="behind each recurrent layer; of the family rnn; None: none"
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is asked of a family beyond its size."""
+        return {name: own for name in FAMILY_OF_KEY if (own := getattr(self, name)) is not None}
+
+    @model_validator(mode="after")
+    def _options_fit_the_family(self) -> "Model":
+        for name in self.options:
+            if self.family != (own := FAMILY_OF_KEY[name]):
+                raise ValueError(f"{name}: only the family {own} reads it, so name that one")
+        return self
 
 
 class Augment(Section):

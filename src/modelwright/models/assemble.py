@@ -189,11 +189,14 @@ def rnn_image(
     hidden_dim: int,
     num_layers: int,
     dropout: float = 0.0,
+    norm: str | None = None,
 ) -> Model:
     """A recurrence over rows of pixels."""
     channels, _, width = inputs["shape"]
     rows = Patches(channels, (1, width), embed_dim)  # one step of time per row of pixels
-    body = RecurrentBody(embed_dim, hidden_dim=hidden_dim, num_layers=num_layers, dropout=dropout)
+    body = RecurrentBody(
+        embed_dim, hidden_dim=hidden_dim, num_layers=num_layers, dropout=dropout, norm=norm
+    )
     return _model(inputs, outputs, ImageEmbed(_normalize(inputs), rows), body, dropout)
 
 
@@ -204,11 +207,12 @@ def _places(inputs: Description, outputs: Description, dim: int) -> ImageEmbed:
 
 
 def rnn_grid(
-    inputs: Description, outputs: Description, embed_dim: int, hidden_dim: int, num_layers: int
-) -> Model:
+    inputs: Description, outputs: Description, embed_dim: int, hidden_dim: int, num_layers: int,
+    norm: str | None = None,
+) -> Model:  # fmt: skip
     """Recurrences across and down the patches."""
     body = GridRecurrentBody(
-        embed_dim, outputs["grid"], hidden_dim=hidden_dim, num_layers=num_layers
+        embed_dim, outputs["grid"], hidden_dim=hidden_dim, num_layers=num_layers, norm=norm
     )
     return _model(inputs, outputs, _places(inputs, outputs, embed_dim), body)
 
@@ -220,11 +224,12 @@ def rnn_sequence(
     hidden_dim: int,
     num_layers: int,
     dropout: float = 0.0,
+    norm: str | None = None,
 ) -> Model:
     """A recurrence over time, in both directions unless each place may see only the past."""
     body = RecurrentBody(
         embed_dim, hidden_dim=hidden_dim, num_layers=num_layers, dropout=dropout,
-        bidirectional=not _causal(outputs),
+        bidirectional=not _causal(outputs), norm=norm,
     )  # fmt: skip
     return _model(inputs, outputs, _sequence(inputs, embed_dim, dropout), body, dropout)
 
@@ -329,11 +334,12 @@ def cnn_pairs(
 
 def rnn_pairs(
     inputs: Description, outputs: Description, dim: int, hidden_dim: int, num_layers: int,
-    dropout: float = 0.0,
+    dropout: float = 0.0, norm: str | None = None,
 ) -> Model:  # fmt: skip
-    """Recurrences on both sides, in both directions over the source."""
+    """Recurrences on both sides, in both directions over the source; the target's always stand
+    between norms and skips, so `norm` is of the source's."""
     body = RecurrentBody(
-        dim, hidden_dim=hidden_dim, num_layers=num_layers, cell="gru", dropout=dropout
+        dim, hidden_dim=hidden_dim, num_layers=num_layers, cell="gru", dropout=dropout, norm=norm
     )
     layers = [RecurrentBlock(dim, hidden_dim, dropout) for _ in range(num_layers)]
     return _pairs(inputs, outputs, dim, dropout, body, layers)

@@ -5,7 +5,7 @@ same that an artifact's manifest keeps, so that a folder can be opened without t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -107,6 +107,21 @@ class ModelSpec:
     @property
     def name(self) -> str:
         return f"{self.family}-{self.size}"
+
+    @classmethod
+    def asked(
+        cls, family: str, size: str, inputs: dict[str, Any], outputs: dict[str, Any],
+        options: Mapping[str, Any],
+    ) -> "ModelSpec":  # fmt: skip
+        """With what a recipe asks of the family beyond its size; of both towers, where there are
+        two."""
+        towers = ("image", "text") if inputs["kind"] == "image_text" and options else ()
+        args = {tower: dict(options) for tower in towers} or dict(options)
+        return cls(family, size, inputs, outputs, args)
+
+    def but(self, args: Mapping[str, Any]) -> "ModelSpec":
+        """The same with those arguments in place of its own."""
+        return replace(self, args=_over(self.args, args))
 
     @property
     def arguments(self) -> dict[str, Any]:

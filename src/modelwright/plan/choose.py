@@ -155,7 +155,7 @@ def _steps(recipe: Recipe, candidate: Candidate) -> float:
 
 def _calibrate(recipe: Recipe, data: Mapping[str, Any], family: str, size: str) -> Candidate:
     """Count one candidate, time a few of its steps, export it once."""
-    spec = ModelSpec(family, size, data["inputs"], data["outputs"])
+    spec = ModelSpec.asked(family, size, data["inputs"], data["outputs"], recipe.model.options)
     counted = count.count(spec)
     candidate = Candidate(spec, counted.num_params, counted.forward_flops, counted.backward_flops)
     show(f"plan: calibrating {spec.name}")
