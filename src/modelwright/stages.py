@@ -33,6 +33,7 @@ from modelwright.export import locate, parity
 from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.models.heads import HEADS
 from modelwright.plan import choose
+from modelwright.plan.candidate import Candidate, from_json
 from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
 from modelwright.tasks.catalog import TASKS
@@ -78,7 +79,7 @@ def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
         candidates = choose.predict(recipe, data)
         figures.predictions(run, candidates)
         write_json(predictions, {"candidates": [one.to_json() for one in candidates]})
-    candidates = [choose.from_json(one) for one in read(predictions)["candidates"]]
+    candidates = [from_json(one) for one in read(predictions)["candidates"]]
     result: dict[str, Any] = {"winner": None}
     try:
         train, valid = (load_part(run.stage_folder("gate"), part) for part in ("train", "valid"))
@@ -382,7 +383,7 @@ def _write_infeasible(
     candidates: list[dict[str, Any]],
     where: str,
     *,
-    nearest: choose.Candidate | None = None,
+    nearest: Candidate | None = None,
 ) -> None:
     found = certifying.infeasible(candidates, recipe.bounds, where)
     if nearest is not None and nearest.binds.startswith("budget."):  # it met every goal

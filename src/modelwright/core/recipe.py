@@ -67,7 +67,7 @@ class Target(Section):
     batch_size: Whole = Field(1, ge=1, le=4096)
 
 
-FAMILY_OF_KEY = {"norm": "rnn"}  # keys that one family reads
+FAMILY_OF_KEY = {"norm": "rnn", "convolution": "cnn"}  # keys that one family reads
 
 
 class Model(Section):
@@ -77,6 +77,10 @@ class Model(Section):
     size: Literal["auto", "tiny", "small", "base", "large"] = "auto"
     norm: Literal["layer"] | None = Field(
         None, description="behind each recurrent layer; of the family rnn; None: none"
+    )
+
+    convolution: Literal["full", "separable"] | None = Field(
+        None, description="of the family cnn; None: full, and separable where only that could fit"
     )
 
     @property

@@ -19,6 +19,7 @@ from modelwright.models.cnn import KERNEL_SIZE, GridBody, ResidualBody, Sequence
 from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize, Patches, ToldEmbed
 from modelwright.models.groups import Groups
 from modelwright.models.heads import HEADS
+from modelwright.models.layers import Convolution
 from modelwright.models.pairs import Decoder, EncoderDecoder, memory
 from modelwright.models.rnn import GridRecurrentBody, RecurrentBlock, RecurrentBody
 from modelwright.models.transformer import EncoderBlock, EncoderBody, num_heads
@@ -119,6 +120,7 @@ def cnn_image(
     widths: Sequence[int],
     inner: Sequence[int] | None = None,
     dropout: float = 0.0,
+    convolution: Convolution = "full",
 ) -> Model:
     """Residual stages over pixels."""
     # A thin first layer at full detail, then wide layers on a small grid: they train and run at a
@@ -137,6 +139,7 @@ def cnn_image(
         strides=strides,
         stem_width=widths[0] // 2 if strides[0] == 2 else None,
         inner=inner,
+        convolution=convolution,
     )
     return _model(inputs, outputs, ImageEmbed(_normalize(inputs)), body, dropout)
 
@@ -147,11 +150,12 @@ def cnn_grid(
     widths: Sequence[int],
     depths: Sequence[int],
     inner: Sequence[int] | None = None,
+    convolution: Convolution = "full",
 ) -> Model:
     """Residual stages over pixels, two grids put together."""
     body = GridBody(
         inputs["shape"][0], stride=outputs["stride"], widths=widths, depths=depths,
-        out_dim=widths[1], inner=inner,
+        out_dim=widths[1], inner=inner, convolution=convolution,
     )  # fmt: skip
     return _model(inputs, outputs, ImageEmbed(_normalize(inputs)), body)
 
@@ -163,13 +167,15 @@ def cnn_sequence(
     inner: Sequence[int],
     kernel_size: int = KERNEL_SIZE,
     dropout: float = 0.0,
+    convolution: Convolution = "full",
 ) -> Model:
     """Dilated convolutions over time; where all of it is shorter than the kernel, as short."""
     if inputs["kind"] == "observation":
         kernel_size = min(kernel_size, inputs["length"])
     body = SequenceBody(
-        dim, inner=inner, kernel_size=kernel_size, causal=_causal(outputs), dropout=dropout
-    )
+        dim, inner=inner, kernel_size=kernel_size, causal=_causal(outputs), dropout=dropout,
+        convolution=convolution,
+    )  # fmt: skip
     return _model(inputs, outputs, _sequence(inputs, dim, dropout), body, dropout)
 
 
@@ -321,14 +327,17 @@ def _pairs(
 
 def cnn_pairs(
     inputs: Description, outputs: Description, dim: int, inner: Sequence[int],
-    kernel_size: int = KERNEL_SIZE, dropout: float = 0.0,
+    kernel_size: int = KERNEL_SIZE, dropout: float = 0.0, convolution: Convolution = "full",
 ) -> Model:  # fmt: skip
     """Convolutions on both sides; the first half of `inner` is the encoder's."""
     half = len(inner) // 2
-    body = SequenceBody(dim, inner=inner[:half], kernel_size=kernel_size, dropout=dropout)
-    decoder = SequenceBody(
-        dim, inner=inner[half:], kernel_size=kernel_size, causal=True, dropout=dropout
-    )
+    body, decoder = (
+        SequenceBody(
+            dim, inner=own, kernel_size=kernel_size, causal=causal, dropout=dropout,
+            convolution=convolution,
+        )
+        for own, causal in ((inner[:half], False), (inner[half:], True))
+    )  # fmt: skip
     return _pairs(inputs, outputs, dim, dropout, body, list(decoder.blocks))
 
 

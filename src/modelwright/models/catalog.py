@@ -56,6 +56,7 @@ class Family:
         groups: which channels pruning may take out.
         static_int8: whether the runtime has int8 kernels for its layers without state.
         carries: memory and state of models that write, by (outputs' description, arguments).
+        lighter: options that make each size smaller and faster, at some cost in training.
     """
 
     build: Callable[..., Model]
@@ -63,6 +64,7 @@ class Family:
     groups: Callable[[nn.Module], Groups]
     static_int8: bool = True
     carries: Carries = lambda outputs, args: ((), ())
+    lighter: Mapping[str, Any] = field(default_factory=dict)
 
 
 MODELS: dict[str, Family] = {
@@ -71,6 +73,7 @@ MODELS: dict[str, Family] = {
         LADDERS["cnn"],
         each_tower(cnn.groups),
         carries=cnn_carries,
+        lighter={"convolution": "separable"},
     ),
     "rnn": Family(
         by_kind(rnn_image, rnn_sequence, rnn_grid, rnn_pairs),
@@ -106,7 +109,13 @@ class ModelSpec:
 
     @property
     def name(self) -> str:
-        return f"{self.family}-{self.size}"
+        return f"{self.family}-{self.size}" + "-separable" * self.separable
+
+    @property
+    def separable(self) -> bool:
+        """Whether its convolutions are."""
+        towers = (self.args, self.args.get("image", {}), self.args.get("text", {}))
+        return any(args.get("convolution") == "separable" for args in towers)
 
     @classmethod
     def asked(
