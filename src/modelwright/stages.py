@@ -30,6 +30,7 @@ from modelwright.data import catalog as data_catalog
 from modelwright.data import checks
 from modelwright.data.rows import Dataset, Rows, joined, load_files, load_part, save
 from modelwright.export import locate, parity
+from modelwright.export.catalog import KEPT_FIELDS
 from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.models.heads import HEADS
 from modelwright.plan import choose
@@ -278,13 +279,12 @@ def certify(run: Run, recipe: Recipe) -> dict[str, Any]:
         write_json(partial / "certificate.json", certificate)
         write_json(partial / "samples.json", certifying.samples(test, trained.labels))
 
-    kept = ("task", "labels", "preprocess", "model", "target")
     write(
         run.folder / "deploy", "deploy", model_file="model.onnx", fill=fill,
         signature=chosen.signature, extras=chosen.extras, parent=chosen.digest,
         run=run.folder.name,
         measured={name: certificate[name] for name in ("size_mb", certificate["metric"])},
-        **{name: chosen.manifest[name] for name in kept},
+        **{name: chosen.manifest[name] for name in KEPT_FIELDS if name in chosen.manifest},
     )  # fmt: skip
     return {"verdict": certificate["verdict"]}
 
@@ -374,6 +374,7 @@ def _manifest_fields(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
         "labels": data["labels"] or own,
         "preprocess": {**kind.preprocess(data["inputs"]), "files": data["files"]},
         "target": recipe.target.model_dump(),
+        **({"decode": own} if (own := recipe.decode.given) else {}),
     }
 
 

@@ -160,10 +160,9 @@ def predict(
             the standard input.
         texts: for each picture to choose from; of one text the pictures come the nearest first.
         draw: folder for each picture with the boxes found in it, as PNG; of detectors.
-        told: called with each piece of a text that a language model writes on, as it comes.
-        options: of language models: max_new, temperature, top_k, top_p, seed, stop; as in
-            runtime.generate.Writing. Of translation: beam, length_penalty, most; as in
-            runtime.decode.beam_search. Of transcription: beam_width.
+        told: called with each piece of a text that is written, as it comes.
+        options: of models that write, as in the recipe's section decode, in place of what the
+            model was shipped with; of transcription: beam_width.
     Returns: "answers", each with its file or text, the answer, and what belongs to it by task,
         such as probabilities, most likely first; "failed", what cannot be read, with the reason.
     Raises: ConfigError for `texts`, `draw` or an option that a model has no use for.

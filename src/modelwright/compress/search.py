@@ -199,7 +199,7 @@ class Search:
                 self.folder / "candidates" / name, "onnx", model_file="model.onnx", fill=fill,
                 signature=parent.artifact.signature, extras=parent.artifact.extras,
                 parent=parent.artifact.digest, measured={},
-                **{key: manifest[key] for key in KEPT_FIELDS},
+                **{key: manifest[key] for key in KEPT_FIELDS if key in manifest},
             )  # fmt: skip
             step = {"quantize": {**section.model_dump(), "calibration": calibration}}
             candidate = Candidate(
