@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from modelwright.core import decode
 from modelwright.core.decode import Decode
 from modelwright.core.goals import METRICS, Goal, parse_goal
-from modelwright.core.recipe_compress import Compress, Prune, Quantize, Step
+from modelwright.core.recipe_compress import Compress, Prune, Quantize, QuantizeWeights, Step
 from modelwright.core.recipe_data import (
     BLOCKING_CHECKS,
     NOTED_CHECKS,
@@ -37,7 +37,8 @@ from modelwright.core.recipe_data import (
 __all__ = [
     "BLOCKING_CHECKS", "NOTED_CHECKS", "QUALITY_OF", "RATES", "STEPS_OF_BOXES", "Augment", "Budget",
     "Checks", "Clean", "Columns", "Compress", "Data", "Decode", "Files", "Interactions", "Model",
-    "Prune", "Quantize", "Recipe", "Section", "Step", "Target", "Tokens", "Train",
+    "Prune", "Quantize", "QuantizeWeights", "Recipe", "Section", "Step", "Target", "Tokens",
+    "Train",
 ]  # fmt: skip
 
 

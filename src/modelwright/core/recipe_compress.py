@@ -24,10 +24,15 @@ class Prune(Section):
     recover: Share = Field(0.3, description="recovery training, as a share of the train budget")
 
 
+class QuantizeWeights(Section):
+    """Weights in int8 that are still float32, computed in float32."""
+
+
 class Step(Section):
     """One compression step: exactly one method."""
 
     quantize: Quantize | None = None
+    quantize_weights: QuantizeWeights | None = None
     prune: Prune | None = None
 
     @property

@@ -14,8 +14,12 @@ from modelwright.train.precision import Precision
 
 # The best that compression could do, so that no candidate is dropped which it could save.
 INT8_SPEEDUP, PRUNED_SHARE, SIZE_MARGIN = 4.0, 0.5, 0.95
-# of quantize and dequantize nodes
-INT8_BYTES_PER_LAYER = {"Conv2d": 1300, "Conv1d": 1300, "Linear": 700}
+TABLES = ("Embedding", "Words")
+# of quantize and dequantize nodes, or of those that turn weights alone into float32
+INT8_BYTES_PER_LAYER = {
+    "Conv2d": 1300, "Conv1d": 1300, "Linear": 700, "RecurrentBody": 1300, "Embedding": 300,
+    "Words": 300,
+}  # fmt: skip
 INT8_BYTES_PER_CHANNEL = 16  # scales, offsets, biases
 
 
@@ -72,16 +76,18 @@ def from_json(value: Mapping[str, Any]) -> Candidate:
 def compressed_bytes(
     recipe: Recipe, counted: count.Count, size_bytes: float, share: float
 ) -> float:
-    """Bytes of a graph with int8 weights of which pruning leaves `share`, where allowed."""
+    """Bytes of a graph with int8 weights, of which pruning leaves `share` but of tables, where
+    allowed."""
     if recipe.compress.mode == "none":
         return size_bytes
     layers = [layer for layer in counted.layers if layer.kind in INT8_BYTES_PER_LAYER]
     weights = sum(layer.num_params for layer in layers)
+    tables = sum(layer.num_params for layer in layers if layer.kind in TABLES)
     rest = size_bytes - 4 * weights
     channels = sum(layer.out_channels for layer in layers)
     added = sum(INT8_BYTES_PER_LAYER[layer.kind] for layer in layers)
     added += INT8_BYTES_PER_CHANNEL * channels
-    return rest + share * weights + added
+    return rest + tables + share * (weights - tables) + added
 
 
 def fastest_ms(recipe: Recipe, family: str, latency_ms: float) -> float:
