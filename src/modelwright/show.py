@@ -102,7 +102,7 @@ def piece(text: str) -> None:
 
 def predict(found: Found) -> None:
     """Answers, one a line; a tagged text as it is, with its spans; of a forecast or boxes a table;
-    the end of the line of what was written, which was shown piece by piece.
+    nothing of what was written, which was shown piece by piece.
     """
     ranked = any("ranking" in one for one in found["answers"])
     table = _table("file", "answer", "cosine" if ranked else "probability", "next")
@@ -124,7 +124,6 @@ def predict(found: Found) -> None:
             continue
         choices = one.get("probabilities") or one.get("ranking")
         if not choices:
-            console.print()
             continue
         best, *rest = choices
         others = ", ".join(f"{two['label']} {_sure(two)}" for two in rest[:2])

@@ -160,13 +160,15 @@ def predict(
             the standard input.
         texts: for each picture to choose from; of one text the pictures come the nearest first.
         draw: folder for each picture with the boxes found in it, as PNG; of detectors.
-        told: called with each piece of a text that is written, as it comes.
+        told: called with each piece of a text that is written, as it comes, and with a line's end
+            behind it.
         options: of models that write, as in the recipe's section decode, in place of what the
             model was shipped with; of transcription: beam_width.
     Returns: "answers", each with its file or text, the answer, and what belongs to it by task,
         such as probabilities, most likely first; "failed", what cannot be read, with the reason.
     Raises: ConfigError for `texts`, `draw` or an option that a model has no use for.
     """
+    from modelwright.models.heads import HEADS
     from modelwright.runtime.answering import answer, check_options
     from modelwright.runtime.catalog import open_session
     from modelwright.tasks.catalog import TASKS
@@ -188,6 +190,8 @@ def predict(
             reason = error.what if isinstance(error, DataError) else error.strerror
             failed.append({"file": name, "reason": reason})
             continue
+        if told is not None and HEADS[TASKS[task].outputs].writes:
+            told("\n")
         if draw is not None:
             found["drawn"] = str(drawing.write(Path(draw), name, own, found["boxes"]))
         answers.append({"file": name, **found})

@@ -55,10 +55,20 @@ def answer(
         return {"prompt": prompt, "answer": "".join(pieces)}
     batch = kind.read_input(content, described, files)
     tokens = kind.tokens(content, described, files)
-    follow = None if told is None else _following(told, task, artifact.labels)
+    shown = ""
+
+    def follow(ids: Sequence[int]) -> None:  # what is new of a text, of whole characters
+        nonlocal shown
+        text = task.logic.text_of(ids, artifact.labels)
+        if told is not None and not text.endswith("\ufffd"):
+            told(text.removeprefix(shown))
+            shown = text
+
     outputs = outputs_of(session, batch, task, options if writes else {}, follow)
     how = {} if writes else options
     said: dict[str, Any] = task.logic.answer(kind.row(outputs), artifact.labels, tokens, **how)
+    if told is not None and writes:
+        told(said["answer"].removeprefix(shown))
     return said
 
 
@@ -73,20 +83,6 @@ def outputs_of(
     if HEADS[task.outputs].writes == "anew":
         return {"written": np.array(session.write(batch, told=told, **how))}
     return session(batch)
-
-
-def _following(told: Told, task: Task, labels: Sequence[str]) -> Callable[[Any], None]:
-    """Tell what is new of a text, given all its ids so far; characters when they are whole."""
-    said = ""
-
-    def follow(ids: Sequence[int]) -> None:
-        nonlocal said
-        text = task.logic.text_of(ids, labels)
-        if not text.endswith("\ufffd"):
-            told(text.removeprefix(said))
-            said = text
-
-    return follow
 
 
 def check_options(artifact: Artifact, options: Mapping[str, Any]) -> None:

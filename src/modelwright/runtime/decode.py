@@ -260,12 +260,9 @@ class Writes:
     def write(self: Any, batch: Arrays, *, told: Told | None = None, **how: Any) -> list[Ids]:
         """The ids of each row's text; `how`, over `decode`, as in `beam_search` and `sample`.
 
-        told: as in `sample`; what is searched for is told at its end.
+        told: as in `sample`; a search tells nothing before its end.
         """
         how = settle("anew", how, self.decode)
         if temperature := how.pop("temperature", 0.0):
             return sample(self, batch, temperature=temperature, told=told, **how)
-        found = beam_search(self, batch, **how)
-        if told is not None:
-            told(found[0])
-        return found
+        return beam_search(self, batch, **how)
