@@ -26,7 +26,7 @@ from modelwright.data import checks, drawing
 from modelwright.data.rows import load_part
 from modelwright.plan import choose
 from modelwright.stages import STEPS, load
-from modelwright.train import parallel
+from modelwright.train import launch, parallel
 
 RUNS = Path("runs")
 Overrides = Mapping[str, Any]
@@ -67,6 +67,7 @@ def run(
             return pipeline.go(one, until=until, world=world)
         except Infeasible as error:
             say(str(error))
+            launch.tell_launcher(error)
             return pipeline.result(one)
 
 

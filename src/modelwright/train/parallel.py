@@ -29,12 +29,12 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from modelwright.core.errors import ConfigError, ModelwrightError
+from modelwright.core.errors import ConfigError, Exit, ModelwrightError
 from modelwright.core.progress import hush
 from modelwright.core.recipe import WHOLE_BATCHES, Layout
 from modelwright.data.loader import Batch
 from modelwright.models.stretch import chain_of, keep_blocks
-from modelwright.train.launch import Place, meeting_place, place_of
+from modelwright.train.launch import Place, break_off, meeting_place, place_of
 from modelwright.train.optimizers import squared_norm
 from modelwright.train.settings import Settings
 from modelwright.train.spread import cut_everything, cut_matrices, synchronize_batch_norms
@@ -46,9 +46,11 @@ WAIT = datetime.timedelta(days=1)  # for the gate and the plan; a week hangs aft
 
 
 class Left(ModelwrightError):
-    """The first process gave up, and said why."""
+    """The first process gave up, and said why; this one ends with its exit code."""
 
-    said = True
+    def __init__(self, code: int) -> None:
+        super().__init__("the first process stopped, and has said why")
+        self.exit_code, self.said = Exit(code), True
 
 
 def resolved(layout: Layout | None, size: int) -> Layout:
@@ -193,11 +195,11 @@ class World:
         if self.first:
             try:
                 done = work()
-            except BaseException:
-                self.told(1.0)
+            except BaseException as error:
+                self.told(error.exit_code if isinstance(error, ModelwrightError) else Exit.BUG)
                 raise
-        if self.told(0.0):
-            raise Left("the first process stopped, and has said why")
+        if code := self.told(Exit.OK):
+            raise Left(int(code))
         return done
 
     @contextlib.contextmanager
@@ -375,7 +377,7 @@ ALONE = World(Place())
 
 @contextlib.contextmanager
 def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
-    """Join the other processes, if there are any; leave them at the end."""
+    """Join the other processes, if there are any; leave them at the end, with one voice."""
     place = place_of(environment)
     if place.size == 1:
         yield World(place)
@@ -390,6 +392,9 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
         together = World(place)
         together.patient = dist.new_group(backend="gloo", timeout=WAIT)
         yield together
+    except Exception as error:
+        break_off(store, place.rank, error)
+        raise
     finally:
         dist.destroy_process_group()
 
