@@ -250,12 +250,6 @@ class World:
                 expected="one process",
                 repair="start it without a launcher",
             )
-        if self.size > 1 and settings.goes_back:
-            raise ConfigError(
-                "train: several processes keep no copy in memory to go back to",
-                expected="on_nan: stop, and on_spike: ignore or stop",
-                repair="drop skip: the newest checkpoint is where the same command goes on",
-            )
         cut = self.layout.sharded > 1 or self.layout.tensor > 1
         if cut and settings.optimizer == "adafactor":
             raise ConfigError(
