@@ -141,6 +141,18 @@ def test_every_layout_trains_as_one_process_does(task, family, tmp_path):
     )
 
 
+@pytest.mark.slow
+def test_adafactor_means_go_over_every_cut(tmp_path):
+    """Of matrices cut by rows, by columns and by both."""
+    layouts = [Layout(tensor=2), Layout(sharded=2, tensor=2)]
+    rows = compared(
+        "text-classification", "transformer", tmp_path, layouts,
+        optimizer="adafactor", learning_rate=0.01,
+    )  # fmt: skip
+
+    assert all(row.agrees and row.loss is not None for row in rows), rows
+
+
 def test_a_layout_that_trains_otherwise_is_found(tmp_path, monkeypatch, capsys):
     """A loss that is off by a ten-thousandth ends in exit code 4."""
     recipe_of("text-classification", tmp_path)

@@ -250,14 +250,6 @@ class World:
                 expected="one process",
                 repair="start it without a launcher",
             )
-        cut = self.layout.sharded > 1 or self.layout.tensor > 1
-        if cut and settings.optimizer == "adafactor":
-            raise ConfigError(
-                "train.optimizer: adafactor keeps means over rows and columns, which torch can't "
-                "take over pieces of a matrix",
-                expected="adamw, muon or sgd with sharded or tensor",
-                repair="another optimizer, or data parallel alone",
-            )
         if batch_size % self._readers:
             raise ConfigError(
                 f"train.batch_size: {batch_size} rows can't be dealt out evenly to "
