@@ -104,10 +104,12 @@ def plan(source: str | Path, overrides: Overrides | None = None) -> dict[str, An
     data, report = checks.check(load(recipe), recipe.data)
     checks.refuse(report)
     del data
-    candidates = choose.predict(recipe, report)
+    with parallel.imagined(recipe.train.layout) as world:
+        candidates = choose.predict(recipe, report, world)
     return {
         "fits": any(one.status == "fits" for one in candidates),
         "candidates": [one.to_json() for one in candidates],
+        **({"processes": world.size} if world.size > 1 else {}),
     }
 
 
@@ -395,7 +397,9 @@ def _run_for(
             return run
         path, overrides = run.folder / "recipe.yaml", None
     recipe = recipe_file.read(path, overrides)
-    parallel.resolved(recipe.train.layout, processes)  # refuse before a folder is there
+    # refuse before a folder is there
+    layout = parallel.resolved(recipe.train.layout, processes)
+    parallel.require_fit(layout, recipe.task, recipe.train.batch_size)
     return pipeline.start(recipe, out, resume=not new)
 
 

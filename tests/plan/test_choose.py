@@ -6,8 +6,8 @@ import pytest
 
 from modelwright.core.errors import Exit, Infeasible
 from modelwright.plan import choose
-from modelwright.plan.choose import Candidate, training_budget
-from modelwright.train.settings import Budget
+from modelwright.plan.choose import Candidate
+from modelwright.train.settings import Budget, training_budget
 
 from .conftest import data_of, recipe_of, rows
 

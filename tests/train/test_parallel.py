@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.conformance.makers import MAKERS
-from tests.train.conftest import differing, settings_of, trainer_of, weights_of
+from tests.train.conftest import differing, trainer_of, weights_of
 
 from modelwright import stages
 from modelwright.cli import call
@@ -19,7 +19,7 @@ from modelwright.models.stretch import chain_of, keep_blocks
 from modelwright.train import equivalence, parallel
 from modelwright.train.equivalence import LAYOUTS, Compared, compare
 from modelwright.train.launch import Place, first_node, place_of
-from modelwright.train.parallel import World, resolved
+from modelwright.train.parallel import resolved
 from modelwright.train.settings import Budget
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
@@ -83,13 +83,10 @@ def test_a_layout_needs_a_launcher(tmp_path, capsys):
 
 
 def test_what_can_not_be_shared_is_refused():
-    world = World(Place(0, 0, 2))
-    world.layout = Layout(data=2)
-
     with pytest.raises(ConfigError, match="15 rows can't be dealt out evenly to 2"):
-        world.require_fit("tagging", settings_of(batch_size=15))
+        parallel.require_fit(Layout(data=2), "tagging", 15)
     with pytest.raises(ConfigError, match="learns from a batch as a whole"):
-        world.require_fit("image-text-matching", settings_of())
+        parallel.require_fit(Layout(tensor=2), "image-text-matching", None)
 
 
 def test_one_process_talks_to_itself():

@@ -51,7 +51,7 @@ class Adafactor(torch.optim.Optimizer):
         state = self.state[parameter]
         if parameter.ndim < 2:
             if "variance" not in state:
-                state["variance"] = torch.zeros_like(parameter.grad)
+                state["variance"] = torch.zeros_like(parameter)
             own = _own(state["variance"])
             return own.lerp_(gradient.square(), newest).clone()
         for name, dim in (("row_var", -1), ("col_var", -2)):
