@@ -6,20 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from tests.conformance.makers import MAKERS
 from tests.train.conftest import differing, trainer_of, weights_of
 
 from modelwright import stages
 from modelwright.cli import call
 from modelwright.core import recipe_file
-from modelwright.core.errors import ConfigError
+from modelwright.core.errors import ConfigError, TrainingFailed
 from modelwright.core.recipe import Layout
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.models.stretch import chain_of, keep_blocks
-from modelwright.train import equivalence, parallel
+from modelwright.train import equivalence, launch, parallel
 from modelwright.train.equivalence import LAYOUTS, Compared, compare
-from modelwright.train.launch import Place, first_node, place_of
-from modelwright.train.parallel import resolved
+from modelwright.train.launch import Place, break_off, first_node, place_of
+from modelwright.train.parallel import Left, resolved
 from modelwright.train.settings import Budget
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
@@ -80,6 +81,45 @@ def test_a_layout_needs_a_launcher(tmp_path, capsys):
     assert 2 == found
     assert "torchrun --nproc-per-node 2 -m modelwright" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_one_of_several_speaks(tmp_path, monkeypatch):
+    """The first that fails tells the launcher; what the others see of it is not said again."""
+    store, path = dist.HashStore(), tmp_path / "error.json"
+    errors = [TrainingFailed("memory ended", expected="room"), TrainingFailed("a rank is gone")]
+    monkeypatch.setattr(launch, "LEAVING_S", 0.01)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
+    for rank, error in zip((1, 0), errors, strict=True):
+        break_off(store, rank, error)
+    told = json.loads(path.read_text())["message"]
+
+    assert [False, True] == [error.said for error in errors]
+    assert "memory ended\n  expected: room" == told["message"]
+    assert "py_callstack" not in told["extraInfo"] and int(told["extraInfo"]["timestamp"])
+    assert (2, True) == (Left(2).exit_code, Left(2).said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [(["train.learning_rat=1"], "unknown key 'train.learning_rat'"),
+     (["train.batch_size=15"], "15 rows can't be dealt out evenly to 2 processes"),
+     (["model.family=rnn", "train.layout.tensor=2"], "tensor 2: the model has no transformer"),
+     (["train.learning_rate=1e30"], "train: the loss became")],
+)  # fmt: skip
+def test_an_error_under_torchrun_is_said_once(keys, words, tmp_path):
+    """And once more where torchrun ends with its table, so that nobody has to look above it."""
+    recipe_of("text-classification", tmp_path)
+    found = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "-m", "modelwright", "run", str(tmp_path / "recipe.yaml"), "model.size=tiny",
+    """And once more where torchrun ends with its table: nobody has to look above it."""
+        capture_output=True, text=True,
+    )  # fmt: skip
+    before, _, table = found.stderr.partition("FAILED")
+
+    assert 1 == found.returncode
+    assert 1 == before.count(words) == table.partition("Root Cause")[2].count(words)
 
 
 def test_what_can_not_be_shared_is_refused():
