@@ -113,7 +113,8 @@ def test_an_error_under_torchrun_is_said_once(keys, words, tmp_path):
     found = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "-m", "modelwright", "run", str(tmp_path / "recipe.yaml"), "model.size=tiny",
-    """And once more where torchrun ends with its table: nobody has to look above it."""
+         "model.family=transformer", "budget.train_steps=30", *keys,
+         "--out", str(tmp_path / "runs")],
         capture_output=True, text=True,
     )  # fmt: skip
     before, _, table = found.stderr.partition("FAILED")

@@ -71,12 +71,11 @@ def predict(
         moment_copies: of the optimizer's state; two where one is kept to go back to.
         share: what that process has of the training; all of it where there is none.
     """
-    share = share or Share(micro_batch_size)
+    share = share or Share(micro_batch_size, micro_batch_size)
     activations, largest, whole, moments = _activations(
-        spec, min(micro_batch_size, share.rows), precision, optimizer, recompute
+        spec, min(micro_batch_size, share.pass_rows), precision, optimizer, recompute
     )
     state, moments = round(share.weights * whole), round(share.weights * moments)
-    activations = round(share.activations * activations)
     return MemoryPlan(
         process=process_bytes,
         data=data_bytes,

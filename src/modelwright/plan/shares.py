@@ -26,19 +26,18 @@ from modelwright.train.settings import Settings, fill_in, training_budget
 class Share:
     """The first process's.
 
-    rows: of a step's batch.
+    rows: of a step's batch; pass_rows: of these, those that it can have on the way at once.
     weights: part of the model's bytes.
     work: part of what its rows cost to compute, idle time of a pipeline included.
-    activations: part of what is kept for the way back.
     copies: of the whole model beside it, to judge and to write.
     buffers: bytes in which parameters and gradients are put together.
     sent_bytes: of parameters and gradients, in a step, to one neighbour.
     """
 
     rows: int
+    pass_rows: int
     weights: float = 1.0
     work: float = 1.0
-    activations: float = 1.0
     copies: int = 0
     buffers: int = 0
     sent_bytes: int = 0
@@ -79,7 +78,7 @@ def _share(spec: ModelSpec, task: str, settings: Settings, world: World) -> Shar
     require_fit(world.layout, task, settings.batch_size)
     rows = settings.batch_size // world.layout.readers
     if world.size == 1:
-        return Share(rows)
+        return Share(rows, rows)
     with torch.device("meta"):
         model = build(spec)
     whole = _bytes(model)
@@ -87,18 +86,18 @@ def _share(spec: ModelSpec, task: str, settings: Settings, world: World) -> Shar
     apart = sum(_bytes(block) for block in blocks_of(model))
     world.sketch(model)
     own, layout = _bytes(model), world.layout
-    copies = layout.data * layout.tensor
     if layout.sharded > 1:  # what belongs to no block stays whole through a step; one block comes
         gathered = (whole - apart + 2 * blocks) // (layout.tensor * layout.pipeline)
         buffers = 2 * gathered  # weights, and their gradients
     else:
-        buffers = min(BUCKET_BYTES, own) if copies > 1 else 0
+        buffers = min(BUCKET_BYTES, own) if layout.data > 1 else 0
+    # of a pipeline's pieces as many are under way as it has processes, each in its own blocks
+    pieces = PIECES * layout.pipeline if layout.pipeline > 1 else 1
     return Share(
         rows,
+        -(-rows // pieces),
         weights=own / whole,
         work=_idle(layout) / (layout.tensor * layout.pipeline),
-        # of a pipeline's pieces as many are under way as it has processes, each in its own blocks
-        activations=1 / (PIECES * layout.pipeline) if layout.pipeline > 1 else 1.0,
         copies=1,
         buffers=buffers,
         sent_bytes=_sent(layout, own),
