@@ -68,14 +68,17 @@ def break_off(store: Store, rank: int, error: Exception) -> None:
     """Of several processes that end with errors, let one speak: the first to come here, since what
     the others see are mostly consequences. The first process leaves first: a launcher that sees
     another one end would stop it while it writes the ledger."""
+    end = time.monotonic() + LEAVING_S
     store.set_timeout(datetime.timedelta(seconds=LEAVING_S))
     with contextlib.suppress(RuntimeError):  # its host is gone: then everybody speaks
         if store.add(SAID, 1) == 1:
             tell_launcher(error)
         elif isinstance(error, ModelwrightError):
             error.said = True
-    with contextlib.suppress(RuntimeError):
-        store.set(LEFT, "") if rank == 0 else store.wait([LEFT])
+        if rank == 0:
+            store.set(LEFT, "")
+        while time.monotonic() < end and not store.check([LEFT]):
+            time.sleep(0.05)  # the store's own way to wait says on stderr when it is over
 
 
 def tell_launcher(error: Exception, environment: Mapping[str, str] = os.environ) -> None:
