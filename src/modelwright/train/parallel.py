@@ -2,12 +2,13 @@
 
 A step's batch is the same whoever asks for it (data/loader.py), so every process makes it and takes
 its own rows; nothing has to be dealt out, and the loss is the mean over the whole batch in every
-layout. Four ways to spread, and their products:
+layout. Five ways to spread, and their products:
 
 - data: each process has the whole model and some of the rows (DDP);
 - sharded: the same with parameters, gradients and moments cut into pieces (FSDP2);
 - tensor: matrices of each block cut by heads and by hidden units;
-- pipeline: blocks dealt out in turn, rows follow each other through (train/pipes.py).
+- pipeline: blocks dealt out in turn, rows follow each other through (train/pipes.py);
+- context: places of each sequence dealt out, which see one another (train/places.py).
 
 Launched by torchrun, by SLURM, or as one process, unedited.
 Source: Li et al. 2020, arXiv:2006.15704 (DDP); Zhao et al. 2023, arXiv:2304.11277 (FSDP); Shoeybi
@@ -16,8 +17,10 @@ et al. 2019, arXiv:1909.08053 (tensor).
 
 import contextlib
 import datetime
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,12 +39,14 @@ from modelwright.data.loader import Batch
 from modelwright.models.stretch import chain_of, keep_blocks
 from modelwright.train.launch import Place, meeting_place, place_of
 from modelwright.train.optimizers import squared_norm
+from modelwright.train.places import Places, deal_places, deals_targets, own_targets
 from modelwright.train.settings import Settings
 from modelwright.train.spread import cut_everything, cut_matrices, synchronize_batch_norms
 from modelwright.train.watch import Watch
 
 Result = TypeVar("Result")
-AXES = ("pipeline", "data", "sharded", "tensor")  # from the slowest links to the fastest
+# from the slowest links to the fastest
+AXES = ("pipeline", "data", "context", "sharded", "tensor")
 WAIT = datetime.timedelta(days=1)  # for the gate and the plan; a week hangs after a restart
 
 
@@ -58,12 +63,6 @@ def resolved(layout: Layout | None, size: int) -> Layout:
     """
     if layout is None:
         return Layout(data=size)
-    if layout.pipeline > 1 and (layout.sharded > 1 or layout.tensor > 1):
-        raise ConfigError(
-            "train.layout: a pipeline together with sharded or tensor",
-            expected="a pipeline alone or with data",
-            repair="give the processes to data instead",
-        )
     if (product := layout.processes) != size:
         text = " x ".join(f"{name} {degree}" for name, degree in layout.degrees.items())
         raise ConfigError(
@@ -89,9 +88,11 @@ class World:
         self._watch: Watch | None = None
         self.patient: dist.ProcessGroup | None = None  # who waits for the first to gate and plan
         self.mesh: DeviceMesh | None = None
+        self._same: DeviceMesh | None = None  # those with the same parameters
         self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}  # of a pipeline's whole model
         self.homes: dict[str, int] = {}  # of what only one process of a pipeline has
-        self.stretch = (0, 0, 0)  # the blocks of this one, from and to, and of how many
+        self.blocks: list[range] = []  # of every stretch of a pipeline, in turn
+        self.places: Places | None = None  # of what is dealt out by places, with their targets
 
     def arrange(self, layout: Layout | None) -> None:
         """Give every process its place in the layout.
@@ -102,6 +103,7 @@ class World:
         if self.size > 1:
             degrees = tuple(self.layout.degrees[axis] for axis in AXES)
             self.mesh = init_device_mesh("cpu", degrees, mesh_dim_names=AXES)
+            self._same = self.mesh["data", "context"]._flatten("same")
 
     @contextlib.contextmanager
     def watched(self, folder: Path, minutes: float) -> Iterator[None]:
@@ -116,7 +118,8 @@ class World:
             return
         assert self.mesh is not None
         timeout = datetime.timedelta(minutes=minutes)
-        for group in (dist.group.WORLD, *(self.mesh.get_group(axis) for axis in AXES)):
+        groups = [dist.group.WORLD, self.same, *map(self.mesh.get_group, AXES)]
+        for group in groups:
             _set_pg_timeout(timeout, group)
         self.first_does(lambda: folder.mkdir(parents=True, exist_ok=True))
         with Watch(folder, self.rank, self.size, timeout.total_seconds()) as self._watch:
@@ -156,7 +159,7 @@ class World:
         once."""
         if self.size == 1:
             return loss
-        number = torch.tensor([loss * self._readers / self.size], dtype=torch.float64)
+        number = torch.tensor([loss * self.scale / self.size], dtype=torch.float64)
         dist.all_reduce(number)
         return float(number.item())
 
@@ -236,6 +239,12 @@ class World:
         data, sharded = (self.mesh.get_local_rank(name) for name in ("data", "sharded"))
         return int(data * self.layout.sharded + sharded)
 
+    @property
+    def draw(self) -> int:
+        """Which of all dropout masks this process takes: another one for other rows or places."""
+        rank = 0 if self.mesh is None else self.mesh.get_local_rank("context")
+        return int(self.reader * self.layout.context + rank)
+
     def require_fit(self, task: str, settings: Settings) -> None:
         """
         Raises: ConfigError unless several processes can share a training of that task.
@@ -271,10 +280,13 @@ class World:
             )
 
     def own(self, batch: Batch) -> Batch:
-        """This process's rows of a batch."""
+        """This process's rows of a batch, with the targets of its places where those bring any."""
         if self.mesh is None:
             return batch
-        return batch.split(len(batch.targets) // self._readers)[self.reader]
+        own = batch.split(len(batch.targets) // self._readers)[self.reader]
+        if self.places is None:
+            return own
+        return replace(own, targets=own_targets(self.places, own.targets))
 
     # models
 
@@ -285,33 +297,43 @@ class World:
         """
         if self.mesh is None:
             return model
-        if self.layout.pipeline > 1:
+        degrees = self.layout
+        if degrees.pipeline > 1:
             self._deal_blocks(model)
         if self._readers > 1:
             synchronize_batch_norms(model, self.mesh["data", "sharded"])
-        if self.layout.tensor > 1:
+        if degrees.tensor > 1:
             cut_matrices(model, self.mesh["tensor"])
-        if self._cut:
-            cut_everything(model, self.mesh["data", "sharded"])
+        if degrees.tensor > 1 or degrees.context > 1:
+            places = deal_places(model, self.mesh["context"], self.mesh["tensor"])
+            self.places = places if deals_targets(model) else None
+        if self.cut:
+            assert self._same is not None
+            cut_everything(model, DeviceMesh._concatenate([self._same, self.mesh["sharded"]]))
         return model
 
     @property
-    def _cut(self) -> bool:
+    def cut(self) -> bool:
         """Whether parameters are pieces; plain copies are kept equal by DDP instead."""
         degrees = self.layout
         return degrees.sharded > 1 or degrees.tensor > 1
 
     def _deal_blocks(self, model: nn.Module) -> None:
-        """Leave this process its stretch of the blocks, of about equal number."""
+        """Leave this process its stretches of the blocks, all of about equal number."""
         assert self.mesh is not None
-        blocks, parts = chain_of(model), self.layout.pipeline
-        if len(blocks) < parts:
+        blocks, processes = chain_of(model), self.layout.pipeline
+        parts, number = processes * self.layout.virtual_pipeline, len(blocks)
+        if number < parts:
             raise ConfigError(
-                f"train.layout: pipeline {parts} for {len(blocks)} blocks",
-                expected="no more processes than blocks",
+                f"train.layout: pipeline {processes}"
+                + (f" times virtual_pipeline {parts // processes}" if parts > processes else "")
+                + f" for {number} blocks",
+                expected="no more stretches than blocks",
                 repair="a smaller degree or a larger model",
             )
-        homes = [number * parts // len(blocks) for number in range(len(blocks))]
+        ends = [part * number // parts for part in range(parts + 1)]
+        self.blocks = [range(*both) for both in itertools.pairwise(ends)]
+        homes = [part % processes for part, own in enumerate(self.blocks) for _ in own]
         self._shapes = {
             name: (value.shape, value.dtype) for name, value in model.state_dict().items()
         }
@@ -322,18 +344,14 @@ class World:
             if any(name.startswith(f"{part}.") for part in block)
         }
         own = self.mesh.get_local_rank("pipeline")
-        begin, end = homes.index(own), len(homes) - homes[::-1].index(own)
-        self.stretch = (begin, end, len(homes))
-        keep_blocks(model, begin, end)
+        keep_blocks(model, [block for block, home in enumerate(homes) if home == own])
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """What to call in a step: puts gradients together across processes."""
-        if self.mesh is None or self._cut or self._readers == 1 or self.layout.pipeline > 1:
+        if self.mesh is None or self.cut or self.copies == 1 or self.layout.pipeline > 1:
             return model
         # buffers are equal already: batch norms see all rows
-        return DistributedDataParallel(
-            model, process_group=self.mesh.get_group("data"), forward_sync_buffers=False
-        )
+        return DistributedDataParallel(model, process_group=self.same, forward_sync_buffers=False)
 
     @contextlib.contextmanager
     def passing(self, wrapped: nn.Module, *, last: bool) -> Iterator[None]:
@@ -342,15 +360,27 @@ class World:
             with wrapped.no_sync():
                 yield
             return
-        if self._cut:
+        if self.cut:
             wrapped.set_requires_gradient_sync(last)  # type: ignore[operator]
         yield
 
     @property
     def scale(self) -> float:
-        """What a loss is multiplied by before its gradient is taken: gradients are averaged over
-        processes, and should be summed."""
-        return float(self._readers)
+        """How many shares a batch's loss comes in, one of each reader or of each one's places. A
+        loss is multiplied by it before its gradient is taken: gradients are averaged over
+        processes, and should be summed over shares."""
+        return float(self._readers * (self.layout.context if self.places is not None else 1))
+
+    @property
+    def same(self) -> dist.ProcessGroup:
+        """The processes with the same parameters and other rows or places."""
+        assert self._same is not None
+        return self._same.get_group()
+
+    @property
+    def copies(self) -> int:
+        """How many they are."""
+        return self.layout.data * self.layout.context
 
     def whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pieces put together, in every process."""

@@ -14,8 +14,10 @@ from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
     RowwiseParallel,
+    SequenceParallel,
     parallelize_module,
 )
+from torch.distributed.tensor.placement_types import Shard
 
 from modelwright.core.errors import ConfigError
 from modelwright.models.layers import Attention, CrossAttention, GatedSiLU
@@ -34,11 +36,14 @@ def cut_everything(model: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def cut_matrices(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Deal out heads and hidden units of every block.
+    """Deal out heads and hidden units of every block, and between them its places.
 
     Raises: ConfigError if a model has none, or they can't be dealt out evenly.
     """
     blocks, parts = list(model.named_modules()), mesh.size()
+    into = ColwiseParallel(input_layouts=Shard(1))  # brings the places of all together
+    out_of = RowwiseParallel(output_layouts=Shard(1))
+    norm = SequenceParallel(use_local_output=True)
     if not any(isinstance(module, EncoderBlock) for _, module in blocks):
         raise _does_not_fit(parts, "the model has no transformer blocks")
     for _, module in blocks:
@@ -46,17 +51,16 @@ def cut_matrices(model: nn.Module, mesh: DeviceMesh) -> None:
         if isinstance(module, Attention):
             if module.num_kv_heads % parts:
                 raise _does_not_fit(parts, f"it does not divide {module.num_kv_heads} heads")
-            plan = {"qkv": ColwiseParallel(), "out": RowwiseParallel()}
+            plan = {"qkv": into, "out": out_of}
         elif isinstance(module, CrossAttention):
-            plan = {name: ColwiseParallel() for name in ("query", "key_value")}
-            plan["out"] = RowwiseParallel()
+            plan = {"norm": norm, "query": into, "key_value": ColwiseParallel(), "out": out_of}
         elif isinstance(module, EncoderBlock):
             if isinstance(module.mlp[1], GatedSiLU):
                 raise _does_not_fit(parts, "gates and what they gate would be torn apart (swiglu)")
             units = len(module.mlp.get_parameter("0.bias"))
             if units % parts:
                 raise _does_not_fit(parts, f"it does not divide {units} units")
-            plan = {"mlp.0": ColwiseParallel(), "mlp.2": RowwiseParallel()}
+            plan = {"attention_norm": norm, "mlp_norm": norm, "mlp.0": into, "mlp.2": out_of}
         if plan:
             parallelize_module(module, mesh, plan)
 
