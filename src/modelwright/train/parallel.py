@@ -64,9 +64,9 @@ def resolved(layout: Layout | None, size: int) -> Layout:
     if layout is None:
         return Layout(data=size)
     if (product := layout.processes) != size:
-        text = " x ".join(f"{name} {degree}" for name, degree in layout.degrees.items())
+        text = " x ".join(f"{name} {one}" for name, one in layout.degrees.items() if one > 1)
         raise ConfigError(
-            f"train.layout: {text} makes {product} processes, and there "
+            f"train.layout: {text or 'data 1'} makes {product} processes, and there "
             + ("is one" if size == 1 else f"are {size}"),
             expected="degrees that multiply to the number of processes",
             repair=f"torchrun --nproc-per-node {product} -m modelwright run RECIPE, or other "
