@@ -129,6 +129,15 @@ def test_products_of_layouts_train_as_one_process_does(tmp_path, task, layout):
     assert layout.processes == len(seen)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", ["tensor", "context"])
+def test_what_blocks_see_of_the_embedding_is_learned_alike(tmp_path, monkeypatch, axis):
+    """The gradient of its shares, of which each process has only its places' part."""
+    monkeypatch.setitem(SPECS["language-modeling"].args, "embed_skip", True)
+
+    assert 2 == len(same_as_alone(tmp_path, Layout(**{axis: 2})))
+
+
 def resume_on(rank, layout, folder):
     """Losses behind a checkpoint: as it went on, and taken up again."""
     keys = {"activation_checkpointing": "full"}
