@@ -48,10 +48,7 @@ class Gradient:
             with self._world.passing(self._model, last=number == len(pieces)):
                 with autocast(self._precision):
                     outputs = self._model(*micro.inputs.values())
-                if micro is batch:
-                    value = mixed_loss(self._loss, outputs, micro)
-                else:
-                    value = self._share(outputs, micro, whole)
+                value = self._share(outputs, micro, whole)
                 (value if scale == 1 else value * scale).backward()  # type: ignore[no-untyped-call]
             losses.append(value.detach())
         # looked at last: an accelerator computes on while the next pass is prepared
@@ -60,8 +57,8 @@ class Gradient:
     def _share(self, outputs: Tensor, piece: Batch, whole: Tensor) -> Tensor:
         """Of the whole batch's mean, by one piece of it."""
         own = self._weight(piece.targets)
-        if not own:  # padding alone: it has no mean, but others wait for its gradient
-            return outputs.sum() * 0.0
+        if self._world.places is not None and not own:
+            return outputs.sum() * 0.0  # padding alone has no mean, but others wait for a gradient
         return own / whole * mixed_loss(self._loss, outputs, piece)
 
 

@@ -17,7 +17,6 @@ et al. 2019, arXiv:1909.08053 (tensor).
 
 import contextlib
 import datetime
-import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -36,12 +35,17 @@ from modelwright.core.errors import ConfigError, ModelwrightError
 from modelwright.core.progress import hush
 from modelwright.core.recipe import WHOLE_BATCHES, Layout
 from modelwright.data.loader import Batch
-from modelwright.models.stretch import chain_of, keep_blocks
 from modelwright.train.launch import Place, meeting_place, place_of
 from modelwright.train.optimizers import squared_norm
 from modelwright.train.places import Places, deal_places, deals_targets, own_targets
 from modelwright.train.settings import Settings
-from modelwright.train.spread import cut_everything, cut_matrices, synchronize_batch_norms
+from modelwright.train.spread import (
+    Dealt,
+    cut_everything,
+    cut_matrices,
+    deal_blocks,
+    synchronize_batch_norms,
+)
 from modelwright.train.watch import Watch
 
 Result = TypeVar("Result")
@@ -89,9 +93,7 @@ class World:
         self.patient: dist.ProcessGroup | None = None  # who waits for the first to gate and plan
         self.mesh: DeviceMesh | None = None
         self._same: DeviceMesh | None = None  # those with the same parameters
-        self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}  # of a pipeline's whole model
-        self.homes: dict[str, int] = {}  # of what only one process of a pipeline has
-        self.blocks: list[range] = []  # of every stretch of a pipeline, in turn
+        self.dealt: Dealt | None = None  # the blocks of a pipeline
         self.places: Places | None = None  # of what is dealt out by places, with their targets
 
     def arrange(self, layout: Layout | None) -> None:
@@ -159,7 +161,7 @@ class World:
         once."""
         if self.size == 1:
             return loss
-        number = torch.tensor([loss * self.scale / self.size], dtype=torch.float64)
+        number = torch.tensor([loss * self.shares / self.size], dtype=torch.float64)
         dist.all_reduce(number)
         return float(number.item())
 
@@ -168,14 +170,13 @@ class World:
 
         squared: this process's own.
         """
-        if not self.homes:
+        if self.dealt is None:
             return squared
-        assert self.mesh is not None
-        named = list(model.named_parameters())
-        own = squared_norm(value for name, value in named if name in self.homes)
+        homes, named = self.dealt.homes, list(model.named_parameters())
+        own = squared_norm(value for name, value in named if name in homes)
         every = torch.tensor([own], dtype=torch.float64)
-        dist.all_reduce(every, group=self.mesh.get_group("pipeline"))
-        return squared_norm(v for name, v in named if name not in self.homes) + float(every.item())
+        dist.all_reduce(every, group=self.dealt.group)
+        return squared_norm(v for name, v in named if name not in homes) + float(every.item())
 
     def largest(self, number: int) -> int:
         """Of all processes: what one of them saw, such as a signal, all should know."""
@@ -299,7 +300,8 @@ class World:
             return model
         degrees = self.layout
         if degrees.pipeline > 1:
-            self._deal_blocks(model)
+            group = self.mesh.get_group("pipeline")
+            self.dealt = deal_blocks(model, group, degrees.virtual_pipeline)
         if self._readers > 1:
             synchronize_batch_norms(model, self.mesh["data", "sharded"])
         if degrees.tensor > 1:
@@ -317,34 +319,6 @@ class World:
         """Whether parameters are pieces; plain copies are kept equal by DDP instead."""
         degrees = self.layout
         return degrees.sharded > 1 or degrees.tensor > 1
-
-    def _deal_blocks(self, model: nn.Module) -> None:
-        """Leave this process its stretches of the blocks, all of about equal number."""
-        assert self.mesh is not None
-        blocks, processes = chain_of(model), self.layout.pipeline
-        parts, number = processes * self.layout.virtual_pipeline, len(blocks)
-        if number < parts:
-            raise ConfigError(
-                f"train.layout: pipeline {processes}"
-                + (f" times virtual_pipeline {parts // processes}" if parts > processes else "")
-                + f" for {number} blocks",
-                expected="no more stretches than blocks",
-                repair="a smaller degree or a larger model",
-            )
-        ends = [part * number // parts for part in range(parts + 1)]
-        self.blocks = [range(*both) for both in itertools.pairwise(ends)]
-        homes = [part % processes for part, own in enumerate(self.blocks) for _ in own]
-        self._shapes = {
-            name: (value.shape, value.dtype) for name, value in model.state_dict().items()
-        }
-        self.homes = {
-            name: home
-            for name in self._shapes
-            for block, home in zip(blocks, homes, strict=True)
-            if any(name.startswith(f"{part}.") for part in block)
-        }
-        own = self.mesh.get_local_rank("pipeline")
-        keep_blocks(model, [block for block, home in enumerate(homes) if home == own])
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """What to call in a step: puts gradients together across processes."""
@@ -365,11 +339,15 @@ class World:
         yield
 
     @property
+    def shares(self) -> int:
+        """How many shares a batch's loss comes in: one of each reader, or of each one's places."""
+        return self._readers * (self.layout.context if self.places is not None else 1)
+
+    @property
     def scale(self) -> float:
-        """How many shares a batch's loss comes in, one of each reader or of each one's places. A
-        loss is multiplied by it before its gradient is taken: gradients are averaged over
+        """What a loss is multiplied by before its gradient is taken: gradients are averaged over
         processes, and should be summed over shares."""
-        return float(self._readers * (self.layout.context if self.places is not None else 1))
+        return float(self.shares)
 
     @property
     def same(self) -> dist.ProcessGroup:
@@ -388,15 +366,8 @@ class World:
             name: value.full_tensor() if isinstance(value, DTensor) else value
             for name, value in state.items()
         }
-        if self.homes:
-            assert self.mesh is not None
-            group = self.mesh.get_group("pipeline")
-            for name, home in self.homes.items():
-                shape, dtype = self._shapes[name]
-                value = found.get(name)
-                value = torch.empty(shape, dtype=dtype) if value is None else value.contiguous()
-                dist.broadcast(value, group=group, group_src=home)
-                found[name] = value
+        if self.dealt is not None:
+            self.dealt.exchange(found)
         return found
 
 

@@ -31,18 +31,18 @@ class Pipe(Gradient):
         self, model: nn.Module, *given: Any, precision: Precision, world: World, **keys: Any
     ) -> None:
         super().__init__(model, *given, precision=precision, world=world, **keys)
-        assert world.mesh is not None
-        own, parts = world.mesh.get_local_rank("pipeline"), len(world.blocks)
-        number = world.blocks[-1].stop
+        assert world.dealt is not None
+        self._dealt = dealt = world.dealt
+        number = dealt.blocks[-1].stop
         self._stretches = {
             part: _Cast(Stretch(model, blocks.start, blocks.stop, number), precision)
-            for part, blocks in enumerate(world.blocks)
-            if part % world.layout.pipeline == own
+            for part, blocks in enumerate(dealt.blocks)
+            if part % dealt.group.size() == dealt.group.rank()
         }
-        self._last = parts - 1 in self._stretches
+        self._last = len(dealt.blocks) - 1 in self._stretches
         # FSDP averages over processes, the sums below are sums
-        self._scale = world.scale if world.cut else world.scale / world.copies
-        self._everywhere = [p for name, p in model.named_parameters() if name not in world.homes]
+        self._enlarged = world.shares if world.cut else world.shares / world.copies
+        self._everywhere = [p for name, p in model.named_parameters() if name not in dealt.homes]
         self._parameters = list(model.parameters())
         self._schedules: dict[tuple[torch.Size, ...], Schedule] = {}
         self._batch: Batch | None = None
@@ -61,23 +61,21 @@ class Pipe(Gradient):
             told |= {"target": targets, "losses": losses}
         self._schedule(columns).step(**told, return_outputs=False)
         self._sum_gradients()
-        total = sum(float(value.item()) for value in losses) / self._scale
+        total = sum(float(value.item()) for value in losses) / self._enlarged
         return total * self._world.layout.pipeline  # the others of the pipeline have none
 
     def _schedule(self, columns: dict[str, Tensor]) -> Schedule:
         """For batches of those shapes; the first one of a shape finds those in between."""
         shapes = tuple(column.shape for column in columns.values())
         if shapes not in self._schedules:
-            world, rows = self._world, shapes[0][0]
-            assert world.mesh is not None
             stages: list[_PipelineStageBase] = [
                 PipelineStage(
-                    stretch, part, len(world.blocks), torch.device("cpu"),
-                    group=world.mesh.get_group("pipeline"),
+                    stretch, part, len(self._dealt.blocks), torch.device("cpu"),
+                    group=self._dealt.group,
                 )
                 for part, stretch in self._stretches.items()
             ]  # fmt: skip
-            pieces = pieces_of(rows, self.micro_batch_size, world.layout)
+            pieces = pieces_of(shapes[0][0], self.micro_batch_size, self._world.layout)
             loss = self._share_of_loss
             self._schedules[shapes] = (
                 Schedule1F1B(stages[0], pieces, loss, scale_grads=False)
@@ -91,16 +89,15 @@ class Pipe(Gradient):
         assert self._batch is not None
         own, mixed = (targets, None) if self._batch.targets_mixed is None else targets.unbind(1)
         piece = Batch({}, own, mixed, self._batch.mix)
-        return self._scale * self._share(outputs, piece, self._weight(self._batch.targets))
+        return self._enlarged * self._share(outputs, piece, self._weight(self._batch.targets))
 
     def _sum_gradients(self) -> None:
         """Over rows and places; of what every process of the pipeline has, also over those."""
         world = self._world
-        assert world.mesh is not None
         for parameter in self._everywhere:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(local(parameter.grad), group=world.mesh.get_group("pipeline"))
+            dist.all_reduce(local(parameter.grad), group=self._dealt.group)
         if world.copies > 1 and not world.cut:
             for parameter in self._parameters:
                 dist.all_reduce(parameter.grad, group=world.same)

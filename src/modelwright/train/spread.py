@@ -1,8 +1,12 @@
-"""How a model's parameters lie on several devices: matrices cut by heads, norms that see all rows.
+"""How a model's parameters lie on several devices: blocks dealt out, matrices cut by heads, norms
+that see all rows.
 
 Source: Shoeybi et al. 2019, arXiv:1909.08053, section 3 (matrices); Ioffe, Szegedy 2015,
 arXiv:1502.03167 (batch norm, here over the union of batches).
 """
+
+import itertools
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -21,8 +25,61 @@ from torch.distributed.tensor.placement_types import Shard
 
 from modelwright.core.errors import ConfigError
 from modelwright.models.layers import Attention, CrossAttention, GatedSiLU
-from modelwright.models.stretch import blocks_of
+from modelwright.models.stretch import blocks_of, chain_of, keep_blocks
 from modelwright.models.transformer import EncoderBlock
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """The blocks of a model, dealt out to the processes of a pipeline.
+
+    blocks: numbers of those of every stretch, in turn; the stretches go round the processes.
+    homes: which process has what, by name, of what one alone has.
+    shapes: of all that the whole model has, by name.
+    """
+
+    group: dist.ProcessGroup
+    blocks: list[range]
+    homes: dict[str, int]
+    shapes: dict[str, tuple[torch.Size, torch.dtype]]
+
+    def exchange(self, found: dict[str, Tensor]) -> None:
+        """Add to what this process has what the others have, in all of them."""
+        for name, home in self.homes.items():
+            shape, dtype = self.shapes[name]
+            value = found.get(name)
+            value = torch.empty(shape, dtype=dtype) if value is None else value.contiguous()
+            dist.broadcast(value, group=self.group, group_src=home)
+            found[name] = value
+
+
+def deal_blocks(model: nn.Module, group: dist.ProcessGroup, stretches: int) -> Dealt:
+    """Leave this process its stretches of a model's blocks, all of about equal number.
+
+    Raises: ConfigError if there are fewer blocks than stretches.
+    """
+    blocks, processes = chain_of(model), group.size()
+    parts, number = processes * stretches, len(blocks)
+    if number < parts:
+        raise ConfigError(
+            f"train.layout: pipeline {processes}"
+            + (f" times virtual_pipeline {stretches}" if stretches > 1 else "")
+            + f" for {number} blocks",
+            expected="no more stretches than blocks",
+            repair="a smaller degree or a larger model",
+        )
+    ends = [part * number // parts for part in range(parts + 1)]
+    every = [range(*both) for both in itertools.pairwise(ends)]
+    homes = [part % processes for part, own in enumerate(every) for _ in own]
+    shapes = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
+    named = {
+        name: home
+        for name in shapes
+        for block, home in zip(blocks, homes, strict=True)
+        if any(name.startswith(f"{part}.") for part in block)
+    }
+    keep_blocks(model, [block for block, home in enumerate(homes) if home == group.rank()])
+    return Dealt(group, every, named, shapes)
 
 
 def cut_everything(model: nn.Module, mesh: DeviceMesh) -> None:
