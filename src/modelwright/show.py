@@ -251,7 +251,7 @@ def doctor(found: Found) -> None:
 
 def layout(row: Found) -> None:
     """One way to train beside one process alone."""
-    name = f"{row['family']:12} {row['name']:22} {row['processes']} proc."
+    name = f"{row['family']:12} {row['name']:31} {row['processes']} proc."
     if row["loss"] is None:
         console.print(f"{name}  [dim]refused: {row['refused']}[/]", soft_wrap=True)
         return

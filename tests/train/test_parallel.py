@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+from pydantic import ValidationError
 from tests.conformance.makers import MAKERS
 from tests.train.conftest import differing, trainer_of, weights_of
 
@@ -67,10 +68,12 @@ def test_the_first_node_of_a_job(nodes, first):
 def test_a_layout_is_as_large_as_its_processes():
     assert Layout(data=4) == resolved(None, 4)
     assert 4 == resolved(Layout(data=2, tensor=2), 4).processes
-    with pytest.raises(ConfigError, match=r"data 2 .* makes 2 processes, and there are 4"):
+    with pytest.raises(ConfigError, match="data 2 makes 2 processes, and there are 4"):
         resolved(Layout(data=2), 4)
-    with pytest.raises(ConfigError, match="a pipeline together with sharded or tensor"):
-        resolved(Layout(pipeline=2, tensor=2), 4)
+    with pytest.raises(ConfigError, match="pipeline 2 x context 2 makes 4 processes, and there"):
+        resolved(Layout(pipeline=2, context=2, virtual_pipeline=2), 8)
+    with pytest.raises(ValidationError, match="only processes of a pipeline have stretches"):
+        Layout(data=2, virtual_pipeline=2)
 
 
 def test_a_layout_needs_a_launcher(tmp_path, capsys):
@@ -147,19 +150,21 @@ def test_blocks_are_dealt_out_whole(task, tmp_path):
     whole = build(spec)
     number = len(chain_of(whole))
     parts = [build(spec) for _ in range(2)]
-    keep_blocks(parts[0], 0, number // 2)
-    keep_blocks(parts[1], number // 2, number)
+    keep_blocks(parts[0], range(number // 2))
+    keep_blocks(parts[1], range(number // 2, number))
     one, other = ({name for name, _ in part.named_parameters()} for part in parts)
 
     assert {name for name, _ in whole.named_parameters()} == one | other
     assert not any(".blocks." in name or "decoder.l" in name for name in one & other)
 
 
-def test_three_layouts_train_as_one_process_does(tmp_path):
-    layouts = [Layout(sharded=2), Layout(tensor=2), Layout(pipeline=2)]
-    rows = compared("language-modeling", "transformer", tmp_path, layouts, optimizer="adamw")
+def test_processes_of_their_own_train_as_one_does(tmp_path):
+    """Each loads torch and this package anew; more layouts, as forks: test_layouts.py."""
+    rows = compared(
+        "language-modeling", "transformer", tmp_path, [Layout(sharded=2)], optimizer="adamw"
+    )
 
-    assert ["accumulation", "sharded 2", "tensor 2", "pipeline 2"] == [row.name for row in rows]
+    assert ["accumulation", "sharded 2"] == [row.name for row in rows]
     assert all(row.agrees and row.loss is not None for row in rows), rows
 
 
@@ -174,7 +179,7 @@ def test_every_layout_trains_as_one_process_does(task, family, tmp_path):
     rows = compared(task, family, tmp_path, LAYOUTS, optimizer="adamw")
 
     assert all(row.agrees for row in rows), rows
-    assert (9 if family == "transformer" else 3) <= sum(row.loss is not None for row in rows) + (
+    assert (16 if family == "transformer" else 3) <= sum(row.loss is not None for row in rows) + (
         family == "cnn" and task == "image-classification"
     )
 

@@ -141,17 +141,23 @@ class Augment(Section):
 
 
 class Layout(Section):
-    """How a training is spread over processes: degrees, whose product is the number of them."""
+    """How a training is spread over processes: degrees, whose product is the number of them, and
+    how many stretches of blocks each process of a pipeline has."""
 
     data: Whole = Field(1, ge=1, description="whole models, each with some of the rows")
     sharded: Whole = Field(1, ge=1, description="the same, parameters and moments cut in pieces")
     tensor: Whole = Field(1, ge=1, description="each block's matrices cut by heads and units")
     pipeline: Whole = Field(1, ge=1, description="blocks in turn, rows follow each other through")
+    context: Whole = Field(1, ge=1, description="places of each sequence; all see one another")
+    virtual_pipeline: Whole = Field(
+        1, ge=1, description="stretches of blocks in each process of a pipeline, interleaved"
+    )
 
     @property
     def degrees(self) -> dict[str, int]:
         """All of them, by name."""
-        return {name: int(value) for name, value in self.model_dump().items()}
+        named = self.model_dump(exclude={"virtual_pipeline"})
+        return {name: int(value) for name, value in named.items()}
 
     @property
     def processes(self) -> int:
@@ -162,6 +168,18 @@ class Layout(Section):
     def readers(self) -> int:
         """How many parts a batch is cut into."""
         return self.data * self.sharded
+
+    @property
+    def name(self) -> str:
+        """What is more than one, in words."""
+        given = {**self.degrees, "virtual_pipeline": self.virtual_pipeline}
+        return " × ".join(f"{axis} {degree}" for axis, degree in given.items() if degree > 1)
+
+    @model_validator(mode="after")
+    def _virtual_of_a_pipeline(self) -> "Layout":
+        if self.virtual_pipeline > 1 and self.pipeline == 1:
+            raise ValueError("virtual_pipeline: only processes of a pipeline have stretches")
+        return self
 
 
 class Train(Section):

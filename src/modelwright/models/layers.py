@@ -141,12 +141,15 @@ def attend(
 ) -> Tensor:
     """Softmax of scaled products, times the values.
 
-    query, key, value: (batch, num_heads, time, head_dim); seen: bool, broadcasts to (batch,
-    num_heads, query time, key time), true where a place may be looked at -> as query
+    query, key, value: (batch, num_heads, time, head_dim), keys and values of as many heads or
+    each for several of the queries'; seen: bool, broadcasts to (batch, num_heads, query time, key
+    time), true where a place may be looked at -> as query
 
     torch's fused kernel, but for bfloat16 on CPUs, where its backward pass takes several times as
     long as plain products do (docs/experiments.md).
     """
+    if (each := query.shape[1] // key.shape[1]) > 1:
+        key, value = key.repeat_interleave(each, 1), value.repeat_interleave(each, 1)
     if query.device.type != "cpu" or query.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=causal)
     if causal:
@@ -211,17 +214,20 @@ class Attention(nn.Module):
         )
         if self.qk_norm:
             query, key = unit_mean_square(query), unit_mean_square(key)
+        if carried is None:
+            mixed = self.mix(query, key, value, mask)
+        else:
+            mixed = attend(*self._carried_on(query, key, value, carried))
+        return torch.as_tensor(self.out(mixed.transpose(1, 2).flatten(2)))
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """What each place finds at all places of a sequence that begins with the first; shapes as
+        of `attend`, mask (batch, time)."""
+        if self.rotary:
+            query, key = rotate(query), rotate(key)
         # padding comes last, so a causal place never sees it
         seen = None if mask is None or self.causal else mask[:, None, None]
-        if carried is None:
-            if self.rotary:
-                query, key = rotate(query), rotate(key)
-        else:
-            query, key, value, seen = self._carried_on(query, key, value, carried)
-        if each > 1:
-            key, value = key.repeat_interleave(each, 1), value.repeat_interleave(each, 1)
-        mixed = attend(query, key, value, seen, causal=self.causal and carried is None)
-        return torch.as_tensor(self.out(mixed.transpose(1, 2).flatten(2)))
+        return attend(query, key, value, seen, causal=self.causal)
 
     def _carried_on(
         self, query: Tensor, key: Tensor, value: Tensor, carried: Carried

@@ -49,12 +49,17 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """(batch, places, dim) -> the same; memory: as `remember` gives it, then the mask."""
         *sides, mask = memory
+        sequence = self.enter(sequence)
         for layer, look, key, value in zip(
             self.layers, self.looks, sides[::2], sides[1::2], strict=True
         ):
             there = partial(look, key=key, value=value, mask=mask)
             sequence = layer(sequence, None, carried, there)
         return torch.as_tensor(self.norm(sequence))
+
+    def enter(self, sequence: Tensor) -> Tensor:
+        """What the first layer sees."""
+        return sequence
 
 
 class EncoderDecoder(Model):

@@ -4,7 +4,7 @@ What surrounds the blocks (embedding, positions, norms, head) stays everywhere: 
 of it are used at both ends, and a process that does not need it gets no gradient for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import torch
@@ -55,15 +55,21 @@ def chain_of(model: nn.Module) -> list[tuple[str, ...]]:
     return [*encoder, *decoder]
 
 
-def keep_blocks(model: nn.Module, begin: int, end: int) -> None:
-    """Take out all blocks but those from number `begin` up to `end`."""
+def keep_blocks(model: nn.Module, kept: Container[int]) -> None:
+    """Take out all blocks but those of the given numbers; the model goes by its stretches then."""
     for number, names in enumerate(chain_of(model)):
-        if not begin <= number < end:
+        if number not in kept:
             for name in names:
                 parent, _, index = name.rpartition(".")
                 blocks = model.get_submodule(parent)
                 assert isinstance(blocks, nn.ModuleList)
                 blocks[int(index)] = nn.Identity()
+    model.forward = _along
+
+
+def _along(way: Callable[..., Any], carried: Sequence[Tensor], inputs: Sequence[Tensor]) -> Any:
+    """Of a model dealt out: who wraps the model (FSDP) sees every stretch of it begin and end."""
+    return way(carried, inputs)
 
 
 class Stretch(nn.Module):
@@ -81,17 +87,16 @@ class Stretch(nn.Module):
     def __init__(self, model: nn.Module, begin: int, end: int, number: int) -> None:
         super().__init__()
         self.model, self.begin, self.end, self.number = model, begin, end, number
-        self.pairs = isinstance(model, EncoderDecoder)
+        self.way = self._pairs if isinstance(model, EncoderDecoder) else self._chain
 
     def forward(self, *carried: Tensor, **inputs: Tensor) -> Any:
-        columns = list(inputs.values())
-        return self._pairs(carried, columns) if self.pairs else self._chain(carried, columns)
+        return self.model(self.way, carried, list(inputs.values()))
 
     def _chain(self, carried: Sequence[Tensor], inputs: Sequence[Tensor]) -> Any:
         model: Any = self.model
         if self.begin == 0:
             features, mask = model.embed(*inputs)
-            features = model.body.enter(features)
+            features, mask = model.body.enter(features, mask)
         else:
             features, mask = carried[0], carried[1] if len(carried) > 1 else None
         for index in range(self.begin, self.end):
@@ -106,7 +111,7 @@ class Stretch(nn.Module):
         mask, encoder = source != 0, len(model.body.blocks)
         if self.begin == 0:
             words = model.embed if model.source_words is None else model.source_words
-            features = model.body.enter(model.dropout(words(source)))
+            features, _ = model.body.enter(model.dropout(words(source)))
             memory = None
         else:
             features, memory = carried[0], carried[1] if len(carried) > 1 else None
@@ -125,7 +130,7 @@ class Stretch(nn.Module):
         """The encoder's end and the decoder's begin."""
         model: Any = self.model
         memory = model.dropout(model.body.norm(features))
-        return memory, model.dropout(model.embed(target))
+        return memory, model.decoder.enter(model.dropout(model.embed(target)))
 
     def _look(self, index: int, features: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
         model: Any = self.model

@@ -108,15 +108,21 @@ class EncoderBody(nn.Module):
     def forward(
         self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None
     ) -> Tensor:
-        sequence = self.enter(sequence, carried)
+        sequence, mask = self.enter(sequence, mask, carried)
         embedded = sequence
         for number, block in enumerate(self.blocks):
             if self.shares is not None:
-                sequence = sequence + self.shares[number] * embedded
+                sequence = sequence + self.share_of(number, self.shares) * embedded
             sequence = block(sequence, mask, carried)
         return torch.as_tensor(self.norm(sequence))
 
-    def enter(self, sequence: Tensor, carried: Carried | None = None) -> Tensor:
+    def share_of(self, number: int, shares: Tensor) -> Tensor:
+        """How much of what came in a block sees again."""
+        return shares[number]
+
+    def enter(
+        self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """What the first block sees: with the class token and positions, where there are any."""
         if self.token is not None:
             token = self.token.expand(sequence.shape[0], -1, -1)
@@ -128,7 +134,7 @@ class EncoderBody(nn.Module):
                     expected='positions="rotary"',
                 )
             sequence = sequence + self.positions[: sequence.shape[1]]
-        return sequence
+        return sequence, mask
 
 
 def num_heads(dim: int) -> int:

@@ -90,14 +90,14 @@ def _share(spec: ModelSpec, task: str, settings: Settings, world: World) -> Shar
         gathered = (whole - apart + 2 * blocks) // (layout.tensor * layout.pipeline)
         buffers = 2 * gathered  # weights, and their gradients
     else:
-        buffers = min(BUCKET_BYTES, own) if layout.data > 1 else 0
+        buffers = min(BUCKET_BYTES, own) if world.copies > 1 else 0
     # of a pipeline's pieces as many are under way as it has processes, each in its own blocks
     pieces = PIECES * layout.pipeline if layout.pipeline > 1 else 1
     return Share(
         rows,
-        -(-rows // pieces),
+        -(-rows // (pieces * layout.context)),  # parts of rows, counted as whole ones
         weights=own / whole,
-        work=_idle(layout) / (layout.tensor * layout.pipeline),
+        work=_idle(layout) / (layout.tensor * layout.pipeline * layout.context),
         copies=1,
         buffers=buffers,
         sent_bytes=_sent(layout, own),
@@ -107,15 +107,16 @@ def _share(spec: ModelSpec, task: str, settings: Settings, world: World) -> Shar
 def _sent(layout: Layout, own: int) -> int:
     """Gradients around a ring of those with the same weights; of shards also the weights, for the
     way there and the way back."""
-    sharded, data = layout.sharded, layout.data
+    sharded, copies = layout.sharded, layout.data * layout.context
     shards = 3 * (sharded - 1) * own
-    return shards + round(2 * (data - 1) / data * own)
+    return shards + round(2 * (copies - 1) / copies * own)
 
 
 def _idle(layout: Layout) -> float:
-    """Time of a pipeline over the time of its work: it fills and empties once a step."""
+    """Time of a pipeline over the time of its work: it fills and empties once a step, with shorter
+    stretches sooner (arXiv:2104.04473, section 2.2)."""
     pieces = PIECES * layout.pipeline
-    return (pieces + layout.pipeline - 1) / pieces
+    return (pieces + (layout.pipeline - 1) / layout.virtual_pipeline) / pieces
 
 
 def _bytes(model: nn.Module) -> int:

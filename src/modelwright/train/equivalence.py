@@ -40,6 +40,13 @@ LAYOUTS = (
     Layout(data=2, tensor=2),
     Layout(sharded=2, tensor=2),
     Layout(data=2, pipeline=2),
+    Layout(sharded=2, pipeline=2),
+    Layout(tensor=2, pipeline=2),
+    Layout(pipeline=2, virtual_pipeline=2),
+    Layout(context=2),
+    Layout(data=2, context=2),
+    Layout(tensor=2, context=2),
+    Layout(pipeline=2, context=2),
 )
 
 
@@ -97,9 +104,8 @@ def compare(
             axes = {axis: degree for axis, degree in layout.degrees.items() if degree > 1}
             if refused & set(axes):
                 continue
-            name = " × ".join(f"{axis} {degree}" for axis, degree in axes.items())
-            found = _beside(name, layout.processes, alone, _run(folder, layout))
-            if found.refused and len(axes) == 1:
+            found = _beside(layout.name, layout.processes, alone, _run(folder, layout))
+            if found.refused and len(axes) == 1 and layout.virtual_pipeline == 1:
                 refused |= set(axes)
             yield replace(found, tolerance=tolerance)
 
@@ -117,7 +123,7 @@ def _run(folder: Path, layout: Layout, micro_batch_size: int = BATCH) -> list[li
     """Loss and norm of the gradient at every step, or why the layout is refused."""
     write_json(
         folder / "layout.json",
-        {"layout": layout.degrees, "micro_batch_size": micro_batch_size},
+        {"layout": layout.model_dump(), "micro_batch_size": micro_batch_size},
     )
     (folder / "found.json").unlink(missing_ok=True)
     with socket.socket() as free:

@@ -48,13 +48,18 @@ class Gradient:
             self._world.passing(self._model, last=number == len(pieces))
             with autocast(self._precision):
                 outputs = self._model(*micro.inputs.values())
-            value = mixed_loss(self._loss, outputs, micro)
-            if micro is not batch:  # its share of the whole batch's mean
-                value = self._weight(micro.targets) / whole * value
+            value = self._share(outputs, micro, whole)
             (value if scale == 1 else value * scale).backward()  # type: ignore[no-untyped-call]
             losses.append(value.detach())
         # looked at last: an accelerator computes on while the next pass is prepared
         return float(sum(value.item() for value in losses))
+
+    def _share(self, outputs: Tensor, piece: Batch, whole: Tensor) -> Tensor:
+        """Of the whole batch's mean, by one piece of it."""
+        own = self._weight(piece.targets)
+        if self._world.places is not None and not own:
+            return outputs.sum() * 0.0  # padding alone has no mean, but others wait for a gradient
+        return own / whole * mixed_loss(self._loss, outputs, piece)
 
 
 def recompute_blocks(model: nn.Module) -> None:

@@ -160,8 +160,8 @@ class Trainer:
             self.model.train()
 
         def gradient() -> float:
-            # dropout's draw: of each reader its own, of one alone the first's
-            seed_draws(settings.seed * 1_000_003 + self.step + (self.world.reader << 40))
+            # dropout's draw: one alone has the first process's
+            seed_draws(settings.seed * 1_000_003 + self.step + (self.world.draw << 40))
             return self._backward(progress)
 
         loss = self.world.total(self.micro.fitting(gradient, f"in step {self.step}"))

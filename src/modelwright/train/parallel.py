@@ -2,14 +2,15 @@
 
 A step's batch is the same whoever asks for it (data/loader.py), so every process makes it and takes
 its own rows; nothing has to be dealt out, and the loss is the mean over the whole batch in every
-layout. Four ways to spread, and their products:
+layout. Five ways to spread, and their products:
 
 - data: each process has the whole model and some of the rows. Gradients are added up behind all
   passes, and not within the last one as torch's DDP does: memory that ends in one process can then
   be agreed on first (train/out_of_memory.py);
 - sharded: the same with parameters, gradients and moments cut into pieces (FSDP2);
 - tensor: matrices of each block cut by heads and by hidden units;
-- pipeline: blocks dealt out in turn, rows follow each other through (train/pipes.py).
+- pipeline: blocks dealt out in turn, rows follow each other through (train/pipes.py);
+- context: places of each sequence dealt out, which see one another (train/places.py).
 
 Launched by torchrun, by SLURM, or as one process, unedited.
 Source: Li et al. 2020, arXiv:2006.15704 (data, buckets); Zhao et al. 2023, arXiv:2304.11277
@@ -21,6 +22,7 @@ import copy
 import datetime
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,14 +38,21 @@ from modelwright.core.errors import ConfigError, Exit, ModelwrightError
 from modelwright.core.progress import hush
 from modelwright.core.recipe import WHOLE_BATCHES, Layout
 from modelwright.data.loader import Batch
-from modelwright.models.stretch import chain_of, keep_blocks
 from modelwright.train.launch import Place, break_off, meeting_place, place_of
 from modelwright.train.optimizers import squared_norm
-from modelwright.train.spread import cut_everything, cut_matrices, synchronize_batch_norms
+from modelwright.train.places import Places, deal_places, deals_targets, own_targets
+from modelwright.train.spread import (
+    Dealt,
+    cut_everything,
+    cut_matrices,
+    deal_blocks,
+    synchronize_batch_norms,
+)
 from modelwright.train.watch import Watch
 
 Result = TypeVar("Result")
-AXES = ("pipeline", "data", "sharded", "tensor")  # from the slowest links to the fastest
+# from the slowest links to the fastest
+AXES = ("pipeline", "data", "context", "sharded", "tensor")
 # for the gate and the plan, and the most that train.stuck_minutes can be: a week hangs in gloo
 WAIT = datetime.timedelta(days=1)
 BUCKET_BYTES = 25 * 2**20  # of gradients that travel at once; as torch's DDP has it
@@ -64,16 +73,10 @@ def resolved(layout: Layout | None, size: int) -> Layout:
     """
     if layout is None:
         return Layout(data=size)
-    if layout.pipeline > 1 and (layout.sharded > 1 or layout.tensor > 1):
-        raise ConfigError(
-            "train.layout: a pipeline together with sharded or tensor",
-            expected="a pipeline alone or with data",
-            repair="give the processes to data instead",
-        )
     if (product := layout.processes) != size:
-        text = " x ".join(f"{name} {degree}" for name, degree in layout.degrees.items())
+        text = " x ".join(f"{name} {one}" for name, one in layout.degrees.items() if one > 1)
         raise ConfigError(
-            f"train.layout: {text} makes {product} processes, and there "
+            f"train.layout: {text or 'data 1'} makes {product} processes, and there "
             + ("is one" if size == 1 else f"are {size}"),
             expected="degrees that multiply to the number of processes",
             repair=f"torchrun --nproc-per-node {product} -m modelwright run RECIPE, or other "
@@ -117,9 +120,9 @@ class World:
         self._watch: Watch | None = None
         self.patient: dist.ProcessGroup | None = None  # who waits for the first to gate and plan
         self.mesh: DeviceMesh | None = None
-        self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}  # of a pipeline's whole model
-        self.homes: dict[str, int] = {}  # of what only one process of a pipeline has
-        self.stretch = (0, 0, 0)  # the blocks of this one, from and to, and of how many
+        self._same: DeviceMesh | None = None  # those with the same parameters
+        self.dealt: Dealt | None = None  # the blocks of a pipeline
+        self.places: Places | None = None  # of what is dealt out by places, with their targets
 
     def arrange(self, layout: Layout | None) -> None:
         """Give every process its place in the layout.
@@ -130,6 +133,7 @@ class World:
         if self.size > 1:
             degrees = tuple(self.layout.degrees[axis] for axis in AXES)
             self.mesh = init_device_mesh("cpu", degrees, mesh_dim_names=AXES)
+            self._same = self.mesh["data", "context"]._flatten("same")
             self.mesh["data", "sharded"]._flatten("readers")  # here, where all of them come by
 
     @contextlib.contextmanager
@@ -145,7 +149,8 @@ class World:
             return
         assert self.mesh is not None
         timeout = datetime.timedelta(minutes=minutes)
-        for group in (dist.group.WORLD, *(self.mesh.get_group(axis) for axis in AXES)):
+        groups = [dist.group.WORLD, self.same, *map(self.mesh.get_group, AXES)]
+        for group in groups:
             _set_pg_timeout(timeout, group)
         self.first_does(lambda: folder.mkdir(parents=True, exist_ok=True))
         with Watch(folder, self.rank, self.size, timeout.total_seconds()) as self._watch:
@@ -185,7 +190,7 @@ class World:
         once."""
         if self.size == 1:
             return loss
-        number = torch.tensor([loss * self.layout.readers / self.size], dtype=torch.float64)
+        number = torch.tensor([loss * self.shares / self.size], dtype=torch.float64)
         dist.all_reduce(number)
         return float(number.item())
 
@@ -194,14 +199,13 @@ class World:
 
         squared: this process's own.
         """
-        if not self.homes:
+        if self.dealt is None:
             return squared
-        assert self.mesh is not None
-        named = list(model.named_parameters())
-        own = squared_norm(value for name, value in named if name in self.homes)
+        homes, named = self.dealt.homes, list(model.named_parameters())
+        own = squared_norm(value for name, value in named if name in homes)
         every = torch.tensor([own], dtype=torch.float64)
-        dist.all_reduce(every, group=self.mesh.get_group("pipeline"))
-        return squared_norm(v for name, v in named if name not in self.homes) + float(every.item())
+        dist.all_reduce(every, group=self.dealt.group)
+        return squared_norm(v for name, v in named if name not in homes) + float(every.item())
 
     def all(self, so: bool) -> bool:
         """Whether every process says so."""
@@ -264,11 +268,20 @@ class World:
         data, sharded = (self.mesh.get_local_rank(name) for name in ("data", "sharded"))
         return int(data * self.layout.sharded + sharded)
 
+    @property
+    def draw(self) -> int:
+        """Which of all dropout masks this process takes: another one for other rows or places."""
+        rank = 0 if self.mesh is None else self.mesh.get_local_rank("context")
+        return int(self.reader * self.layout.context + rank)
+
     def own(self, batch: Batch) -> Batch:
-        """This process's rows of a batch."""
+        """This process's rows of a batch, with the targets of its places where those bring any."""
         if self.mesh is None:
             return batch
-        return batch.split(len(batch.targets) // self.layout.readers)[self.reader]
+        own = batch.split(len(batch.targets) // self.layout.readers)[self.reader]
+        if self.places is None:
+            return own
+        return replace(own, targets=own_targets(self.places, own.targets))
 
     # models
 
@@ -287,50 +300,31 @@ class World:
         """
         if self.mesh is None:
             return model
-        if self.layout.pipeline > 1:
-            self._deal_blocks(model)
-        if self.layout.readers > 1:
+        degrees = self.layout
+        if degrees.pipeline > 1:
+            group = self.mesh.get_group("pipeline")
+            self.dealt = deal_blocks(model, group, degrees.virtual_pipeline)
+        if degrees.readers > 1:
             synchronize_batch_norms(model, self.mesh["data", "sharded"])
-        if self.layout.tensor > 1:
+        if degrees.tensor > 1:
             cut_matrices(model, self.mesh["tensor"])
-        if self._cut:
-            cut_everything(model, self.mesh["data", "sharded"])
+        if degrees.tensor > 1 or degrees.context > 1:
+            places = deal_places(model, self.mesh["context"], self.mesh["tensor"])
+            self.places = places if deals_targets(model) else None
+        if self.cut:
+            assert self._same is not None
+            cut_everything(model, DeviceMesh._concatenate([self._same, self.mesh["sharded"]]))
         return model
 
     @property
-    def _cut(self) -> bool:
+    def cut(self) -> bool:
         """Whether parameters are pieces; of plain copies, gradients are added up instead."""
         degrees = self.layout
         return degrees.sharded > 1 or degrees.tensor > 1
 
-    def _deal_blocks(self, model: nn.Module) -> None:
-        """Leave this process its stretch of the blocks, of about equal number."""
-        assert self.mesh is not None
-        blocks, parts = chain_of(model), self.layout.pipeline
-        if len(blocks) < parts:
-            raise ConfigError(
-                f"train.layout: pipeline {parts} for {len(blocks)} blocks",
-                expected="no more processes than blocks",
-                repair="a smaller degree or a larger model",
-            )
-        homes = [number * parts // len(blocks) for number in range(len(blocks))]
-        self._shapes = {
-            name: (value.shape, value.dtype) for name, value in model.state_dict().items()
-        }
-        self.homes = {
-            name: home
-            for name in self._shapes
-            for block, home in zip(blocks, homes, strict=True)
-            if any(name.startswith(f"{part}.") for part in block)
-        }
-        own = self.mesh.get_local_rank("pipeline")
-        begin, end = homes.index(own), len(homes) - homes[::-1].index(own)
-        self.stretch = (begin, end, len(homes))
-        keep_blocks(model, begin, end)
-
     def passing(self, model: nn.Module, *, last: bool) -> None:
         """Before one of several passes of a step: gradients of pieces travel with the last one."""
-        if self._cut:
+        if self.cut:
             model.set_requires_gradient_sync(last)  # type: ignore[operator]
 
     def passes_alone(self, model: nn.Module) -> bool:
@@ -341,22 +335,37 @@ class World:
     def add_up(self, model: nn.Module) -> None:
         """Sum the gradients of processes with the same weights, behind their passes. Of pieces and
         in a pipeline that has happened already."""
-        if self.mesh is None or self._cut or self.layout.data == 1 or self.layout.pipeline > 1:
+        if self.mesh is None or self.cut or self.copies == 1 or self.layout.pipeline > 1:
             return
-        group = self.mesh.get_group("data")
         for bucket in buckets([one.grad for one in model.parameters() if one.grad is not None]):
             together = torch.cat([one.reshape(-1) for one in bucket])
-            dist.all_reduce(together, group=group)
+            dist.all_reduce(together, group=self.same)
             begin = 0
             for one in bucket:
                 one.copy_(together[begin : begin + one.numel()].view_as(one))
                 begin += one.numel()
 
     @property
+    def shares(self) -> int:
+        """How many shares a batch's loss comes in: one of each reader, or of each one's places."""
+        return self.layout.readers * (self.layout.context if self.places is not None else 1)
+
+    @property
     def scale(self) -> float:
-        """What a loss is multiplied by before its gradient is taken: those of pieces are averaged
-        over processes, and should be summed."""
-        return float(self.layout.readers) if self._cut else 1.0
+        """What a loss is multiplied by before its gradient is taken. Those of pieces are averaged
+        over processes, and should be summed over shares; those of copies are summed."""
+        return float(self.shares) if self.cut else self.shares / self.copies
+
+    @property
+    def same(self) -> dist.ProcessGroup:
+        """The processes with the same parameters and other rows or places."""
+        assert self._same is not None
+        return self._same.get_group()
+
+    @property
+    def copies(self) -> int:
+        """How many they are."""
+        return self.layout.data * self.layout.context
 
     def whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pieces put together, in every process."""
@@ -364,15 +373,8 @@ class World:
             name: value.full_tensor() if isinstance(value, DTensor) else value
             for name, value in state.items()
         }
-        if self.homes:
-            assert self.mesh is not None
-            group = self.mesh.get_group("pipeline")
-            for name, home in self.homes.items():
-                shape, dtype = self._shapes[name]
-                value = found.get(name)
-                value = torch.empty(shape, dtype=dtype) if value is None else value.contiguous()
-                dist.broadcast(value, group=group, group_src=home)
-                found[name] = value
+        if self.dealt is not None:
+            self.dealt.exchange(found)
         return found
 
 

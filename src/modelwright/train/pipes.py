@@ -1,6 +1,7 @@
 """The gradient of a batch whose rows pass through several processes, one stretch of blocks each.
 
-Source: Narayanan et al. 2021, arXiv:2104.04473, section 2.2 (one forward, one backward in turn).
+Source: Narayanan et al. 2021, arXiv:2104.04473, section 2.2 (one forward, one backward in turn;
+interleaved where a process has several stretches).
 """
 
 from typing import Any
@@ -8,14 +9,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
+from torch.distributed.pipelining.stage import _PipelineStageBase
 
+from modelwright.core.errors import ConfigError
+from modelwright.core.recipe import Layout
 from modelwright.data.loader import Batch
 from modelwright.models.stretch import Stretch
-from modelwright.train.gradient import Gradient, mixed_loss
-from modelwright.train.parallel import World
+from modelwright.train.gradient import Gradient
+from modelwright.train.parallel import World, local
 from modelwright.train.precision import Precision, autocast
 
+Schedule = Schedule1F1B | ScheduleInterleaved1F1B
 PIECES = 2  # of a batch for each process: half of them idle at its ends
 
 
@@ -26,12 +31,20 @@ class Pipe(Gradient):
         self, model: nn.Module, *given: Any, precision: Precision, world: World, **keys: Any
     ) -> None:
         super().__init__(model, *given, precision=precision, world=world, **keys)
-        begin, end, number = world.stretch
-        self._part = _Cast(Stretch(model, begin, end, number), precision)
-        self._last = end == number
-        self._everywhere = [p for name, p in model.named_parameters() if name not in world.homes]
+        assert world.dealt is not None
+        self._dealt = dealt = world.dealt
+        number = dealt.blocks[-1].stop
+        self._stretches = {
+            part: _Cast(Stretch(model, blocks.start, blocks.stop, number), precision)
+            for part, blocks in enumerate(dealt.blocks)
+            if part % dealt.group.size() == dealt.group.rank()
+        }
+        self._last = len(dealt.blocks) - 1 in self._stretches
+        # FSDP averages over processes, the sums below are sums
+        self._enlarged = world.shares if world.cut else world.shares / world.copies
+        self._everywhere = [p for name, p in model.named_parameters() if name not in dealt.homes]
         self._parameters = list(model.parameters())
-        self._schedules: dict[tuple[torch.Size, ...], Schedule1F1B] = {}
+        self._schedules: dict[tuple[torch.Size, ...], Schedule] = {}
         self._batch: Batch | None = None
 
     def __call__(self, batch: Batch) -> float:
@@ -46,28 +59,28 @@ class Pipe(Gradient):
         told: dict[str, Any] = {**columns}
         if self._last:
             told |= {"target": targets, "losses": losses}
-        self._schedule(columns).step(**told)
+        self._schedule(columns).step(**told, return_outputs=False)
         self._sum_gradients()
-        total = sum(float(value.item()) for value in losses)
+        total = sum(float(value.item()) for value in losses) / self._enlarged
         return total * self._world.layout.pipeline  # the others of the pipeline have none
 
-    def _schedule(self, columns: dict[str, Tensor]) -> Schedule1F1B:
+    def _schedule(self, columns: dict[str, Tensor]) -> Schedule:
         """For batches of those shapes; the first one of a shape finds those in between."""
         shapes = tuple(column.shape for column in columns.values())
         if shapes not in self._schedules:
-            world, rows = self._world, shapes[0][0]
-            most = min(self.micro_batch_size, -(-rows // (PIECES * world.layout.pipeline)))
-            size = next(one for one in range(most, 0, -1) if rows % one == 0)
-            assert world.mesh is not None
-            stage = PipelineStage(
-                self._part,
-                world.mesh.get_local_rank("pipeline"),
-                world.layout.pipeline,
-                torch.device("cpu"),
-                group=world.mesh.get_group("pipeline"),
-            )
-            self._schedules[shapes] = Schedule1F1B(
-                stage, rows // size, loss_fn=self._share_of_loss, scale_grads=False
+            stages: list[_PipelineStageBase] = [
+                PipelineStage(
+                    stretch, part, len(self._dealt.blocks), torch.device("cpu"),
+                    group=self._dealt.group,
+                )
+                for part, stretch in self._stretches.items()
+            ]  # fmt: skip
+            pieces = pieces_of(shapes[0][0], self.micro_batch_size, self._world.layout)
+            loss = self._share_of_loss
+            self._schedules[shapes] = (
+                Schedule1F1B(stages[0], pieces, loss, scale_grads=False)
+                if len(stages) == 1
+                else ScheduleInterleaved1F1B(stages, pieces, loss, scale_grads=False)
             )
         return self._schedules[shapes]
 
@@ -76,20 +89,40 @@ class Pipe(Gradient):
         assert self._batch is not None
         own, mixed = (targets, None) if self._batch.targets_mixed is None else targets.unbind(1)
         piece = Batch({}, own, mixed, self._batch.mix)
-        share = self._weight(own) / self._weight(self._batch.targets)
-        return share * mixed_loss(self._loss, outputs, piece)
+        return self._enlarged * self._share(outputs, piece, self._weight(self._batch.targets))
 
     def _sum_gradients(self) -> None:
-        """Over the readers; of what every process of the pipeline has, also over those."""
+        """Over rows and places; of what every process of the pipeline has, also over those."""
         world = self._world
-        assert world.mesh is not None
         for parameter in self._everywhere:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(parameter.grad, group=world.mesh.get_group("pipeline"))
-        if world.layout.data > 1:
+            dist.all_reduce(local(parameter.grad), group=self._dealt.group)
+        if world.copies > 1 and not world.cut:
             for parameter in self._parameters:
-                dist.all_reduce(parameter.grad, group=world.mesh.get_group("data"))
+                dist.all_reduce(parameter.grad, group=world.same)
+
+
+def pieces_of(rows: int, most: int, layout: Layout) -> int:
+    """In how many equal pieces of at most so many rows a pipeline takes them: the fewest that keep
+    its processes busy; as many in each round of an interleaved schedule, as torch's wants it.
+
+    Raises: ConfigError if there is no such number.
+    """
+    processes, interleaved = layout.pipeline, layout.virtual_pipeline > 1
+    fits = [
+        number
+        for number in range(-(-rows // most), rows + 1)
+        if rows % number == 0 and not (interleaved and number % max(1, number // processes))
+    ]
+    if not fits:
+        raise ConfigError(
+            f"train.layout: {rows} rows of a pipeline make no equal rounds of {processes}, "
+            f"with at most {most} at once",
+            expected="with virtual_pipeline, a number of rows that the degree of pipeline divides",
+            repair="another train.batch_size or train.micro_batch_size",
+        )
+    return next((number for number in fits if number >= PIECES * processes), fits[-1])
 
 
 class _Cast(nn.Module):

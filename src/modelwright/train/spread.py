@@ -1,8 +1,12 @@
-"""How a model's parameters lie on several devices: matrices cut by heads, norms that see all rows.
+"""How a model's parameters lie on several devices: blocks dealt out, matrices cut by heads, norms
+that see all rows.
 
 Source: Shoeybi et al. 2019, arXiv:1909.08053, section 3 (matrices); Ioffe, Szegedy 2015,
 arXiv:1502.03167 (batch norm, here over the union of batches).
 """
+
+import itertools
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -14,13 +18,68 @@ from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
     RowwiseParallel,
+    SequenceParallel,
     parallelize_module,
 )
+from torch.distributed.tensor.placement_types import Shard
 
 from modelwright.core.errors import ConfigError
 from modelwright.models.layers import Attention, CrossAttention, GatedSiLU
-from modelwright.models.stretch import blocks_of
+from modelwright.models.stretch import blocks_of, chain_of, keep_blocks
 from modelwright.models.transformer import EncoderBlock
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """The blocks of a model, dealt out to the processes of a pipeline.
+
+    blocks: numbers of those of every stretch, in turn; the stretches go round the processes.
+    homes: which process has what, by name, of what one alone has.
+    shapes: of all that the whole model has, by name.
+    """
+
+    group: dist.ProcessGroup
+    blocks: list[range]
+    homes: dict[str, int]
+    shapes: dict[str, tuple[torch.Size, torch.dtype]]
+
+    def exchange(self, found: dict[str, Tensor]) -> None:
+        """Add to what this process has what the others have, in all of them."""
+        for name, home in self.homes.items():
+            shape, dtype = self.shapes[name]
+            value = found.get(name)
+            value = torch.empty(shape, dtype=dtype) if value is None else value.contiguous()
+            dist.broadcast(value, group=self.group, group_src=home)
+            found[name] = value
+
+
+def deal_blocks(model: nn.Module, group: dist.ProcessGroup, stretches: int) -> Dealt:
+    """Leave this process its stretches of a model's blocks, all of about equal number.
+
+    Raises: ConfigError if there are fewer blocks than stretches.
+    """
+    blocks, processes = chain_of(model), group.size()
+    parts, number = processes * stretches, len(blocks)
+    if number < parts:
+        raise ConfigError(
+            f"train.layout: pipeline {processes}"
+            + (f" times virtual_pipeline {stretches}" if stretches > 1 else "")
+            + f" for {number} blocks",
+            expected="no more stretches than blocks",
+            repair="a smaller degree or a larger model",
+        )
+    ends = [part * number // parts for part in range(parts + 1)]
+    every = [range(*both) for both in itertools.pairwise(ends)]
+    homes = [part % processes for part, own in enumerate(every) for _ in own]
+    shapes = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
+    named = {
+        name: home
+        for name in shapes
+        for block, home in zip(blocks, homes, strict=True)
+        if any(name.startswith(f"{part}.") for part in block)
+    }
+    keep_blocks(model, [block for block, home in enumerate(homes) if home == group.rank()])
+    return Dealt(group, every, named, shapes)
 
 
 def cut_everything(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -34,11 +93,14 @@ def cut_everything(model: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def cut_matrices(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Deal out heads and hidden units of every block.
+    """Deal out heads and hidden units of every block, and between them its places.
 
     Raises: ConfigError if a model has none, or they can't be dealt out evenly.
     """
     blocks, parts = list(model.named_modules()), mesh.size()
+    into = ColwiseParallel(input_layouts=Shard(1))  # brings the places of all together
+    out_of = RowwiseParallel(output_layouts=Shard(1))
+    norm = SequenceParallel(use_local_output=True)
     if not any(isinstance(module, EncoderBlock) for _, module in blocks):
         raise _does_not_fit(parts, "the model has no transformer blocks")
     for _, module in blocks:
@@ -46,17 +108,16 @@ def cut_matrices(model: nn.Module, mesh: DeviceMesh) -> None:
         if isinstance(module, Attention):
             if module.num_kv_heads % parts:
                 raise _does_not_fit(parts, f"it does not divide {module.num_kv_heads} heads")
-            plan = {"qkv": ColwiseParallel(), "out": RowwiseParallel()}
+            plan = {"qkv": into, "out": out_of}
         elif isinstance(module, CrossAttention):
-            plan = {name: ColwiseParallel() for name in ("query", "key_value")}
-            plan["out"] = RowwiseParallel()
+            plan = {"norm": norm, "query": into, "key_value": ColwiseParallel(), "out": out_of}
         elif isinstance(module, EncoderBlock):
             if isinstance(module.mlp[1], GatedSiLU):
                 raise _does_not_fit(parts, "gates and what they gate would be torn apart (swiglu)")
             units = len(module.mlp.get_parameter("0.bias"))
             if units % parts:
                 raise _does_not_fit(parts, f"it does not divide {units} units")
-            plan = {"mlp.0": ColwiseParallel(), "mlp.2": RowwiseParallel()}
+            plan = {"attention_norm": norm, "mlp_norm": norm, "mlp.0": into, "mlp.2": out_of}
         if plan:
             parallelize_module(module, mesh, plan)
 
