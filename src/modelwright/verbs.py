@@ -3,7 +3,6 @@
 Each gives a plain dict, the same that `--json` prints (docs/reference/commands.md).
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,17 +14,16 @@ from modelwright import pipeline
 from modelwright.core import recipe_file
 from modelwright.core.artifact import open_artifact
 from modelwright.core.errors import ConfigError, DataError, Infeasible
-from modelwright.core.files import write_bytes
 from modelwright.core.hardware import has, this_machine, version
 from modelwright.core.progress import say
-from modelwright.core.recipe import Data, Recipe
+from modelwright.core.recipe import Recipe
 from modelwright.core.run import STAGES, Run
-from modelwright.core.starter import GOALS, OWN_KEYS, STARTER
 from modelwright.data import catalog as data_catalog
 from modelwright.data import checks, drawing
 from modelwright.data.rows import load_part
 from modelwright.plan import choose
 from modelwright.stages import STEPS, load
+from modelwright.starting import init as init
 from modelwright.train import launch, parallel
 
 RUNS = Path("runs")
@@ -163,14 +161,15 @@ def predict(
             the standard input.
         texts: for each picture to choose from; of one text the pictures come the nearest first.
         draw: folder for each picture with the boxes found in it, as PNG; of detectors.
-        told: called with each piece of a text that a language model writes on, as it comes.
-        options: of language models: max_new, temperature, top_k, top_p, seed, stop; as in
-            runtime.generate.Writing. Of translation: beam, length_penalty, most; as in
-            runtime.decode.beam_search. Of transcription: beam_width.
+        told: called with each piece of a text that is written, as it comes, and with a line's end
+            behind it.
+        options: of models that write, as in the recipe's section decode, in place of what the
+            model was shipped with; of transcription: beam_width.
     Returns: "answers", each with its file or text, the answer, and what belongs to it by task,
         such as probabilities, most likely first; "failed", what cannot be read, with the reason.
     Raises: ConfigError for `texts`, `draw` or an option that a model has no use for.
     """
+    from modelwright.models.heads import HEADS
     from modelwright.runtime.answering import answer, check_options
     from modelwright.runtime.catalog import open_session
     from modelwright.tasks.catalog import TASKS
@@ -192,6 +191,8 @@ def predict(
             reason = error.what if isinstance(error, DataError) else error.strerror
             failed.append({"file": name, "reason": reason})
             continue
+        if told is not None and HEADS[TASKS[task].outputs].writes:
+            told("\n")
         if draw is not None:
             found["drawn"] = str(drawing.write(Path(draw), name, own, found["boxes"]))
         answers.append({"file": name, **found})
@@ -283,7 +284,7 @@ def layouts(
     families = MODELS if recipe.model.family == "auto" else (recipe.model.family,)
     rows = []
     for family in families:
-        spec = ModelSpec(family, "tiny", data.inputs, data.outputs)
+        spec = ModelSpec.asked(family, "tiny", data.inputs, data.outputs, recipe.model.options)
         for one in equivalence.compare(recipe, data, spec):
             rows.append({"family": family, **asdict(one), "agrees": one.agrees})
             if told is not None:
@@ -307,69 +308,6 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic", "sqlparse"),
 }
-
-
-def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
-    """Look at a dataset and write a commented starter recipe for it.
-
-    Raises: ConfigError if the file is there already.
-    """
-    from modelwright.tasks.catalog import TASKS
-
-    section = Data(source=source)
-    found = data_catalog.recognise(section)
-    task = next(
-        name for name, one in TASKS.items()
-        if one.inputs == found.kind and one.outputs in found.answers
-    )  # fmt: skip
-    keys = data_catalog.KINDS[found.kind].starter(Path(source))
-    section = Data(source=source, **keys)
-    data, report = checks.check(
-        data_catalog.load(section, found.kind, TASKS[task].outputs), section
-    )
-    shape, rows = report["inputs"].get("shape"), report["rows"]
-    stem = "".join(c if c.isalnum() else "-" for c in Path(source).name).strip("-") or "recipe"
-    path = Path(to) if to is not None else Path(f"{stem.lower()}.yaml")
-    if path.exists():
-        raise ConfigError(
-            f"{path} is there already", expected="a new file", repair="name another with --to"
-        )
-    text = STARTER.format(
-        source=source,
-        quoted=json.dumps(source, ensure_ascii=False),
-        task=task,
-        own="".join(f"  {key}: {json.dumps(value):<19} # edit\n" for key, value in keys.items())
-        + OWN_KEYS.get(found.kind, ""),
-        rows=sum(rows.values()),
-        what=_described(report),
-        goal=GOALS[TASKS[task].metric],
-        minutes=1 if rows["train"] < 5000 else 5,
-        file=path,
-    )
-    write_bytes(path, text.encode())
-    recipe_file.read(path)
-    labels = [] if data.kind in ("items", "ratings") else data.labels
-    return {"recipe": str(path), "rows": rows, "labels": labels, "shape": shape,
-            "findings": report["findings"]}  # fmt: skip
-
-
-def _described(report: Mapping[str, Any]) -> str:
-    """What the rows are, in a few words."""
-    inputs, labels = report["inputs"], report["labels"]
-    if inputs["kind"] == "image":
-        shape = " x ".join(str(size) for size in inputs["shape"])
-        what = f"images of {shape} (channels x height x width)"
-    else:
-        kinds = {
-            "text": "texts", "audio": "recordings", "series": "windows",
-            "stream": "stretches of text", "items": "histories", "pairs": "pairs of texts",
-            "ratings": "histories", "observation": "observations and episodes",
-            "image_text": "pictures with texts",
-        }  # fmt: skip
-        what = kinds.get(inputs["kind"], "rows")
-    if inputs["kind"] in ("items", "ratings"):
-        return f"{what} of {len(labels):,} items"
-    return what + (f" in {len(labels)} classes" if labels else "")
 
 
 def recipe_schema() -> dict[str, Any]:
