@@ -489,3 +489,9 @@ def test_every_metric_has_a_unit():
 
     assert all(name in text for name in METRICS)
     assert {"share", "ms", "mb", ""} == {metric.unit for metric in METRICS.values()}
+
+
+def test_waiting_for_a_rank_has_an_end(file):
+    """Longer than a day is refused: gloo would hang."""
+    with pytest.raises(ConfigError, match="stuck_minutes: should be less than or equal to 1440"):
+        read(file("train: {stuck_minutes: 25 h}"))
