@@ -256,8 +256,8 @@ def call(words: list[str]) -> int:
     except ModelwrightError as error:
         if not error.said:
             _complain(str(error), always=True)
-        if as_json:
-            print(json_module.dumps({"verdict": "refused", "error": str(error)}))
+            if as_json:
+                print(json_module.dumps({"verdict": "refused", "error": str(error)}))
         return error.exit_code
     except KeyboardInterrupt:
         _complain("stopped; what was finished is kept, and the same command continues")

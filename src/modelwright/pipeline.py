@@ -186,11 +186,9 @@ def run_of(path: Path) -> Run:
 def _do(run: Run, recipe: Recipe, stage: str, world: World) -> None:
     run.write(stage, "stage_started")
     started = time.perf_counter()
-    if stage == TOGETHER:
-        summary = train(run, recipe, world)
-    else:
-        with ranks.alone():
-            summary = STEPS[stage](run, recipe)
+    with contextlib.nullcontext() if stage == TOGETHER else ranks.alone():
+        known = {"world": world} if stage in ("plan", TOGETHER) else {}
+        summary = STEPS[stage](run, recipe, **known)
     seconds = time.perf_counter() - started
     run.mark_done(stage, seconds=seconds, **summary)
     run.write(stage, "stage_finished", seconds=seconds)

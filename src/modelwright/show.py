@@ -50,6 +50,10 @@ def plan(found: Found) -> None:
     )
     for one in found["candidates"]:
         predicted = one["predicted"]
+        if not predicted:  # nothing was spent on it
+            counts = format_count(one["num_params"]), format_count(one["forward_flops"])
+            table.add_row(one["name"], *counts, "", "", "", "", one["reason"])
+            continue
         table.add_row(
             one["name"], format_count(one["num_params"]), format_count(one["forward_flops"]),
             format_bytes(predicted["memory_bytes"]), format_seconds(predicted["epoch_s"]),
@@ -61,6 +65,14 @@ def plan(found: Found) -> None:
         "FLOPs are of one forward pass of one example; size and latency are of the uncompressed "
         "graph on the target."
     )
+    sent = [one["predicted"].get("sent_bytes", 0) for one in found["candidates"]]
+    if "processes" in found:
+        console.print(
+            f"Memory is that of the first of {found['processes']} processes; times are of "
+            "computing alone: what they wait for each other is not in them"
+            + (f" (up to {format_bytes(max(sent))} of weights and gradients a step)." if any(sent)
+               else ".")
+        )  # fmt: skip
     if not found["fits"]:
         console.print("[red]no candidate fits[/]: relax a goal or the budget")
 

@@ -41,10 +41,10 @@ from modelwright.tasks.catalog import TASKS
 from modelwright.train.catalog import make_trainer
 from modelwright.train.journal import Record
 from modelwright.train.loop import announce
-from modelwright.train.parallel import ALONE, World
+from modelwright.train.parallel import ALONE, World, require_fit
 from modelwright.train.peak import reset_peak_memory
 from modelwright.train.save import write_trained
-from modelwright.train.settings import Budget, fill_in
+from modelwright.train.settings import Budget, fill_in, training_budget
 
 PARITY_ROWS = 2000  # real rows from valid and train; all there are where there are fewer
 PARITY_NUMBERS = 16_000_000  # of all rows' outputs
@@ -70,14 +70,15 @@ def load(recipe: Recipe) -> Dataset:
     return data_catalog.load(recipe.data, task.inputs, task.outputs)
 
 
-def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
-    """Predict every candidate, race those that fit, name the winner and its budget."""
+def plan(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
+    """Predict every candidate, race those that fit, name the winner and its budget; the first
+    process does it, for all of `world`."""
     folder = run.stage_folder("plan")
     folder.mkdir(exist_ok=True)
     data = read(run.stage_folder("gate") / "data.json")
     predictions = folder / "predictions.json"
     if not predictions.is_file():  # kept, so that a continued run does not predict otherwise
-        candidates = choose.predict(recipe, data)
+        candidates = choose.predict(recipe, data, world)
         figures.predictions(run, candidates)
         write_json(predictions, {"candidates": [one.to_json() for one in candidates]})
     candidates = [from_json(one) for one in read(predictions)["candidates"]]
@@ -101,7 +102,11 @@ def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
         _write_infeasible(
             run,
             recipe,
-            [{"name": one.spec.name, "values": one.best_values()} for one in candidates],
+            [
+                {"name": one.spec.name, "values": one.best_values()}
+                for one in candidates
+                if one.predicted
+            ],
             "by prediction, with compression at its best",
             nearest=min(
                 candidates, key=lambda one: (not one.binds.startswith("budget."), one.num_params)
@@ -146,8 +151,8 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
 
     world.first_does(begin)
     budget = Budget(**chosen["train_budget"])
-    settings = fill_in(recipe.train, spec, chosen["precision"], choose.training_budget(recipe))
-    world.require_fit(recipe.task, settings)
+    settings = fill_in(recipe.train, spec, chosen["precision"], training_budget(recipe))
+    require_fit(world.layout, recipe.task, settings.batch_size)
     given = (run, recipe, winner, spec, settings, train_rows)
     written = world.first_does(lambda: figures.record(*given)) or Record()
     reset_peak_memory()
@@ -290,7 +295,7 @@ def certify(run: Run, recipe: Recipe) -> dict[str, Any]:
 
 
 TOGETHER = "train"  # the stage that all processes do; the first one does all others alone
-STEPS: dict[str, Callable[[Run, Recipe], dict[str, Any]]] = {
+STEPS: dict[str, Callable[..., dict[str, Any]]] = {  # of a run, its recipe, and for two the world
     "gate": gate,
     "plan": plan,
     "train": train,

@@ -3,7 +3,6 @@
 Each gives a plain dict, the same that `--json` prints (docs/reference/commands.md).
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,18 +14,17 @@ from modelwright import pipeline
 from modelwright.core import recipe_file
 from modelwright.core.artifact import open_artifact
 from modelwright.core.errors import ConfigError, DataError, Infeasible
-from modelwright.core.files import write_bytes
 from modelwright.core.hardware import has, this_machine, version
 from modelwright.core.progress import say
-from modelwright.core.recipe import Data, Recipe
+from modelwright.core.recipe import Recipe
 from modelwright.core.run import STAGES, Run
-from modelwright.core.starter import GOALS, OWN_KEYS, STARTER
 from modelwright.data import catalog as data_catalog
 from modelwright.data import checks, drawing
 from modelwright.data.rows import load_part
 from modelwright.plan import choose
 from modelwright.stages import STEPS, load
-from modelwright.train import parallel
+from modelwright.starting import init as init
+from modelwright.train import launch, parallel
 
 RUNS = Path("runs")
 Overrides = Mapping[str, Any]
@@ -67,6 +65,7 @@ def run(
             return pipeline.go(one, until=until, world=world)
         except Infeasible as error:
             say(str(error))
+            launch.tell_launcher(error)
             return pipeline.result(one)
 
 
@@ -103,10 +102,12 @@ def plan(source: str | Path, overrides: Overrides | None = None) -> dict[str, An
     data, report = checks.check(load(recipe), recipe.data)
     checks.refuse(report)
     del data
-    candidates = choose.predict(recipe, report)
+    with parallel.imagined(recipe.train.layout) as world:
+        candidates = choose.predict(recipe, report, world)
     return {
         "fits": any(one.status == "fits" for one in candidates),
         "candidates": [one.to_json() for one in candidates],
+        **({"processes": world.size} if world.size > 1 else {}),
     }
 
 
@@ -309,69 +310,6 @@ EXTRAS = {
 }
 
 
-def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
-    """Look at a dataset and write a commented starter recipe for it.
-
-    Raises: ConfigError if the file is there already.
-    """
-    from modelwright.tasks.catalog import TASKS
-
-    section = Data(source=source)
-    found = data_catalog.recognise(section)
-    task = next(
-        name for name, one in TASKS.items()
-        if one.inputs == found.kind and one.outputs in found.answers
-    )  # fmt: skip
-    keys = data_catalog.KINDS[found.kind].starter(Path(source))
-    section = Data(source=source, **keys)
-    data, report = checks.check(
-        data_catalog.load(section, found.kind, TASKS[task].outputs), section
-    )
-    shape, rows = report["inputs"].get("shape"), report["rows"]
-    stem = "".join(c if c.isalnum() else "-" for c in Path(source).name).strip("-") or "recipe"
-    path = Path(to) if to is not None else Path(f"{stem.lower()}.yaml")
-    if path.exists():
-        raise ConfigError(
-            f"{path} is there already", expected="a new file", repair="name another with --to"
-        )
-    text = STARTER.format(
-        source=source,
-        quoted=json.dumps(source, ensure_ascii=False),
-        task=task,
-        own="".join(f"  {key}: {json.dumps(value):<19} # edit\n" for key, value in keys.items())
-        + OWN_KEYS.get(found.kind, ""),
-        rows=sum(rows.values()),
-        what=_described(report),
-        goal=GOALS[TASKS[task].metric],
-        minutes=1 if rows["train"] < 5000 else 5,
-        file=path,
-    )
-    write_bytes(path, text.encode())
-    recipe_file.read(path)
-    labels = [] if data.kind in ("items", "ratings") else data.labels
-    return {"recipe": str(path), "rows": rows, "labels": labels, "shape": shape,
-            "findings": report["findings"]}  # fmt: skip
-
-
-def _described(report: Mapping[str, Any]) -> str:
-    """What the rows are, in a few words."""
-    inputs, labels = report["inputs"], report["labels"]
-    if inputs["kind"] == "image":
-        shape = " x ".join(str(size) for size in inputs["shape"])
-        what = f"images of {shape} (channels x height x width)"
-    else:
-        kinds = {
-            "text": "texts", "audio": "recordings", "series": "windows",
-            "stream": "stretches of text", "items": "histories", "pairs": "pairs of texts",
-            "ratings": "histories", "observation": "observations and episodes",
-            "image_text": "pictures with texts",
-        }  # fmt: skip
-        what = kinds.get(inputs["kind"], "rows")
-    if inputs["kind"] in ("items", "ratings"):
-        return f"{what} of {len(labels):,} items"
-    return what + (f" in {len(labels)} classes" if labels else "")
-
-
 def recipe_schema() -> dict[str, Any]:
     """The JSON schema of a recipe, for editors."""
     return recipe_file.schema()
@@ -397,7 +335,9 @@ def _run_for(
             return run
         path, overrides = run.folder / "recipe.yaml", None
     recipe = recipe_file.read(path, overrides)
-    parallel.resolved(recipe.train.layout, processes)  # refuse before a folder is there
+    # refuse before a folder is there
+    layout = parallel.resolved(recipe.train.layout, processes)
+    parallel.require_fit(layout, recipe.task, recipe.train.batch_size)
     return pipeline.start(recipe, out, resume=not new)
 
 

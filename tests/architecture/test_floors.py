@@ -19,7 +19,7 @@ FLOORS = (
     ("plan",),
     ("compress",),
     ("figures",),
-    ("stages",),
+    ("stages", "starting"),
     ("pipeline",),
     ("verbs", "show"),
     ("cli",),

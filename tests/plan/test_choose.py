@@ -7,8 +7,7 @@ import pytest
 from modelwright.core.errors import Exit, Infeasible
 from modelwright.plan import choose
 from modelwright.plan.candidate import Candidate, from_json
-from modelwright.plan.choose import training_budget
-from modelwright.train.settings import Budget
+from modelwright.train.settings import Budget, training_budget
 
 from .conftest import data_of, recipe_of, rows
 

@@ -20,8 +20,7 @@ def spec_of(size="tiny", mean=90.0):
 
 
 def settings_of(precision="32-true"):
-    from modelwright.plan.choose import training_budget
-    from modelwright.train.settings import fill_in
+    from modelwright.train.settings import fill_in, training_budget
 
     recipe = recipe_of()
     return fill_in(recipe.train, spec_of(), precision, training_budget(recipe))

@@ -5,13 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
-from modelwright.core.recipe import Augment, Train
+from modelwright.core.recipe import Augment, Layout, Train
 from modelwright.data.rows import Rows
 from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.journal import Record
+from modelwright.train.launch import Place
 from modelwright.train.loop import Trainer
+from modelwright.train.parallel import ALONE, World
 from modelwright.train.settings import Budget, Settings, fill_in
 
 FAMILIES = ("cnn", "rnn", "transformer")
@@ -57,6 +60,7 @@ def trainer_of(
     record: Record | None = None,
     settings: Settings | None = None,
     args: dict[str, Any] | None = None,
+    world: World = ALONE,
     **keys: Any,
 ) -> Trainer:
     """A trainer as the pipeline makes it; it resumes what lies in `folder`."""
@@ -67,7 +71,17 @@ def trainer_of(
     return Trainer(
         fresh_model(spec, settings.seed), spec, TASKS["image-classification"], rows(72),
         rows(24, 1), settings, budget, folder, metrics=metrics, record=record,
+        world=world,
     )  # fmt: skip
+
+
+def world_of(rank: int, **degrees: int) -> World:
+    """A rank's world, in a process that has joined a gloo group (processes.py)."""
+    layout = Layout(**degrees)
+    world = World(Place(rank, rank, layout.processes))
+    world.patient = dist.new_group(backend="gloo")
+    world.arrange(layout)
+    return world
 
 
 def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ import math
 import statistics
 
 import pytest
+import torch
 
 from modelwright.core.errors import ConfigError, Exit, TrainingFailed
 from modelwright.core.recipe import Recipe
@@ -14,7 +15,8 @@ from modelwright.train.journal import Record
 from modelwright.train.loop import Trainer
 from modelwright.train.settings import Budget
 
-from .conftest import differing, settings_of, trainer_of, weights_of
+from .conftest import differing, settings_of, trainer_of, weights_of, world_of
+from .processes import run_ranks
 
 SKIP = {"on_nan": "skip", "on_spike": "skip", "checkpoint_steps": 10}
 
@@ -166,15 +168,41 @@ def test_a_bad_loss_is_not_in_the_curves(tmp_path, often):
     assert [*range(1, 31), *range(32, 61)] == [line["step"] for line in lines if "loss" in line]
 
 
-def test_ranks_agree_to_go_back(tmp_path, often):
-    """Where another rank's loss is bad, this one goes back too."""
-    trainer = trainer_of(tmp_path, **SKIP)
-    trainer.guard.agree = lambda bad: bad or trainer.step == 30
-    texts = noted(trainer)
-    trainer.run()
+def skip_together(rank, degrees, folder, stops):
+    """Train on this rank, where the last one's share of the loss goes wrong at step 14; stopped and
+    taken up again at `stops`. Gives what was gone back from and a sum of every weight's bits."""
+    guards.SNAPSHOT_STEPS, guards.FEWEST = 4, 4
+    for stop in (*stops, 20):
+        torch.manual_seed(0)
+        trainer = trainer_of(
+            folder, "transformer", world=world_of(rank, **degrees), budget=Budget(steps=20),
+            args={"dim": 64, "num_layers": 2}, **SKIP,
+        )  # fmt: skip
+        planted(trainer, *([14] if rank == trainer.world.size - 1 else []))
+        trainer.run(Budget(steps=stop))
+        trainer.save()
+    whole = trainer.world.whole(trainer.averaged.state_dict())
+    bits = [(name, value.double().sum().item()) for name, value in sorted(whole.items())]
+    return trainer.guard.returns, bits
 
-    assert [[25, 30]] == trainer.guard.returns
-    assert "another rank's loss went wrong at step 30" in texts[0]
+
+@pytest.mark.parametrize(
+    "degrees",
+    [{"sharded": 2}] + [
+        pytest.param({axis: 2}, marks=pytest.mark.slow) for axis in ("data", "tensor", "pipeline")
+    ],
+    ids=str,
+)  # fmt: skip
+def test_ranks_go_back_together(tmp_path, degrees):
+    """A share that is no number on one rank sends all of them back to the same step; stopped in
+    between and taken up again, they end with the same bits."""
+    quiet, stopped = (
+        run_ranks(tmp_path / name, 2, skip_together, degrees, tmp_path / name / "kept", stops)
+        for name, stops in (("quiet", ()), ("stopped", (13, 17)))
+    )
+
+    assert [[13, 14]] == quiet[0][0] == quiet[1][0]
+    assert quiet[0] == quiet[1] == stopped[0] == stopped[1]
 
 
 @pytest.mark.parametrize(

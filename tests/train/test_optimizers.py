@@ -12,6 +12,7 @@ from torch import nn
 from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Train
 from modelwright.models.catalog import ModelSpec, build
+from modelwright.train.adafactor import Adafactor
 from modelwright.train.muon import Muon
 from modelwright.train.optimizers import (
     OPTIMIZERS,
@@ -34,6 +35,22 @@ def test_every_parameter_is_in_one_group(family, name):
     grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
 
     assert sorted(id(p) for p in model.parameters()) == sorted(grouped)
+
+
+def test_adafactor_steps_as_torchs_does():
+    """Over matrices, kernels and vectors; torch's own takes no parameters in shards."""
+    torch.manual_seed(0)
+    ours = [nn.Parameter(torch.randn(shape)) for shape in ((5, 7), (3, 4, 2, 2), (6,), (1, 9))]
+    theirs = copy.deepcopy(ours)
+    optimizers = [Adafactor(ours, 0.05, 0.1), torch.optim.Adafactor(theirs, 0.05, weight_decay=0.1)]
+    for _ in range(5):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

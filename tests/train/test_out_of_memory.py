@@ -17,7 +17,8 @@ from modelwright.train.loop import Trainer
 from modelwright.train.out_of_memory import out_of_memory
 from modelwright.train.settings import Budget
 
-from .conftest import differing, trainer_of, weights_of
+from .conftest import differing, trainer_of, weights_of, world_of
+from .processes import run_ranks
 
 CPU = ("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: "
        "you tried to allocate 99 bytes. Error code 12 (Cannot allocate memory)")  # fmt: skip
@@ -129,19 +130,66 @@ def test_a_batch_that_belongs_together_is_not_split(tmp_path):
     )
 
 
-def test_one_of_several_processes_does_not_change_its_passes(tmp_path, monkeypatch):
-    """The others wait for it in the middle of a step: it stops with words."""
-    trainer = trainer_of(tmp_path, "transformer")
-    trainer.micro.several = True
+def train_short_of_memory(rank, folder, degrees):
+    """Train on this rank; the second one has no memory for five rows at once from step 3 on. Gives
+    the steps that were made, the size, what was said, the weights' sums; or an error's words."""
+    world, texts = world_of(rank, **degrees), []
+    trainer = trainer_of(
+        folder, "transformer", world=world, budget=Budget(steps=6), checkpoint_steps=2,
+        record=Record(note=texts.append),
+    )  # fmt: skip
 
-    def full(progress):
-        raise MemoryError
+    def look(model, inputs, output):
+        if trainer.step >= 3 and len(inputs[0]) > 4 and rank == 1:
+            raise RuntimeError(CPU)
 
-    monkeypatch.setattr(trainer, "_backward", full)
-    with pytest.raises(TrainingFailed, match="memory ended in step 0") as caught:
-        trainer.train_step()
+    trainer.model.register_forward_hook(look)
+    try:
+        trainer.run()
+    except TrainingFailed as error:
+        return error.what, error.repair
+    except RuntimeError as error:  # of those that the other rank has left
+        return (str(error),)
+    weights = world.whole(trainer.averaged.state_dict())
+    sums = {name: value.double().sum().item() for name, value in weights.items()}
+    return trainer.step, trainer.micro.size, texts, sums
 
-    assert "lower train.micro_batch_size" in caught.value.repair
+
+def require_trained(sums, folder):
+    """The weights are those that one process finds that puts through all rows at once."""
+    alone = trainer_of(folder, "transformer", budget=Budget(steps=6))
+    alone.run()
+    wanted = {name: one.double().sum().item() for name, one in alone.averaged.named_parameters()}
+    assert wanted == pytest.approx({name: sums[name] for name in wanted}, abs=1e-3)
+
+
+def test_ranks_agree_on_fewer_rows(tmp_path):
+    """Memory that ends on one of two ranks: both try the step again with half of their rows."""
+    first, second = run_ranks(
+        tmp_path, 2, train_short_of_memory, tmp_path / "kept", {"data": 2}
+    )  # fmt: skip
+
+    assert (6, 4) == first[:2] == second[:2]
+    assert "memory ended in step 3, with 8 rows at once (rank 1: can't allocate" in second[2][0]
+    assert "memory ended in step 3, with 8 rows at once (rank 1)" in first[2][0]
+    assert "train.micro_batch_size 4; the batch stays at 16" in first[2][0]
+    assert first[3] == second[3]
+    require_trained(first[3], tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_ranks_that_wait_in_a_pass_start_again_with_fewer_rows(tmp_path):
+    """With parameters in pieces all stop; the same command goes on with the smaller size."""
+    given = (2, train_short_of_memory, tmp_path / "kept", {"sharded": 2})
+    _, (what, repair) = run_ranks(tmp_path, *given)
+    first, second = run_ranks(tmp_path, *given)
+
+    assert "rank 1: memory ended in step 3, with 8 rows at once" in what
+    assert "train.micro_batch_size 4" in repair
+    assert (6, 4) == first[:2] == second[:2]
+    (text,) = first[2]
+    assert "memory ended with more rows at once: train.micro_batch_size is 4 now" in text
+    require_trained(first[3], tmp_path / "alone")
 
 
 def test_no_memory_for_the_update_is_an_error(tmp_path, monkeypatch):

@@ -6,20 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from tests.conformance.makers import MAKERS
-from tests.train.conftest import differing, settings_of, trainer_of, weights_of
+from tests.train.conftest import differing, trainer_of, weights_of
 
 from modelwright import stages
 from modelwright.cli import call
 from modelwright.core import recipe_file
-from modelwright.core.errors import ConfigError
+from modelwright.core.errors import ConfigError, TrainingFailed
 from modelwright.core.recipe import Layout
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.models.stretch import chain_of, keep_blocks
-from modelwright.train import equivalence, parallel
+from modelwright.train import equivalence, launch, parallel
 from modelwright.train.equivalence import LAYOUTS, Compared, compare
-from modelwright.train.launch import Place, first_node, place_of
-from modelwright.train.parallel import World, resolved
+from modelwright.train.launch import Place, break_off, first_node, place_of
+from modelwright.train.parallel import Left, resolved
 from modelwright.train.settings import Budget
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
@@ -82,16 +83,51 @@ def test_a_layout_needs_a_launcher(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
-def test_what_can_not_be_shared_is_refused():
-    world = World(Place(0, 0, 2))
-    world.layout = Layout(data=2)
+def test_one_of_several_speaks(tmp_path, monkeypatch):
+    """The first that fails tells the launcher; what the others see of it is not said again."""
+    store, path = dist.HashStore(), tmp_path / "error.json"
+    errors = [TrainingFailed("memory ended", expected="room"), TrainingFailed("a rank is gone")]
+    monkeypatch.setattr(launch, "LEAVING_S", 0.01)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
+    for rank, error in zip((1, 0), errors, strict=True):
+        break_off(store, rank, error)
+    told = json.loads(path.read_text())["message"]
 
+    assert [False, True] == [error.said for error in errors]
+    assert "memory ended\n  expected: room" == told["message"]
+    assert "py_callstack" not in told["extraInfo"] and int(told["extraInfo"]["timestamp"])
+    assert (2, True) == (Left(2).exit_code, Left(2).said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [(["train.learning_rat=1"], "unknown key 'train.learning_rat'"),
+     (["train.batch_size=15"], "15 rows can't be dealt out evenly to 2 processes"),
+     (["model.family=rnn", "train.layout.tensor=2"], "tensor 2: the model has no transformer"),
+     (["train.learning_rate=1e30"], "train: the loss became")],
+)  # fmt: skip
+def test_an_error_under_torchrun_is_said_once(keys, words, tmp_path):
+    """And once more where torchrun ends with its table, so that nobody has to look above it."""
+    recipe_of("text-classification", tmp_path)
+    found = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "-m", "modelwright", "run", str(tmp_path / "recipe.yaml"), "model.size=tiny",
+         "model.family=transformer", "budget.train_steps=30", *keys,
+         "--out", str(tmp_path / "runs")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    before, _, table = found.stderr.partition("FAILED")
+
+    assert 1 == found.returncode
+    assert 1 == before.count(words) == table.partition("Root Cause")[2].count(words)
+
+
+def test_what_can_not_be_shared_is_refused():
     with pytest.raises(ConfigError, match="15 rows can't be dealt out evenly to 2"):
-        world.require_fit("tagging", settings_of(batch_size=15))
+        parallel.require_fit(Layout(data=2), "tagging", 15)
     with pytest.raises(ConfigError, match="learns from a batch as a whole"):
-        world.require_fit("image-text-matching", settings_of())
-    with pytest.raises(ConfigError, match="no copy in memory to go back to"):
-        world.require_fit("tagging", settings_of(on_nan="skip"))
+        parallel.require_fit(Layout(tensor=2), "image-text-matching", None)
 
 
 def test_one_process_talks_to_itself():
@@ -141,6 +177,18 @@ def test_every_layout_trains_as_one_process_does(task, family, tmp_path):
     assert (9 if family == "transformer" else 3) <= sum(row.loss is not None for row in rows) + (
         family == "cnn" and task == "image-classification"
     )
+
+
+@pytest.mark.slow
+def test_adafactor_means_go_over_every_cut(tmp_path):
+    """Of matrices cut by rows, by columns and by both."""
+    layouts = [Layout(tensor=2), Layout(sharded=2, tensor=2)]
+    rows = compared(
+        "text-classification", "transformer", tmp_path, layouts,
+        optimizer="adafactor", learning_rate=0.01,
+    )  # fmt: skip
+
+    assert all(row.agrees and row.loss is not None for row in rows), rows
 
 
 def test_a_layout_that_trains_otherwise_is_found(tmp_path, monkeypatch, capsys):

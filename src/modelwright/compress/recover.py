@@ -7,12 +7,11 @@ from pathlib import Path
 from modelwright.core.recipe import Recipe
 from modelwright.data.rows import Rows
 from modelwright.models.catalog import Model, ModelSpec
-from modelwright.plan.choose import training_budget
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.catalog import make_trainer
 from modelwright.train.journal import Record
 from modelwright.train.precision import Precision
-from modelwright.train.settings import Budget, fill_in
+from modelwright.train.settings import Budget, fill_in, training_budget
 
 LEARNING_RATE_SHARE = 0.3  # of the first training's: the model starts near a good place
 

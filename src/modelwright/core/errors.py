@@ -27,7 +27,7 @@ class ModelwrightError(Exception):
         repair: the key to turn or the command to run.
     """
 
-    exit_code = Exit.BUG
+    exit_code: Exit = Exit.BUG
     said = False  # another process has said it already
 
     def __init__(self, what: str, *, expected: str = "", repair: str = "") -> None:

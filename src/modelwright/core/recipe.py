@@ -158,6 +158,11 @@ class Layout(Section):
         """How many it takes."""
         return math.prod(self.degrees.values())
 
+    @property
+    def readers(self) -> int:
+        """How many parts a batch is cut into."""
+        return self.data * self.sharded
+
 
 class Train(Section):
     """How weights are found. None means: the default of the chosen family."""
@@ -217,7 +222,9 @@ class Train(Section):
     on_spike: Literal["ignore", "stop", "skip"] = Field(
         "ignore", description="what a loss far above the last ones does; skip as for on_nan"
     )
-    stuck_minutes: Minutes = Field(10.0, description="after which a rank that waits gives up")
+    stuck_minutes: Minutes = Field(
+        10.0, le=24 * 60, description="after which a rank that waits gives up; at most a day"
+    )
     loggers: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
         (), description="where curves go besides metrics.jsonl"
     )

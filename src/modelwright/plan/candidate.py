@@ -10,6 +10,7 @@ from typing import Any
 from modelwright.core.recipe import Recipe
 from modelwright.models.catalog import MODELS, ModelSpec
 from modelwright.plan import count
+from modelwright.plan.shares import Share
 from modelwright.train.precision import Precision
 
 # The best that compression could do, so that no candidate is dropped which it could save.
@@ -39,6 +40,7 @@ class Candidate:
     reason: str = ""
     binds: str = ""  # the goal or budget that dropped it
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    share: Share | None = None  # what the first of several processes has of it; not of those read
     expected: float = 0.0  # of the task's metric on valid, when FARTHEST times as much is spent
 
     @property

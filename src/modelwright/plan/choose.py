@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from modelwright.core.errors import Infeasible
+from modelwright.core.errors import ConfigError, Infeasible
 from modelwright.core.files import write_json
 from modelwright.core.goals import METRICS, Goal, Metric
 from modelwright.core.progress import say, show
@@ -32,12 +32,16 @@ from modelwright.plan.candidate import (
     compressed_bytes,
     fastest_ms,
 )
+from modelwright.plan.curve import expected_error
 from modelwright.plan.memory import resident_bytes
+from modelwright.plan.shares import Share, shares_of
 from modelwright.tasks.catalog import TASKS
+from modelwright.train import ranks
 from modelwright.train.journal import Record
 from modelwright.train.loop import CURVE_ROWS, Trainer
+from modelwright.train.parallel import ALONE, World
 from modelwright.train.precision import Precision
-from modelwright.train.settings import Budget, fill_in
+from modelwright.train.settings import Budget, fill_in, training_budget
 
 MIN_EPOCHS = 5.0  # seeing the data less often than this, a larger model loses to a smaller one
 ACTING_SIZES = 2  # from the smallest on, where a model is called for every step of an episode
@@ -45,47 +49,39 @@ MIN_STEPS = 2000  # with fewer, a smaller model gets further (docs/experiments.m
 LOOKS = 3  # points of the learning curve in each slice
 # times of what is spent that a curve is followed; a power law promises more than can be had
 FARTHEST, AHEAD = 4, "once four times as much is spent"
-DAMPED = 0.5  # of a curve's slope: curves flatten, the steepest ones most (docs/experiments.md)
-LEAST_ERROR = 1 / (2 * CURVE_ROWS)  # what an accuracy of one on the rows looked at may hide
 TIGHT = ("size_mb", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 RACE_SLICE = 0.04  # of the budget, for each candidate in each round
 BF16_MARGIN = 1.05  # bf16 has to be this much faster to be worth its rounding
 
 
-def training_budget(recipe: Recipe) -> Budget:
-    """The recipe's budget in steps or seconds."""
-    minutes = recipe.budget.train_minutes
-    return Budget(
-        steps=recipe.budget.train_steps, seconds=None if minutes is None else 60 * minutes
-    )
-
-
-def predict(recipe: Recipe, data: Mapping[str, Any]) -> list[Candidate]:
+def predict(recipe: Recipe, data: Mapping[str, Any], world: World = ALONE) -> list[Candidate]:
     """Every candidate with its predictions; those to race have the status "fits".
 
     Args:
         data: the gate's data.json.
+        world: the processes that are to train together.
+    Raises: ConfigError if they can train none of them.
 
     Sizes that a goal on size or latency rules out are looked at in their family's lighter form.
     """
-    candidates: list[Candidate] = []
+    specs: list[ModelSpec] = []
     for family in MODELS:
         if recipe.model.family in ("auto", family):
             sizes = ModelSpec(family, "", data["inputs"], data["outputs"]).ladder.sizes
             if TASKS[recipe.task].acting:  # acting gains little from size, and costs by it
                 sizes = dict(list(sizes.items())[:ACTING_SIZES])
             wanted = list(sizes) if recipe.model.size == "auto" else [recipe.model.size]
-            candidates += [
-                _calibrate(recipe, data, family, size, recipe.model.options) for size in wanted
+            specs += [
+                ModelSpec.asked(family, size, data["inputs"], data["outputs"], recipe.model.options)
+                for size in wanted
             ]
+    all_of_them = _calibrated(recipe, data, specs, world)
+    candidates = [one for one in all_of_them if not one.binds]
     process_bytes = resident_bytes()  # after calibration: libraries are loaded now
     for candidate in candidates:
         _judge(recipe, data, candidate, process_bytes)
-    lighter = [
-        _calibrate(recipe, data, one.spec.family, one.spec.size, options)
-        for one in candidates
-        if one.binds in TIGHT and (options := _lighter(recipe, one.spec))
-    ]
+    forms = [_lighter(recipe, one.spec) for one in candidates if one.binds in TIGHT]
+    lighter = _calibrated(recipe, data, [form for form in forms if form is not None], world)
     without = {one.spec.family for one in candidates} - {
         one.spec.family for one in candidates if one.status == "fits"
     }
@@ -101,17 +97,26 @@ def predict(recipe: Recipe, data: Mapping[str, Any]) -> list[Candidate]:
     for among in (candidates, lighter):
         for family in MODELS:
             _keep_one(recipe, [one for one in among if one.spec.family == family])
-    return candidates + lighter
+    return all_of_them + lighter
 
 
-def _lighter(recipe: Recipe, spec: ModelSpec) -> dict[str, Any]:
-    """The options of a lighter form of the same size, where the family has one, the recipe leaves
-    it open, and it is another model: a bag of words has no convolution."""
+def _calibrated(
+    recipe: Recipe, data: Mapping[str, Any], specs: Sequence[ModelSpec], world: World
+) -> list[Candidate]:
+    if not specs:
+        return []
+    shares = shares_of(specs, recipe, world)
+    with ranks.alone():  # the other processes wait
+        return [_calibrate(recipe, data, spec, share) for spec, share in shares]
+
+
+def _lighter(recipe: Recipe, spec: ModelSpec) -> ModelSpec | None:
+    """The lighter form of the same size, where the family has one, the recipe leaves it open, and
+    it is another model: a bag of words has no convolution."""
     own, asked = MODELS[spec.family].lighter, recipe.model.options
-    options = {**asked, **own}
-    other = ModelSpec.asked(spec.family, spec.size, spec.inputs, spec.outputs, options)
+    other = ModelSpec.asked(spec.family, spec.size, spec.inputs, spec.outputs, {**asked, **own})
     lighter = own.keys() - asked.keys() and count.count(other) != count.count(spec)
-    return options if lighter else {}
+    return other if lighter else None
 
 
 def _keep_one(recipe: Recipe, candidates: Sequence[Candidate]) -> None:
@@ -144,12 +149,15 @@ def _steps(recipe: Recipe, candidate: Candidate) -> float:
 
 
 def _calibrate(
-    recipe: Recipe, data: Mapping[str, Any], family: str, size: str, options: Mapping[str, Any]
+    recipe: Recipe, data: Mapping[str, Any], spec: ModelSpec, share: Share | ConfigError
 ) -> Candidate:
-    """Count one candidate, time a few of its steps, export it once."""
-    spec = ModelSpec.asked(family, size, data["inputs"], data["outputs"], options)
+    """Count one candidate, time a few of its steps, export it once; not where it is refused."""
     counted = count.count(spec)
     candidate = Candidate(spec, counted.num_params, counted.forward_flops, counted.backward_flops)
+    if isinstance(share, ConfigError):
+        candidate.binds, candidate.reason = "train.layout", share.what
+        return candidate
+    candidate.share = share
     show(f"plan: calibrating {spec.name}")
     auto = recipe.train.precision == "auto"
     wanted: list[Precision] = ["32-true", "bf16-mixed"] if auto else [recipe.train.precision]  # type: ignore[list-item]
@@ -160,10 +168,10 @@ def _calibrate(
     settings = fill_in(recipe.train, spec, wanted[0], budget)
     for precision in wanted:
         seconds[precision] = time.step_seconds(
-            spec, recipe.task, replace(settings, precision=precision)
+            spec, recipe.task, share.alone(replace(settings, precision=precision))
         )
     candidate.precision, candidate.precision_reason = _faster(seconds, why)
-    step_s = seconds[candidate.precision]
+    step_s = seconds[candidate.precision] * share.work
     target = time.deployed(spec, recipe.target)
     steps_per_epoch = math.ceil(data["rows"]["train"] / settings.batch_size)
     candidate.predicted = {
@@ -173,7 +181,8 @@ def _calibrate(
         "int8_bytes": compressed_bytes(recipe, counted, target.size_bytes, 1.0),
         "smallest_bytes": compressed_bytes(recipe, counted, target.size_bytes, PRUNED_SHARE),
         "latency_ms": target.latency_ms,
-        "fastest_ms": fastest_ms(recipe, family, target.latency_ms),
+        "fastest_ms": fastest_ms(recipe, spec.family, target.latency_ms),
+        **({"sent_bytes": share.sent_bytes} if share.copies else {}),
     }
     return candidate
 
@@ -188,6 +197,7 @@ def _judge(
     planned = memory.predict(
         candidate.spec,
         micro_batch_size=settings.micro_batch_size,
+        share=candidate.share,
         precision=candidate.precision,
         optimizer=settings.optimizer,
         copies=(settings.ema > 0) * (1 + back)
@@ -376,31 +386,6 @@ def _slice(
         "value": value,
         "curve": trainer.looks[-LOOKS:],
     }
-
-
-def expected_error(curve: Sequence[tuple[float, float]], horizon: float) -> float:
-    """Error that a learning curve promises once `horizon` is spent.
-
-    A straight line through the logarithms of spending and error, by least squares. Its slope is
-    held between 0 (learns no more) and -1; from the last point on, DAMPED of it is followed.
-
-    Args:
-        curve: budget spent (seconds or steps) and error, in order.
-
-    >>> round(expected_error([(10, 0.2), (20, 0.1)], 80), 3)
-    0.05
-    """
-    times = [math.log(spent) for spent, _ in curve]
-    errors = [math.log(max(error, LEAST_ERROR)) for _, error in curve]
-    mean_time, mean_error = sum(times) / len(times), sum(errors) / len(errors)
-    spread = sum((time - mean_time) ** 2 for time in times)
-    slope = 0.0
-    if spread > 0:
-        pairs = zip(times, errors, strict=True)
-        slope = sum((one - mean_time) * (error - mean_error) for one, error in pairs) / spread
-    slope = min(0.0, max(-1.0, slope))
-    reached = mean_error + slope * (times[-1] - mean_time)
-    return math.exp(reached + DAMPED * slope * (math.log(horizon) - times[-1]))
 
 
 def shown(metric: Metric, value: float) -> str:

@@ -6,7 +6,7 @@ Source of the breakdown: Korthikanti et al. 2022, arXiv:2205.05198, section 4.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import psutil
 import torch
@@ -18,6 +18,7 @@ from modelwright.core.units import format_bytes
 from modelwright.models.catalog import ModelSpec, build, examples
 from modelwright.models.rnn import RecurrentBody
 from modelwright.models.stretch import blocks_of
+from modelwright.plan.shares import Share
 from modelwright.train.optimizers import OptimizerName, state_bytes
 from modelwright.train.precision import Precision, autocast
 
@@ -39,13 +40,11 @@ class MemoryPlan:
     checkpoint: int
     activations: int
     workspace: int
+    buffers: int = 0  # in which several processes put parameters and gradients together
 
     @property
     def total(self) -> int:
-        return (
-            self.process + self.data + self.weights + self.gradients + self.optimizer
-            + self.copies + self.checkpoint + self.activations + self.workspace
-        )  # fmt: skip
+        return sum(asdict(self).values())
 
 
 def predict(
@@ -59,8 +58,9 @@ def predict(
     process_bytes: int,
     recompute: bool = False,
     moment_copies: int = 1,
+    share: Share | None = None,
 ) -> MemoryPlan:
-    """Peak resident memory of training `spec`, in bytes.
+    """Peak resident memory of training `spec`, in bytes; of several processes, the first one's.
 
     Args:
         micro_batch_size: examples in one forward pass.
@@ -69,23 +69,27 @@ def predict(
         process_bytes: of the interpreter with its libraries, measured on this machine.
         recompute: blocks keep only what comes in, and one at a time all the rest.
         moment_copies: of the optimizer's state; two where one is kept to go back to.
+        share: what that process has of the training; all of it where there is none.
     """
-    activations, largest, state, moments = _activations(
-        spec, micro_batch_size, precision, optimizer, recompute
+    share = share or Share(micro_batch_size, micro_batch_size)
+    activations, largest, whole, moments = _activations(
+        spec, min(micro_batch_size, share.pass_rows), precision, optimizer, recompute
     )
+    state, moments = round(share.weights * whole), round(share.weights * moments)
     return MemoryPlan(
         process=process_bytes,
         data=data_bytes,
         weights=state,
         gradients=state,
         optimizer=moment_copies * moments,
-        copies=copies * state,
+        copies=copies * state + share.copies * whole,
         checkpoint=state
         + moment_copies * moments
         + copies * state,  # while one is written, training goes on
         activations=activations,
         # backward holds the gradient that comes in and the one that goes out
         workspace=2 * largest + round(ALLOCATOR_SHARE * (activations + 2 * largest)),
+        buffers=share.buffers,
     )
 
 

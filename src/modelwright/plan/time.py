@@ -54,7 +54,7 @@ def step_seconds(spec: ModelSpec, task: str, settings: Settings) -> float:
         part = made_up(spec, settings.batch_size * 2)
         with tempfile.TemporaryDirectory() as folder:
             trainer = make_trainer(
-                fresh_model(spec, 0), spec, TASKS[task], part, part, settings,
+                fresh_model(spec, 0), spec, TASKS[task], part, part, knobs,
                 Budget(steps=1_000_000), Path(folder),
             )  # fmt: skip
             for _ in range(WARM_STEPS):

@@ -160,7 +160,7 @@ def _work(folder: Path) -> None:
         found: dict[str, Any]
         model = fresh_model(spec, 0)
         try:
-            world.require_fit(recipe.task, settings)
+            parallel.require_fit(world.layout, recipe.task, settings.batch_size)
             norms = any("Norm2d" in type(one).__name__ for one in model.modules())
             if settings.micro_batch_size < BATCH and norms:
                 raise ConfigError("batch norms see each pass alone: smaller ones train otherwise")

@@ -36,7 +36,7 @@ class Gradient:
         world: World,
     ) -> None:
         self.micro_batch_size = micro_batch_size
-        self._model, self._loss, self._weight = world.wrap(model), loss, weight
+        self._model, self._loss, self._weight = model, loss, weight
         self._precision, self._world = precision, world
 
     def __call__(self, batch: Batch) -> float:
@@ -45,13 +45,13 @@ class Gradient:
         pieces = self._world.own(batch).split(self.micro_batch_size)
         losses: list[Tensor] = []
         for number, micro in enumerate(pieces, 1):
-            with self._world.passing(self._model, last=number == len(pieces)):
-                with autocast(self._precision):
-                    outputs = self._model(*micro.inputs.values())
-                value = mixed_loss(self._loss, outputs, micro)
-                if micro is not batch:  # its share of the whole batch's mean
-                    value = self._weight(micro.targets) / whole * value
-                (value if scale == 1 else value * scale).backward()  # type: ignore[no-untyped-call]
+            self._world.passing(self._model, last=number == len(pieces))
+            with autocast(self._precision):
+                outputs = self._model(*micro.inputs.values())
+            value = mixed_loss(self._loss, outputs, micro)
+            if micro is not batch:  # its share of the whole batch's mean
+                value = self._weight(micro.targets) / whole * value
+            (value if scale == 1 else value * scale).backward()  # type: ignore[no-untyped-call]
             losses.append(value.detach())
         # looked at last: an accelerator computes on while the next pass is prepared
         return float(sum(value.item() for value in losses))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from modelwright.core.errors import TrainingFailed
 from modelwright.train.settings import Settings
+from modelwright.train.state import SNAPSHOT, gather
 
 WINDOW, FEWEST = 128, 32  # losses that a spike is judged by; with fewer, nothing is one
 FAR = 10.0  # times the usual spread above the median
@@ -90,14 +91,8 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by a name of its own: weights, averaged weights, moments."""
-        found = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        if self.averaged is not self.model:
-            own = self.averaged.state_dict()
-            found |= {f"average.{name}": value for name, value in own.items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            moments = {name: one for name, one in state.items() if isinstance(one, Tensor)}
-            found |= {f"optimizer.{index}.{name}": one for name, one in moments.items()}
-        return found
+        average = {} if self.averaged is self.model else self.averaged.state_dict()
+        return gather(self.model, self.optimizer, average=average, best={}, more={})
 
     @torch.no_grad()
     def put_back(self, snapshot: Mapping[str, Tensor]) -> None:
@@ -110,21 +105,15 @@ class Guard:
     """Judges each step's loss before the weights move, and knows the way back.
 
     Its state (`position`, `tensors`) belongs into a checkpoint: with it a resumed training judges
-    and goes back as one that was never stopped.
+    and goes back as one that was never stopped. Several ranks judge alike, each for itself: loss
+    and norm are sums over all of them, and each keeps a copy of what lies on it.
 
     Args:
         note: told what was done differently, in a sentence.
-        agree: of several ranks: whether any of them says so. Every rank calls it at every step.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        state: State,
-        note: Callable[[str], None],
-        agree: Callable[[bool], bool] = bool,
-    ) -> None:
-        self.settings, self.state, self.note, self.agree = settings, state, note, agree
+    def __init__(self, settings: Settings, state: State, note: Callable[[str], None]) -> None:
+        self.settings, self.state, self.note = settings, state, note
         self.losses: list[float] = []  # the last WINDOW that were taken
         self.returns: list[list[int]] = []  # the first and the last step that each threw away
         self._snapshot: dict[str, Tensor] = {}
@@ -134,14 +123,15 @@ class Guard:
         """Whether the gradient of `step` (from 0) may move the weights; if not, they are those of
         an earlier step again, and the gradient has to be dropped.
 
+        Args:
+            loss: of the whole batch, the same on every rank.
         Raises: TrainingFailed if the recipe says to stop, or has skipped often enough.
         """
         finite = math.isfinite(loss)
         bound = math.inf
         if finite and self.settings.on_spike != "ignore":
             bound = spike_bound(self.losses)
-        bad = not finite or loss > bound
-        if not self.agree(bad):
+        if finite and loss <= bound:
             if self.settings.on_spike != "ignore":
                 self.losses = [*self.losses, loss][-WINDOW:]
             self._keep(step)
@@ -149,10 +139,8 @@ class Guard:
         asked = self.settings.on_spike if finite else self.settings.on_nan
         what = (
             f"the loss rose to {loss:.4g} at step {step}, where {bound:.4g} is far"
-            if bad and finite
+            if finite
             else f"the loss became {loss} at step {step}"
-            if bad
-            else f"another rank's loss went wrong at step {step}"
         )
         what += f" (learning rate {learning_rate:.3g})"
         if asked != "skip":
@@ -193,7 +181,7 @@ class Guard:
 
     def tensors(self) -> dict[str, Tensor]:
         """The same, as tensors: the snapshot, where there is one."""
-        return {f"snapshot.{name}": value for name, value in self._snapshot.items()}
+        return {f"{SNAPSHOT}{name}": value for name, value in self._snapshot.items()}
 
     def take_up(self, position: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `position` and `tensors` gave."""
@@ -201,9 +189,9 @@ class Guard:
         self.returns = [[int(first), int(last)] for first, last in position["returns"]]
         self._snapshot_step = int(position["snapshot_step"])
         self._snapshot = {
-            name.removeprefix("snapshot."): value
+            name.removeprefix(SNAPSHOT): value
             for name, value in tensors.items()
-            if name.startswith("snapshot.")
+            if name.startswith(SNAPSHOT)
         }
 
 

@@ -1,15 +1,24 @@
-"""What a launcher says: who this process is among all, and where they meet."""
+"""What a launcher says: who this process is among all, and where they meet; and what it is told
+when they break off."""
 
+import contextlib
 import datetime
+import os
 import re
+import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from modelwright.core.errors import ConfigError
+from modelwright.core.errors import ConfigError, ModelwrightError, StorageError
+from modelwright.core.files import write_json
 
 PORT = 29_500  # of SLURM jobs, plus what the job's number gives
+LEAVING_S = 5.0  # that others give the first process to write its ledger before they end
+SAID, LEFT = "said", "left"  # keys of the store
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,38 @@ def meeting_place(environment: Mapping[str, str], place: Place, wait: datetime.t
         address, port, place.size, is_master=not elsewhere and place.rank == 0, timeout=wait
     )
     return PrefixStore(environment.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+
+
+def break_off(store: Store, rank: int, error: Exception) -> None:
+    """Of several processes that end with errors, let one speak: the first to come here, since what
+    the others see are mostly consequences. The first process leaves first: a launcher that sees
+    another one end would stop it while it writes the ledger."""
+    end = time.monotonic() + LEAVING_S
+    store.set_timeout(datetime.timedelta(seconds=LEAVING_S))
+    with contextlib.suppress(RuntimeError):  # its host is gone: then everybody speaks
+        if store.add(SAID, 1) == 1:
+            tell_launcher(error)
+        elif isinstance(error, ModelwrightError):
+            error.said = True
+        if rank == 0:
+            store.set(LEFT, "")
+        while time.monotonic() < end and not store.check([LEFT]):
+            time.sleep(0.05)  # the store's own way to wait says on stderr when it is over
+
+
+def tell_launcher(error: Exception, environment: Mapping[str, str] = os.environ) -> None:
+    """Put an error where torchrun looks for it: the table that it ends with then shows it.
+
+    Source: torch.distributed.elastic's error files (docs.pytorch.org, elastic/errors).
+    """
+    path = environment.get("TORCHELASTIC_ERROR_FILE")
+    if path is None:
+        return
+    more = {"timestamp": str(int(time.time()))}
+    if not isinstance(error, ModelwrightError):  # a bug: its place helps
+        more["py_callstack"] = "".join(traceback.format_exception(error))
+    with contextlib.suppress(StorageError):
+        write_json(Path(path), {"message": {"message": str(error), "extraInfo": more}})
 
 
 def first_node(nodes: str) -> str:

@@ -104,9 +104,8 @@ class Trainer:
             cautious=settings.cautious,
         )
         self.micro = MicroBatch(
-            settings.micro_batch_size, settings.batch_size, self.model,
-            whole=task.whole_batches, several=world.size > 1,
-            planned=record.planned, note=self.journal.note,
+            settings, self.model, folder, whole=task.whole_batches, planned=record.planned,
+            note=self.journal.note, world=world,
         )  # fmt: skip
         held = State(self.model, self.averaged, self.optimizer)
         self.guard = Guard(settings, held, self.journal.note)
@@ -167,6 +166,7 @@ class Trainer:
 
         loss = self.world.total(self.micro.fitting(gradient, f"in step {self.step}"))
         with self.micro.enough(f"behind the gradient of step {self.step}"):
+            self.world.add_up(self.model)
             total = functools.partial(self.world.total_of_blocks, self.model)
             self.grad_norm = clip_(self.model.parameters(), settings.clip_norm, total)
             judged = self.grad_norm if math.isfinite(loss) > math.isfinite(self.grad_norm) else loss
@@ -253,7 +253,8 @@ class Trainer:
             return evaluate(session, part, self.task, labels, batch_size=size, thorough=thorough)
 
         with autocast(self.settings.precision):
-            found = self.micro.fitting(judge, f"looking at valid after step {self.step}")
+            doing = f"looking at valid after step {self.step}"
+            found = self.micro.fitting(judge, doing, together=False)
         seconds = time.perf_counter() - started
         self.evaluation_seconds = seconds * len(self.valid) / len(part)
         self.looked_s += seconds
@@ -270,6 +271,7 @@ class Trainer:
         if self.world.first:
             self._consider(self.evaluate(self.curve_rows, thorough=False))
         self.evaluation_seconds = self.world.told(self.evaluation_seconds, patient=True)
+        self.micro.size = int(self.world.told(self.micro.size))
 
     def _consider(self, found: Quality) -> None:
         """Note a look's metrics; keep its weights if none were better so far."""
@@ -376,11 +378,7 @@ class Trainer:
         if not received:
             return
         grace = self.settings.grace_seconds
-        deadline = time.monotonic() + grace
-        saved = self._saver.wait(grace)  # the one in flight
-        if saved:
-            self.save(wait=False)
-            saved = self._saver.wait(max(0.0, deadline - time.monotonic()))
+        saved = self._saver.within(grace, self.world, lambda: self.save(wait=False))
         found = "is saved" if saved else f"could not be saved in train.grace_seconds: {grace:g}"
         say(f"{title}: step {self.step} {found}")
         raise StopRequested(signal.Signals(received).name)
@@ -424,7 +422,7 @@ class Trainer:
     def _take_up(self, position: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Go on from what `_position` and `_tensors` gave."""
         self.guard.take_up(position["guard"], tensors)
-        self.micro.size = int(position["micro_batch_size"])
+        self.micro.take_up(int(position["micro_batch_size"]))
 
     def _average_state(self) -> dict[str, Tensor]:
         return dict(self.averaged.state_dict()) if self.settings.ema else {}

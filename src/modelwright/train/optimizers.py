@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.core.errors import ConfigError
+from modelwright.train.adafactor import Adafactor
 from modelwright.train.muon import Muon
 
 OptimizerName = Literal["adamw", "sgd", "adafactor", "muon"]
@@ -56,9 +57,9 @@ OPTIMIZERS: dict[OptimizerName, Rule] = {
         ),
         lambda parameter: parameter.nbytes,
     ),
-    # Shazeer, Stern 2018, arXiv:1804.04235
+    # Shazeer, Stern 2018; train/adafactor.py
     "adafactor": Rule(
-        lambda groups, rate: torch.optim.Adafactor(groups, lr=rate),
+        lambda groups, rate: Adafactor(groups, rate),
         _factored_bytes,
     ),
     # Jordan et al. 2024; train/muon.py

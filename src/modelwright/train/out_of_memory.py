@@ -1,12 +1,18 @@
 """Memory that ends while training: fewer rows at once, the same batch.
 
 A step is tried again with half the rows in each pass through the model, and the gradient is still
-that of the whole batch. What this cannot reach is a kill by the system: on Linux memory is often
-promised first and refused by SIGKILL; then the newest checkpoint is where training goes on.
+that of the whole batch. Of several processes whose passes wait for no other (plain data parallel)
+all are asked behind every try, before gradients travel, and all go on with the same smaller size.
+Where passes need the others (pieces of parameters, batch norms over all rows), these can't be asked
+while they wait: all stop, and the next start takes the smaller size, be it a person's or the
+launcher's. What this cannot reach is a kill by the system: on Linux memory is often promised first
+and refused by SIGKILL; then the newest checkpoint is where training goes on.
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -14,9 +20,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from modelwright.core.errors import TrainingFailed
+from modelwright.core.files import write_json
 from modelwright.core.hardware import give_back_freed_memory
+from modelwright.train.parallel import ALONE, World
+from modelwright.train.pipes import PIECES
+from modelwright.train.settings import Settings
 
 Found = TypeVar("Found")
+LEFT = "micro-batch.json"  # in a training's folder: what one process found too much for its memory
 
 # what torch's and oneDNN's allocators on the CPU say, in errors without a type of their own
 SAID = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory",
@@ -51,34 +62,52 @@ class MicroBatch:
     """How many rows pass through the model at once: as many as asked for, or as memory allows.
 
     Args:
+        folder: of the training, where a smaller size is left for the next start.
         whole: rows of a batch are compared with each other: it cannot be split.
         planned: what the plan predicted, in words; empty where there was no plan.
         note: told what was done differently, in a sentence.
-        several: processes train together: one can't change its passes while others wait for it.
+        world: the processes that train together.
     """
 
     def __init__(
         self,
-        size: int,
-        batch_size: int,
+        settings: Settings,
         model: nn.Module,
+        folder: Path,
         *,
         whole: bool,
         planned: str,
         note: Callable[[str], None],
-        several: bool = False,
+        world: World = ALONE,
     ) -> None:
-        self.size, self.batch_size, self.model = size, batch_size, model
-        self.whole, self.planned, self.note, self.several = whole, planned, note, several
-        self._shrunk = False
+        self.batch_size, self.model, self.world = settings.batch_size, model, world
+        self.whole, self.planned, self.note = whole, planned, note
+        pieces, pipeline = world.layout.readers, world.layout.pipeline
+        if pipeline > 1:
+            pieces *= PIECES * pipeline
+        self.rows = -(-self.batch_size // pieces)  # that one process could put through at once
+        self._left, self._shrunk = folder / LEFT, False
+        self.size = settings.micro_batch_size
+        if world.size > 1:
+            self.take_up(self.size)
 
-    def fitting(self, act: Callable[[], Found], doing: str) -> Found:
+    def take_up(self, size: int) -> None:
+        """Go on with the size of a checkpoint, or with a smaller one that was left since then."""
+        left = json.loads(self._left.read_bytes()) if self._left.is_file() else self.rows
+        known, self.size = self.size, min(size, left, self.rows)
+        if self.size == left < min(size, self.rows) and known != left:
+            self.note(f"memory ended with more rows at once: train.micro_batch_size is {left} now")
+
+    def fitting(self, act: Callable[[], Found], doing: str, *, together: bool = True) -> Found:
         """What `act` gives, tried again with a smaller `size` while memory does not suffice.
 
         Gradients that a failed try left are dropped.
 
-        Raises: TrainingFailed if a single row at once is too much.
+        Args:
+            together: every process does it, not the first one alone.
+        Raises: TrainingFailed if a single row at once is too much, or the others can't be asked.
         """
+        asked = together and self.world.size > 1 and self.world.passes_alone(self.model)
         while True:
             found: Found | None = None
             short = ""
@@ -89,16 +118,12 @@ class MicroBatch:
                     raise
                 short = _first_line(error)
             # from here on no traceback holds the tensors of the try
+            if asked and (rank := self.world.largest(self.world.rank + 1 if short else 0)):
+                short = f"rank {rank - 1}" + (f": {short}" if short else "")
             if not short:
                 return found  # type: ignore[return-value]
             found = None
-            if self.several:
-                raise TrainingFailed(
-                    f"train: {self._told(doing, short)}",
-                    expected="memory for the passes of every process",
-                    repair="lower train.micro_batch_size, or spread the model over more processes",
-                )
-            self._halve(short, doing)
+            self._halve(short, doing, stop=together and self.world.size > 1 and not asked)
 
     @contextlib.contextmanager
     def enough(self, doing: str) -> Iterator[None]:
@@ -116,16 +141,24 @@ class MicroBatch:
     def _told(self, doing: str, short: str) -> str:
         return f"memory ended {doing} ({short})" + (f"; {self.planned}" if self.planned else "")
 
-    def _halve(self, short: str, doing: str) -> None:
+    def _halve(self, short: str, doing: str, *, stop: bool) -> None:
         self.model.zero_grad(set_to_none=True)
         give_back_freed_memory()  # libraries map memory of their own, past the allocator
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
-        before, size = self.size, 0 if self.whole else smaller(self.size, self.batch_size)
+        before, size = self.size, 0 if self.whole else smaller(self.size, self.rows)
         rows = "1 row" if before == 1 else f"{before} rows"
         what = self._told(f"{doing}, with {rows} at once", short)
         if not size:
             raise exhausted(what, self.whole)
+        if stop:
+            write_json(self._left, size)
+            raise TrainingFailed(
+                f"train: rank {self.world.rank}: {what}",
+                expected="memory for the passes of every process",
+                repair="run the same command again: it goes on from the newest checkpoint with "
+                f"train.micro_batch_size {size}, and the same batch",
+            )
         if self._shrunk:  # the plan's words were in the first note
             what = what.removesuffix(f"; {self.planned}")
         self.size, self._shrunk = size, True

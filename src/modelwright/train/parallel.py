@@ -4,17 +4,20 @@ A step's batch is the same whoever asks for it (data/loader.py), so every proces
 its own rows; nothing has to be dealt out, and the loss is the mean over the whole batch in every
 layout. Four ways to spread, and their products:
 
-- data: each process has the whole model and some of the rows (DDP);
+- data: each process has the whole model and some of the rows. Gradients are added up behind all
+  passes, and not within the last one as torch's DDP does: memory that ends in one process can then
+  be agreed on first (train/out_of_memory.py);
 - sharded: the same with parameters, gradients and moments cut into pieces (FSDP2);
 - tensor: matrices of each block cut by heads and by hidden units;
 - pipeline: blocks dealt out in turn, rows follow each other through (train/pipes.py).
 
 Launched by torchrun, by SLURM, or as one process, unedited.
-Source: Li et al. 2020, arXiv:2006.15704 (DDP); Zhao et al. 2023, arXiv:2304.11277 (FSDP); Shoeybi
-et al. 2019, arXiv:1909.08053 (tensor).
+Source: Li et al. 2020, arXiv:2006.15704 (data, buckets); Zhao et al. 2023, arXiv:2304.11277
+(FSDP); Shoeybi et al. 2019, arXiv:1909.08053 (tensor).
 """
 
 import contextlib
+import copy
 import datetime
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -24,31 +27,34 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
-from modelwright.core.errors import ConfigError, ModelwrightError
+from modelwright.core.errors import ConfigError, Exit, ModelwrightError
 from modelwright.core.progress import hush
 from modelwright.core.recipe import WHOLE_BATCHES, Layout
 from modelwright.data.loader import Batch
 from modelwright.models.stretch import chain_of, keep_blocks
-from modelwright.train.launch import Place, meeting_place, place_of
+from modelwright.train.launch import Place, break_off, meeting_place, place_of
 from modelwright.train.optimizers import squared_norm
-from modelwright.train.settings import Settings
 from modelwright.train.spread import cut_everything, cut_matrices, synchronize_batch_norms
 from modelwright.train.watch import Watch
 
 Result = TypeVar("Result")
 AXES = ("pipeline", "data", "sharded", "tensor")  # from the slowest links to the fastest
-WAIT = datetime.timedelta(days=1)  # for the gate and the plan; a week hangs after a restart
+# for the gate and the plan, and the most that train.stuck_minutes can be: a week hangs in gloo
+WAIT = datetime.timedelta(days=1)
+BUCKET_BYTES = 25 * 2**20  # of gradients that travel at once; as torch's DDP has it
 
 
 class Left(ModelwrightError):
-    """The first process gave up, and said why."""
+    """The first process gave up, and said why; this one ends with its exit code."""
 
-    said = True
+    def __init__(self, code: int) -> None:
+        super().__init__("the first process stopped, and has said why")
+        self.exit_code, self.said = Exit(code), True
 
 
 def resolved(layout: Layout | None, size: int) -> Layout:
@@ -74,6 +80,28 @@ def resolved(layout: Layout | None, size: int) -> Layout:
             "degrees, or layout: auto",
         )
     return layout
+
+
+def require_fit(layout: Layout, task: str, batch_size: int | None) -> None:
+    """
+    Args:
+        batch_size: None where the recipe leaves it to the family, which is not chosen yet.
+    Raises: ConfigError unless the processes of a layout can share a training of that task.
+    """
+    if layout.processes > 1 and task in WHOLE_BATCHES:
+        raise ConfigError(
+            f"train.layout: {task} learns from a batch as a whole, which several processes "
+            "can't share",
+            expected="one process",
+            repair="start it without a launcher",
+        )
+    if batch_size is not None and batch_size % layout.readers:
+        raise ConfigError(
+            f"train.batch_size: {batch_size} rows can't be dealt out evenly to "
+            f"{layout.readers} processes",
+            expected=f"a multiple of {layout.readers} (data times sharded)",
+            repair="set train.batch_size, or other degrees in train.layout",
+        )
 
 
 class World:
@@ -102,6 +130,7 @@ class World:
         if self.size > 1:
             degrees = tuple(self.layout.degrees[axis] for axis in AXES)
             self.mesh = init_device_mesh("cpu", degrees, mesh_dim_names=AXES)
+            self.mesh["data", "sharded"]._flatten("readers")  # here, where all of them come by
 
     @contextlib.contextmanager
     def watched(self, folder: Path, minutes: float) -> Iterator[None]:
@@ -156,7 +185,7 @@ class World:
         once."""
         if self.size == 1:
             return loss
-        number = torch.tensor([loss * self._readers / self.size], dtype=torch.float64)
+        number = torch.tensor([loss * self.layout.readers / self.size], dtype=torch.float64)
         dist.all_reduce(number)
         return float(number.item())
 
@@ -173,6 +202,10 @@ class World:
         every = torch.tensor([own], dtype=torch.float64)
         dist.all_reduce(every, group=self.mesh.get_group("pipeline"))
         return squared_norm(v for name, v in named if name not in self.homes) + float(every.item())
+
+    def all(self, so: bool) -> bool:
+        """Whether every process says so."""
+        return not self.largest(not so)
 
     def largest(self, number: int) -> int:
         """Of all processes: what one of them saw, such as a signal, all should know."""
@@ -193,11 +226,11 @@ class World:
         if self.first:
             try:
                 done = work()
-            except BaseException:
-                self.told(1.0)
+            except BaseException as error:
+                self.told(error.exit_code if isinstance(error, ModelwrightError) else Exit.BUG)
                 raise
-        if self.told(0.0):
-            raise Left("the first process stopped, and has said why")
+        if code := self.told(Exit.OK):
+            raise Left(int(code))
         return done
 
     @contextlib.contextmanager
@@ -224,11 +257,6 @@ class World:
     # rows
 
     @property
-    def _readers(self) -> int:
-        """How many parts a batch is cut into."""
-        return self.layout.data * self.layout.sharded
-
-    @property
     def reader(self) -> int:
         """Which of the parts this process takes."""
         if self.mesh is None:
@@ -236,47 +264,21 @@ class World:
         data, sharded = (self.mesh.get_local_rank(name) for name in ("data", "sharded"))
         return int(data * self.layout.sharded + sharded)
 
-    def require_fit(self, task: str, settings: Settings) -> None:
-        """
-        Raises: ConfigError unless several processes can share a training of that task.
-        """
-        batch_size = settings.batch_size
-        if self.size > 1 and task in WHOLE_BATCHES:
-            raise ConfigError(
-                f"train.layout: {task} learns from a batch as a whole, which several processes "
-                "can't share",
-                expected="one process",
-                repair="start it without a launcher",
-            )
-        if self.size > 1 and settings.goes_back:
-            raise ConfigError(
-                "train: several processes keep no copy in memory to go back to",
-                expected="on_nan: stop, and on_spike: ignore or stop",
-                repair="drop skip: the newest checkpoint is where the same command goes on",
-            )
-        cut = self.layout.sharded > 1 or self.layout.tensor > 1
-        if cut and settings.optimizer == "adafactor":
-            raise ConfigError(
-                "train.optimizer: adafactor keeps means over rows and columns, which torch can't "
-                "take over pieces of a matrix",
-                expected="adamw, muon or sgd with sharded or tensor",
-                repair="another optimizer, or data parallel alone",
-            )
-        if batch_size % self._readers:
-            raise ConfigError(
-                f"train.batch_size: {batch_size} rows can't be dealt out evenly to "
-                f"{self._readers} processes",
-                expected=f"a multiple of {self._readers} (data times sharded)",
-                repair="set train.batch_size, or other degrees in train.layout",
-            )
-
     def own(self, batch: Batch) -> Batch:
         """This process's rows of a batch."""
         if self.mesh is None:
             return batch
-        return batch.split(len(batch.targets) // self._readers)[self.reader]
+        return batch.split(len(batch.targets) // self.layout.readers)[self.reader]
 
     # models
+
+    def sketch(self, model: nn.Module) -> nn.Module:
+        """`place` of a model without data (on the meta device), by this process alone: whether the
+        layout takes it, and what of it would lie here.
+
+        Raises: as `place`.
+        """
+        return copy.copy(self).place(model)
 
     def place(self, model: nn.Module) -> nn.Module:
         """Lay a model out: the same module, its parameters now pieces where the layout says so.
@@ -287,7 +289,7 @@ class World:
             return model
         if self.layout.pipeline > 1:
             self._deal_blocks(model)
-        if self._readers > 1:
+        if self.layout.readers > 1:
             synchronize_batch_norms(model, self.mesh["data", "sharded"])
         if self.layout.tensor > 1:
             cut_matrices(model, self.mesh["tensor"])
@@ -297,7 +299,7 @@ class World:
 
     @property
     def _cut(self) -> bool:
-        """Whether parameters are pieces; plain copies are kept equal by DDP instead."""
+        """Whether parameters are pieces; of plain copies, gradients are added up instead."""
         degrees = self.layout
         return degrees.sharded > 1 or degrees.tensor > 1
 
@@ -326,31 +328,35 @@ class World:
         self.stretch = (begin, end, len(homes))
         keep_blocks(model, begin, end)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """What to call in a step: puts gradients together across processes."""
-        if self.mesh is None or self._cut or self._readers == 1 or self.layout.pipeline > 1:
-            return model
-        # buffers are equal already: batch norms see all rows
-        return DistributedDataParallel(
-            model, process_group=self.mesh.get_group("data"), forward_sync_buffers=False
-        )
-
-    @contextlib.contextmanager
-    def passing(self, wrapped: nn.Module, *, last: bool) -> Iterator[None]:
-        """Around one of several passes of a step: gradients travel with the last one."""
-        if isinstance(wrapped, DistributedDataParallel) and not last:
-            with wrapped.no_sync():
-                yield
-            return
+    def passing(self, model: nn.Module, *, last: bool) -> None:
+        """Before one of several passes of a step: gradients of pieces travel with the last one."""
         if self._cut:
-            wrapped.set_requires_gradient_sync(last)  # type: ignore[operator]
-        yield
+            model.set_requires_gradient_sync(last)  # type: ignore[operator]
+
+    def passes_alone(self, model: nn.Module) -> bool:
+        """Whether this process's passes wait for no other: so one that fails can be made again."""
+        norms = any(isinstance(one, nn.BatchNorm2d) for one in model.modules())
+        return self.size == 1 or (self.layout.data == self.size and not norms)
+
+    def add_up(self, model: nn.Module) -> None:
+        """Sum the gradients of processes with the same weights, behind their passes. Of pieces and
+        in a pipeline that has happened already."""
+        if self.mesh is None or self._cut or self.layout.data == 1 or self.layout.pipeline > 1:
+            return
+        group = self.mesh.get_group("data")
+        for bucket in buckets([one.grad for one in model.parameters() if one.grad is not None]):
+            together = torch.cat([one.reshape(-1) for one in bucket])
+            dist.all_reduce(together, group=group)
+            begin = 0
+            for one in bucket:
+                one.copy_(together[begin : begin + one.numel()].view_as(one))
+                begin += one.numel()
 
     @property
     def scale(self) -> float:
-        """What a loss is multiplied by before its gradient is taken: gradients are averaged over
-        processes, and should be summed."""
-        return float(self._readers)
+        """What a loss is multiplied by before its gradient is taken: those of pieces are averaged
+        over processes, and should be summed."""
+        return float(self.layout.readers) if self._cut else 1.0
 
     def whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pieces put together, in every process."""
@@ -375,7 +381,7 @@ ALONE = World(Place())
 
 @contextlib.contextmanager
 def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
-    """Join the other processes, if there are any; leave them at the end."""
+    """Join the other processes, if there are any; leave them at the end, with one voice."""
     place = place_of(environment)
     if place.size == 1:
         yield World(place)
@@ -390,8 +396,42 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
         together = World(place)
         together.patient = dist.new_group(backend="gloo", timeout=WAIT)
         yield together
+    except Exception as error:
+        break_off(store, place.rank, error)
+        raise
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def imagined(layout: Layout | None) -> Iterator[World]:
+    """The first process's world in a layout that nobody has started, to `sketch` in."""
+    if layout is None or layout.processes == 1:
+        yield ALONE
+        return
+    import torch.testing._internal.distributed.fake_pg  # noqa: F401 - makes the backend known
+
+    place = Place(0, 0, layout.processes)
+    dist.init_process_group("fake", store=HashStore(), rank=0, world_size=place.size)
+    try:
+        world = World(place)
+        world.arrange(layout)
+        yield world
+    finally:
+        dist.destroy_process_group()
+
+
+def buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
+    """In order, as many together as BUCKET_BYTES hold; of one dtype."""
+    bucket: list[Tensor] = []
+    for one in gradients:
+        size = sum(other.nbytes for other in bucket) + one.nbytes
+        if bucket and (size > BUCKET_BYTES or one.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(one)
+    if bucket:
+        yield bucket
 
 
 def local(value: Tensor) -> Tensor:

@@ -2,13 +2,15 @@
 
 import copy
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from modelwright.train import checkpoint, ranks
+from modelwright.train.parallel import World
 
 
 class Saver:
@@ -54,6 +56,18 @@ class Saver:
         # a daemon: whoever stops without waiting has given up on it
         self._thread = threading.Thread(target=write, name=self._name, daemon=True)
         self._thread.start()
+
+    def within(self, seconds: float, world: World, save: Callable[[], None]) -> bool:
+        """Whether a save of now is on every process's disk in that time, by the first one's clock.
+
+        Args:
+            save: begins it, once the one in flight has ended.
+        """
+        deadline = time.monotonic() + seconds
+        if not world.all(self.wait(seconds)):
+            return False
+        save()
+        return world.all(self.wait(world.told(max(0.0, deadline - time.monotonic()))))
 
     def check(self) -> None:
         """

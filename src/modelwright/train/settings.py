@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from modelwright.core.errors import ConfigError
-from modelwright.core.recipe import Augment, Train
+from modelwright.core.recipe import Augment, Recipe, Train
 from modelwright.models.catalog import ModelSpec
 from modelwright.train.optimizers import OptimizerName
 from modelwright.train.precision import Precision
@@ -83,6 +83,14 @@ class Budget:
     def progress(self, step: int, elapsed: float) -> float:
         """Share of the budget spent."""
         return step / self.steps if self.steps is not None else elapsed / (self.seconds or 1.0)
+
+
+def training_budget(recipe: Recipe) -> Budget:
+    """The recipe's budget in steps or seconds."""
+    minutes = recipe.budget.train_minutes
+    return Budget(
+        steps=recipe.budget.train_steps, seconds=None if minutes is None else 60 * minutes
+    )
 
 
 def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budget) -> Settings:

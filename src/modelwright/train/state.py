@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from modelwright.train.checkpoint import room_for
 
+SNAPSHOT = "snapshot."  # what the names of a copy to go back to begin with; train/guards.py
+
 
 def gather(
     model: nn.Module,
@@ -48,15 +50,21 @@ def make_room(
     """What `gather` would give at the step of a checkpoint's record, to be filled.
 
     Weights and averaged weights are the given ones; the optimizer, a fresh one, gets its state. The
-    best weights are whole, and the first process's.
+    best weights are whole, and the first process's. A snapshot lies as what it is of does.
     """
-    return {
+    found = {
         **_named("model", model.state_dict()),
         **_named("average", average),
-        **(room_for(record, "best.") if first else {}),
         **_named("optimizer", _optimizer_room(model, optimizer, record)),
-        **room_for(record, "more."),
     }
+    more, snapshot = room_for(record, "more."), f"more.{SNAPSHOT}"
+    copied = {
+        f"{snapshot}{name}": torch.empty_like(value)
+        for name, value in found.items()
+        if f"{snapshot}{name}" in more
+    }
+    rest = {name: value for name, value in more.items() if not name.startswith(snapshot)}
+    return {**found, **(room_for(record, "best.") if first else {}), **copied, **rest}
 
 
 def part(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,123 @@
+"""What one of several processes has of a training, known before anything is spent.
+
+A copy of the model without data is laid on the layout: what can't be is refused here, and what lies
+on the first process is counted. That one has the most: the first blocks of a pipeline, the looks at
+valid, the best weights so far.
+Sources of the bytes that travel: Rajbhandari et al. 2020, arXiv:1910.02054, section 7 (shards);
+Shoeybi et al. 2019, arXiv:1909.08053, section 3 (tensor).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from modelwright.core.errors import ConfigError
+from modelwright.core.recipe import Layout, Recipe
+from modelwright.models.catalog import ModelSpec, build
+from modelwright.models.stretch import blocks_of
+from modelwright.train.parallel import BUCKET_BYTES, World, local, require_fit
+from modelwright.train.pipes import PIECES
+from modelwright.train.settings import Settings, fill_in, training_budget
+
+
+@dataclass(frozen=True)
+class Share:
+    """The first process's.
+
+    rows: of a step's batch; pass_rows: of these, those that it can have on the way at once.
+    weights: part of the model's bytes.
+    work: part of what its rows cost to compute, idle time of a pipeline included.
+    copies: of the whole model beside it, to judge and to write.
+    buffers: bytes in which parameters and gradients are put together.
+    sent_bytes: of parameters and gradients, in a step, to one neighbour.
+    """
+
+    rows: int
+    pass_rows: int
+    weights: float = 1.0
+    work: float = 1.0
+    copies: int = 0
+    buffers: int = 0
+    sent_bytes: int = 0
+
+    def alone(self, settings: Settings) -> Settings:
+        """Those with which one process computes as much as here."""
+        pass_rows = max(one for one in range(1, self.rows + 1)
+                        if self.rows % one == 0 and one <= settings.micro_batch_size)  # fmt: skip
+        return replace(settings, batch_size=self.rows, micro_batch_size=pass_rows)
+
+
+def shares_of(
+    specs: Sequence[ModelSpec], recipe: Recipe, world: World
+) -> list[tuple[ModelSpec, Share | ConfigError]]:
+    """Each architecture with its share, or why the processes can't train it.
+
+    Raises: ConfigError with every refusal if there is nothing else.
+    """
+    found: list[tuple[ModelSpec, Share | ConfigError]] = []
+    for spec in specs:
+        settings = fill_in(recipe.train, spec, "32-true", training_budget(recipe))
+        try:
+            found.append((spec, _share(spec, recipe.task, settings, world)))
+        except ConfigError as error:
+            found.append((spec, error))
+    refusals = [one for _, one in found if isinstance(one, ConfigError)]
+    if len(refusals) == len(found):
+        reasons = dict.fromkeys(one.what for one in refusals)  # each of them once
+        last = refusals[-1]
+        raise ConfigError("; ".join(reasons), expected=last.expected, repair=last.repair)
+    return found
+
+
+def _share(spec: ModelSpec, task: str, settings: Settings, world: World) -> Share:
+    """
+    Raises: ConfigError for a task, a batch or a model that the layout does not take.
+    """
+    require_fit(world.layout, task, settings.batch_size)
+    rows = settings.batch_size // world.layout.readers
+    if world.size == 1:
+        return Share(rows, rows)
+    with torch.device("meta"):
+        model = build(spec)
+    whole = _bytes(model)
+    blocks = max((_bytes(block) for block in blocks_of(model)), default=0)
+    apart = sum(_bytes(block) for block in blocks_of(model))
+    world.sketch(model)
+    own, layout = _bytes(model), world.layout
+    if layout.sharded > 1:  # what belongs to no block stays whole through a step; one block comes
+        gathered = (whole - apart + 2 * blocks) // (layout.tensor * layout.pipeline)
+        buffers = 2 * gathered  # weights, and their gradients
+    else:
+        buffers = min(BUCKET_BYTES, own) if layout.data > 1 else 0
+    # of a pipeline's pieces as many are under way as it has processes, each in its own blocks
+    pieces = PIECES * layout.pipeline if layout.pipeline > 1 else 1
+    return Share(
+        rows,
+        -(-rows // pieces),
+        weights=own / whole,
+        work=_idle(layout) / (layout.tensor * layout.pipeline),
+        copies=1,
+        buffers=buffers,
+        sent_bytes=_sent(layout, own),
+    )
+
+
+def _sent(layout: Layout, own: int) -> int:
+    """Gradients around a ring of those with the same weights; of shards also the weights, for the
+    way there and the way back."""
+    sharded, data = layout.sharded, layout.data
+    shards = 3 * (sharded - 1) * own
+    return shards + round(2 * (data - 1) / data * own)
+
+
+def _idle(layout: Layout) -> float:
+    """Time of a pipeline over the time of its work: it fills and empties once a step."""
+    pieces = PIECES * layout.pipeline
+    return (pieces + layout.pipeline - 1) / pieces
+
+
+def _bytes(model: nn.Module) -> int:
+    """What lies on this process."""
+    return sum(local(value).nbytes for value in model.state_dict().values())
