@@ -40,6 +40,7 @@ from modelwright.train.catalog import make_trainer
 from modelwright.train.journal import Record
 from modelwright.train.loop import announce
 from modelwright.train.parallel import ALONE, World
+from modelwright.train.device import name_of
 from modelwright.train.peak import reset_peak_memory
 from modelwright.train.save import write_trained
 from modelwright.train.settings import Budget, fill_in
@@ -148,6 +149,8 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     world.require_fit(recipe.task, settings)
     given = (run, recipe, winner, spec, settings, train_rows)
     written = world.first_does(lambda: figures.record(*given)) or Record()
+    if recipe.train.device == "auto" and world.first:
+        run.write("train", "decision", text=f"train.device: {name_of(settings.device)}")
     reset_peak_memory()
     with world.watched(folder / "ranks", recipe.train.stuck_minutes):
         trainer = make_trainer(

@@ -26,7 +26,9 @@ from modelwright.data import checks, drawing
 from modelwright.data.rows import load_part
 from modelwright.plan import choose
 from modelwright.stages import STEPS, load
+from modelwright.tasks.catalog import TASKS
 from modelwright.train import parallel
+from modelwright.train.device import resolved
 
 RUNS = Path("runs")
 Overrides = Mapping[str, Any]
@@ -59,7 +61,9 @@ def run(
             one = Run(Path(world.told_text("")))
         else:
             world.told_text(str(one.folder.resolve()))
-        world.arrange(recipe_file.read(one.folder / "recipe.yaml").train.layout)
+        recipe = recipe_file.read(one.folder / "recipe.yaml")
+        device = resolved(recipe.train.device, acting=TASKS[recipe.task].acting)
+        world.arrange(recipe.train.layout, device)
         if not world.first:
             pipeline.help_with(one, world)
             return {"verdict": "helped"}
@@ -131,7 +135,6 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
     """
     from modelwright.measure.quality import evaluate as judge
     from modelwright.runtime.catalog import open_session
-    from modelwright.tasks.catalog import TASKS
 
     artifact = open_artifact(_model_folder(Path(folder)))
     rows = load_part(pipeline.run_of(artifact.folder).stage_folder("gate"), part)
@@ -170,7 +173,6 @@ def predict(
     """
     from modelwright.runtime.answering import answer, check_options
     from modelwright.runtime.catalog import open_session
-    from modelwright.tasks.catalog import TASKS
 
     artifact = open_artifact(_model_folder(Path(folder)))
     check_options(artifact, options)
@@ -311,7 +313,6 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
 
     Raises: ConfigError if the file is there already.
     """
-    from modelwright.tasks.catalog import TASKS
 
     section = Data(source=source)
     found = data_catalog.recognise(section)

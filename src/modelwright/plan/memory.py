@@ -5,13 +5,17 @@ whatever autograd keeps is counted once per storage. The rest follows from the p
 Source of the breakdown: Korthikanti et al. 2022, arXiv:2205.05198, section 4.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from modelwright.core.hardware import give_back_freed_memory
 from modelwright.core.units import format_bytes
@@ -19,7 +23,8 @@ from modelwright.models.catalog import ModelSpec, build, examples
 from modelwright.models.rnn import RecurrentBody
 from modelwright.models.stretch import blocks_of
 from modelwright.train.optimizers import OptimizerName, state_bytes
-from modelwright.train.precision import Precision, autocast
+from modelwright.train.precision import Precision, autocast, lower_weights
+from modelwright.train.recompute import KEPT, Recompute
 
 # Share of activations and workspace that the C allocator holds on top, in fragments and in the
 # libraries' own buffers; fitted once over the families by benchmarks/plan_accuracy.py.
@@ -57,8 +62,9 @@ def predict(
     copies: int,
     data_bytes: int,
     process_bytes: int,
-    recompute: bool = False,
+    recompute: Recompute = "none",
     moment_copies: int = 1,
+    device: str = "cpu",
 ) -> MemoryPlan:
     """Peak resident memory of training `spec`, in bytes.
 
@@ -67,25 +73,29 @@ def predict(
         copies: of the weights that are kept beside them: averaged ones, the best so far,
             those before a step with cautious weight decay.
         process_bytes: of the interpreter with its libraries, measured on this machine.
-        recompute: blocks keep only what comes in, and one at a time all the rest.
+        recompute: blocks keep only what comes in, of `selective` their products too, and one at a
+            time all the rest.
         moment_copies: of the optimizer's state; two where one is kept to go back to.
+        device: the type of the one that trains; a checkpoint is written from the CPU's memory.
     """
-    activations, largest, state, moments = _activations(
+    activations, largest, state, moments, learned = _activations(
         spec, micro_batch_size, precision, optimizer, recompute
     )
+    # backward holds the gradient that comes in and the one that goes out
+    workspace = 2 * largest + round(ALLOCATOR_SHARE * (activations + 2 * largest))
+    if learned < state:  # a step of bfloat16 weights is taken on float32 copies, and their gradients
+        workspace = max(workspace, 2 * state - activations)
+    written = learned + moment_copies * moments + copies * state
     return MemoryPlan(
         process=process_bytes,
         data=data_bytes,
-        weights=state,
-        gradients=state,
+        weights=learned,
+        gradients=learned,
         optimizer=moment_copies * moments,
         copies=copies * state,
-        checkpoint=state
-        + moment_copies * moments
-        + copies * state,  # while one is written, training goes on
+        checkpoint=written if device == "cpu" else 0,  # training goes on meanwhile
         activations=activations,
-        # backward holds the gradient that comes in and the one that goes out
-        workspace=2 * largest + round(ALLOCATOR_SHARE * (activations + 2 * largest)),
+        workspace=workspace,
     )
 
 
@@ -111,9 +121,10 @@ def _activations(
     micro_batch_size: int,
     precision: Precision,
     optimizer: OptimizerName,
-    recompute: bool,
-) -> tuple[int, int, int, int]:
-    """Bytes kept for backward, of the largest layer output, the weights, the optimizer's state."""
+    recompute: Recompute,
+) -> tuple[int, int, int, int, int]:
+    """Bytes kept for backward, of the largest layer output, the weights in float32, the optimizer's
+    state, the weights as they learn."""
     kept: dict[object, int] = {}
     largest = 0
 
@@ -133,14 +144,16 @@ def _activations(
             recurrent.append(_recurrent_bytes(module.layers, first))
 
     def enter(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        entered[block] = (sum(kept.values()), inputs[0].untyped_storage().nbytes())
+        incoming = inputs[0].untyped_storage().nbytes()
+        entered[block] = (sum(kept.values()), incoming - products.total)
 
     def leave(block: nn.Module, inputs: object, output: object) -> None:
         before, incoming = entered[block]
-        spared.append((sum(kept.values()) - before, incoming))
+        spared.append((sum(kept.values()) - before, incoming + products.total))
 
+    products = _Products()
     entered: dict[nn.Module, tuple[int, int]] = {}
-    spared: list[tuple[int, int]] = []  # of each block: what it keeps, what comes in
+    spared: list[tuple[int, int]] = []  # of each block: what it keeps, or else would
     recurrent: list[int] = []
     alive: list[Tensor] = []  # a freed storage could lend its identity to another
     with FakeTensorMode():
@@ -148,22 +161,42 @@ def _activations(
         own = {value.untyped_storage()._cdata for value in model.state_dict().values()}
         state = sum(value.untyped_storage().nbytes() for value in model.state_dict().values())
         moments = state_bytes(model, optimizer)
+        if precision == "bf16-true":
+            lower_weights(model)
+        learned = sum(value.nbytes for value in model.state_dict().values())
         for module in model.modules():
             if isinstance(module, RecurrentBody) or not list(module.children()):
                 module.register_forward_hook(look)
-        for block in blocks_of(model) if recompute else ():
+        for block in blocks_of(model) if recompute != "none" else ():
             block.register_forward_pre_hook(enter)
             block.register_forward_hook(leave)
         longest = spec.inputs.get("max_length")
         inputs = examples(spec, micro_batch_size, longest)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            with autocast(precision):
+            counting = products if recompute == "selective" else contextlib.nullcontext()
+            with counting, autocast(precision):
                 outputs = model(*inputs.values()).float()
             _ = outputs.log_softmax(-1) if "num_classes" in spec.outputs else outputs.square()
     saved = sum(size for key, size in kept.items() if key not in own) + sum(recurrent)
     if spared:
         saved += sum(incoming - inside for inside, incoming in spared) + max(spared)[0]
-    return saved, largest, state, moments
+    return saved, largest, state, moments, learned
+
+
+class _Products(TorchDispatchMode):
+    """Counts the bytes of results that `selective` keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func in KEPT:
+            self.total += sum(one.nbytes for one in tree_leaves(found) if isinstance(one, Tensor))
+        return found
 
 
 def _recurrent_bytes(module: nn.RNNBase, output: Tensor) -> int:

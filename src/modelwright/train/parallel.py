@@ -83,25 +83,26 @@ class World:
     """
 
     def __init__(self, place: Place) -> None:
-        self.rank, self.size = place.rank, place.size
+        self.rank, self.local_rank, self.size = place.rank, place.local_rank, place.size
         self.first = place.rank == 0
         self.layout = Layout()
         self._watch: Watch | None = None
         self.patient: dist.ProcessGroup | None = None  # who waits for the first to gate and plan
         self.mesh: DeviceMesh | None = None
+        self._device = torch.device("cpu")
         self._shapes: dict[str, tuple[torch.Size, torch.dtype]] = {}  # of a pipeline's whole model
         self.homes: dict[str, int] = {}  # of what only one process of a pipeline has
         self.stretch = (0, 0, 0)  # the blocks of this one, from and to, and of how many
 
-    def arrange(self, layout: Layout | None) -> None:
-        """Give every process its place in the layout.
+    def arrange(self, layout: Layout | None, device: str = "cpu") -> None:
+        """Give every process its place in the layout, and its device of that type.
 
         Raises: ConfigError if it does not fit their number.
         """
         self.layout = resolved(layout, self.size)
         if self.size > 1:
             degrees = tuple(self.layout.degrees[axis] for axis in AXES)
-            self.mesh = init_device_mesh("cpu", degrees, mesh_dim_names=AXES)
+            self.mesh = init_device_mesh(device, degrees, mesh_dim_names=AXES)
 
     @contextlib.contextmanager
     def watched(self, folder: Path, minutes: float) -> Iterator[None]:
@@ -291,12 +292,12 @@ class World:
             synchronize_batch_norms(model, self.mesh["data", "sharded"])
         if self.layout.tensor > 1:
             cut_matrices(model, self.mesh["tensor"])
-        if self._cut:
+        if self.cut:
             cut_everything(model, self.mesh["data", "sharded"])
         return model
 
     @property
-    def _cut(self) -> bool:
+    def cut(self) -> bool:
         """Whether parameters are pieces; plain copies are kept equal by DDP instead."""
         degrees = self.layout
         return degrees.sharded > 1 or degrees.tensor > 1
@@ -304,6 +305,7 @@ class World:
     def _deal_blocks(self, model: nn.Module) -> None:
         """Leave this process its stretch of the blocks, of about equal number."""
         assert self.mesh is not None
+        self._device = next(model.parameters()).device
         blocks, parts = chain_of(model), self.layout.pipeline
         if len(blocks) < parts:
             raise ConfigError(
@@ -328,7 +330,7 @@ class World:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """What to call in a step: puts gradients together across processes."""
-        if self.mesh is None or self._cut or self._readers == 1 or self.layout.pipeline > 1:
+        if self.mesh is None or self.cut or self._readers == 1 or self.layout.pipeline > 1:
             return model
         # buffers are equal already: batch norms see all rows
         return DistributedDataParallel(
@@ -342,7 +344,7 @@ class World:
             with wrapped.no_sync():
                 yield
             return
-        if self._cut:
+        if self.cut:
             wrapped.set_requires_gradient_sync(last)  # type: ignore[operator]
         yield
 
@@ -364,7 +366,9 @@ class World:
             for name, home in self.homes.items():
                 shape, dtype = self._shapes[name]
                 value = found.get(name)
-                value = torch.empty(shape, dtype=dtype) if value is None else value.contiguous()
+                if value is None:
+                    value = torch.empty(shape, dtype=dtype, device=self._device)
+                value = value.contiguous()
                 dist.broadcast(value, group=group, group_src=home)
                 found[name] = value
         return found
@@ -381,8 +385,10 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
         yield World(place)
         return
     store = meeting_place(environment, place, WAIT)
+    # what processes tell each other is on the CPU; gradients are where the model is
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(
-        "gloo", store=store, rank=place.rank, world_size=place.size, timeout=WAIT
+        backend, store=store, rank=place.rank, world_size=place.size, timeout=WAIT
     )
     if place.rank:
         hush()

@@ -23,11 +23,14 @@ class Pipe(Gradient):
     """That of a model dealt out by its blocks; arguments as of Gradient."""
 
     def __init__(
-        self, model: nn.Module, *given: Any, precision: Precision, world: World, **keys: Any
-    ) -> None:
-        super().__init__(model, *given, precision=precision, world=world, **keys)
+        self, model: nn.Module, *given: Any, precision: Precision, device: torch.device,
+        world: World, **keys: Any
+    ) -> None:  # fmt: skip
+        super().__init__(
+            model, *given, precision=precision, device=device, world=world, **keys
+        )
         begin, end, number = world.stretch
-        self._part = _Cast(Stretch(model, begin, end, number), precision)
+        self._part = _Cast(Stretch(model, begin, end, number), precision, device.type)
         self._last = end == number
         self._everywhere = [p for name, p in model.named_parameters() if name not in world.homes]
         self._parameters = list(model.parameters())
@@ -36,8 +39,7 @@ class Pipe(Gradient):
 
     def __call__(self, batch: Batch) -> float:
         """Gives this process's share of the batch's loss."""
-        own = self._world.own(batch)
-        self._batch = batch
+        own, self._batch = self._world.own(batch).to(self._device), batch
         columns = {f"column_{number}": one for number, one in enumerate(own.inputs.values())}
         targets = own.targets
         if own.targets_mixed is not None:
@@ -48,7 +50,7 @@ class Pipe(Gradient):
             told |= {"target": targets, "losses": losses}
         self._schedule(columns).step(**told)
         self._sum_gradients()
-        total = sum(float(value.item()) for value in losses)
+        total = sum(float(value.item()) for value in losses) / self._scale.factor
         return total * self._world.layout.pipeline  # the others of the pipeline have none
 
     def _schedule(self, columns: dict[str, Tensor]) -> Schedule1F1B:
@@ -63,7 +65,7 @@ class Pipe(Gradient):
                 self._part,
                 world.mesh.get_local_rank("pipeline"),
                 world.layout.pipeline,
-                torch.device("cpu"),
+                self._device,
                 group=world.mesh.get_group("pipeline"),
             )
             self._schedules[shapes] = Schedule1F1B(
@@ -77,7 +79,7 @@ class Pipe(Gradient):
         own, mixed = (targets, None) if self._batch.targets_mixed is None else targets.unbind(1)
         piece = Batch({}, own, mixed, self._batch.mix)
         share = self._weight(own) / self._weight(self._batch.targets)
-        return share * mixed_loss(self._loss, outputs, piece)
+        return self._scale.factor * share * mixed_loss(self._loss, outputs, piece)
 
     def _sum_gradients(self) -> None:
         """Over the readers; of what every process of the pipeline has, also over those."""
@@ -95,10 +97,10 @@ class Pipe(Gradient):
 class _Cast(nn.Module):
     """A stretch in the precision of the training."""
 
-    def __init__(self, stretch: Stretch, precision: Precision) -> None:
+    def __init__(self, stretch: Stretch, precision: Precision, device: str) -> None:
         super().__init__()
-        self.stretch, self._precision = stretch, precision
+        self.stretch, self._precision, self._device = stretch, precision, device
 
     def forward(self, *carried: Tensor, **columns: Tensor) -> Any:
-        with autocast(self._precision):
+        with autocast(self._precision, self._device):
             return self.stretch(*carried, **columns)
