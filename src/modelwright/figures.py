@@ -59,9 +59,9 @@ def record(
         loggers=open_loggers(section.loggers, folder, run.folder, section.mlflow_uri),
         planned=in_words(winner["memory"]),
         flops_per_example=flops,
-        peak_flops_per_s=None if acting else matmul_flops_per_s(
-            PRODUCTS[settings.precision], settings.device
-        ),
+        peak_flops_per_s=None
+        if acting
+        else matmul_flops_per_s(PRODUCTS[settings.precision], settings.device),
         tokens_per_example=tokens_per_row(spec, rows),
     )
 

@@ -37,10 +37,10 @@ from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.catalog import make_trainer
+from modelwright.train.device import name_of
 from modelwright.train.journal import Record
 from modelwright.train.loop import announce
 from modelwright.train.parallel import ALONE, World
-from modelwright.train.device import name_of
 from modelwright.train.peak import reset_peak_memory
 from modelwright.train.save import write_trained
 from modelwright.train.settings import Budget, fill_in

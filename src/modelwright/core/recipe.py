@@ -163,10 +163,12 @@ class Train(Section):
     keep: Literal["best", "last"] = Field(
         "best", description="weights that ship: the last, or earlier ones that were clearly better"
     )
-    precision: Literal[
-        "auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "fp8-mixed"
-    ] = Field("auto", description="auto: 32-true or bf16-mixed, whichever is faster")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one")
+    precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "fp8-mixed"] = (
+        Field("auto", description="auto: 32-true or bf16-mixed, whichever is faster")
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: a GPU if there is one"
+    )
     compile: Literal["auto", True, False] = Field(
         "auto", description="torch.compile; auto: in long trainings, if measured to be faster"
     )

@@ -83,7 +83,9 @@ def predict(
     )
     # backward holds the gradient that comes in and the one that goes out
     workspace = 2 * largest + round(ALLOCATOR_SHARE * (activations + 2 * largest))
-    if learned < state:  # a step of bfloat16 weights is taken on float32 copies, and their gradients
+    if (
+        learned < state
+    ):  # a step of bfloat16 weights is taken on float32 copies, and their gradients
         workspace = max(workspace, 2 * state - activations)
     written = learned + moment_copies * moments + copies * state
     return MemoryPlan(
@@ -190,9 +192,7 @@ class _Products(TorchDispatchMode):
         super().__init__()
         self.total = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         if func in KEPT:
             self.total += sum(one.nbytes for one in tree_leaves(found) if isinstance(one, Tensor))

@@ -72,7 +72,10 @@ def step_seconds(spec: ModelSpec, task: str, settings: Settings) -> float:
     knobs = replace(settings, seed=0, learning_rate=0.0)
     return measured_once(
         _what(
-            "train step", spec, settings=knobs.plain(), threads=torch.get_num_threads(),
+            "train step",
+            spec,
+            settings=knobs.plain(),
+            threads=torch.get_num_threads(),
             device=name_of(settings.device),
         ),
         measure,

@@ -59,8 +59,8 @@ class Gradient:
             dynamic: rows differ in length; one graph serves all.
         """
         # what torch would keep on disk for the next process, it would pickle
-        options: dict[str, bool | str | int] = {"force_disable_caches": True}
-        self._called = torch.compile(self._model, dynamic=dynamic, options=options)
+        torch.compiler.config.force_disable_caches = True
+        self._called = torch.compile(self._model, dynamic=dynamic)
 
     def interpret(self) -> None:
         """Back to no compiling."""

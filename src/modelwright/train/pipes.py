@@ -26,9 +26,7 @@ class Pipe(Gradient):
         self, model: nn.Module, *given: Any, precision: Precision, device: torch.device,
         world: World, **keys: Any
     ) -> None:  # fmt: skip
-        super().__init__(
-            model, *given, precision=precision, device=device, world=world, **keys
-        )
+        super().__init__(model, *given, precision=precision, device=device, world=world, **keys)
         begin, end, number = world.stretch
         self._part = _Cast(Stretch(model, begin, end, number), precision, device.type)
         self._last = end == number

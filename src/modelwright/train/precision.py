@@ -1,4 +1,4 @@
-"""Which numbers are kept and computed in which type, and how float16 is kept from losing small ones.
+"""Which numbers are kept and computed in which type; how float16 is kept from losing small ones.
 
 | | weights, gradients | products | moments, averages, buffers |
 |---|---|---|---|
@@ -61,6 +61,19 @@ def require(precision: Precision, kind: devices.Kind) -> None:
             repair="set train.precision: bf16-mixed, or auto, which times what there is",
         )
     _torchao()
+
+
+def require_fit(precision: Precision, model: nn.Module, device: str) -> None:
+    """
+    Raises: ConfigError for a model that can't be computed so on a device of that type.
+    """
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    if precision == "16-mixed" and device == "cpu" and recurrent:
+        raise ConfigError(
+            "train.precision: 16-mixed, and few CPUs compute recurrent layers in float16",
+            expected="bf16-mixed or 32-true for recurrent layers on a CPU",
+            repair="set train.precision: bf16-mixed, or another model.family",
+        )
 
 
 def lower_weights(model: nn.Module, *, all_of_them: bool = False) -> None:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Augment, Train
 from modelwright.models.catalog import ModelSpec
-from modelwright.train.optimizers import OptimizerName
 from modelwright.train import device as devices
+from modelwright.train.optimizers import OptimizerName
 from modelwright.train.precision import Precision, require
 from modelwright.train.recompute import Recompute
 from modelwright.train.schedules import ScheduleName

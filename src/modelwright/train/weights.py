@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from modelwright.train.keep import move_average, pairs
 from modelwright.train.parallel import World
-from modelwright.train.precision import lower_weights, to_fp8
+from modelwright.train.precision import lower_weights, require_fit, to_fp8
 from modelwright.train.recompute import recompute_blocks
 from modelwright.train.settings import Settings
 
@@ -17,12 +17,14 @@ class Weights:
     model: learns; laid out over the processes, in the types of the precision.
     averaged: over the steps, laid out alike, float32; the same as `model` where that is off.
     result: what comes out, whole and float32, once it was gathered.
+    Raises: ConfigError for a model that precision or recomputing do not fit.
     """
 
     def __init__(
         self, model: nn.Module, settings: Settings, device: torch.device, world: World
     ) -> None:
         self._decay, self._world = settings.ema, world
+        require_fit(settings.precision, model, device.type)
         self.model = model.to(  # type: ignore[call-overload]
             device=device, memory_format=torch.channels_last
         )
