@@ -241,8 +241,9 @@ def doctor() -> dict[str, Any]:
     bf16 = rates.matmul_flops_per_s(torch.bfloat16)
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     conclusions = [
-        f"training uses {torch.get_num_threads()} threads on the CPU"
-        + (f"; the GPU ({gpu}) is not used by this version" if gpu else ""),
+        f"training uses the GPU ({gpu}), unless train.device says cpu"
+        if gpu
+        else f"training uses {torch.get_num_threads()} threads on the CPU",
         f"bf16-mixed is tried against 32-true for each model: products run "
         f"{bf16 / fp32:.1f} times as fast in bf16 here",
         "int8 is expected to be faster, not only smaller"
@@ -305,6 +306,7 @@ EXTRAS = {
     "serve": ("starlette", "uvicorn", "httptools", "orjson", "PIL"),
     "tensorboard": ("tensorboard",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic", "sqlparse"),
+    "fp8": ("torchao",),
 }
 
 

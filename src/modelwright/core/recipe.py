@@ -169,7 +169,7 @@ class Train(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: a GPU if there is one"
     )
-    compile: Literal["auto", True, False] = Field(
+    compile: Literal["auto"] | bool = Field(
         "auto", description="torch.compile; auto: in long trainings, if measured to be faster"
     )
     activation_checkpointing: Literal["none", "selective", "full"] = Field(

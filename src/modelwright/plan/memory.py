@@ -189,7 +189,7 @@ class _Products(TorchDispatchMode):
     """Counts the bytes of results that `selective` keeps."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -35,7 +35,7 @@ class Compiling:
     """
 
     def __init__(
-        self, asked: Literal["auto", True, False], model: nn.Module, gradient: Gradient,
+        self, asked: Literal["auto"] | bool, model: nn.Module, gradient: Gradient,
         device: torch.device, journal: Journal, *, dynamic: bool, several: bool,
     ) -> None:  # fmt: skip
         if several and asked is True:

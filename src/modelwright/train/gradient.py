@@ -19,7 +19,7 @@ def loss_of(task: Task, label_smoothing: float | None) -> Loss:
     """A task's loss; with label smoothing where it takes that, its own if none is given."""
     own = task.logic.LABEL_SMOOTHING
     if own is None:
-        return task.logic.loss
+        return task.logic.loss  # type: ignore[no-any-return]
     smoothing = own if label_smoothing is None else label_smoothing
     return functools.partial(task.logic.loss, label_smoothing=smoothing)
 

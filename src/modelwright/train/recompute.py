@@ -5,7 +5,7 @@ section 5 (what is cheap to compute again).
 """
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -46,7 +46,7 @@ def recompute_blocks(model: nn.Module, how: Recompute) -> None:
             expected="a chain of blocks without batch norms",
             repair="leave it out; a smaller train.micro_batch_size also saves memory",
         )
-    keys = {}
+    keys: dict[str, Any] = {}
     if how == "selective":
         keys["context_fn"] = functools.partial(create_selective_checkpoint_contexts, list(KEPT))
     for block in blocks:

@@ -29,7 +29,9 @@ class Rounding(torch.optim.Optimizer):
 
     def __init__(self, inner: torch.optim.Optimizer, model: nn.Module, seed: int) -> None:
         self.inner, self.seed = inner, seed
-        self._names = {one: zlib.crc32(name.encode()) for name, one in model.named_parameters()}
+        self._names: dict[Tensor, int] = {
+            one: zlib.crc32(name.encode()) for name, one in model.named_parameters()
+        }
         super().__init__([dict(group) for group in inner.param_groups], {})
 
     @torch.no_grad()
@@ -82,4 +84,4 @@ def round_by_chance(values: Tensor, draw: torch.Generator) -> Tensor:
 
 def _local(value: Tensor) -> Tensor:
     """This process's piece of a tensor, sharing its memory."""
-    return value.to_local() if hasattr(value, "to_local") else value  # type: ignore[no-any-return]
+    return value.to_local() if hasattr(value, "to_local") else value

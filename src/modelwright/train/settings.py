@@ -49,7 +49,7 @@ class Settings:
     keep_checkpoints: int = 2
     grace_seconds: float = 30.0
     device: devices.Kind = "cpu"
-    compile: Literal["auto", True, False] = "auto"
+    compile: Literal["auto"] | bool = "auto"
 
     def plain(self) -> dict[str, Any]:
         """What the weights depend on, as plain JSON."""
