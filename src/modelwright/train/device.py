@@ -59,6 +59,7 @@ def of_process(kind: Kind, local_rank: int) -> torch.device:
             repair=f"torchrun --nproc-per-node {number}, or train.device: cpu",
         )
     torch.cuda.set_device(local_rank)
+    torch.backends.cudnn.allow_tf32 = False  # 32-true means it; products of matrices are so already
     return torch.device("cuda", local_rank)
 
 
