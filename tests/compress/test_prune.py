@@ -154,6 +154,15 @@ def test_nothing_to_remove_is_an_error():
     assert "compress.prune.ratio" in caught.value.repair
 
 
+def test_a_bag_of_words_has_nothing_to_remove():
+    """Where there are no layers to take channels from, no ratio helps, and none is offered."""
+    spec = ModelSpec("cnn", "large", TEXT, OUTPUTS)
+    with pytest.raises(NothingChanged, match="cnn-large has no layers") as caught:
+        prune(randomised(spec), spec, 0.5)
+
+    assert "ratio" not in caught.value.repair
+
+
 def test_every_family_can_be_pruned():
     """A new family brings its groups along."""
     assert all(callable(family.groups) for family in MODELS.values())

@@ -24,10 +24,16 @@ def prune(model: Model, spec: ModelSpec, ratio: float) -> tuple[Model, ModelSpec
 
     Args:
         ratio: share of each group's channels to remove.
-    Raises: NothingChanged if every group is too small to lose any.
+    Raises: NothingChanged if there are no groups, or every one is too small to lose any.
     """
     state = model.state_dict()
     groups, args_for = MODELS[spec.family].groups(model)
+    if not groups:
+        raise NothingChanged(
+            f"prune: {spec.name} has no layers with channels of their own",
+            expected="convolutions, recurrent or feed-forward layers; a bag of words has none",
+            repair="drop compress.prune, or choose another model.size",
+        )
     kept = [_kept(group, state, ratio) for group in groups]
     removed = sum(group.size - len(keep) for group, keep in zip(groups, kept, strict=True))
     if not removed:

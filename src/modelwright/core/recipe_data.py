@@ -157,7 +157,7 @@ class Tokens(Section):
         "auto", description='"given": blanks divide tokens already; "bpe": common runs of bytes'
     )
     features: tuple[
-        Literal["token", "pair", "next_pair", "start", "end", "ending", "shape"], ...
+        Literal["token", "pair", "triple", "next_pair", "start", "end", "ending", "shape"], ...
     ] = Field((), description="of each token; empty takes the task's own")
     vocab_size: Whole | None = Field(
         None, ge=10, description="at most, of each kind of feature; None: the task's own"

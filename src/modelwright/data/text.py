@@ -231,6 +231,7 @@ def _shape(token: str) -> str:
 FEATURES: dict[str, Callable[[Sequence[str], int], str]] = {
     "token": lambda tokens, i: tokens[i].lower(),
     "pair": lambda tokens, i: f"{tokens[i - 1]} {tokens[i]}".lower() if i else "",
+    "triple": lambda tokens, i: " ".join(tokens[i - 2 : i + 1]).lower() if i > 1 else "",
     "next_pair": lambda tokens, i: (
         f"{tokens[i]} {tokens[i + 1]}".lower() if i + 1 < len(tokens) else ""
     ),
@@ -333,8 +334,8 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
 
 # by whether each token has an answer, and whether tokens are characters; docs/experiments.md
 DEFAULT_FEATURES = {
-    (False, False): ("token",),
-    (False, True): ("token", "pair"),
+    (False, False): ("token", "pair"),
+    (False, True): ("token", "pair", "triple"),
     (True, False): ("token", "start", "end", "ending", "shape"),
     (True, True): ("token", "pair", "next_pair"),
 }

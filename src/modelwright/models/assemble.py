@@ -89,8 +89,12 @@ def each_tower(groups: Callable[[nn.Module], Groups]) -> Callable[[nn.Module], G
 
 
 def _model(
-    inputs: Description, outputs: Description, embed: nn.Module, body: Any, dropout: float = 0.0
-) -> Model:
+    inputs: Description, outputs: Description, embed: nn.Module, body: Any, dropout: float = 0.0,
+    plain: bool = False,
+) -> Model:  # fmt: skip
+    """The three parts; `plain`: what the body gives is not normed, so a head for classes does."""
+    if plain:
+        inputs = {**inputs, "plain": True}
     tied = outputs["kind"] in ("ranking", "rating")
     if tied:
         inputs = {**inputs, "dim": _vectors(embed).shape[1]}
@@ -164,13 +168,18 @@ def cnn_sequence(
     kernel_size: int = KERNEL_SIZE,
     dropout: float = 0.0,
 ) -> Model:
-    """Dilated convolutions over time; where all of it is shorter than the kernel, as short."""
+    """Dilated convolutions over time; where all of it is shorter than the kernel, as short.
+
+    Without any, the model is a bag of words, or of runs of characters, as in arXiv:1607.01759.
+    """
     if inputs["kind"] == "observation":
         kernel_size = min(kernel_size, inputs["length"])
+    plain = (inputs["kind"], outputs["kind"]) == ("text", "classes")
     body = SequenceBody(
-        dim, inner=inner, kernel_size=kernel_size, causal=_causal(outputs), dropout=dropout
-    )
-    return _model(inputs, outputs, _sequence(inputs, dim, dropout), body, dropout)
+        dim, inner=inner, kernel_size=kernel_size, causal=_causal(outputs), dropout=dropout,
+        norm=not plain,
+    )  # fmt: skip
+    return _model(inputs, outputs, _sequence(inputs, dim, dropout), body, dropout, plain)
 
 
 def _patch_side(shape: Sequence[int]) -> int:

@@ -217,6 +217,7 @@ class SequenceBody(nn.Module):
     Args:
         inner: channels inside each block; as many as there are blocks.
         causal: a place sees only what came before it.
+        norm: layer norm of each place at the end; without it a head has to norm what it pools.
     """
 
     def __init__(
@@ -226,6 +227,7 @@ class SequenceBody(nn.Module):
         inner: Sequence[int],
         kernel_size: int = KERNEL_SIZE,
         causal: bool = False,
+        norm: bool = True,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -236,7 +238,7 @@ class SequenceBody(nn.Module):
             )
             for index, width in enumerate(inner)
         )  # fmt: skip
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
         self.out_dim = dim
 
     def forward(

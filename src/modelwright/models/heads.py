@@ -19,13 +19,15 @@ from modelwright.models.ratings import RatingHead, last_real
 
 
 class ClassHead(nn.Module):
-    """Pool, then one linear layer.
+    """Pool, then one linear layer, between them a norm if asked for.
 
     features: (batch, dim, height, width) or (batch, time, dim) -> logits (batch, num_classes)
 
     Args:
         pool: "mean" over all real places; "first" place (a class token); "both" the mean and the
             largest value of each feature, side by side.
+        norm: layer norm of what was pooled. Places are then not normed one by one, so that the
+            length of a word's vector says how much it counts (docs/experiments.md).
     """
 
     def __init__(
@@ -34,15 +36,18 @@ class ClassHead(nn.Module):
         num_classes: int,
         *,
         pool: Literal["mean", "first", "both"] = "mean",
+        norm: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.pool = pool
+        pooled = 2 * dim if pool == "both" else dim
+        self.norm = nn.LayerNorm(pooled) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(2 * dim if pool == "both" else dim, num_classes)
+        self.linear = nn.Linear(pooled, num_classes)
 
     def forward(self, features: Tensor, mask: Tensor | None = None, *inputs: Tensor) -> Tensor:
-        return torch.as_tensor(self.linear(self.dropout(self._pooled(features, mask))))
+        return torch.as_tensor(self.linear(self.dropout(self.norm(self._pooled(features, mask)))))
 
     def _pooled(self, features: Tensor, mask: Tensor | None) -> Tensor:
         if self.pool == "first":
@@ -315,7 +320,8 @@ HEADS: dict[str, Head] = {
     "classes": Head(
         lambda own, inputs, dim, dropout: ClassHead(
             dim, own["num_classes"], dropout=dropout,
-            pool="mean" if inputs["kind"] == "image" else "both",
+            pool="mean" if inputs["kind"] == "image" or "plain" in inputs else "both",
+            norm="plain" in inputs,
         ),
         lambda own: _floats("batch", own["num_classes"])("logits", "probabilities"),
         _softmax,

@@ -38,6 +38,7 @@ MIN_STEPS = 2000  # with fewer, a smaller model gets further (docs/experiments.m
 LOOKS = 3  # points of the learning curve in each slice
 # times of what is spent that a curve is followed; a power law promises more than can be had
 FARTHEST, AHEAD = 4, "once four times as much is spent"
+DAMPED = 0.5  # of a curve's slope: curves flatten, the steepest ones most (docs/experiments.md)
 LEAST_ERROR = 1 / (2 * CURVE_ROWS)  # what an accuracy of one on the rows looked at may hide
 RACE_SLICE = 0.04  # of the budget, for each candidate in each round
 BF16_MARGIN = 1.05  # bf16 has to be this much faster to be worth its rounding
@@ -414,12 +415,12 @@ def expected_error(curve: Sequence[tuple[float, float]], horizon: float) -> floa
     """Error that a learning curve promises once `horizon` is spent.
 
     A straight line through the logarithms of spending and error, by least squares. Its slope is
-    held between 0 (learns no more) and -1.
+    held between 0 (learns no more) and -1; from the last point on, DAMPED of it is followed.
 
     Args:
         curve: budget spent (seconds or steps) and error, in order.
 
-    >>> round(expected_error([(10, 0.2), (20, 0.1)], 40), 3)
+    >>> round(expected_error([(10, 0.2), (20, 0.1)], 80), 3)
     0.05
     """
     times = [math.log(spent) for spent, _ in curve]
@@ -431,7 +432,8 @@ def expected_error(curve: Sequence[tuple[float, float]], horizon: float) -> floa
         pairs = zip(times, errors, strict=True)
         slope = sum((one - mean_time) * (error - mean_error) for one, error in pairs) / spread
     slope = min(0.0, max(-1.0, slope))
-    return math.exp(mean_error + slope * (math.log(horizon) - mean_time))
+    reached = mean_error + slope * (times[-1] - mean_time)
+    return math.exp(reached + DAMPED * slope * (math.log(horizon) - times[-1]))
 
 
 def shown(metric: Metric, value: float) -> str:
