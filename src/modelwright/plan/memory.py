@@ -25,6 +25,7 @@ from modelwright.models.stretch import blocks_of
 from modelwright.train.optimizers import OptimizerName, state_bytes
 from modelwright.train.precision import Precision, autocast, lower_weights
 from modelwright.train.recompute import KEPT, Recompute
+from modelwright.train.rounding import workspace_bytes
 
 # Share of activations and workspace that the C allocator holds on top, in fragments and in the
 # libraries' own buffers; fitted once over the families by benchmarks/plan_accuracy.py.
@@ -78,15 +79,12 @@ def predict(
         moment_copies: of the optimizer's state; two where one is kept to go back to.
         device: the type of the one that trains; a checkpoint is written from the CPU's memory.
     """
-    activations, largest, state, moments, learned = _activations(
+    activations, largest, state, moments, learned, stepping = _activations(
         spec, micro_batch_size, precision, optimizer, recompute
     )
     # backward holds the gradient that comes in and the one that goes out
     workspace = 2 * largest + round(ALLOCATOR_SHARE * (activations + 2 * largest))
-    if (
-        learned < state
-    ):  # a step of bfloat16 weights is taken on float32 copies, and their gradients
-        workspace = max(workspace, 2 * state - activations)
+    workspace = max(workspace, stepping - activations)  # which are gone when a step is taken
     written = learned + moment_copies * moments + copies * state
     return MemoryPlan(
         process=process_bytes,
@@ -124,9 +122,9 @@ def _activations(
     precision: Precision,
     optimizer: OptimizerName,
     recompute: Recompute,
-) -> tuple[int, int, int, int, int]:
+) -> tuple[int, int, int, int, int, int]:
     """Bytes kept for backward, of the largest layer output, the weights in float32, the optimizer's
-    state, the weights as they learn."""
+    state, the weights as they learn, what a step of them takes beside."""
     kept: dict[object, int] = {}
     largest = 0
 
@@ -163,8 +161,10 @@ def _activations(
         own = {value.untyped_storage()._cdata for value in model.state_dict().values()}
         state = sum(value.untyped_storage().nbytes() for value in model.state_dict().values())
         moments = state_bytes(model, optimizer)
+        stepping = 0
         if precision == "bf16-true":
             lower_weights(model)
+            stepping = workspace_bytes(model)
         learned = sum(value.nbytes for value in model.state_dict().values())
         for module in model.modules():
             if isinstance(module, RecurrentBody) or not list(module.children()):
@@ -182,7 +182,7 @@ def _activations(
     saved = sum(size for key, size in kept.items() if key not in own) + sum(recurrent)
     if spared:
         saved += sum(incoming - inside for inside, incoming in spared) + max(spared)[0]
-    return saved, largest, state, moments, learned
+    return saved, largest, state, moments, learned, stepping
 
 
 class _Products(TorchDispatchMode):

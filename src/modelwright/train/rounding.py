@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 BITS = 16  # of a float32 that a bfloat16 has not
+PIECE = 2**22  # values that are float32 at a time, or one parameter
 
 
 class Rounding(torch.optim.Optimizer):
@@ -36,35 +37,57 @@ class Rounding(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        copies: dict[Tensor, Tensor] = {}
         for own, group in zip(self.param_groups, self.inner.param_groups, strict=True):
             group.update({key: value for key, value in own.items() if key != "params"})
             group["params"] = []
-            for parameter in own["params"]:
-                if parameter.grad is None:
-                    continue
-                lowered = parameter.dtype == torch.bfloat16
-                copy = parameter.detach().float() if lowered else parameter
-                if lowered:
-                    copy.grad = parameter.grad.float()
-                copies[parameter] = copy
-                group["params"].append(copy)
-        self.inner.state.clear()
-        self.inner.state.update({copies[one]: self.state[one] for one in copies})
+        for own, group in zip(self.param_groups, self.inner.param_groups, strict=True):
+            for piece in _in_pieces([one for one in own["params"] if one.grad is not None]):
+                self._step_of(piece, group)
+
+    def _step_of(self, piece: list[Tensor], group: dict[str, Any]) -> None:
+        """Let the inner optimizer see some parameters alone, as float32."""
+        copies: dict[Tensor, Tensor] = {}
+        for parameter in piece:
+            copies[parameter] = copy = parameter
+            if parameter.dtype == torch.bfloat16:
+                copies[parameter] = copy = parameter.detach().float()
+                assert parameter.grad is not None
+                copy.grad = parameter.grad.float()
+        group["params"] = list(copies.values())
+        self.inner.state.update({copies[one]: self.state[one] for one in piece})
         self.inner.step()
         for parameter, copy in copies.items():
             self.state[parameter] = self.inner.state[copy]
             if copy is not parameter:
                 rounded = round_by_chance(_local(copy), self._draw(parameter))
                 _local(parameter).copy_(rounded)
+        group["params"] = []
         self.inner.state.clear()  # with it go the copies
-        for group in self.inner.param_groups:
-            group["params"] = []
 
     def _draw(self, parameter: Tensor) -> torch.Generator:
         step = int(self.param_groups[0].get("at_step", 0))
         number = (self.seed * 1_000_003 + step) << 32 | self._names[parameter]
         return torch.Generator(parameter.device).manual_seed(number % 2**63)
+
+
+def workspace_bytes(model: nn.Module) -> int:
+    """What a step takes while it is taken: the copies of a piece, their gradients, its noise and
+    two results."""
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    return 5 * 4 * min(sum(sizes), max([PIECE, *sizes]))
+
+
+def _in_pieces(parameters: list[Tensor]) -> list[list[Tensor]]:
+    """In turn, of at most PIECE values unless one alone has more."""
+    pieces: list[list[Tensor]] = []
+    room = 0
+    for parameter in parameters:
+        if parameter.numel() > room:
+            pieces.append([])
+            room = PIECE
+        pieces[-1].append(parameter)
+        room -= parameter.numel()
+    return pieces
 
 
 def round_by_chance(values: Tensor, draw: torch.Generator) -> Tensor:
