@@ -106,11 +106,12 @@ def predict(
 ) -> int:  # fmt: skip
     """Answers for files, for every file of a folder, or for texts; - is the standard input.
 
-    A language model writes on, and its text appears as it comes; --max-new to --stop are its
-    options. --beam and --length-penalty are those of translation, --beam-width is of
-    transcription. --text, once or again and again, is for models that match pictures with texts:
-    which of them fits each picture best; of one text, which picture. --draw FOLDER is a
-    detector's: each picture with its boxes, as PNG. Models refuse what they have no use for.
+    A language model writes on, a translation is written anew, and what is drawn appears as it
+    comes. Without --max-new to --length-penalty both write as they were shipped to: the recipe's
+    section decode has the same keys. --beam-width is of transcription. --text, once or again and
+    again, is for models that match pictures with texts: which of them fits each picture best; of
+    one text, which picture. --draw FOLDER is a detector's: each picture with its boxes, as PNG.
+    Models refuse what they have no use for.
     """
     from modelwright import show, verbs
 

@@ -9,7 +9,7 @@ from modelwright.core.recipe import Recipe
 from modelwright.core.run import Number, Run
 from modelwright.data.rows import Rows
 from modelwright.models.catalog import ModelSpec
-from modelwright.plan.choose import Candidate
+from modelwright.plan.candidate import Candidate
 from modelwright.plan.memory import in_words
 from modelwright.plan.rates import matmul_flops_per_s
 from modelwright.tasks.catalog import TASKS

@@ -102,7 +102,7 @@ def piece(text: str) -> None:
 
 def predict(found: Found) -> None:
     """Answers, one a line; a tagged text as it is, with its spans; of a forecast or boxes a table;
-    the end of the line of what was written on; what was said or written anew.
+    nothing of what was written, which was shown piece by piece.
     """
     ranked = any("ranking" in one for one in found["answers"])
     table = _table("file", "answer", "cosine" if ranked else "probability", "next")
@@ -119,15 +119,11 @@ def predict(found: Found) -> None:
         if "words" in one:
             console.print(Text.assemble((one["file"], "bold"), "  ", one["answer"]), soft_wrap=True)
             continue
-        if "prompt" in one:  # shown already, piece by piece
-            console.print()
-            continue
         if "values" in one:
             console.print(_worth(one), soft_wrap=True)
             continue
         choices = one.get("probabilities") or one.get("ranking")
         if not choices:
-            console.print(Text(one["answer"]), soft_wrap=True)
             continue
         best, *rest = choices
         others = ", ".join(f"{two['label']} {_sure(two)}" for two in rest[:2])

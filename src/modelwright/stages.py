@@ -30,9 +30,11 @@ from modelwright.data import catalog as data_catalog
 from modelwright.data import checks
 from modelwright.data.rows import Dataset, Rows, joined, load_files, load_part, save
 from modelwright.export import locate, parity
+from modelwright.export.catalog import KEPT_FIELDS
 from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.models.heads import HEADS
 from modelwright.plan import choose
+from modelwright.plan.candidate import Candidate, from_json
 from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
 from modelwright.tasks.catalog import TASKS
@@ -79,7 +81,7 @@ def plan(run: Run, recipe: Recipe) -> dict[str, Any]:
         candidates = choose.predict(recipe, data)
         figures.predictions(run, candidates)
         write_json(predictions, {"candidates": [one.to_json() for one in candidates]})
-    candidates = [choose.from_json(one) for one in read(predictions)["candidates"]]
+    candidates = [from_json(one) for one in read(predictions)["candidates"]]
     result: dict[str, Any] = {"winner": None}
     try:
         train, valid = (load_part(run.stage_folder("gate"), part) for part in ("train", "valid"))
@@ -280,13 +282,12 @@ def certify(run: Run, recipe: Recipe) -> dict[str, Any]:
         write_json(partial / "certificate.json", certificate)
         write_json(partial / "samples.json", certifying.samples(test, trained.labels))
 
-    kept = ("task", "labels", "preprocess", "model", "target")
     write(
         run.folder / "deploy", "deploy", model_file="model.onnx", fill=fill,
         signature=chosen.signature, extras=chosen.extras, parent=chosen.digest,
         run=run.folder.name,
         measured={name: certificate[name] for name in ("size_mb", certificate["metric"])},
-        **{name: chosen.manifest[name] for name in kept},
+        **{name: chosen.manifest[name] for name in KEPT_FIELDS if name in chosen.manifest},
     )  # fmt: skip
     return {"verdict": certificate["verdict"]}
 
@@ -376,6 +377,7 @@ def _manifest_fields(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
         "labels": data["labels"] or own,
         "preprocess": {**kind.preprocess(data["inputs"]), "files": data["files"]},
         "target": recipe.target.model_dump(),
+        **({"decode": own} if (own := recipe.decode.given) else {}),
     }
 
 
@@ -385,7 +387,7 @@ def _write_infeasible(
     candidates: list[dict[str, Any]],
     where: str,
     *,
-    nearest: choose.Candidate | None = None,
+    nearest: Candidate | None = None,
 ) -> None:
     found = certifying.infeasible(candidates, recipe.bounds, where)
     if nearest is not None and nearest.binds.startswith("budget."):  # it met every goal

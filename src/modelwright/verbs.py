@@ -163,14 +163,15 @@ def predict(
             the standard input.
         texts: for each picture to choose from; of one text the pictures come the nearest first.
         draw: folder for each picture with the boxes found in it, as PNG; of detectors.
-        told: called with each piece of a text that a language model writes on, as it comes.
-        options: of language models: max_new, temperature, top_k, top_p, seed, stop; as in
-            runtime.generate.Writing. Of translation: beam, length_penalty, most; as in
-            runtime.decode.beam_search. Of transcription: beam_width.
+        told: called with each piece of a text that is written, as it comes, and with a line's end
+            behind it.
+        options: of models that write, as in the recipe's section decode, in place of what the
+            model was shipped with; of transcription: beam_width.
     Returns: "answers", each with its file or text, the answer, and what belongs to it by task,
         such as probabilities, most likely first; "failed", what cannot be read, with the reason.
     Raises: ConfigError for `texts`, `draw` or an option that a model has no use for.
     """
+    from modelwright.models.heads import HEADS
     from modelwright.runtime.answering import answer, check_options
     from modelwright.runtime.catalog import open_session
 
@@ -191,6 +192,8 @@ def predict(
             reason = error.what if isinstance(error, DataError) else error.strerror
             failed.append({"file": name, "reason": reason})
             continue
+        if told is not None and HEADS[TASKS[task].outputs].writes:
+            told("\n")
         if draw is not None:
             found["drawn"] = str(drawing.write(Path(draw), name, own, found["boxes"]))
         answers.append({"file": name, **found})
@@ -283,7 +286,7 @@ def layouts(
     families = MODELS if recipe.model.family == "auto" else (recipe.model.family,)
     rows = []
     for family in families:
-        spec = ModelSpec(family, "tiny", data.inputs, data.outputs)
+        spec = ModelSpec.asked(family, "tiny", data.inputs, data.outputs, recipe.model.options)
         for one in equivalence.compare(recipe, data, spec):
             rows.append({"family": family, **asdict(one), "agrees": one.agrees})
             if told is not None:

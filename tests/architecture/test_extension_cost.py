@@ -51,7 +51,7 @@ TABLES = {
 }
 
 # Files that may know a row of a table by its name, besides the table's own, and why
-# with recipe_data.py every knob on one page, so that `recipe schema` and typos name the rows
+# with the files beside it every knob on one page, so that `recipe schema` and typos name the rows
 PAGE = "core/recipe.py"
 KNOWN_ELSEWHERE = {
     "MODELS": {
@@ -62,7 +62,7 @@ KNOWN_ELSEWHERE = {
     "METHODS": {
         "compress/search.py": "writes the steps that it did, in the recipe's words",
     },
-    "CALIBRATIONS": {PAGE: "the choices of quantize.calibration"},
+    "CALIBRATIONS": {"core/recipe_compress.py": "the choices of quantize.calibration"},
     "TASKS": {PAGE: "the choices of task"},
     "ALGORITHMS": {PAGE: "the choices of train.algorithm"},
     "SOURCES": {"core/recipe_data.py": "the choices of data.format"},

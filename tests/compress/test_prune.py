@@ -19,6 +19,8 @@ SPECS = {
     "cnn-tiny": ModelSpec("cnn", "tiny", INPUTS, OUTPUTS),
     "cnn-small": ModelSpec("cnn", "small", INPUTS, OUTPUTS),
     "cnn-text": ModelSpec("cnn", "small", TEXT, OUTPUTS),
+    "cnn-separable": ModelSpec("cnn", "small", INPUTS, OUTPUTS, {"convolution": "separable"}),
+    "cnn-separable-text": ModelSpec("cnn", "small", TEXT, OUTPUTS, {"convolution": "separable"}),
     "transformer-tiny": ModelSpec("transformer", "tiny", INPUTS, OUTPUTS),
     "transformer-small": ModelSpec("transformer", "small", INPUTS, OUTPUTS),
     "transformer-tags": ModelSpec("transformer", "tiny", TEXT, TAGS),

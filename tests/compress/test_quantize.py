@@ -85,7 +85,7 @@ def test_recurrent_graphs_are_refused(tmp_path, kind):
     with pytest.raises(Unsupported, match="no static int8 kernel") as caught:
         quantize_graph(graph, {}, "minmax", tmp_path / "int8.onnx")
 
-    assert "compress: [prune]" in caught.value.repair
+    assert "compress: [quantize_weights]" in caught.value.repair
     assert Exit.BAD_INPUT == caught.value.exit_code
     assert not (tmp_path / "int8.onnx").exists()
 

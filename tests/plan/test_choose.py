@@ -6,7 +6,8 @@ import pytest
 
 from modelwright.core.errors import Exit, Infeasible
 from modelwright.plan import choose
-from modelwright.plan.choose import Candidate, training_budget
+from modelwright.plan.candidate import Candidate, from_json
+from modelwright.plan.choose import training_budget
 from modelwright.train.settings import Budget
 
 from .conftest import data_of, recipe_of, rows
@@ -86,7 +87,7 @@ def test_latency_out_of_reach_is_a_reason(machine):
         budget={"train_minutes": 60}, goals={"latency_p99_ms": "<= 0.11 ms"},
     )  # fmt: skip
 
-    assert {"cnn-base", "rnn-tiny", "transformer-base"} == fits(found)
+    assert {"cnn-base", "cnn-large-separable", "rnn-tiny", "transformer-base"} == fits(found)
     assert "latency_p99_ms <= 0.11 is out of reach: at best 0.2" == found["cnn-large"].reason
     assert "latency_p99_ms <= 0.11 is out of reach: at best 0.2" == found["rnn-small"].reason
 
@@ -97,7 +98,7 @@ def test_size_out_of_reach_is_a_reason(machine):
         budget={"train_minutes": 60}, goals={"size_mb": "<= 0.2"}, compress="none",
     )  # fmt: skip
 
-    assert {f"{family}-small" for family in FAMILIES} == fits(found)
+    assert {"cnn-large-separable", *(f"{one}-small" for one in FAMILIES)} == fits(found)
     assert "size_mb <= 0.2 is out of reach: at best 0.38" == found["cnn-base"].reason
 
 
@@ -113,10 +114,35 @@ def test_memory_over_the_budget_is_a_reason(machine, monkeypatch):
     assert "budget.memory_gb allows 0.03 GB" in found["transformer-base"].reason
 
 
+def test_a_tight_goal_asks_for_the_lighter_form(machine):
+    """Under 0.03 ms at best only tiny full convolutions stay; separable ones of all other sizes are
+    looked at as well, and the largest is raced beside them."""
+    found = predicted(goals={"latency_p50_ms": "<= 0.03"}, budget={"train_minutes": 60})
+
+    assert {"cnn-tiny", "cnn-base-separable"} == {one for one in fits(found) if "cnn" in one}
+    assert "cnn-tiny-separable" not in found
+    assert found["cnn-large-separable"].binds == "latency_p50_ms"
+    assert {"convolution": "separable"} == found["cnn-base-separable"].spec.args
+    assert not any("separable" in name for name in predicted(
+        goals={"latency_p50_ms": "<= 0.03"}, model={"family": "cnn", "convolution": "full"}
+    ))  # fmt: skip
+
+
+def test_a_lighter_form_that_cannot_settle_gives_way(machine):
+    """Fewer than 2,000 steps are no reason to race a net that learns more slowly."""
+    goals, seconds = {"latency_p50_ms": "<= 0.03"}, {"train_minutes": 7 / 60}
+    found = predicted(goals=goals, budget=seconds)
+
+    assert {"cnn-tiny", "cnn-small-separable"} == {one for one in fits(found) if "cnn" in one}
+    assert found["cnn-base-separable"].reason.startswith("would make 1,750 steps in the budget")
+    named = predicted(goals=goals, budget=seconds, model={"family": "cnn", "size": "base"})
+    assert {"cnn-base-separable"} == fits(named)
+
+
 def test_one_that_needs_pruning_gives_way(machine, monkeypatch):
     """Of two that fit, the one that int8 alone brings under the size goal is raced."""
     monkeypatch.setattr(
-        choose, "_compressed_bytes",
+        choose, "compressed_bytes",
         lambda recipe, counted, size, share: size * share / 4,
     )  # fmt: skip
     found = predicted(
@@ -336,7 +362,7 @@ def test_budget_of_a_recipe(section, wanted):
 def test_rows_of_the_plan_can_be_read_again(machine):
     """A candidate that goes to plan.json and back is the same, so that a run can go on from it."""
     one = predicted(model={"family": "rnn", "size": "tiny"})["rnn-tiny"]
-    again = choose.from_json(json.loads(json.dumps(one.to_json())))
+    again = from_json(json.loads(json.dumps(one.to_json())))
 
     assert isinstance(again, Candidate)
     assert one.spec == again.spec

@@ -10,7 +10,7 @@ from modelwright.core.errors import ConfigError
 from modelwright.core.signature import Signature, TensorSpec
 from modelwright.export.onnx import export_onnx
 from modelwright.models.catalog import MODELS, ModelSpec, build
-from modelwright.runtime.decode import Reading, beam_search
+from modelwright.runtime.decode import Reading, Writing, beam_search, distribution, sample
 from modelwright.runtime.onnx_session import OnnxSession
 from modelwright.runtime.torch_session import TorchSession
 
@@ -69,7 +69,7 @@ def greedy_again(session, source):
 def test_a_beam_of_one_is_greedy(session):
     """Token by token with a state gives what the teacher-forced graph gives, row by row alone."""
     asked = batch()
-    found = [ids.tolist() for ids in session.write(asked, beam=1, most=MOST)]
+    found = [ids.tolist() for ids in session.write(asked, beam=1, max_new=MOST)]
 
     assert [greedy_again(session, source) for source in asked["source"]] == found
 
@@ -77,7 +77,7 @@ def test_a_beam_of_one_is_greedy(session):
 @pytest.mark.parametrize("beam", [1, 3, 5])
 def test_both_runtimes_write_the_same(sessions, beam):
     """PyTorch and ONNX Runtime choose the same tokens."""
-    first, second = (one.write(batch(), beam=beam, most=MOST) for one in sessions)
+    first, second = (one.write(batch(), beam=beam, max_new=MOST) for one in sessions)
 
     assert [ids.tolist() for ids in first] == [ids.tolist() for ids in second]
 
@@ -86,11 +86,11 @@ def test_both_runtimes_write_the_same(sessions, beam):
 def test_a_row_is_written_alike_alone(session, beam):
     """Whatever other rows there are, and however long they go on."""
     asked = batch()
-    together = session.write(asked, beam=beam, most=MOST)
+    together = session.write(asked, beam=beam, max_new=MOST)
     for row, text in enumerate(together):
         alone = {name: value[row : row + 1] for name, value in asked.items()}
 
-        assert text.tolist() == session.write(alone, beam=beam, most=MOST)[0].tolist()
+        assert text.tolist() == session.write(alone, beam=beam, max_new=MOST)[0].tolist()
 
 
 def test_reading_on_gives_the_logits_of_the_whole(session):
@@ -139,7 +139,7 @@ ASKED = {"source": np.array([[2, 2, 2]]), "target": np.array([[4]])}
 def test_a_wider_beam_finds_what_greedy_misses():
     """The first step of the better text is the worse one."""
     assert [3] == beam_search(TRAP, ASKED, beam=2, length_penalty=0)[0].tolist()
-    assert 2 == beam_search(TRAP, ASKED, beam=1, length_penalty=0, most=4)[0][0]
+    assert 2 == beam_search(TRAP, ASKED, beam=1, length_penalty=0, max_new=4)[0][0]
 
 
 def test_it_finds_the_best_of_all_texts():
@@ -154,7 +154,7 @@ def test_it_finds_the_best_of_all_texts():
     texts = [[]]
     for length in range(1, most):
         texts += [[*text, one] for text in texts if len(text) == length - 1 for one in (2, 3)]
-    found = beam_search(TRAP, ASKED, beam=40, length_penalty=alpha, most=most)[0]
+    found = beam_search(TRAP, ASKED, beam=40, length_penalty=alpha, max_new=most)[0]
 
     assert max(texts[1:], key=score) == found.tolist()
 
@@ -167,3 +167,64 @@ def test_what_cannot_be_followed_is_refused(how, words):
     """With its name."""
     with pytest.raises(ConfigError, match=words):
         beam_search(TRAP, ASKED, **how)
+
+
+HOW = {"temperature": 80.0, "top_k": 6, "seed": 4, "max_new": MOST}
+
+
+def test_draws_hang_on_the_source_and_the_seed(sessions):
+    """Both runtimes draw the same tokens, of a row alone as of many; another seed draws others."""
+    asked = batch()
+    found = [ids.tolist() for ids in sessions[0].write(asked, **HOW)]
+    alone = [sessions[0].write({name: value[row : row + 1] for name, value in asked.items()}, **HOW)
+             for row in range(5)]  # fmt: skip
+
+    assert found == [ids.tolist() for ids in sessions[1].write(asked, **HOW)]
+    assert found == [ids.tolist() for (ids,) in alone]
+    assert found != [ids.tolist() for ids in sessions[0].write(asked, **{**HOW, "seed": 5})]
+
+
+def test_draws_follow_the_distribution():
+    """Over many seeds, the first token; a single likeliest one is what greedy takes."""
+    wanted = distribution(TRAP.logits[4], Writing(temperature=0.5))
+    first = [sample(TRAP, ASKED, temperature=0.5, seed=seed, max_new=1)[0] for seed in range(3000)]
+    found = np.bincount([ids[0] for ids in first], minlength=5) / len(first)
+
+    assert pytest.approx(wanted, abs=0.03) == found
+    greedy = sample(TRAP, ASKED, temperature=1.0, top_k=1, max_new=4)[0]
+    assert [2, 2, 2, 2] == greedy.tolist()
+
+
+def test_what_is_drawn_is_told_as_it_comes():
+    """Each time all ids so far; a search knows no text before its end."""
+    told = []
+    session = OnnxSession.__new__(OnnxSession)  # what it writes with is the table below
+    session.signature, session.step, session.encode = TRAP.signature, TRAP.step, TRAP.encode
+    (drawn,) = session.write(ASKED, temperature=0.1, top_k=1, max_new=3,
+                             told=lambda ids: told.append(list(ids)))  # fmt: skip
+    searched = []
+    session.write(ASKED, max_new=3, told=searched.append)
+
+    assert [[2], [2, 2], [2, 2, 2]] == told
+    assert told[-1] == drawn.tolist()
+    assert [] == searched
+
+
+def test_a_session_writes_as_shipped_unless_told_otherwise(session):
+    """What is given goes over it, and what that makes idle is left out."""
+    asked, shipped = batch(), session.decode
+    greedy, drawn = (
+        [ids.tolist() for ids in session.write(asked, **how)]
+        for how in ({"beam": 1, "max_new": MOST}, HOW)
+    )
+    try:
+        session.decode = {"beam": 1, "max_new": MOST}
+        assert greedy == [ids.tolist() for ids in session.write(asked)]
+        assert drawn == [ids.tolist() for ids in session.write(asked, **HOW)]
+        session.decode = HOW
+        assert drawn == [ids.tolist() for ids in session.write(asked)]
+        assert greedy == [ids.tolist() for ids in session.write(asked, temperature=0, beam=1)]
+        with pytest.raises(ConfigError, match="beam: nothing reads it where tokens are drawn"):
+            session.write(asked, beam=1)
+    finally:
+        session.decode = shipped

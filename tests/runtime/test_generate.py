@@ -8,15 +8,8 @@ from modelwright.core.errors import ConfigError
 from modelwright.data import language
 from modelwright.export.onnx import export_onnx
 from modelwright.models.catalog import MODELS, ModelSpec, build
-from modelwright.runtime.generate import (
-    Cached,
-    Recomputed,
-    Writing,
-    choose,
-    distribution,
-    scores_of,
-    written,
-)
+from modelwright.runtime.decode import Writing, choose, distribution
+from modelwright.runtime.generate import Cached, Recomputed, scores_of, written
 from modelwright.runtime.onnx_session import OnnxSession
 from modelwright.runtime.torch_session import TorchSession
 

@@ -14,6 +14,8 @@ from tests.serve.conftest import LABELS, running
 from modelwright.core import artifact
 from modelwright.core.signature import Signature, TensorSpec
 from modelwright.data.text import VOCABULARY, Vocabulary
+from modelwright.serve.answers import Answers
+from modelwright.serve.limits import Refused
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 TAGS = ["O", "B-LOC", "I-LOC"]
@@ -254,3 +256,25 @@ def test_an_older_folder_that_takes_pictures_still_has_its_page(deploy, tmp_path
 
     assert answers is not None
     assert ("image", [1, 8, 8], LABELS) == (answers.kind, answers.inputs["shape"], answers.labels)
+
+
+@pytest.mark.parametrize(("asked", "wanted"), [
+    ({}, {}),
+    ({"beam": "2"}, {"beam": 2}),
+    ({"temperature": "0.7", "seed": "3"}, {"temperature": 0.7, "seed": 3}),
+    ({"top_k": "3"}, "top_k: nothing reads it"),
+    ({"beam": "70"}, "beam is 70"),
+    ({"beam": "many"}, "values must be numbers"),
+    ({"stop": '"."'}, "stop: this model has no use for it"),
+])  # fmt: skip
+def test_a_request_says_how_to_write(asked, wanted):
+    """By the words of its address, over what was shipped; the rest is refused with 400."""
+    pairs = {"kind": "pairs", "pair": ["de", "en"]}
+    answers = Answers("translation", pairs, {"kind": "sequence"}, [], {}, {"length_penalty": 0.5})
+    if isinstance(wanted, dict):
+        assert wanted == answers.how(asked)
+        return
+    with pytest.raises(Refused, match=wanted) as refusal:
+        answers.how(asked)
+
+    assert 400 == refusal.value.status

@@ -20,6 +20,7 @@ goals: {nats_per_char: ["<= 2.5", "drop <= 0.1"], size_mb: "<= 1"}
 model: {family: FAMILY, size: tiny}
 train: {batch_size: 32, precision: 32-true, learning_rate: 0.02}
 compress: [quantize]
+decode: {max_new: 20, top_k: 3}
 """
 WORDS = ["to be", "or not", "that is", "the question,", "whether", "it is\n"]
 TEXT = " ".join(np.random.default_rng(0).choice(WORDS, 900))
@@ -102,3 +103,19 @@ def test_other_models_do_not_write(finished):
     """The options of a language model are refused, with their names."""
     with pytest.raises(ConfigError, match="max_new is of no use to image-classification"):
         verbs.predict(finished.folder / "deploy", ["x.png"], max_new=3)
+
+
+def test_it_writes_as_the_recipe_says(result):
+    """What the recipe says of writing is shipped, and done unless a flag says otherwise; pieces are
+    told as they come."""
+    folder, told = result["artifact"], []
+    (shipped,) = verbs.predict(folder, ["to be "], told=told.append)["answers"]
+    (again,) = verbs.predict(folder, ["to be "], max_new=6, top_k=1)["answers"]
+    (greedy,) = verbs.predict(folder, ["to be "], max_new=6, temperature=0)["answers"]
+
+    assert {"max_new": 20, "top_k": 3} == open_artifact(Path(folder)).manifest["decode"]
+    assert 20 == len(shipped["answer"])
+    assert greedy == again
+    assert ["to be " + shipped["answer"], "\n"] == ["".join(told[:-1]), told[-1]]
+    with pytest.raises(ConfigError, match="seed: nothing reads it where none is drawn"):
+        verbs.predict(folder, ["to be "], temperature=0, seed=1)

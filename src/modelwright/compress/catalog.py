@@ -4,9 +4,10 @@ A recipe's list is done in the order of the numbers: first what changes the PyTo
 trained again and exported), then what changes the exported graph.
 """
 
-MODEL, GRAPH = 1, 2
+MODEL, GRAPH, REST = 1, 2, 3  # the last takes what the others left in float32
 
 METHODS: dict[str, int] = {
     "prune": MODEL,
     "quantize": GRAPH,
+    "quantize_weights": REST,
 }

@@ -63,7 +63,7 @@ def certify(
     finally:
         for one in (session, plain, parent):
             one.close()
-    size_mb = chosen.model_bytes / 1e6
+    size_mb, protocol = chosen.model_bytes / 1e6, task.protocol(session.decode)
     goals = {
         goal.name: _judge(goal, quality, difference, pair.first, size_mb) for goal in recipe.bounds
     }
@@ -75,7 +75,7 @@ def certify(
         "goals": goals,
         "rows": quality.rows,
         "metric": name,
-        **({"protocol": task.protocol} if task.protocol else {}),
+        **({"protocol": protocol} if protocol else {}),
         **quality.values,
         f"{name}_low": quality.low,
         f"{name}_high": quality.high,

@@ -7,8 +7,6 @@ Source of the importance: Li et al. 2016, arXiv:1608.08710 (norm of the filters)
 group as in Fang et al. 2023, arXiv:2301.12900, section 3.3.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -43,7 +41,7 @@ def prune(model: Model, spec: ModelSpec, ratio: float) -> tuple[Model, ModelSpec
             repair="raise compress.prune.ratio, or choose a larger model.size",
         )
     args = args_for([len(keep) for keep in kept])
-    smaller_spec = replace(spec, args={**spec.args, **args})
+    smaller_spec = spec.but(args)
     stay: dict[tuple[str, int], Tensor] = {}  # of each tensor's axis, all groups together
     for group, keep in zip(groups, kept, strict=True):
         own = torch.zeros(group.size, dtype=torch.bool).index_fill_(0, keep, True)

@@ -38,7 +38,7 @@ def quantize_graph(
         raise Unsupported(
             "quantize: the runtime has no static int8 kernel for LSTM and GRU layers",
             expected="a model of the cnn or transformer family",
-            repair="use compress: [prune] for model.family: rnn, or another family",
+            repair="use compress: [quantize_weights], which computes in float32, or another family",
         )
     rule = CALIBRATIONS[calibration]
     ranges = {}

@@ -1,10 +1,11 @@
 """Combine methods under the goals: make candidates, measure each on the target, choose.
 
 Every candidate is exported and measured on the valid part and the target runtime; the test part
-is never opened here. "auto" tries int8 first and prunes only if a goal is still missed.
+is never opened here. "auto" tries int8 first, if a goal is still missed of weights alone, and only
+then prunes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from modelwright.compress.catalog import METHODS
 from modelwright.compress.prune import prune
 from modelwright.compress.quantize import quantize_graph
 from modelwright.compress.recover import recover
+from modelwright.compress.weights import quantize_weights
 from modelwright.core.artifact import Artifact, write
 from modelwright.core.errors import NothingChanged, Unsupported
 from modelwright.core.goals import METRICS, Goal
@@ -39,6 +41,7 @@ from modelwright.train.save import write_trained
 
 AUTO_RATIOS = (0.25, 0.5)  # pruned one after the other while a goal is missed
 AUTO_RECOVER = 0.1  # of the budget, after each
+FLOAT, WEIGHTS = "fp32", "int8-weights"  # candidates; names of steps that follow stand behind a +
 RUNNER_UP = "runner-up"  # status of a calibration that gave way to another of the same graph
 # Share of answers that a quantized form may change, and of the metric that it may lose, before it
 # counts as a fault; whether the loss is acceptable is the goals' business.
@@ -110,7 +113,7 @@ class Search:
         and the rows of compress.json."""
         model = load_model(self.trained)
         spec = ModelSpec.from_json(self.trained.manifest["model"])
-        self._add("fp32", [], model, spec, self.trained)
+        self._add(FLOAT, [], model, spec, self.trained)
         if self.recipe.compress.mode == "auto":
             self._auto(model, spec)
         elif self.recipe.compress.mode == "list":
@@ -124,7 +127,7 @@ class Search:
                 "compress", "decision",
                 text="this processor has no 8-bit dot products: int8 saves bytes here, not time",
             )  # fmt: skip
-        self._quantized("", model, spec, Quantize())
+        self._quantized("", model, spec)
         for ratio in AUTO_RATIOS:
             if any(_small_and_fast(candidate) for candidate in self.candidates):
                 return  # what accuracy is missing, pruning will not bring
@@ -135,7 +138,7 @@ class Search:
             )  # fmt: skip
             pruned = self._pruned(model, spec, Prune(ratio=ratio, recover=AUTO_RECOVER))
             if pruned is not None:
-                self._quantized(f"{pruned[0]}+", pruned[1], pruned[2], Quantize())
+                self._quantized(f"{pruned[0]}+", pruned[1], pruned[2])
 
     def _listed(self, model: Model, spec: ModelSpec) -> None:
         prefix = ""
@@ -145,6 +148,8 @@ class Search:
                 prefix = f"{name}+"
             elif step.quantize is not None:
                 self._quantize(prefix, model, spec, step.quantize)
+            else:
+                self._round_weights(next(one for one in self.candidates[::-1] if not one.status))
 
     def _pruned(
         self, model: Model, spec: ModelSpec, section: Prune
@@ -173,11 +178,22 @@ class Search:
         self._add(name, steps, recovered, smaller_spec, trained)
         return name, recovered, smaller_spec
 
-    def _quantized(self, prefix: str, model: Model, spec: ModelSpec, section: Quantize) -> None:
+    def _quantized(self, prefix: str, model: Model, spec: ModelSpec) -> None:
+        """Static int8; where that can't be had or misses a goal, weights alone, and with what is
+        left in float32 beside it."""
+        plain, number = self.candidates[-1 if prefix else 0], len(self.candidates)
         try:
-            self._quantize(prefix, model, spec, section)
+            self._quantize(prefix, model, spec, Quantize())
         except (Unsupported, NothingChanged) as error:
             self._refuse(f"{prefix}int8", error.what)
+        made = [one for one in self.candidates[number:] if not one.status]
+        if any(all(one.meets.values()) for one in made):
+            return
+        for parent in (plain, *made):
+            try:
+                self._round_weights(parent)
+            except NothingChanged as error:
+                self._refuse(_named(parent, WEIGHTS), error.what)
 
     def _quantize(self, prefix: str, model: Model, spec: ModelSpec, section: Quantize) -> None:
         """One candidate for each calibration, of which one is settled on."""
@@ -189,37 +205,51 @@ class Search:
         names = list(CALIBRATIONS) if section.calibration == "auto" else [section.calibration]
         made = []
         for calibration in names:
-            name = f"{prefix}int8-{calibration}"
 
             def fill(partial: Path, calibration: str = calibration) -> None:
                 quantize_graph(graph, histograms, calibration, partial / "model.onnx")
 
-            manifest = parent.artifact.manifest
-            artifact = write(
-                self.folder / "candidates" / name, "onnx", model_file="model.onnx", fill=fill,
-                signature=parent.artifact.signature, extras=parent.artifact.extras,
-                parent=parent.artifact.digest, measured={},
-                **{key: manifest[key] for key in KEPT_FIELDS},
-            )  # fmt: skip
             step = {"quantize": {**section.model_dump(), "calibration": calibration}}
-            candidate = Candidate(
-                name, [*parent.steps, step], artifact, spec, parent.num_params, parent.name
-            )
-            self._measure(candidate)
-            made.append(candidate)
-        for candidate in made:
-            flipped = candidate.measured.get("flipped", 0.0)
-            if flipped > MOST_FLIPPED:
-                self.run.write(
-                    "compress", "refused",
-                    text=f"{candidate.name} changes {flipped:.1%} of the answers on valid; beyond "
-                    f"{MOST_FLIPPED:.0%} it counts as another model",
-                )  # fmt: skip
-                candidate.status = "refused"
-                candidate.reason = f"changes {flipped:.1%} of the answers on valid"
-                say(f"compress: {candidate.name}: {candidate.reason}")
+            made.append(self._rounded(parent, f"int8-{calibration}", step, fill))
         settle([one for one in made if not one.status])
         self.candidates += made
+
+    def _round_weights(self, parent: Candidate) -> None:
+        """What a candidate still has in float32, in int8."""
+        graph = onnx.load(parent.artifact.file("model.onnx"))
+
+        def fill(partial: Path) -> None:
+            quantize_weights(graph, partial / "model.onnx")
+
+        self.candidates.append(self._rounded(parent, WEIGHTS, {"quantize_weights": {}}, fill))
+
+    def _rounded(
+        self, parent: Candidate, name: str, step: dict[str, Any], fill: Callable[[Path], None]
+    ) -> Candidate:
+        """A candidate that `fill` makes of another's graph, measured; refused if it is another
+        model."""
+        name, manifest = _named(parent, name), parent.artifact.manifest
+        artifact = write(
+            self.folder / "candidates" / name, "onnx", model_file="model.onnx", fill=fill,
+            signature=parent.artifact.signature, extras=parent.artifact.extras,
+            parent=parent.artifact.digest, measured={},
+            **{key: manifest[key] for key in KEPT_FIELDS if key in manifest},
+        )  # fmt: skip
+        candidate = Candidate(
+            name, [*parent.steps, step], artifact, parent.spec, parent.num_params, parent.base
+        )
+        self._measure(candidate)
+        flipped = candidate.measured.get("flipped", 0.0)
+        if flipped > MOST_FLIPPED:
+            self.run.write(
+                "compress", "refused",
+                text=f"{candidate.name} changes {flipped:.1%} of the answers on valid; beyond "
+                f"{MOST_FLIPPED:.0%} it counts as another model",
+            )  # fmt: skip
+            candidate.status = "refused"
+            candidate.reason = f"changes {flipped:.1%} of the answers on valid"
+            say(f"compress: {candidate.name}: {candidate.reason}")
+        return candidate
 
     def _add(
         self, name: str, steps: list[dict[str, Any]], model: Model, spec: ModelSpec,
@@ -292,6 +322,11 @@ class Search:
              "num_params": None, "measured": {}, "meets": {}}
         )  # fmt: skip
         say(f"compress: {name}: {why}")
+
+
+def _named(parent: Candidate, name: str) -> str:
+    """Of what is made from a candidate: the steps in a row, of which fp32 is none."""
+    return name if parent.name == FLOAT else f"{parent.name}+{name}"
 
 
 def _small_and_fast(candidate: Candidate) -> bool:

@@ -2,7 +2,8 @@
 
 `read` takes YAML and overrides and gives a frozen Recipe, or an error that names file, line, key
 and the nearest valid name. Nothing else in the product reads recipe files (core/recipe_file.py
-does the reading; recipe_data.py has the section `data`, this file all others).
+does the reading; recipe_data.py has the section `data`, recipe_compress.py `compress`, decode.py
+`decode`, this file all others).
 """
 
 import math
@@ -10,7 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from modelwright.core import decode
+from modelwright.core.decode import Decode
 from modelwright.core.goals import METRICS, Goal, parse_goal
+from modelwright.core.recipe_compress import Compress, Prune, Quantize, QuantizeWeights, Step
 from modelwright.core.recipe_data import (
     BLOCKING_CHECKS,
     NOTED_CHECKS,
@@ -32,8 +36,9 @@ from modelwright.core.recipe_data import (
 
 __all__ = [
     "BLOCKING_CHECKS", "NOTED_CHECKS", "QUALITY_OF", "RATES", "STEPS_OF_BOXES", "Augment", "Budget",
-    "Checks", "Clean", "Columns", "Compress", "Data", "Files", "Interactions", "Model", "Prune",
-    "Quantize", "Recipe", "Section", "Step", "Target", "Tokens", "Train",
+    "Checks", "Clean", "Columns", "Compress", "Data", "Decode", "Files", "Interactions", "Model",
+    "Prune", "Quantize", "QuantizeWeights", "Recipe", "Section", "Step", "Target", "Tokens",
+    "Train",
 ]  # fmt: skip
 
 
@@ -67,11 +72,33 @@ class Target(Section):
     batch_size: Whole = Field(1, ge=1, le=4096)
 
 
+FAMILY_OF_KEY = {"norm": "rnn", "convolution": "cnn"}  # keys that one family reads
+
+
 class Model(Section):
     """The architecture: chosen by measurement, or named."""
 
     family: Literal["auto", "cnn", "rnn", "transformer"] = "auto"
     size: Literal["auto", "tiny", "small", "base", "large"] = "auto"
+    norm: Literal["layer"] | None = Field(
+        None, description="behind each recurrent layer; of the family rnn; None: none"
+    )
+
+    convolution: Literal["full", "separable"] | None = Field(
+        None, description="of the family cnn; None: full, and separable where only that could fit"
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is asked of a family beyond its size."""
+        return {name: own for name in FAMILY_OF_KEY if (own := getattr(self, name)) is not None}
+
+    @model_validator(mode="after")
+    def _options_fit_the_family(self) -> "Model":
+        for name in self.options:
+            if self.family != (own := FAMILY_OF_KEY[name]):
+                raise ValueError(f"{name}: only the family {own} reads it, so name that one")
+        return self
 
 
 class Augment(Section):
@@ -222,65 +249,6 @@ class Train(Section):
         return self
 
 
-class Quantize(Section):
-    """Static int8 with QDQ nodes."""
-
-    calibration: Literal["auto", "minmax", "entropy", "percentile", "mse"] = "auto"
-    calibration_rows: Whole = Field(512, ge=1)
-
-
-class Prune(Section):
-    """Structured removal of channels, with recovery training."""
-
-    ratio: Real = Field(0.25, gt=0, lt=1, description="share of each group's channels to remove")
-    recover: Share = Field(0.3, description="recovery training, as a share of the train budget")
-
-
-class Step(Section):
-    """One compression step: exactly one method."""
-
-    quantize: Quantize | None = None
-    prune: Prune | None = None
-
-    @property
-    def method(self) -> str:
-        """The one key that is set."""
-        return next(iter(self.model_fields_set))
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare_name(cls, value: Any) -> Any:
-        return {value: {}} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _one_method(self) -> "Step":
-        if len(self.model_fields_set) != 1:
-            raise ValueError('each step names exactly one method, such as "quantize"')
-        return self
-
-
-class Compress(Section):
-    """ "auto" searches; "none" ships the trained model as it is; a list is done as written."""
-
-    mode: Literal["auto", "none", "list"] = "auto"
-    steps: tuple[Step, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"mode": value}
-        if isinstance(value, list):
-            return {"mode": "list", "steps": value}
-        return value
-
-    @model_validator(mode="after")
-    def _steps_match(self) -> "Compress":
-        if (self.mode == "list") != bool(self.steps):
-            raise ValueError('steps go with mode "list", and only with it')
-        return self
-
-
 # what a task's quality is measured by; tasks/catalog.py says how
 QUALITY_OF = {
     "image-classification": "accuracy",
@@ -306,6 +274,7 @@ NO_LABELS = (
 WHOLE_BATCHES = ("image-text-matching", "control")
 
 # keys that not every task reads
+WRITES = {"language-modeling": "on", "translation": "anew"}  # a text, and how
 IN_ORDER = ("forecasting", "language-modeling")
 TASKS_OF_KEY = {
     "data.horizon": ("forecasting",), "data.channels": ("forecasting",),
@@ -315,6 +284,8 @@ TASKS_OF_KEY = {
     "train.micro_batch_size": tuple(task for task in QUALITY_OF if task not in WHOLE_BATCHES),
     "data.episodes": ("control",), "train.algorithm": ("control",),
     "train.discount": ("control",), "train.stop_at": ("control",),
+    **{f"decode.{key}": tuple(task for task, how in WRITES.items() if key in decode.READ[how])
+       for key in Decode.model_fields},
 }  # fmt: skip
 # steps of train.augment that a task takes; data/augment*.py do them
 STEPS_OF_IMAGES = ("flip", "crop", "shift", "rotate", "shear", "zoom", "erase")
@@ -372,6 +343,7 @@ class Recipe(Section):
     )
     train: Train = Train()
     compress: Compress = Compress()
+    decode: Decode = Decode()
 
     @model_validator(mode="after")
     def _goals_fit_the_task(self) -> "Recipe":
@@ -406,6 +378,14 @@ class Recipe(Section):
             if step.key not in fit:
                 only = f"only {', '.join(fit)}" if fit else "nor any other step"
                 raise ValueError(f"train.augment: {self.task} does not take {step.key}, {only}")
+        return self
+
+    @model_validator(mode="after")
+    def _decoding_counts(self) -> "Recipe":
+        given = self.decode.given
+        if given and (unused := decode.idle(WRITES[self.task], given)):
+            how = "draws no token at temperature 0" if unused[0] in decode.DRAWN else "draws tokens"
+            raise ValueError(f"decode.{unused[0]}: nothing reads it, since {self.task} {how}")
         return self
 
     @model_validator(mode="after")

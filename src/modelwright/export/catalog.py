@@ -18,7 +18,7 @@ FORMATS: dict[str, Callable[..., Signature]] = {
 }
 
 # what an exported artifact takes over from the trained one's manifest
-KEPT_FIELDS = ("task", "labels", "preprocess", "model", "target")
+KEPT_FIELDS = ("task", "labels", "preprocess", "model", "target", "decode")
 
 
 def export(
@@ -34,7 +34,7 @@ def export(
 
     Args:
         manifest: of the artifact that the model comes from; its digest becomes the parent, and
-            task, labels, preprocess, model and target are taken over.
+            KEPT_FIELDS are taken over.
         extras: what travels with the model, of the same artifact.
         fields: manifest entries that are new or replace those, such as target, measured, or
             parent where the model is not the manifest's own.

@@ -19,6 +19,7 @@ from modelwright.models.cnn import KERNEL_SIZE, GridBody, ResidualBody, Sequence
 from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize, Patches, ToldEmbed
 from modelwright.models.groups import Groups
 from modelwright.models.heads import HEADS
+from modelwright.models.layers import Convolution
 from modelwright.models.pairs import Decoder, EncoderDecoder, memory
 from modelwright.models.rnn import GridRecurrentBody, RecurrentBlock, RecurrentBody
 from modelwright.models.transformer import EncoderBlock, EncoderBody, num_heads
@@ -123,6 +124,7 @@ def cnn_image(
     widths: Sequence[int],
     inner: Sequence[int] | None = None,
     dropout: float = 0.0,
+    convolution: Convolution = "full",
 ) -> Model:
     """Residual stages over pixels."""
     # A thin first layer at full detail, then wide layers on a small grid: they train and run at a
@@ -141,6 +143,7 @@ def cnn_image(
         strides=strides,
         stem_width=widths[0] // 2 if strides[0] == 2 else None,
         inner=inner,
+        convolution=convolution,
     )
     return _model(inputs, outputs, ImageEmbed(_normalize(inputs)), body, dropout)
 
@@ -151,11 +154,12 @@ def cnn_grid(
     widths: Sequence[int],
     depths: Sequence[int],
     inner: Sequence[int] | None = None,
+    convolution: Convolution = "full",
 ) -> Model:
     """Residual stages over pixels, two grids put together."""
     body = GridBody(
         inputs["shape"][0], stride=outputs["stride"], widths=widths, depths=depths,
-        out_dim=widths[1], inner=inner,
+        out_dim=widths[1], inner=inner, convolution=convolution,
     )  # fmt: skip
     return _model(inputs, outputs, ImageEmbed(_normalize(inputs)), body)
 
@@ -167,6 +171,7 @@ def cnn_sequence(
     inner: Sequence[int],
     kernel_size: int = KERNEL_SIZE,
     dropout: float = 0.0,
+    convolution: Convolution = "full",
 ) -> Model:
     """Dilated convolutions over time; where all of it is shorter than the kernel, as short.
 
@@ -177,7 +182,7 @@ def cnn_sequence(
     plain = (inputs["kind"], outputs["kind"]) == ("text", "classes")
     body = SequenceBody(
         dim, inner=inner, kernel_size=kernel_size, causal=_causal(outputs), dropout=dropout,
-        norm=not plain,
+        convolution=convolution, norm=not plain,
     )  # fmt: skip
     return _model(inputs, outputs, _sequence(inputs, dim, dropout), body, dropout, plain)
 
@@ -198,11 +203,14 @@ def rnn_image(
     hidden_dim: int,
     num_layers: int,
     dropout: float = 0.0,
+    norm: str | None = None,
 ) -> Model:
     """A recurrence over rows of pixels."""
     channels, _, width = inputs["shape"]
     rows = Patches(channels, (1, width), embed_dim)  # one step of time per row of pixels
-    body = RecurrentBody(embed_dim, hidden_dim=hidden_dim, num_layers=num_layers, dropout=dropout)
+    body = RecurrentBody(
+        embed_dim, hidden_dim=hidden_dim, num_layers=num_layers, dropout=dropout, norm=norm
+    )
     return _model(inputs, outputs, ImageEmbed(_normalize(inputs), rows), body, dropout)
 
 
@@ -213,11 +221,12 @@ def _places(inputs: Description, outputs: Description, dim: int) -> ImageEmbed:
 
 
 def rnn_grid(
-    inputs: Description, outputs: Description, embed_dim: int, hidden_dim: int, num_layers: int
-) -> Model:
+    inputs: Description, outputs: Description, embed_dim: int, hidden_dim: int, num_layers: int,
+    norm: str | None = None,
+) -> Model:  # fmt: skip
     """Recurrences across and down the patches."""
     body = GridRecurrentBody(
-        embed_dim, outputs["grid"], hidden_dim=hidden_dim, num_layers=num_layers
+        embed_dim, outputs["grid"], hidden_dim=hidden_dim, num_layers=num_layers, norm=norm
     )
     return _model(inputs, outputs, _places(inputs, outputs, embed_dim), body)
 
@@ -229,11 +238,12 @@ def rnn_sequence(
     hidden_dim: int,
     num_layers: int,
     dropout: float = 0.0,
+    norm: str | None = None,
 ) -> Model:
     """A recurrence over time, in both directions unless each place may see only the past."""
     body = RecurrentBody(
         embed_dim, hidden_dim=hidden_dim, num_layers=num_layers, dropout=dropout,
-        bidirectional=not _causal(outputs),
+        bidirectional=not _causal(outputs), norm=norm,
     )  # fmt: skip
     return _model(inputs, outputs, _sequence(inputs, embed_dim, dropout), body, dropout)
 
@@ -325,24 +335,28 @@ def _pairs(
 
 def cnn_pairs(
     inputs: Description, outputs: Description, dim: int, inner: Sequence[int],
-    kernel_size: int = KERNEL_SIZE, dropout: float = 0.0,
+    kernel_size: int = KERNEL_SIZE, dropout: float = 0.0, convolution: Convolution = "full",
 ) -> Model:  # fmt: skip
     """Convolutions on both sides; the first half of `inner` is the encoder's."""
     half = len(inner) // 2
-    body = SequenceBody(dim, inner=inner[:half], kernel_size=kernel_size, dropout=dropout)
-    decoder = SequenceBody(
-        dim, inner=inner[half:], kernel_size=kernel_size, causal=True, dropout=dropout
-    )
+    body, decoder = (
+        SequenceBody(
+            dim, inner=own, kernel_size=kernel_size, causal=causal, dropout=dropout,
+            convolution=convolution,
+        )
+        for own, causal in ((inner[:half], False), (inner[half:], True))
+    )  # fmt: skip
     return _pairs(inputs, outputs, dim, dropout, body, list(decoder.blocks))
 
 
 def rnn_pairs(
     inputs: Description, outputs: Description, dim: int, hidden_dim: int, num_layers: int,
-    dropout: float = 0.0,
+    dropout: float = 0.0, norm: str | None = None,
 ) -> Model:  # fmt: skip
-    """Recurrences on both sides, in both directions over the source."""
+    """Recurrences on both sides, in both directions over the source; the target's always stand
+    between norms and skips, so `norm` is of the source's."""
     body = RecurrentBody(
-        dim, hidden_dim=hidden_dim, num_layers=num_layers, cell="gru", dropout=dropout
+        dim, hidden_dim=hidden_dim, num_layers=num_layers, cell="gru", dropout=dropout, norm=norm
     )
     layers = [RecurrentBlock(dim, hidden_dim, dropout) for _ in range(num_layers)]
     return _pairs(inputs, outputs, dim, dropout, body, layers)

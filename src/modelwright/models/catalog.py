@@ -5,7 +5,7 @@ same that an artifact's manifest keeps, so that a folder can be opened without t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -56,6 +56,7 @@ class Family:
         groups: which channels pruning may take out.
         static_int8: whether the runtime has int8 kernels for its layers without state.
         carries: memory and state of models that write, by (outputs' description, arguments).
+        lighter: options that make each size smaller and faster, at some cost in training.
     """
 
     build: Callable[..., Model]
@@ -63,6 +64,7 @@ class Family:
     groups: Callable[[nn.Module], Groups]
     static_int8: bool = True
     carries: Carries = lambda outputs, args: ((), ())
+    lighter: Mapping[str, Any] = field(default_factory=dict)
 
 
 MODELS: dict[str, Family] = {
@@ -71,6 +73,7 @@ MODELS: dict[str, Family] = {
         LADDERS["cnn"],
         each_tower(cnn.groups),
         carries=cnn_carries,
+        lighter={"convolution": "separable"},
     ),
     "rnn": Family(
         by_kind(rnn_image, rnn_sequence, rnn_grid, rnn_pairs),
@@ -106,7 +109,28 @@ class ModelSpec:
 
     @property
     def name(self) -> str:
-        return f"{self.family}-{self.size}"
+        return f"{self.family}-{self.size}" + "-separable" * self.separable
+
+    @property
+    def separable(self) -> bool:
+        """Whether its convolutions are."""
+        towers = (self.args, self.args.get("image", {}), self.args.get("text", {}))
+        return any(args.get("convolution") == "separable" for args in towers)
+
+    @classmethod
+    def asked(
+        cls, family: str, size: str, inputs: dict[str, Any], outputs: dict[str, Any],
+        options: Mapping[str, Any],
+    ) -> "ModelSpec":  # fmt: skip
+        """With what a recipe asks of the family beyond its size; of both towers, where there are
+        two."""
+        towers = ("image", "text") if inputs["kind"] == "image_text" and options else ()
+        args = {tower: dict(options) for tower in towers} or dict(options)
+        return cls(family, size, inputs, outputs, args)
+
+    def but(self, args: Mapping[str, Any]) -> "ModelSpec":
+        """The same with those arguments in place of its own."""
+        return replace(self, args=_over(self.args, args))
 
     @property
     def arguments(self) -> dict[str, Any]:

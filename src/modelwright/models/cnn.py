@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from modelwright.core.signature import TensorSpec
 from modelwright.models.carried import Carried, Look, unmoved
 from modelwright.models.groups import Group, Groups, Place
-from modelwright.models.layers import ConvNorm
+from modelwright.models.layers import CONV_NORMS, ConvNorm, Convolution, SeparableConvNorm
 
 KERNEL_SIZE = 3  # of convolutions over time
 
@@ -27,13 +27,16 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int, inner: int | None = None) -> None:
+    def __init__(
+        self, in_channels: int, width: int, stride: int, inner: int | None = None,
+        convolution: Convolution = "full",
+    ) -> None:  # fmt: skip
         super().__init__()
-        inner = inner or width
+        inner, conv_norm = inner or width, CONV_NORMS[convolution]
         self.body = nn.Sequential(
-            ConvNorm(in_channels, inner, 3, stride),
+            conv_norm(in_channels, inner, 3, stride),
             nn.ReLU(),
-            ConvNorm(inner, width, 3, zero_init=True),
+            conv_norm(inner, width, 3, zero_init=True),
         )
         self.skip = _skip(in_channels, width, stride)
         self.relu = nn.ReLU()
@@ -82,6 +85,7 @@ class ResidualBody(nn.Module):
         inner: channels inside each block, in order, where they differ from its stage's width.
         stem: "small" is one 3x3 convolution; "imagenet" is 7x7 stride 2 and a max-pool.
         stem_width: channels of the small stem; the first stage's width when None.
+        convolution: a row of CONV_NORMS, of basic blocks.
     """
 
     def __init__(
@@ -95,9 +99,11 @@ class ResidualBody(nn.Module):
         stem: Literal["small", "imagenet"] = "small",
         stem_width: int | None = None,
         inner: Sequence[int] | None = None,
+        convolution: Convolution = "full",
     ) -> None:
         super().__init__()
         block_class = BasicBlock if block == "basic" else Bottleneck
+        how = {"convolution": convolution} if block == "basic" else {}
         channels = stem_width or widths[0]
         if stem == "small":
             self.stem = nn.Sequential(ConvNorm(in_channels, channels, 3), nn.ReLU())
@@ -112,7 +118,11 @@ class ResidualBody(nn.Module):
             for index in range(depth):
                 blocks.append(
                     block_class(
-                        channels, width, stride if index == 0 else 1, next(inner_widths, None)
+                        channels,
+                        width,
+                        stride if index == 0 else 1,
+                        next(inner_widths, None),
+                        **how,
                     )
                 )
                 channels = width * block_class.expansion
@@ -140,11 +150,12 @@ class GridBody(nn.Module):
         depths: blocks in each stage.
         out_dim: features of each place.
         inner: channels inside each block, in order, where they differ from its stage's width.
+        convolution: a row of CONV_NORMS, of the blocks.
     """
 
     def __init__(
         self, in_channels: int, *, stride: int, widths: Sequence[int], depths: Sequence[int],
-        out_dim: int, inner: Sequence[int] | None = None,
+        out_dim: int, inner: Sequence[int] | None = None, convolution: Convolution = "full",
     ) -> None:  # fmt: skip
         super().__init__()
         first = max(stride // 4, 1)
@@ -155,7 +166,8 @@ class GridBody(nn.Module):
             blocks: list[nn.Module] = []
             for index in range(depth):
                 step = 2 if index == 0 else 1
-                blocks.append(BasicBlock(channels, width, step, next(inner_widths, None)))
+                own = next(inner_widths, None)
+                blocks.append(BasicBlock(channels, width, step, own, convolution))
                 channels = width
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
@@ -175,18 +187,25 @@ class SequenceBlock(nn.Module):
 
     sequence: (batch, time, dim); mask: (batch, time) bool -> (batch, time, dim)
 
-    Padding is set to zero before the convolution, so it never changes a real place.
+    Padding is set to zero before the convolution, so it never changes a real place. A separable
+    convolution reads each feature by itself, and `mix` brings them together.
     Source: Bai et al. 2018, arXiv:1803.01271 (dilated and causal); Gehring et al. 2017.
     """
 
     def __init__(
-        self, dim: int, inner: int, *, kernel_size: int, dilation: int, causal: bool, dropout: float
-    ) -> None:
+        self, dim: int, inner: int, *, kernel_size: int, dilation: int, causal: bool,
+        dropout: float, convolution: Convolution = "full",
+    ) -> None:  # fmt: skip
         super().__init__()
+        separable = convolution == "separable"
         self.norm = nn.LayerNorm(dim)
         reach = self.reach = dilation * (kernel_size - 1)
         self.padding = (reach, 0) if causal else (reach // 2, reach - reach // 2)
-        self.conv = nn.Conv1d(dim, inner, kernel_size, dilation=dilation)
+        self.conv = nn.Conv1d(
+            dim, dim if separable else inner, kernel_size, dilation=dilation,
+            groups=dim if separable else 1,
+        )  # fmt: skip
+        self.mix = nn.Linear(dim, inner) if separable else None
         self.out = nn.Linear(inner, dim)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -205,8 +224,10 @@ class SequenceBlock(nn.Module):
         else:  # the last inputs before these; at first zeros, which are the padding
             padded = torch.cat([carried.take(), normed], 2)
             carried.leave(padded[:, :, padded.shape[2] - self.reach :])
-        hidden = self.conv(padded).transpose(1, 2).relu()
-        return look(sequence + self.dropout(self.out(self.dropout(hidden))))
+        hidden = self.conv(padded).transpose(1, 2)
+        if self.mix is not None:
+            hidden = self.mix(hidden)
+        return look(sequence + self.dropout(self.out(self.dropout(hidden.relu()))))
 
 
 class SequenceBody(nn.Module):
@@ -217,6 +238,7 @@ class SequenceBody(nn.Module):
     Args:
         inner: channels inside each block; as many as there are blocks.
         causal: a place sees only what came before it.
+        convolution: full, or separable.
         norm: layer norm of each place at the end; without it a head has to norm what it pools.
     """
 
@@ -229,12 +251,13 @@ class SequenceBody(nn.Module):
         causal: bool = False,
         norm: bool = True,
         dropout: float = 0.0,
+        convolution: Convolution = "full",
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             SequenceBlock(
                 dim, width, kernel_size=kernel_size, dilation=2**index, causal=causal,
-                dropout=dropout,
+                dropout=dropout, convolution=convolution,
             )
             for index, width in enumerate(inner)
         )  # fmt: skip
@@ -269,12 +292,16 @@ def groups(model: nn.Module) -> Groups:
     found = []
     for name, module in model.named_modules():
         if isinstance(module, BasicBlock):
-            first = module.get_submodule("body.0.0")
-            assert isinstance(first, nn.Conv2d)
-            places = [*_conv_norm(f"{name}.body.0"), Place(f"{name}.body.2.0.weight", 1)]
-            found.append(Group(first.out_channels, tuple(places)))
+            first, last = f"{name}.body.0", f"{name}.body.2"
+            between: list[Place] = []
+            if isinstance(module.body[0], SeparableConvNorm):  # what mixes is the second of each
+                between = _conv_norm(f"{last}.0")
+                first, last = f"{first}.1", f"{last}.1"
+            places = [*_conv_norm(first), *between, Place(f"{last}.0.weight", 1)]
+            found.append(Group(len(model.get_parameter(places[0].tensor)), tuple(places)))
         elif isinstance(module, SequenceBlock):
-            places = [Place(f"{name}.conv.{part}", 0) for part in ("weight", "bias")]
+            own = f"{name}.conv" if module.mix is None else f"{name}.mix"
+            places = [Place(f"{own}.{part}", 0) for part in ("weight", "bias")]
             places.append(Place(f"{name}.out.weight", 1))
-            found.append(Group(module.conv.out_channels, tuple(places)))
+            found.append(Group(module.out.in_features, tuple(places)))
     return found, lambda sizes: {"inner": sizes}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +26,15 @@ class ConvNorm(nn.Sequential):
         kernel_size: int,
         stride: int = 1,
         *,
+        groups: int = 1,
         zero_init: bool = False,
     ) -> None:
         conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False
-        )
+            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False,
+            groups=groups,
+        )  # fmt: skip
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        conv.weight.detach().mul_(math.sqrt(groups))  # torch counts the channels of all groups
         norm = nn.BatchNorm2d(out_channels)
         if zero_init:  # the block starts as its skip: arXiv:1812.01187, section 3.1
             nn.init.zeros_(norm.weight)
@@ -49,6 +53,32 @@ class ConvNorm(nn.Sequential):
             mapped = F.conv2d(features[:, :, ::down, ::across], conv.weight)
             return torch.as_tensor(norm(mapped))
         return torch.as_tensor(norm(conv(features)))
+
+
+class SeparableConvNorm(nn.Sequential):
+    """A convolution of each channel by itself, then a mix of the channels at each place.
+
+    features: (batch, in_channels, height, width) -> (batch, out_channels, height / stride, ...)
+
+    Source: Chollet 2016, arXiv:1610.02357 (nothing bends between the two); Howard et al. 2017,
+    arXiv:1704.04861, section 3.1 (a norm behind each).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, *,
+        zero_init: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            ConvNorm(in_channels, in_channels, kernel_size, stride, groups=in_channels),
+            ConvNorm(in_channels, out_channels, 1, zero_init=zero_init),
+        )
+
+
+Convolution = Literal["full", "separable"]
+CONV_NORMS: dict[Convolution, type[ConvNorm | SeparableConvNorm]] = {
+    "full": ConvNorm,
+    "separable": SeparableConvNorm,
+}
 
 
 def sinusoidal_positions(length: int, dim: int) -> Tensor:

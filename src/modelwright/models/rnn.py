@@ -3,7 +3,7 @@
 Source: Hochreiter, Schmidhuber 1997 (LSTM); Cho et al. 2014, arXiv:1406.1078 (GRU).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modelwright.core.signature import TensorSpec
 from modelwright.models.carried import Carried, Look, unmoved
 from modelwright.models.groups import Group, Groups, Place
-from modelwright.models.layers import CrossAttention
+from modelwright.models.layers import NORMS, CrossAttention
 
 
 @torch.library.custom_op("modelwright::recur", mutates_args=())
@@ -73,20 +73,28 @@ class _Masked:
     cell: str
 
     def forward(
-        self: Any, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None
-    ) -> Any:
+        self: Any, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None,
+        norms: Sequence[nn.Module] = (),
+    ) -> Any:  # fmt: skip
+        """`norms`: one behind each layer, or none at all."""
+        normed: Sequence[Callable[[Tensor], Tensor]] = norms or [lambda value: value] * (
+            self.num_layers
+        )
         if carried is not None:
-            for layer in range(self.num_layers):
+            for layer, norm in enumerate(normed):
                 weights = self._weights(f"l{layer}")
                 sequence, state = carry_on(sequence, carried.take(), weights, self.cell)
                 carried.leave(state)
+                sequence = norm(sequence)
             return (sequence,)
-        if mask is None:
+        if mask is None and not norms:
             return super().forward(sequence)  # type: ignore[misc]
+        if mask is None:
+            mask = sequence.new_ones(sequence.shape[:2], dtype=torch.bool)
         places = torch.arange(sequence.shape[1], device=sequence.device)
         # real places in reverse, then padding where it is
         turned = torch.where(mask, mask.sum(1, keepdim=True) - 1 - places, places)[..., None]
-        for layer in range(self.num_layers):
+        for layer, norm in enumerate(normed):
             if layer and self.training:
                 sequence = nn.functional.dropout(sequence, self.dropout)
             found = [self._direction(sequence, f"l{layer}")]
@@ -94,7 +102,7 @@ class _Masked:
                 order = turned.expand(-1, -1, sequence.shape[2])
                 back = self._direction(sequence.gather(1, order), f"l{layer}_reverse")
                 found.append(back.gather(1, turned.expand(-1, -1, back.shape[2])))
-            sequence = torch.cat(found, dim=-1)
+            sequence = norm(torch.cat(found, dim=-1))
         return (sequence,)
 
     def _direction(self: Any, sequence: Tensor, suffix: str) -> Tensor:
@@ -133,6 +141,8 @@ class RecurrentBody(nn.Module):
     Args:
         hidden_dim: state size of one direction; out_dim is twice that with two directions.
         dropout: between layers, while training.
+        norm: a row of NORMS, behind each layer; None for none. What stands in a layer's own cell
+            is left as it is, so that every runtime's recurrent operator fits.
     """
 
     def __init__(
@@ -144,6 +154,7 @@ class RecurrentBody(nn.Module):
         cell: Literal["lstm", "gru"] = "lstm",
         bidirectional: bool = True,
         dropout: float = 0.0,
+        norm: str | None = None,
     ) -> None:
         super().__init__()
         layer = LSTM if cell == "lstm" else GRU
@@ -156,6 +167,8 @@ class RecurrentBody(nn.Module):
             dropout=dropout if num_layers > 1 else 0.0,
         )
         self.out_dim = hidden_dim * (2 if bidirectional else 1)
+        norms = [NORMS[norm](self.out_dim) for _ in range(num_layers)] if norm else []
+        self.norms = nn.ModuleList(norms)
         for name, weight in self.layers.named_parameters():
             if "weight_hh" in name:  # one orthogonal block per gate keeps long products stable
                 for gate in weight.detach().chunk(4 if cell == "lstm" else 3):
@@ -171,7 +184,7 @@ class RecurrentBody(nn.Module):
     def forward(
         self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None
     ) -> Tensor:
-        return torch.as_tensor(self.layers(sequence, mask, carried)[0])
+        return torch.as_tensor(self.layers(sequence, mask, carried, self.norms)[0])
 
 
 class RecurrentBlock(nn.Module):
@@ -215,16 +228,20 @@ class GridRecurrentBody(nn.Module):
     Args:
         hidden_dim: state size of one direction; out_dim is twice that.
         num_layers: pairs of a pass across and one down.
+        norm: behind each pass, as RecurrentBody takes it.
     Source: Visin et al. 2015, arXiv:1505.00393 (ReNet).
     """
 
     def __init__(
-        self, in_dim: int, grid: Sequence[int], *, hidden_dim: int, num_layers: int
-    ) -> None:
+        self, in_dim: int, grid: Sequence[int], *, hidden_dim: int, num_layers: int,
+        norm: str | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.grid, self.out_dim = tuple(grid), 2 * hidden_dim
         self.passes = nn.ModuleList(
-            RecurrentBody(self.out_dim if index else in_dim, hidden_dim=hidden_dim, num_layers=1)
+            RecurrentBody(
+                self.out_dim if index else in_dim, hidden_dim=hidden_dim, num_layers=1, norm=norm
+            )
             for index in range(2 * num_layers)
         )
 
@@ -270,6 +287,8 @@ def _layer_groups(
 ) -> list[Group]:
     """Of one stack; `readers` are the weights that its features go into."""
     size, found, gates = layers.hidden_size, [], 4 if isinstance(layers, nn.LSTM) else 3
+    norms = f"{prefix.rpartition('.')[0]}.norms"
+    normed = [name for name, _ in model.named_parameters() if name.startswith(f"{norms}.")]
     directions = ("", "_reverse") if layers.bidirectional else ("",)
     for layer in range(layers.num_layers):
         # the two directions lie side by side in what comes next
@@ -283,6 +302,8 @@ def _layer_groups(
                 for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             ]
             places.append(Place(f"{prefix}.weight_hh_{here}", 1))
+            behind = [name for name in normed if name.startswith(f"{norms}.{layer}.")]
+            places += [Place(name, 0, offset=number * size) for name in behind]
             width = len(directions) * size
             for name in after:  # a head may read the features more than once: mean and largest
                 blocks = range(0, model.get_parameter(name).shape[1], width)

@@ -12,7 +12,7 @@ arXiv:1712.00409 (error falls as a power of the data seen).
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,13 @@ from modelwright.core.units import format_bytes, format_seconds
 from modelwright.data.rows import Rows
 from modelwright.models.catalog import MODELS, ModelSpec, fresh_model
 from modelwright.plan import count, memory, time
+from modelwright.plan.candidate import (
+    PRUNED_SHARE,
+    SIZE_MARGIN,
+    Candidate,
+    compressed_bytes,
+    fastest_ms,
+)
 from modelwright.plan.memory import resident_bytes
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.journal import Record
@@ -40,63 +47,9 @@ LOOKS = 3  # points of the learning curve in each slice
 FARTHEST, AHEAD = 4, "once four times as much is spent"
 DAMPED = 0.5  # of a curve's slope: curves flatten, the steepest ones most (docs/experiments.md)
 LEAST_ERROR = 1 / (2 * CURVE_ROWS)  # what an accuracy of one on the rows looked at may hide
+TIGHT = ("size_mb", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 RACE_SLICE = 0.04  # of the budget, for each candidate in each round
 BF16_MARGIN = 1.05  # bf16 has to be this much faster to be worth its rounding
-# The best that compression could do, so that no candidate is dropped which it could save.
-INT8_SPEEDUP, PRUNED_SHARE, SIZE_MARGIN = 4.0, 0.5, 0.95
-# of quantize and dequantize nodes
-INT8_BYTES_PER_LAYER = {"Conv2d": 1300, "Conv1d": 1300, "Linear": 700}
-INT8_BYTES_PER_CHANNEL = 16  # scales, offsets, biases
-
-
-@dataclass
-class Candidate:
-    """One architecture on its way through the plan; the rows of plan.json."""
-
-    spec: ModelSpec
-    num_params: int
-    forward_flops: int
-    backward_flops: int
-    precision: Precision = "32-true"
-    precision_reason: str = ""
-    predicted: dict[str, float] = field(default_factory=dict)
-    memory: dict[str, int] = field(default_factory=dict)  # predicted bytes, part by part
-    status: str = "dropped"
-    reason: str = ""
-    binds: str = ""  # the goal or budget that dropped it
-    rounds: list[dict[str, Any]] = field(default_factory=list)
-    expected: float = 0.0  # of the task's metric on valid, when FARTHEST times as much is spent
-
-    @property
-    def curve(self) -> list[tuple[float, float]]:
-        """Budget spent and the metric on valid there, over all rounds."""
-        return [(spent, value) for one in self.rounds for spent, value in one["curve"]]
-
-    def best_values(self) -> dict[str, float]:
-        """Per goal, the best that compression could make of the candidate."""
-        best = {"size_mb": self.predicted["smallest_bytes"] / 1e6}
-        return best | {
-            f"latency_{p}_ms": self.predicted["fastest_ms"] for p in ("p50", "p95", "p99")
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.spec.name, "family": self.spec.family, "size": self.spec.size,
-            "num_params": self.num_params, "forward_flops": self.forward_flops,
-            "backward_flops": self.backward_flops, "precision": self.precision,
-            "predicted": self.predicted, "memory": self.memory, "status": self.status,
-            "reason": self.reason, "rounds": self.rounds, "binds": self.binds,
-            "spec": self.spec.to_json(), "precision_reason": self.precision_reason,
-        }  # fmt: skip
-
-
-def from_json(value: Mapping[str, Any]) -> Candidate:
-    """A candidate as `to_json` wrote it."""
-    names = ("num_params", "forward_flops", "backward_flops", "precision", "precision_reason",
-             "predicted", "memory", "status", "reason", "binds", "rounds")  # fmt: skip
-    return Candidate(
-        spec=ModelSpec.from_json(value["spec"]), **{name: value[name] for name in names}
-    )
 
 
 def training_budget(recipe: Recipe) -> Budget:
@@ -112,6 +65,8 @@ def predict(recipe: Recipe, data: Mapping[str, Any]) -> list[Candidate]:
 
     Args:
         data: the gate's data.json.
+
+    Sizes that a goal on size or latency rules out are looked at in their family's lighter form.
     """
     candidates: list[Candidate] = []
     for family in MODELS:
@@ -120,14 +75,49 @@ def predict(recipe: Recipe, data: Mapping[str, Any]) -> list[Candidate]:
             if TASKS[recipe.task].acting:  # acting gains little from size, and costs by it
                 sizes = dict(list(sizes.items())[:ACTING_SIZES])
             wanted = list(sizes) if recipe.model.size == "auto" else [recipe.model.size]
-            candidates += [_calibrate(recipe, data, family, size) for size in wanted]
+            candidates += [
+                _calibrate(recipe, data, family, size, recipe.model.options) for size in wanted
+            ]
     process_bytes = resident_bytes()  # after calibration: libraries are loaded now
     for candidate in candidates:
         _judge(recipe, data, candidate, process_bytes)
-    for family in MODELS:
-        fits = [one for one in candidates if one.spec.family == family and one.status == "fits"]
-        if not fits:
-            continue
+    lighter = [
+        _calibrate(recipe, data, one.spec.family, one.spec.size, options)
+        for one in candidates
+        if one.binds in TIGHT and (options := _lighter(recipe, one.spec))
+    ]
+    without = {one.spec.family for one in candidates} - {
+        one.spec.family for one in candidates if one.status == "fits"
+    }
+    for candidate in lighter:
+        _judge(recipe, data, candidate, process_bytes)
+        slow = _steps(recipe, candidate) < MIN_STEPS and candidate.spec.family not in without
+        if candidate.status == "fits" and slow:
+            candidate.binds, candidate.status = "budget.train_minutes", "dropped"
+            candidate.reason = (
+                f"would make {_steps(recipe, candidate):,.0f} steps in the budget; the "
+                f"{MIN_STEPS:,} in which it can settle are needed"
+            )
+    for among in (candidates, lighter):
+        for family in MODELS:
+            _keep_one(recipe, [one for one in among if one.spec.family == family])
+    return candidates + lighter
+
+
+def _lighter(recipe: Recipe, spec: ModelSpec) -> dict[str, Any]:
+    """The options of a lighter form of the same size, where the family has one, the recipe leaves
+    it open, and it is another model: a bag of words has no convolution."""
+    own, asked = MODELS[spec.family].lighter, recipe.model.options
+    options = {**asked, **own}
+    other = ModelSpec.asked(spec.family, spec.size, spec.inputs, spec.outputs, options)
+    lighter = own.keys() - asked.keys() and count.count(other) != count.count(spec)
+    return options if lighter else {}
+
+
+def _keep_one(recipe: Recipe, candidates: Sequence[Candidate]) -> None:
+    """Of a family's sizes that fit, leave one to the race; say of the others why not."""
+    fits = [one for one in candidates if one.status == "fits"]
+    if fits:
         # one that also has to be pruned is worth training only where int8 alone saves none
         small = [one for one in fits if _small_in_int8(recipe, one)] or fits[:1]
         settled = [one for one in small if _steps(recipe, one) >= MIN_STEPS] or small[:1]
@@ -145,7 +135,6 @@ def predict(recipe: Recipe, data: Mapping[str, Any]) -> list[Candidate]:
                 )
             else:
                 other.reason = f"{kept.spec.name} meets the size goal without pruning"
-    return candidates
 
 
 def _steps(recipe: Recipe, candidate: Candidate) -> float:
@@ -154,9 +143,11 @@ def _steps(recipe: Recipe, candidate: Candidate) -> float:
     return math.inf if minutes is None else 60 * minutes / candidate.predicted["step_s"]
 
 
-def _calibrate(recipe: Recipe, data: Mapping[str, Any], family: str, size: str) -> Candidate:
+def _calibrate(
+    recipe: Recipe, data: Mapping[str, Any], family: str, size: str, options: Mapping[str, Any]
+) -> Candidate:
     """Count one candidate, time a few of its steps, export it once."""
-    spec = ModelSpec(family, size, data["inputs"], data["outputs"])
+    spec = ModelSpec.asked(family, size, data["inputs"], data["outputs"], options)
     counted = count.count(spec)
     candidate = Candidate(spec, counted.num_params, counted.forward_flops, counted.backward_flops)
     show(f"plan: calibrating {spec.name}")
@@ -179,10 +170,10 @@ def _calibrate(recipe: Recipe, data: Mapping[str, Any], family: str, size: str) 
         "step_s": step_s,
         "epoch_s": step_s * steps_per_epoch,
         "size_bytes": target.size_bytes,
-        "int8_bytes": _compressed_bytes(recipe, counted, target.size_bytes, 1.0),
-        "smallest_bytes": _compressed_bytes(recipe, counted, target.size_bytes, PRUNED_SHARE),
+        "int8_bytes": compressed_bytes(recipe, counted, target.size_bytes, 1.0),
+        "smallest_bytes": compressed_bytes(recipe, counted, target.size_bytes, PRUNED_SHARE),
         "latency_ms": target.latency_ms,
-        "fastest_ms": _fastest_ms(recipe, family, target.latency_ms),
+        "fastest_ms": fastest_ms(recipe, family, target.latency_ms),
     }
     return candidate
 
@@ -231,28 +222,6 @@ def _faster(
 def _small_in_int8(recipe: Recipe, candidate: Candidate) -> bool:
     bound = next((goal for goal in recipe.bounds if goal.name == "size_mb"), None)
     return bound is None or bound.met_by(candidate.predicted["int8_bytes"] / 1e6)
-
-
-def _compressed_bytes(
-    recipe: Recipe, counted: count.Count, size_bytes: float, share: float
-) -> float:
-    """Bytes of a graph with int8 weights of which pruning leaves `share`, where allowed."""
-    if recipe.compress.mode == "none":
-        return size_bytes
-    layers = [layer for layer in counted.layers if layer.kind in INT8_BYTES_PER_LAYER]
-    weights = sum(layer.num_params for layer in layers)
-    rest = size_bytes - 4 * weights
-    channels = sum(layer.out_channels for layer in layers)
-    added = sum(INT8_BYTES_PER_LAYER[layer.kind] for layer in layers)
-    added += INT8_BYTES_PER_CHANNEL * channels
-    return rest + share * weights + added
-
-
-def _fastest_ms(recipe: Recipe, family: str, latency_ms: float) -> float:
-    """The least that the recipe's compression could make of a latency, in milliseconds."""
-    if recipe.compress.mode == "none" or not MODELS[family].static_int8:
-        return latency_ms
-    return latency_ms / INT8_SPEEDUP
 
 
 def _why_not(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.models.catalog import ModelSpec, build, examples
+from modelwright.models.embed import Words
 from modelwright.models.heads import RankHead
 from modelwright.models.layers import Attention
 from modelwright.models.rnn import RecurrentBody
@@ -28,7 +29,7 @@ class LayerCount:
     num_params: int
     forward_flops: int
     backward_flops: int
-    out_channels: int = 0  # of a convolution or linear layer: as many scales in int8
+    out_channels: int = 0  # of a convolution, linear layer or table: as many scales in int8
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def count_module(model: nn.Module, *inputs: Tensor) -> Count:
             backward = weight + (before if inputs[0].requires_grad else 0)
             # a recurrent body counts for the layers in it
             own = sum(p.numel() for p in module.parameters(type(module) is RecurrentBody))
-            channels = getattr(module, "out_channels", getattr(module, "out_features", 0))
+            names = ("out_channels", "out_features", "num_embeddings")
+            channels = next((getattr(module, name) for name in names if hasattr(module, name)), 0)
             kind = type(module).__name__
             layers.append(LayerCount(name, kind, own, forward, backward, int(channels)))
 
@@ -101,6 +103,10 @@ def _conv(module: nn.Conv1d | nn.Conv2d, before: Tensor, after: Tensor) -> tuple
     taps = module.in_channels // module.groups * math.prod(module.kernel_size)
     flops = 2 * after.numel() * taps
     return flops, flops, flops
+
+
+def _table(module: nn.Embedding, before: Tensor, after: Tensor) -> tuple[int, int, int]:
+    return 0, 0, 0  # looked up
 
 
 def _linear(module: nn.Linear, before: Tensor, after: Tensor) -> tuple[int, int, int]:
@@ -142,6 +148,8 @@ def _ranking(head: RankHead, before: Tensor, after: Tensor) -> tuple[int, int, i
 RULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: _conv,
     nn.Conv1d: _conv,
+    nn.Embedding: _table,
+    Words: _table,
     nn.Linear: _linear,
     RecurrentBody: _recurrent,
     Attention: _attention,

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from modelwright.core.artifact import Artifact
+from modelwright.core.decode import settle
 from modelwright.core.errors import ConfigError
 from modelwright.data import language
 from modelwright.data.catalog import KINDS
 from modelwright.models.heads import HEADS
 from modelwright.runtime.catalog import Arrays, WritingSession
-from modelwright.runtime.generate import Writing, scores_of, written
+from modelwright.runtime.decode import Writing
+from modelwright.runtime.generate import scores_of, written
 from modelwright.tasks.catalog import TASKS, Task
 
 Told = Callable[[str], None]  # of a piece of text, as it comes
@@ -34,7 +36,8 @@ def answer(
     Args:
         options: how to answer; `check_options`.
         texts: to choose from, where the model does.
-        told: called with each piece of a text that goes on, the first with what was brought.
+        told: called with each piece of a text that is written; of one that goes on the first is
+            what was brought.
     Raises: DataError for what cannot be read; ConfigError for an option out of range, or texts
         that nobody chooses from.
     """
@@ -44,25 +47,41 @@ def answer(
     if writes == "on":
         scores = scores_of(session, described["max_length"])
         prompt, pieces = language.prompt(content), list[str]()
-        for piece in written(scores, language.tokens_of(files), prompt, Writing(**options)):
+        asked = Writing(**settle(writes, options, session.decode))
+        for piece in written(scores, language.tokens_of(files), prompt, asked):
             if told is not None:
                 told(piece if pieces else prompt + piece)
             pieces.append(piece)
         return {"prompt": prompt, "answer": "".join(pieces)}
     batch = kind.read_input(content, described, files)
-    outputs = outputs_of(session, batch, task, options)
     tokens = kind.tokens(content, described, files)
+    shown = ""
+
+    def follow(ids: Sequence[int]) -> None:  # what is new of a text, of whole characters
+        nonlocal shown
+        text = task.logic.text_of(ids, artifact.labels)
+        if told is not None and not text.endswith("\ufffd"):
+            told(text.removeprefix(shown))
+            shown = text
+
+    outputs = outputs_of(session, batch, task, options if writes else {}, follow)
     how = {} if writes else options
     said: dict[str, Any] = task.logic.answer(kind.row(outputs), artifact.labels, tokens, **how)
+    if told is not None and writes:
+        told(said["answer"].removeprefix(shown))
     return said
 
 
 def outputs_of(
-    session: WritingSession, batch: Arrays, task: Task, how: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """What answers to a batch of one are made of: a call's outputs, or the ids that it writes."""
+    session: WritingSession, batch: Arrays, task: Task, how: Mapping[str, Any],
+    told: Callable[[Any], None] | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """What answers to a batch of one are made of: a call's outputs, or the ids that it writes.
+
+    told: called with the ids so far, as they are written.
+    """
     if HEADS[task.outputs].writes == "anew":
-        return {"written": np.array(session.write(batch, **how))}
+        return {"written": np.array(session.write(batch, told=told, **how))}
     return session(batch)
 
 
@@ -79,5 +98,5 @@ def check_options(artifact: Artifact, options: Mapping[str, Any]) -> None:
             expected=f"only: {', '.join(task.options)}" if task.options else "no option",
             repair="leave it out",
         )
-    if HEADS[task.outputs].writes == "on":
-        Writing(**options)
+    if writes := HEADS[task.outputs].writes:
+        settle(writes, options, artifact.manifest.get("decode"))

@@ -27,6 +27,8 @@ class Session(Protocol):
 class WritingSession(Session, Steps, Protocol):
     """A session of this product's runtimes; what it adds is for models that write."""
 
+    decode: Mapping[str, Any]
+
     def write(self, batch: Arrays, **how: Any) -> list[np.ndarray]: ...
 
 
@@ -39,10 +41,13 @@ RUNTIMES: dict[str, Callable[[Artifact, int], WritingSession]] = {
 
 
 def open_session(artifact: Artifact, *, threads: int = 1) -> WritingSession:
-    """Load a verified artifact into the runtime that serves its kind."""
+    """Load a verified artifact into the runtime that serves its kind; it writes as shipped."""
     if artifact.kind not in RUNTIMES:
         raise ConfigError(
             f"{artifact.folder}: nothing here runs a {artifact.kind!r} model",
             expected=did_you_mean(artifact.kind, RUNTIMES),
         )
-    return RUNTIMES[artifact.kind](artifact, threads)
+    session = RUNTIMES[artifact.kind](artifact, threads)
+    if "decode" in artifact.manifest:
+        session.decode = artifact.manifest["decode"]
+    return session

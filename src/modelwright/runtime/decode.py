@@ -1,23 +1,26 @@
-"""Token by token, for many rows at once: a model's state between calls, and beam search.
+"""Token by token, for many rows at once: a model's state between calls, beam search, draws.
 
 Reads a session of any runtime; gives ids. What was seen is never looked at again: the memory of the
 source is made once, and each call hands its state to the next (`Signature.memory`, `.state`).
 Source: Sutskever et al. 2014, arXiv:1409.3215, section 3.2 (beam search); Wu et al. 2016,
-arXiv:1609.08144, section 7 (length penalty).
+arXiv:1609.08144, section 7 (length penalty); Fan et al. 2018, arXiv:1805.04833 (top-k); Holtzman et
+al. 2019, arXiv:1904.09751 (top-p).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from modelwright.core.errors import ConfigError
+from modelwright.core.decode import BEAM, LENGTH_PENALTY, checked, settle
 from modelwright.core.signature import Signature
 from modelwright.data.text import UNKNOWN
 from modelwright.models.carried import fresh
 
 Arrays = Mapping[str, np.ndarray]
 Ids = np.ndarray
+Told = Callable[[Sequence[int] | Ids], None]
 MOST_TIMES, MOST_MORE = 2, 10  # tokens of a text that is written, from those of its source
 
 
@@ -64,8 +67,8 @@ class Reading:
 
 
 def beam_search(
-    session: Steps, batch: Arrays, *, beam: int = 5, length_penalty: float = 1.0,
-    most: int | None = None,
+    session: Steps, batch: Arrays, *, beam: int = BEAM, length_penalty: float = LENGTH_PENALTY,
+    max_new: int | None = None,
 ) -> list[Ids]:  # fmt: skip
     """The text of highest score for each row, (tokens,) without its end.
 
@@ -76,22 +79,16 @@ def beam_search(
         batch: the model's inputs; the last one holds how each row begins in its first place, and
             the last id of the vocabulary, which is that beginning, ends a text.
         length_penalty: alpha; 0 prefers short texts, 1 about the mean of their tokens.
-        most: tokens of a text; by the length of its source where None.
+        max_new: tokens of a text; by the length of its source where None.
     Raises: ConfigError for a beam or a penalty out of range.
     """
-    if not 1 <= beam <= MOST_BEAMS:
-        raise ConfigError(f"beam is {beam}", expected=f"1 to {MOST_BEAMS}")
-    if not 0 <= length_penalty <= 10:
-        raise ConfigError(f"length_penalty is {length_penalty}", expected="0 to 10")
-    names = [one.name for one in session.signature.inputs]
-    begin = np.ascontiguousarray(batch[names[-1]][:, :1])
-    limits = _limits(batch[names[0]], most)
+    checked({"beam": beam, "length_penalty": length_penalty, "max_new": max_new})
+    begin, limits, end = _asked(session, batch, max_new)
     rows = len(begin)
     reading = Reading(session, batch, rows * beam)
     every = np.repeat(np.arange(rows), beam)
     reading.pick_sources(every)
     ids = begin[every]
-    end = int(session.signature.outputs[0].shape[-1]) - 1
     scores = np.full((rows, beam), -np.inf)
     scores[:, 0] = 0  # all beams of a row are alike at first
     texts = np.zeros((rows, beam, 0), np.int64)
@@ -137,16 +134,17 @@ def beam_search(
     return [max(own, key=_rank)[2] for own in done]
 
 
-MOST_BEAMS = 64
-
-
 def _rank(text: tuple[float, int, Ids]) -> tuple[float, int]:
     return text[:2]
 
 
-def _limits(source: np.ndarray, most: int | None) -> np.ndarray:
-    real = (source != 0).sum(1)
-    return MOST_TIMES * real + MOST_MORE if most is None else np.full(len(source), most)
+def _asked(session: Steps, batch: Arrays, max_new: int | None) -> tuple[Ids, np.ndarray, int]:
+    """How each row begins, how long it may become, and the id that ends a text."""
+    names = [one.name for one in session.signature.inputs]
+    begin = np.ascontiguousarray(batch[names[-1]][:, :1])
+    real = (batch[names[0]] != 0).sum(1)
+    limits = MOST_TIMES * real + MOST_MORE if max_new is None else np.full(len(begin), max_new)
+    return begin, limits, int(session.signature.outputs[0].shape[-1]) - 1
 
 
 def _best(scores: np.ndarray, number: int) -> np.ndarray:
@@ -164,9 +162,107 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(found)
 
 
-class Writes:
-    """What sessions of every runtime offer for models that write."""
+@dataclass(frozen=True)
+class Writing:
+    """How text is written on.
 
-    def write(self: Any, batch: Arrays, **how: Any) -> list[Ids]:
-        """The ids of each row's text; `how` as in `beam_search`."""
+    max_new: tokens at most.
+    temperature: below 1 keeps to what is likely, above 1 strays; 0 always takes the likeliest.
+    top_k: draw from that many of the likeliest; None from all.
+    top_p: draw from the fewest of the likeliest that hold this share of all probability.
+    stop: a text at which to end; it is not given.
+
+    Raises: ConfigError for a value out of its range.
+    """
+
+    max_new: int = 200
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    seed: int = 0
+    stop: str = ""
+
+    def __post_init__(self) -> None:
+        checked(asdict(self))
+
+
+def choose(scores: np.ndarray, how: Writing, draw: np.random.Generator) -> int:
+    """The next id: the likeliest, the first of them in a tie, or one drawn."""
+    if how.temperature == 0:
+        return int(UNKNOWN + 1 + scores[UNKNOWN + 1 :].argmax())
+    return int(draw.choice(len(scores), p=distribution(scores, how)))
+
+
+def distribution(scores: np.ndarray, how: Writing) -> np.ndarray:
+    """What is drawn from, (vocab_size,); padding and the unknown token never come up.
+
+    >>> distribution(np.log([1, 1, 1, 2, 5]), Writing(top_k=2)).round(3).tolist()
+    [0.0, 0.0, 0.0, 0.286, 0.714]
+    """
+    scaled = scores.astype(np.float64) / how.temperature
+    scaled[: UNKNOWN + 1] = -np.inf
+    found = np.exp(scaled - scaled.max())
+    order = np.argsort(-found, kind="stable")
+    found[order[how.top_k :] if how.top_k is not None else order[:0]] = 0
+    found /= found.sum()
+    before = np.cumsum(found[order]) - found[order]  # probability of all that are likelier
+    found[order[before >= how.top_p - 1e-12]] = 0
+    return np.asarray(found / found.sum())
+
+
+def sample(
+    session: Steps, batch: Arrays, *, temperature: float, top_k: int | None = None,
+    top_p: float = 1.0, seed: int = 0, max_new: int | None = None, told: Told | None = None,
+) -> list[Ids]:  # fmt: skip
+    """A drawn text for each row, (tokens,) without its end; `batch` and `max_new` as in
+    `beam_search`, the others as in `Writing`.
+
+    Every row has draws of its own from the same seed, so that its text hangs on its source alone,
+    not on what is written beside it.
+
+    Args:
+        told: called with the first row's ids so far, each time that one is drawn.
+    Raises: ConfigError for a value out of its range.
+    """
+    how = Writing(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    ids, limits, end = _asked(session, batch, max_new)
+    reading = Reading(session, batch, len(ids))
+    draws = [np.random.default_rng(seed) for _ in ids]
+    texts: list[list[int]] = [[] for _ in ids]
+    here = np.arange(len(ids))  # rows that are still written
+    while len(here):
+        scores = reading(ids)
+        drawn = np.array(
+            [choose(own, how, draws[row]) for own, row in zip(scores, here, strict=True)]
+        )
+        for row, token in zip(here, drawn, strict=True):
+            if token != end:
+                texts[row].append(int(token))
+        if told is not None and here[0] == 0:
+            told(texts[0])
+        long = np.array([len(texts[row]) >= limits[row] for row in here])
+        stay = np.flatnonzero((drawn != end) & ~long)
+        reading.pick(stay)
+        if len(stay) < len(here):
+            reading.pick_sources(stay)
+        here, ids = here[stay], drawn[stay].reshape(-1, 1)
+    return [np.array(text, np.int64) for text in texts]
+
+
+class Writes:
+    """What sessions of every runtime offer for models that write.
+
+    decode: how the artifact is to write, where that is not the default.
+    """
+
+    decode: Mapping[str, Any] = {}
+
+    def write(self: Any, batch: Arrays, *, told: Told | None = None, **how: Any) -> list[Ids]:
+        """The ids of each row's text; `how`, over `decode`, as in `beam_search` and `sample`.
+
+        told: as in `sample`; a search tells nothing before its end.
+        """
+        how = settle("anew", how, self.decode)
+        if temperature := how.pop("temperature", 0.0):
+            return sample(self, batch, temperature=temperature, told=told, **how)
         return beam_search(self, batch, **how)

@@ -3,7 +3,6 @@
 Reads a Session and the model's tokens; gives pieces of text as they come. `written` does not know
 how scores are found: `Cached` reads each token once, `Recomputed` all of them again for each new
 one; both give the same.
-Source: Fan et al. 2018, arXiv:1805.04833 (top-k); Holtzman et al. 2019, arXiv:1904.09751 (top-p).
 """
 
 import codecs
@@ -14,43 +13,11 @@ import numpy as np
 
 from modelwright.core.errors import ConfigError
 from modelwright.data.language import Tokens, label_bytes
-from modelwright.data.text import UNKNOWN
 from modelwright.runtime.catalog import Session, WritingSession
-from modelwright.runtime.decode import Reading, Steps
+from modelwright.runtime.decode import Reading, Steps, Writing, choose
 
 # every id so far -> the score of each id as the next one, (vocab_size,)
 Scores = Callable[[Sequence[int]], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Writing:
-    """How text is written on.
-
-    temperature: below 1 keeps to what is likely, above 1 strays; 0 always takes the likeliest.
-    top_k: draw from that many of the likeliest; None from all.
-    top_p: draw from the fewest of the likeliest that hold this share of all probability.
-    stop: a text at which to end; it is not given.
-
-    Raises: ConfigError for a value out of its range.
-    """
-
-    max_new: int = 200
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    seed: int = 0
-    stop: str = ""
-
-    def __post_init__(self) -> None:
-        for name, right, expected in (
-            ("max_new", self.max_new >= 1, "at least 1"),
-            ("temperature", 0 <= self.temperature < np.inf, "0 or more"),
-            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
-            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
-            ("seed", self.seed >= 0, "0 or more"),
-        ):
-            if not right:
-                raise ConfigError(f"{name} is {getattr(self, name)}", expected=expected)
 
 
 def first_seen(number: int, window: int) -> int:
@@ -124,30 +91,6 @@ def written(scores: Scores, tokens: Tokens, prompt: str, how: Writing) -> Iterat
             yield held[:free]
         held = held[free:]
     yield held + decoder.decode(b"", final=True)
-
-
-def choose(scores: np.ndarray, how: Writing, draw: np.random.Generator) -> int:
-    """The next id: the likeliest, the first of them in a tie, or one drawn."""
-    if how.temperature == 0:
-        return int(UNKNOWN + 1 + scores[UNKNOWN + 1 :].argmax())
-    return int(draw.choice(len(scores), p=distribution(scores, how)))
-
-
-def distribution(scores: np.ndarray, how: Writing) -> np.ndarray:
-    """What is drawn from, (vocab_size,); padding and the unknown token never come up.
-
-    >>> distribution(np.log([1, 1, 1, 2, 5]), Writing(top_k=2)).round(3).tolist()
-    [0.0, 0.0, 0.0, 0.286, 0.714]
-    """
-    scaled = scores.astype(np.float64) / how.temperature
-    scaled[: UNKNOWN + 1] = -np.inf
-    found = np.exp(scaled - scaled.max())
-    order = np.argsort(-found, kind="stable")
-    found[order[how.top_k :] if how.top_k is not None else order[:0]] = 0
-    found /= found.sum()
-    before = np.cumsum(found[order]) - found[order]  # probability of all that are likelier
-    found[order[before >= how.top_p - 1e-12]] = 0
-    return np.asarray(found / found.sum())
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -4,6 +4,7 @@ Reads an artifact's manifest; data and tasks have the knowledge, MEDIA what the 
 Nothing here knows of requests: app.py has the route.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from modelwright.core.artifact import Artifact
-from modelwright.core.errors import DataError, MissingExtra
+from modelwright.core.decode import settle
+from modelwright.core.errors import ConfigError, DataError, MissingExtra
 from modelwright.core.signature import Signature
 from modelwright.data import audio
 from modelwright.data.catalog import KINDS
@@ -67,6 +69,7 @@ class Answers:
     """One model's way from what a person brings to what a person reads.
 
     inputs, outputs: the descriptions in the manifest; files: what travels with the model.
+    shipped: how it is to write, where that is not the default.
     """
 
     task: str
@@ -74,6 +77,7 @@ class Answers:
     outputs: dict[str, Any]
     labels: list[str]
     files: dict[str, bytes]
+    shipped: dict[str, Any]
 
     @property
     def kind(self) -> str:
@@ -118,6 +122,23 @@ class Answers:
         if self.outputs["kind"] == "letters":
             return "what was said"
         return f"{len(self.labels)} classes" if len(self.labels) > 1 else ""
+
+    def how(self, asked: Mapping[str, str]) -> dict[str, Any]:
+        """How a request wants its text to be written, from the words of its address.
+
+        Raises: Refused 400 for what changes nothing, or is out of range.
+        """
+        known = TASKS[self.task].options if self.writes_anew else ()
+        if useless := sorted(set(asked) - set(known)):
+            raise Refused(400, f"{', '.join(useless)[:100]}: this model has no use for it")
+        try:
+            given = {name: json.loads(text) for name, text in asked.items()}
+            if given:
+                settle("anew", given, self.shipped)
+        except (ConfigError, ValueError) as error:
+            said = error.what if isinstance(error, ConfigError) else "values must be numbers"
+            raise Refused(400, said[:200]) from None
+        return given
 
     def read(self, content: bytes) -> tuple[Arrays, list[str]]:
         """A batch of one, or with a row for each text to choose from; and its tokens, if any.
@@ -175,7 +196,8 @@ def answers_of(artifact: Artifact) -> Answers | None:
     ):
         return None
     files = artifact.extras if "preprocess" in manifest else {}
-    return Answers(task, inputs, outputs, labels or list(inputs.get("channels", [])), files)
+    named = labels or list(inputs.get("channels", []))
+    return Answers(task, inputs, outputs, named, files, manifest.get("decode", {}))
 
 
 def longest(inputs: Mapping[str, Any]) -> int | None:

@@ -104,16 +104,18 @@ class Served:
             answer.cancel()
             watch.cancel()
 
-    async def write(self, inputs: Arrays) -> Arrays:
+    async def write(self, inputs: Arrays, how: dict[str, Any]) -> Arrays:
         """The ids that the model writes for one row; one text after the other.
 
+        how: over what the model was shipped with, as in the recipe's section decode.
         Raises: Refused 500, 503 or 504.
         """
         if self.batcher.closed:
             raise busy("the server is stopping")
         try:
             async with asyncio.timeout(self.limits.deadline_s), self.writing:
-                return {"written": np.array(await asyncio.to_thread(self.session.write, inputs))}
+                found = await asyncio.to_thread(partial(self.session.write, inputs, **how))
+                return {"written": np.array(found)}
         except TimeoutError:
             raise Refused(504, "no answer within the deadline: try again later") from None
         except Exception:  # a runtime's own errors share no base class; the log has the traceback
@@ -242,12 +244,13 @@ async def page_answer(request: Request) -> Response:
     kind = request.headers.get("content-type", "").partition("/")[0].strip().lower()
     if kind not in medium.types:
         raise Refused(415, f"send the {medium.noun}'s bytes with content type {medium.types[0]}/…")
+    how = answers.how(request.query_params)
     async with served.intake.body(request) as body:
         async with served.decoding:
             inputs, shown = await asyncio.to_thread(answers.read, body)
         start = time.perf_counter()
         if answers.writes_anew:
-            outputs = await served.write(inputs)
+            outputs = await served.write(inputs, how)
         else:
             outputs = await served.compute(request, inputs)
         latency_ms = (time.perf_counter() - start) * 1000

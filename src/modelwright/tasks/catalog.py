@@ -1,7 +1,9 @@
 """TASKS: what a model is for. To add one: write a file, add a row."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,10 +61,9 @@ class Task:
         another of the task's values that costs no more than one call of the model."""
         return str(getattr(self.logic, "LOOK", self.metric))
 
-    @property
-    def protocol(self) -> str:
+    def protocol(self, shipped: Mapping[str, Any]) -> str:
         """How exactly the metric is taken, where that needs saying."""
-        return str(self.logic.protocol()) if hasattr(self.logic, "protocol") else ""
+        return str(self.logic.protocol(shipped)) if hasattr(self.logic, "protocol") else ""
 
     @property
     def options(self) -> tuple[str, ...]:

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from modelwright.core.decode import READ
 from modelwright.core.signature import NO_TARGET
 from modelwright.tasks.losses import cross_entropy, places
 
 METRIC = "nats_per_char"
 LABEL_SMOOTHING = 0.0  # likelihood is what is judged, and smoothing costs it
 loss, weight = cross_entropy, places
-OPTIONS = ("max_new", "temperature", "top_k", "top_p", "seed", "stop")  # what predict takes
+OPTIONS = READ["on"]  # what predict takes
 LIKELIEST = 10  # next tokens that an answer lists
 
 

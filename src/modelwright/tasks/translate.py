@@ -1,7 +1,7 @@
 """A text in another language: loss, likelihood and BLEU, answer.
 
 While training, the likelihood of the given translations is looked at, which one call gives; what is
-judged is the text that the model writes itself, by beam search.
+judged is the text that the model writes itself, as it will once it is shipped.
 Source: Papineni et al. 2002 (BLEU); Post 2018, arXiv:1804.08771 (one way to take it, sacreBLEU).
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from modelwright.core.decode import BEAM, LENGTH_PENALTY, READ, settle
 from modelwright.core.errors import MissingExtra
 from modelwright.core.signature import NO_TARGET
 from modelwright.tasks import language
@@ -19,8 +20,7 @@ from modelwright.tasks.losses import cross_entropy, places
 METRIC = "bleu"
 LOOK = "nats_per_token"
 LABEL_SMOOTHING = 0.1  # Vaswani et al. 2017, arXiv:1706.03762, section 5.4
-OPTIONS = ("beam", "length_penalty", "most")  # what predict takes
-BEAM, LENGTH_PENALTY = 5, 1.0
+OPTIONS = READ["anew"]  # what predict takes
 ROWS = 64  # written at once
 ORDERS = 4  # of n-grams
 FIELDS = 2 + 2 + 2 * ORDERS  # of one row's statistics
@@ -51,7 +51,7 @@ def run(session: Any, rows: Any, labels: Sequence[str]) -> np.ndarray:
     found = np.zeros((len(rows), FIELDS))
     for start in range(0, len(order), ROWS):
         part = order[start : start + ROWS]
-        written = session.write(rows.batch(part), beam=BEAM, length_penalty=LENGTH_PENALTY)
+        written = session.write(rows.batch(part))
         for row, ids in zip(part, written, strict=True):
             found[row, 2:] = counts(text_of(ids, labels), text_of(rows.targets[row], labels))
     return found
@@ -72,12 +72,20 @@ def counts(text: str, reference: str) -> list[float]:
     return [score.sys_len, score.ref_len, *score.counts, *score.totals]
 
 
-def protocol() -> str:
-    """How BLEU is taken, as sacreBLEU signs it, and how texts are written for it."""
+def protocol(shipped: Mapping[str, Any]) -> str:
+    """How BLEU is taken, as sacreBLEU signs it, and how texts are written for it.
+
+    shipped: how the model is to write, where that is not the default
+    """
     signature = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp"
-    return f"{signature}|version:{_library().__version__}; beam {BEAM}, length penalty " + (
-        f"{LENGTH_PENALTY:g}"
-    )
+    how = settle("anew", {}, shipped)
+    if not how.get("temperature"):
+        how = {"beam": BEAM, "length_penalty": LENGTH_PENALTY, **how}
+    words = [
+        f"{name.replace('_', ' ')} {value:g}"
+        for name, value in how.items() if (name, value) != ("temperature", 0)
+    ]  # fmt: skip
+    return f"{signature}|version:{_library().__version__}; {', '.join(words)}"
 
 
 @functools.cache

@@ -11,6 +11,8 @@ from modelwright.core.artifact import Artifact, write
 from modelwright.core.files import write_bytes
 from modelwright.models.catalog import ModelSpec, count_params
 
+KEPT = ("task", "labels", "preprocess", "target", "decode")
+
 
 def write_trained(
     folder: Path,
@@ -23,8 +25,8 @@ def write_trained(
 
     Args:
         extras: what travels with the model, such as a tokenizer, by name.
-        manifest: where task, labels, preprocess and target are taken from; its digest, if it has
-            one, becomes the parent.
+        manifest: where task, labels, preprocess, target and decode are taken from; its digest, if
+            it has one, becomes the parent.
     """
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
     return write(
@@ -39,5 +41,5 @@ def write_trained(
         model={**spec.to_json(), "num_params": count_params(model)},
         parent=manifest.get("digest"),
         measured={},
-        **{name: manifest[name] for name in ("task", "labels", "preprocess", "target")},
+        **{name: manifest[name] for name in KEPT if name in manifest},
     )
