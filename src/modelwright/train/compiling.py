@@ -55,8 +55,9 @@ class Compiling:
 
     def due(self, steps: int) -> bool:
         """Whether to `settle` it, after that many steps of this process."""
-        known = self.taken is not None or self._asked is True
-        return not self._settled and (known or steps >= AFTER_STEPS)
+        if self._settled or self.taken is False:
+            return False
+        return bool(self.taken) or self._asked is True or steps >= AFTER_STEPS
 
     def settle(self, batch: Batch, left_s: float) -> None:
         """Decide, if that was not done, and compile if it was decided so.
@@ -67,8 +68,6 @@ class Compiling:
         Raises: ConfigError if it was asked for, or is how the training began, and fails.
         """
         self._settled = True
-        if self.taken is False:
-            return
         sure = bool(self.taken) or self._asked is True
         if not sure and left_s < WORTH_S:
             self.taken = False
