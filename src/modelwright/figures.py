@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import torch
 
 from modelwright.core.hardware import this_machine
 from modelwright.core.recipe import Recipe
@@ -18,6 +17,7 @@ from modelwright.train.journal import Record
 from modelwright.train.loggers import open_loggers
 from modelwright.train.loop import Trainer
 from modelwright.train.peak import peak_memory_bytes
+from modelwright.train.precision import PRODUCTS
 from modelwright.train.settings import Settings
 
 SPEEDS = {  # what journal.Record.speeds gives -> its unit, and how it was measured
@@ -51,15 +51,17 @@ def record(
 ) -> Record:
     """Where the training is written down, and what its speed is compared with."""
     folder, section = run.stage_folder("train"), recipe.train
-    dtype = torch.bfloat16 if settings.precision == "bf16-mixed" else torch.float32
     acting = TASKS[recipe.task].acting  # whose step is mostly playing, which nobody counted
     flops = None if acting else float(winner["forward_flops"] + winner["backward_flops"])
     return Record(
         note=lambda text: run.write("train", "fallback", text=text),
+        decision=lambda text: run.write("train", "decision", text=text),
         loggers=open_loggers(section.loggers, folder, run.folder, section.mlflow_uri),
         planned=in_words(winner["memory"]),
         flops_per_example=flops,
-        peak_flops_per_s=None if acting else matmul_flops_per_s(dtype),
+        peak_flops_per_s=None
+        if acting
+        else matmul_flops_per_s(PRODUCTS[settings.precision], settings.device),
         tokens_per_example=tokens_per_row(spec, rows),
     )
 
@@ -87,7 +89,9 @@ def training(run: Run, name: str, trainer: Trainer, steps: int, seconds: float) 
         for speed, value in speeds.items():
             unit, how = SPEEDS[speed]
             run.figure("train", name, speed, Number(value, unit, "measured", how, machine))
-    number = Number(peak_memory_bytes(), "B", "measured", "peak resident memory", machine)
+    gpu = trainer.settings.device == "cuda"
+    how = "peak reserved on the GPU" if gpu else "peak resident memory"
+    number = Number(peak_memory_bytes(), "B", "measured", how, machine)
     run.figure("train", name, "memory_bytes", number)
     number = Number(trainer.elapsed, "s", "measured", "its race slices included", machine)
     run.figure("train", "run", "training_s", number)

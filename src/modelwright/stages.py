@@ -39,6 +39,7 @@ from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.catalog import make_trainer
+from modelwright.train.device import name_of
 from modelwright.train.journal import Record
 from modelwright.train.loop import announce
 from modelwright.train.parallel import ALONE, World, require_fit
@@ -155,6 +156,8 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     require_fit(world.layout, recipe.task, settings.batch_size)
     given = (run, recipe, winner, spec, settings, train_rows)
     written = world.first_does(lambda: figures.record(*given)) or Record()
+    if recipe.train.device == "auto" and world.first:
+        run.write("train", "decision", text=f"train.device: {name_of(settings.device)}")
     reset_peak_memory()
     with world.watched(folder / "ranks", recipe.train.stuck_minutes):
         trainer = make_trainer(

@@ -24,7 +24,9 @@ from modelwright.data.rows import load_part
 from modelwright.plan import choose
 from modelwright.stages import STEPS, load
 from modelwright.starting import init as init
+from modelwright.tasks.catalog import TASKS
 from modelwright.train import launch, parallel
+from modelwright.train.device import resolved
 
 RUNS = Path("runs")
 Overrides = Mapping[str, Any]
@@ -57,7 +59,9 @@ def run(
             one = Run(Path(world.told_text("")))
         else:
             world.told_text(str(one.folder.resolve()))
-        world.arrange(recipe_file.read(one.folder / "recipe.yaml").train.layout)
+        recipe = recipe_file.read(one.folder / "recipe.yaml")
+        device = resolved(recipe.train.device, acting=TASKS[recipe.task].acting)
+        world.arrange(recipe.train.layout, device)
         if not world.first:
             pipeline.help_with(one, world)
             return {"verdict": "helped"}
@@ -132,7 +136,6 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
     """
     from modelwright.measure.quality import evaluate as judge
     from modelwright.runtime.catalog import open_session
-    from modelwright.tasks.catalog import TASKS
 
     artifact = open_artifact(_model_folder(Path(folder)))
     rows = load_part(pipeline.run_of(artifact.folder).stage_folder("gate"), part)
@@ -172,7 +175,6 @@ def predict(
     from modelwright.models.heads import HEADS
     from modelwright.runtime.answering import answer, check_options
     from modelwright.runtime.catalog import open_session
-    from modelwright.tasks.catalog import TASKS
 
     artifact = open_artifact(_model_folder(Path(folder)))
     check_options(artifact, options)
@@ -243,8 +245,9 @@ def doctor() -> dict[str, Any]:
     bf16 = rates.matmul_flops_per_s(torch.bfloat16)
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     conclusions = [
-        f"training uses {torch.get_num_threads()} threads on the CPU"
-        + (f"; the GPU ({gpu}) is not used by this version" if gpu else ""),
+        f"training uses the GPU ({gpu}), unless train.device says cpu"
+        if gpu
+        else f"training uses {torch.get_num_threads()} threads on the CPU",
         f"bf16-mixed is tried against 32-true for each model: products run "
         f"{bf16 / fp32:.1f} times as fast in bf16 here",
         "int8 is expected to be faster, not only smaller"
@@ -307,6 +310,7 @@ EXTRAS = {
     "serve": ("starlette", "uvicorn", "httptools", "orjson", "PIL"),
     "tensorboard": ("tensorboard",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic", "sqlparse"),
+    "fp8": ("torchao",),
 }
 
 

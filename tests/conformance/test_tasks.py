@@ -28,8 +28,9 @@ from modelwright.core import recipe
 from modelwright.core.artifact import open_artifact
 from modelwright.core.errors import IntegrityError, ModelwrightError, Unsupported
 from modelwright.core.goals import METRICS
+from modelwright.data.loader import Loader
 from modelwright.export.parity import check_hop
-from modelwright.models.catalog import MODELS, WithAnswers, count_params
+from modelwright.models.catalog import MODELS, WithAnswers, build, count_params, examples
 from modelwright.runtime.catalog import open_session
 from modelwright.runtime.onnx_session import OnnxSession
 from modelwright.runtime.torch_session import TorchSession
@@ -193,6 +194,28 @@ def test_a_stopped_training_goes_on_bitwise(cell: Cell):
     assert undisturbed == losses
     for name, value in whole.averaged.state_dict().items():
         assert torch.equal(value, second.averaged.state_dict()[name]), name
+
+
+@every_cell
+def test_a_model_makes_its_tensors_where_its_inputs_are(cell: Cell):
+    """Model, answers and loss on a device that has shapes only: a tensor made on the CPU by itself
+    would not go together with the others, nor would it on a GPU."""
+    there = torch.device("meta")
+    model = build(cell.spec).to(there)
+    if cell.task.acting:
+        inputs = [one.to(there) for one in examples(cell.spec, 2).values()]
+        assert there == model(*inputs).device
+        return
+    rate = cell.spec.inputs.get("rate")
+    rows = cell.source.data.parts["train"]
+    batch = Loader(rows, batch_size=4, seed=0, rate=rate).batch(0).to(there)
+    found = WithAnswers(model, cell.spec.outputs)(*batch.inputs.values())
+    try:
+        found += (cell.task.logic.loss(model(*batch.inputs.values()), batch.targets),)
+    except NotImplementedError as error:  # sizes that follow from values, or only real kernels
+        assert re.search("nonzero|_ctc_loss", str(error))
+
+    assert {there} == {one.device for one in found}
 
 
 @every_cell

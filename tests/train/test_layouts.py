@@ -74,7 +74,7 @@ def train_on(rank, layout, task, folder, keys):
         if hasattr(block, "mlp_norm"):
             block.mlp_norm.register_forward_hook(lambda one, came, out: seen.append(out.shape[1]))
     found = losses_of(trainer)
-    trainer.gather()
+    trainer.weights.gather()
     return found, {k: v.numpy() for k, v in trainer.result.state_dict().items()}, set(seen)
 
 

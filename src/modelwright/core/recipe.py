@@ -213,9 +213,19 @@ class Train(Section):
     keep: Literal["best", "last"] = Field(
         "best", description="weights that ship: the last, or earlier ones that were clearly better"
     )
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    activation_checkpointing: Literal["none", "full"] = Field(
-        "none", description="full: blocks keep what comes in, and compute the rest twice"
+    precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "fp8-mixed"] = (
+        Field("auto", description="auto: 32-true or bf16-mixed, whichever is faster")
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: a GPU if there is one"
+    )
+    compile: Literal["auto"] | bool = Field(
+        "auto", description="torch.compile; auto: in long trainings, if measured to be faster"
+    )
+    activation_checkpointing: Literal["none", "selective", "full"] = Field(
+        "none",
+        description="full: blocks keep what comes in, and compute the rest twice; "
+        "selective: they keep their products too",
     )
     augment: tuple[Augment, ...] = ()
     algorithm: Literal["auto", "dqn", "ppo"] | None = Field(
@@ -409,6 +419,10 @@ class Recipe(Section):
             for name, only in (("on_nan", "stop"), ("on_spike", "ignore")):
                 if getattr(self.train, name) != only:
                     raise ValueError(f"train.{name}: {self.task} takes only {only}")
+            if self.train.precision not in ("auto", "32-true", "bf16-mixed"):
+                raise ValueError(f"train.precision: {self.task} takes 32-true or bf16-mixed")
+            if self.train.compile is True:
+                raise ValueError(f"train.compile: {self.task} takes only auto or false")
         if self.train.mlflow_uri is not None and "mlflow" not in self.train.loggers:
             raise ValueError("train.mlflow_uri: nothing reads it without mlflow in train.loggers")
         return self

@@ -8,7 +8,7 @@ of (seed, what for, counter) as the seed of each generator.
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,21 @@ class Batch:
             Batch(dict(zip(self.inputs, inputs, strict=True)), own, other, self.mix)
             for own, other, *inputs in zip(targets, others, *columns, strict=True)
         ]
+
+    def to(self, device: torch.device) -> "Batch":
+        """On a device; from pinned memory without waiting until it is there."""
+        if device == self.targets.device:
+            return self
+        return self._each(lambda one: one.to(device, non_blocking=True))
+
+    def pinned(self) -> "Batch":
+        """In memory that a GPU can read by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, act: Callable[[Tensor], Tensor]) -> "Batch":
+        mixed = self.targets_mixed
+        inputs = {name: act(value) for name, value in self.inputs.items()}
+        return Batch(inputs, act(self.targets), None if mixed is None else act(mixed), self.mix)
 
 
 class Loader:

@@ -246,13 +246,16 @@ def _softmax(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
 
 
 def _unscaled(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    std = torch.tensor(own["std"], dtype=raw.dtype)
-    return raw, raw * std + torch.tensor(own["mean"], dtype=raw.dtype)
+    mean, std = (
+        torch.tensor(own[name], dtype=raw.dtype, device=raw.device) for name in ("mean", "std")
+    )
+    return raw, raw * std + mean
 
 
 def _found(raw: Tensor, own: Mapping[str, Any]) -> tuple[Tensor, ...]:
     number, (height, width) = own["num_classes"], own["grid"]
-    limit = own["stride"] * torch.tensor([width, height, width, height], dtype=raw.dtype)
+    sides = torch.tensor([width, height, width, height], dtype=raw.dtype, device=raw.device)
+    limit = own["stride"] * sides
     boxes = raw[..., number : number + 4]
     return raw[..., :number], torch.minimum(boxes.clamp_min(0), limit)
 

@@ -205,9 +205,11 @@ def _judge(
         + back
         + settings.cautious,
         moment_copies=1 + back,
-        data_bytes=data["bytes"],
-        process_bytes=process_bytes,
-        recompute=settings.activation_checkpointing == "full",
+        data_bytes=0 if settings.device == "cuda" else data["bytes"],
+        # a GPU has neither; what is written of a checkpoint is copied to the CPU's memory
+        process_bytes=0 if settings.device == "cuda" else process_bytes,
+        recompute=settings.activation_checkpointing,
+        device=settings.device,
     )
     candidate.predicted["memory_bytes"], candidate.memory = planned.total, asdict(planned)
     rows = data["rows"]["train"] / data["inputs"].get("overlap", 1)  # windows that share no place

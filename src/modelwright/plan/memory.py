@@ -5,13 +5,17 @@ whatever autograd keeps is counted once per storage. The rest follows from the p
 Source of the breakdown: Korthikanti et al. 2022, arXiv:2205.05198, section 4.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import psutil
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from modelwright.core.hardware import give_back_freed_memory
 from modelwright.core.units import format_bytes
@@ -20,7 +24,9 @@ from modelwright.models.rnn import RecurrentBody
 from modelwright.models.stretch import blocks_of
 from modelwright.plan.shares import Share
 from modelwright.train.optimizers import OptimizerName, state_bytes
-from modelwright.train.precision import Precision, autocast
+from modelwright.train.precision import Precision, autocast, lower_weights
+from modelwright.train.recompute import KEPT, Recompute
+from modelwright.train.rounding import workspace_bytes
 
 # Share of activations and workspace that the C allocator holds on top, in fragments and in the
 # libraries' own buffers; fitted once over the families by benchmarks/plan_accuracy.py.
@@ -56,9 +62,10 @@ def predict(
     copies: int,
     data_bytes: int,
     process_bytes: int,
-    recompute: bool = False,
+    recompute: Recompute = "none",
     moment_copies: int = 1,
     share: Share | None = None,
+    device: str = "cpu",
 ) -> MemoryPlan:
     """Peak resident memory of training `spec`, in bytes; of several processes, the first one's.
 
@@ -67,28 +74,30 @@ def predict(
         copies: of the weights that are kept beside them: averaged ones, the best so far,
             those before a step with cautious weight decay.
         process_bytes: of the interpreter with its libraries, measured on this machine.
-        recompute: blocks keep only what comes in, and one at a time all the rest.
+        recompute: blocks keep only what comes in, of `selective` their products too, and one at a
+            time all the rest.
         moment_copies: of the optimizer's state; two where one is kept to go back to.
         share: what that process has of the training; all of it where there is none.
+        device: the type of the one that trains; a checkpoint is written from the CPU's memory.
     """
     share = share or Share(micro_batch_size, micro_batch_size)
-    activations, largest, whole, moments = _activations(
-        spec, min(micro_batch_size, share.pass_rows), precision, optimizer, recompute
-    )
-    state, moments = round(share.weights * whole), round(share.weights * moments)
+    rows = min(micro_batch_size, share.pass_rows)
+    activations, largest, *whole = _activations(spec, rows, precision, optimizer, recompute)
+    state, moments, learned, stepping = (round(share.weights * size) for size in whole)
+    # backward holds the gradient that comes in and the one that goes out
+    workspace = 2 * largest + round(ALLOCATOR_SHARE * (activations + 2 * largest))
+    workspace = max(workspace, stepping - activations)  # which are gone when a step is taken
+    written = learned + moment_copies * moments + copies * state
     return MemoryPlan(
         process=process_bytes,
         data=data_bytes,
-        weights=state,
-        gradients=state,
+        weights=learned,
+        gradients=learned,
         optimizer=moment_copies * moments,
-        copies=copies * state + share.copies * whole,
-        checkpoint=state
-        + moment_copies * moments
-        + copies * state,  # while one is written, training goes on
+        copies=copies * state + share.copies * whole[0],
+        checkpoint=written if device == "cpu" else 0,  # training goes on meanwhile
         activations=activations,
-        # backward holds the gradient that comes in and the one that goes out
-        workspace=2 * largest + round(ALLOCATOR_SHARE * (activations + 2 * largest)),
+        workspace=workspace,
         buffers=share.buffers,
     )
 
@@ -115,9 +124,10 @@ def _activations(
     micro_batch_size: int,
     precision: Precision,
     optimizer: OptimizerName,
-    recompute: bool,
-) -> tuple[int, int, int, int]:
-    """Bytes kept for backward, of the largest layer output, the weights, the optimizer's state."""
+    recompute: Recompute,
+) -> tuple[int, int, int, int, int, int]:
+    """Bytes kept for backward, of the largest layer output, the weights in float32, the optimizer's
+    state, the weights as they learn, what a step of them takes beside."""
     kept: dict[object, int] = {}
     largest = 0
 
@@ -137,14 +147,16 @@ def _activations(
             recurrent.append(_recurrent_bytes(module.layers, first))
 
     def enter(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        entered[block] = (sum(kept.values()), inputs[0].untyped_storage().nbytes())
+        incoming = inputs[0].untyped_storage().nbytes()
+        entered[block] = (sum(kept.values()), incoming - products.total)
 
     def leave(block: nn.Module, inputs: object, output: object) -> None:
         before, incoming = entered[block]
-        spared.append((sum(kept.values()) - before, incoming))
+        spared.append((sum(kept.values()) - before, incoming + products.total))
 
+    products = _Products()
     entered: dict[nn.Module, tuple[int, int]] = {}
-    spared: list[tuple[int, int]] = []  # of each block: what it keeps, what comes in
+    spared: list[tuple[int, int]] = []  # of each block: what it keeps, or else would
     recurrent: list[int] = []
     alive: list[Tensor] = []  # a freed storage could lend its identity to another
     with FakeTensorMode():
@@ -152,22 +164,42 @@ def _activations(
         own = {value.untyped_storage()._cdata for value in model.state_dict().values()}
         state = sum(value.untyped_storage().nbytes() for value in model.state_dict().values())
         moments = state_bytes(model, optimizer)
+        stepping = 0
+        if precision == "bf16-true":
+            lower_weights(model)
+            stepping = workspace_bytes(model)
+        learned = sum(value.nbytes for value in model.state_dict().values())
         for module in model.modules():
             if isinstance(module, RecurrentBody) or not list(module.children()):
                 module.register_forward_hook(look)
-        for block in blocks_of(model) if recompute else ():
+        for block in blocks_of(model) if recompute != "none" else ():
             block.register_forward_pre_hook(enter)
             block.register_forward_hook(leave)
         longest = spec.inputs.get("max_length")
         inputs = examples(spec, micro_batch_size, longest)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            with autocast(precision):
+            counting = products if recompute == "selective" else contextlib.nullcontext()
+            with counting, autocast(precision):
                 outputs = model(*inputs.values()).float()
             _ = outputs.log_softmax(-1) if "num_classes" in spec.outputs else outputs.square()
     saved = sum(size for key, size in kept.items() if key not in own) + sum(recurrent)
     if spared:
         saved += sum(incoming - inside for inside, incoming in spared) + max(spared)[0]
-    return saved, largest, state, moments
+    return saved, largest, state, moments, learned, stepping
+
+
+class _Products(TorchDispatchMode):
+    """Counts the bytes of results that `selective` keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func in KEPT:
+            self.total += sum(one.nbytes for one in tree_leaves(found) if isinstance(one, Tensor))
+        return found
 
 
 def _recurrent_bytes(module: nn.RNNBase, output: Tensor) -> int:

@@ -6,18 +6,27 @@ from collections.abc import Callable
 import torch
 
 from modelwright.core.hardware import BUSY_SPREAD, measured_once
+from modelwright.train import device as devices
 
 REPEATS = 7
+SIDES: dict[devices.Kind, int] = {"cpu": 1024, "cuda": 8192}  # enough to fill it
 
 
-def matmul_flops_per_s(dtype: torch.dtype) -> float:
-    """Rate of a 1024 x 1024 matrix product, in FLOP/s, best of a few."""
+def matmul_flops_per_s(dtype: torch.dtype, kind: devices.Kind = "cpu") -> float:
+    """Rate of a square matrix product on the CPU or GPU, in FLOP/s, best of a few."""
+    side = SIDES[kind]
 
     def measure() -> dict[str, float]:
-        a, b = (torch.randn(1024, 1024, dtype=torch.float32).to(dtype) for _ in range(2))
-        return _best(lambda: a @ b, 2 * 1024**3)
+        device = devices.of_process(kind, 0)
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
 
-    return _once("matmul", str(dtype), measure)
+        def multiply() -> None:
+            a @ b
+            devices.wait_for(device)
+
+        return _best(multiply, 2 * side**3)
+
+    return _once("matmul", f"{dtype} on {devices.name_of(kind)}", measure)
 
 
 def memory_bytes_per_s() -> float:

@@ -27,6 +27,7 @@ from modelwright.models.heads import HEADS
 from modelwright.runtime.onnx_session import OnnxSession
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.catalog import make_trainer
+from modelwright.train.device import name_of, wait_for
 from modelwright.train.loop import Trainer
 from modelwright.train.settings import Budget, Settings
 
@@ -70,7 +71,14 @@ def step_seconds(spec: ModelSpec, task: str, settings: Settings) -> float:
 
     knobs = replace(settings, seed=0, learning_rate=0.0)
     return measured_once(
-        _what("train step", spec, settings=knobs.plain(), threads=torch.get_num_threads()), measure
+        _what(
+            "train step",
+            spec,
+            settings=knobs.plain(),
+            threads=torch.get_num_threads(),
+            device=name_of(settings.device),
+        ),
+        measure,
     )["step_s"]
 
 
@@ -81,6 +89,7 @@ def _timed_steps(trainer: Trainer) -> list[float]:
     while len(timed) < max(2, cycle) or (len(timed) < TIMED_STEPS and sum(timed) < MOST_SECONDS):
         started = time.perf_counter()
         trainer.train_step()
+        wait_for(trainer.device)
         timed.append(time.perf_counter() - started)
     return timed[-max(cycle, (len(timed) + 1) // 2) :]
 

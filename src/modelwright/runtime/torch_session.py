@@ -24,12 +24,16 @@ class TorchSession(Writes):
         self._model = WithAnswers(model, spec.outputs).eval()
         self._outputs = spec.outputs
         self._threads = threads
+        self._device = next(model.parameters()).device  # of a model in training, a GPU maybe
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with _threads(self._threads), torch.inference_mode():
-            outputs = self._model(*_tensors(batch, self.signature.inputs))
+            outputs = self._model(*self._tensors(batch, self.signature.inputs))
             names = (one.name for one in self.signature.outputs)
-            return {name: value.float().numpy() for name, value in zip(names, outputs, strict=True)}
+            return {
+                name: value.float().cpu().numpy()
+                for name, value in zip(names, outputs, strict=True)
+            }
 
     @functools.cached_property
     def _carrying(self) -> Carrying:
@@ -40,9 +44,9 @@ class TorchSession(Writes):
     def encode(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The memory of all inputs but the last."""
         with _threads(self._threads), torch.inference_mode():
-            found = self._carrying.encode(*_tensors(batch, self.signature.inputs[:-1]))
+            found = self._carrying.encode(*self._tensors(batch, self.signature.inputs[:-1]))
             return {
-                one.name: value.to(getattr(torch, one.dtype)).numpy()
+                one.name: value.to("cpu", getattr(torch, one.dtype)).numpy()
                 for one, value in zip(self.signature.memory, found, strict=True)
             }
 
@@ -51,23 +55,25 @@ class TorchSession(Writes):
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Logits of each place of the last input, and the new past, from memory and past."""
         memory, past = (
-            _tensors(carried, part) for part in (self.signature.memory, self.signature.state)
+            self._tensors(carried, part) for part in (self.signature.memory, self.signature.state)
         )
         with _threads(self._threads), torch.inference_mode():
-            outputs = self._carrying.written(torch.from_numpy(ids), memory, past)
+            outputs = self._carrying.written(torch.from_numpy(ids).to(self._device), memory, past)
         present = outputs[len(self.signature.outputs) :]
-        return outputs[0].float().numpy(), {
-            one.name: value.float().numpy()
+        return outputs[0].float().cpu().numpy(), {
+            one.name: value.float().cpu().numpy()
             for one, value in zip(self.signature.state, present, strict=True)
         }
+
+    def _tensors(
+        self, arrays: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]
+    ) -> list[torch.Tensor]:
+        whole = (np.ascontiguousarray(arrays[one.name]) for one in specs)
+        return [torch.from_numpy(one).to(self._device) for one in whole]
 
     def close(self) -> None:
         del self._model
         self.__dict__.pop("_carrying", None)
-
-
-def _tensors(arrays: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> list[torch.Tensor]:
-    return [torch.from_numpy(np.ascontiguousarray(arrays[one.name])) for one in specs]
 
 
 def load_model(artifact: Artifact) -> Model:

@@ -84,7 +84,7 @@ def _assigned(
     best = fit.topk(min(NEAREST, fit.shape[-1]), -1).indices
     chosen = torch.zeros_like(inside).scatter(2, best, True) & inside
     owner = torch.where(chosen, over, -1.0).argmax(1)  # (batch, cells)
-    chosen &= torch.arange(chosen.shape[1])[:, None] == owner[:, None]
+    chosen &= torch.arange(chosen.shape[1], device=owner.device)[:, None] == owner[:, None]
     fit = torch.where(chosen, fit, 0.0)
     scale = torch.where(chosen, over, 0.0).amax(-1) / fit.amax(-1).clamp_min(1e-30)
     value = (fit * scale[..., None]).gather(1, owner[:, None])[:, 0]

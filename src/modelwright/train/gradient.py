@@ -5,16 +5,23 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from modelwright.core.errors import ConfigError
 from modelwright.data.loader import Batch
-from modelwright.models.stretch import blocks_of
+from modelwright.tasks.catalog import Task
 from modelwright.train.parallel import World
-from modelwright.train.precision import Precision, autocast
+from modelwright.train.precision import LossScale, Precision, autocast
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Weight = Callable[[Tensor], Tensor]
+
+
+def loss_of(task: Task, label_smoothing: float | None) -> Loss:
+    """A task's loss; with label smoothing where it takes that, its own if none is given."""
+    own = task.logic.LABEL_SMOOTHING
+    if own is None:
+        return task.logic.loss  # type: ignore[no-any-return]
+    smoothing = own if label_smoothing is None else label_smoothing
+    return functools.partial(task.logic.loss, label_smoothing=smoothing)
 
 
 class Gradient:
@@ -23,6 +30,8 @@ class Gradient:
     Args:
         weight: what the mean goes over, of targets: tasks/catalog.py.
         micro_batch_size: rows of one pass in one process.
+        scale: of the loss; gradients come out multiplied by its factor.
+        device: where the model is; batches come from the CPU.
     """
 
     def __init__(
@@ -33,21 +42,40 @@ class Gradient:
         *,
         micro_batch_size: int,
         precision: Precision,
+        scale: LossScale,
         world: World,
+        device: torch.device,
     ) -> None:
         self.micro_batch_size = micro_batch_size
         self._model, self._loss, self._weight = model, loss, weight
-        self._precision, self._world = precision, world
+        self._called: Callable[..., Tensor] = model
+        self._precision, self._scale, self._world = precision, scale, world
+        self._device = device
+
+    def compile(self, *, dynamic: bool) -> None:
+        """Let passes go through torch.compile from now on; the first ones take long.
+
+        Args:
+            dynamic: rows differ in length; one graph serves all.
+        """
+        # what torch would keep on disk for the next process, it would pickle
+        torch.compiler.config.force_disable_caches = True
+        self._called = torch.compile(self._model, dynamic=dynamic)
+
+    def interpret(self) -> None:
+        """Back to no compiling."""
+        self._called = self._model
 
     def __call__(self, batch: Batch) -> float:
         """Gives this process's share of the batch's loss."""
-        whole, scale = self._weight(batch.targets), self._world.scale
-        pieces = self._world.own(batch).split(self.micro_batch_size)
+        whole = self._weight(batch.targets)
+        scale = self._world.scale * self._scale.factor
+        pieces = self._world.own(batch).to(self._device).split(self.micro_batch_size)
         losses: list[Tensor] = []
         for number, micro in enumerate(pieces, 1):
             self._world.passing(self._model, last=number == len(pieces))
-            with autocast(self._precision):
-                outputs = self._model(*micro.inputs.values())
+            with autocast(self._precision, self._device.type):
+                outputs = self._called(*micro.inputs.values())
             value = self._share(outputs, micro, whole)
             (value if scale == 1 else value * scale).backward()  # type: ignore[no-untyped-call]
             losses.append(value.detach())
@@ -60,25 +88,6 @@ class Gradient:
         if self._world.places is not None and not own:
             return outputs.sum() * 0.0  # padding alone has no mean, but others wait for a gradient
         return own / whole * mixed_loss(self._loss, outputs, piece)
-
-
-def recompute_blocks(model: nn.Module) -> None:
-    """Let each block keep only what comes in, and compute the rest again on the way back.
-
-    Source: Chen et al. 2016, arXiv:1604.06174.
-    Raises: ConfigError for a model without blocks, or with batch norms, which would count twice.
-    """
-    blocks = blocks_of(model)
-    norms = any(isinstance(one, nn.BatchNorm2d) for one in model.modules())
-    if norms or not blocks:
-        raise ConfigError(
-            "train.activation_checkpointing: "
-            + ("batch norms would count every row twice" if norms else "the model has no blocks"),
-            expected="a chain of blocks without batch norms",
-            repair="leave it out; a smaller train.micro_batch_size also saves memory",
-        )
-    for block in blocks:
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def seed_draws(seed: int) -> None:

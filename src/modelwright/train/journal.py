@@ -25,6 +25,7 @@ class Record:
     """Where a training is written down besides its curves, and what is known of it beforehand.
 
     note: writes to the ledger what was not done as asked, and what was done instead.
+    decision: writes to the ledger what was left to the training, and how it decided.
     planned: the memory that the plan predicted, in words.
     flops_per_example: forward and backward; None where nobody counted.
     peak_flops_per_s: of matrix products on this machine, measured; None where nobody did.
@@ -32,6 +33,7 @@ class Record:
     """
 
     note: Callable[[str], None] = _nowhere
+    decision: Callable[[str], None] = _nowhere
     loggers: tuple[Logger, ...] = ()
     planned: str = ""
     flops_per_example: float | None = None
@@ -111,6 +113,11 @@ class Journal:
         """Say what was not done as asked and what was done instead, to people and the ledger."""
         say(f"{self._title}: {text}")
         self.record.note(f"{self._title}: {text}")
+
+    def decide(self, text: str) -> None:
+        """Say how something was decided that the recipe leaves open, to people and the ledger."""
+        say(f"{self._title}: {text}")
+        self.record.decision(text)
 
     def close(self, finished: bool) -> None:
         """Let the loggers write what they still hold."""

@@ -27,7 +27,10 @@ def pairs(averaged: nn.Module, model: nn.Module) -> Pairs:
 
 def move_average(both: Pairs, decay: float, step: int) -> None:
     """One step of an exponential average; a young one forgets faster."""
-    torch._foreach_lerp_(*both, 1 - min(decay, step / (step + 9)))
+    averaged, current = both
+    if any(one.dtype != other.dtype for one, other in zip(averaged, current, strict=True)):
+        current = [one.to(of.dtype) for one, of in zip(current, averaged, strict=True)]
+    torch._foreach_lerp_(averaged, current, 1 - min(decay, step / (step + 9)))
 
 
 def was_clearly_better(best_value: float, found: Quality, task: Task, rows: int) -> bool:

@@ -5,7 +5,6 @@ dropout draw from counters, never from a stream. Resume is exact because nothing
 The budget is a number of steps or of seconds; the schedule follows the share of it that is spent.
 """
 
-import copy
 import functools
 import math
 import signal
@@ -17,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modelwright.core.errors import ConfigError
 from modelwright.core.files import storage
 from modelwright.core.goals import METRICS
 from modelwright.core.hardware import keep_freed_memory
@@ -30,18 +28,21 @@ from modelwright.models.catalog import ModelSpec
 from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import Task
 from modelwright.train import checkpoint, state
-from modelwright.train.gradient import Gradient, Loss, recompute_blocks, seed_draws
+from modelwright.train.compiling import Compiling
+from modelwright.train.device import Batches, of_process
+from modelwright.train.gradient import Gradient, loss_of, seed_draws
 from modelwright.train.guards import Guard, Signals, State, StopRequested, catch_signals
 from modelwright.train.journal import Journal, Record
-from modelwright.train.keep import move_average, pairs, was_clearly_better
+from modelwright.train.keep import was_clearly_better
 from modelwright.train.optimizers import clip_, make_optimizer
 from modelwright.train.out_of_memory import MicroBatch
 from modelwright.train.parallel import ALONE, World
 from modelwright.train.pipes import Pipe
-from modelwright.train.precision import autocast
+from modelwright.train.precision import LossScale, autocast
 from modelwright.train.saver import Saver
 from modelwright.train.schedules import learning_rate_factor
 from modelwright.train.settings import Budget, Settings
+from modelwright.train.weights import Weights
 
 CURVE_ROWS = 2000  # valid rows looked at while training; the last evaluation takes all of them
 EVALUATIONS = 8  # over the whole budget
@@ -86,22 +87,16 @@ class Trainer:
         self._saver, self._asked = Saver(folder, settings.keep_checkpoints), asked
         self.task, self.spec, self.valid = task, spec, valid
         self._begin(train)
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.averaged = copy.deepcopy(self.model) if settings.ema else self.model
-        # what comes out: the averaged weights, whole
-        self.result = self.averaged if world.size == 1 else copy.deepcopy(self.model)
-        if settings.activation_checkpointing == "full":
-            recompute_blocks(self.model)
-        world.place(self.model)
-        if settings.ema:
-            world.place(self.averaged)
-        self.result.eval()
+        self.device = of_process(settings.device, world.local_rank)
+        self.weights = weights = Weights(model, settings, self.device, world)
+        self.model, self.averaged, self.result = weights.model, weights.averaged, weights.result
         self.optimizer = make_optimizer(
             self.model,
             settings.optimizer,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             cautious=settings.cautious,
+            seed=settings.seed,
         )
         self.micro = MicroBatch(
             settings, self.model, folder, whole=task.whole_batches, planned=record.planned,
@@ -109,11 +104,7 @@ class Trainer:
         )  # fmt: skip
         held = State(self.model, self.averaged, self.optimizer)
         self.guard = Guard(settings, held, self.journal.note)
-        self._loss: Loss = task.logic.loss
-        if task.logic.LABEL_SMOOTHING is not None:
-            own = settings.label_smoothing
-            smoothing = task.logic.LABEL_SMOOTHING if own is None else own
-            self._loss = functools.partial(task.logic.loss, label_smoothing=smoothing)
+        self._loss = loss_of(task, settings.label_smoothing)
         self.step, self.elapsed, self.evaluation_seconds = 0, 0.0, 0.0
         self.looked_s = 0.0  # at valid, by this process
         self.loss, self.grad_norm, self.went_back = 0.0, 0.0, False  # the norm is unclipped
@@ -122,11 +113,15 @@ class Trainer:
         self._saved_at, self._evaluated_at = 0.0, 0.0
         self.best_value: float | None = None  # of the metric, at the looks while training
         self._best: dict[str, Tensor] = {}  # the averaged weights then
-        self._average_pairs = pairs(self.averaged, self.model) if settings.ema else None
+        self.scale = LossScale(settings.precision == "16-mixed")
         make = Pipe if world.layout.pipeline > 1 else Gradient
         self._gradient: Gradient = make(
             self.model, self._loss, task.weight, micro_batch_size=settings.micro_batch_size,
-            precision=settings.precision, world=world,
+            precision=settings.precision, scale=self.scale, world=world, device=self.device,
+        )  # fmt: skip
+        self.compiling = Compiling(
+            settings.compile, self.model, self._gradient, self.device, self.journal,
+            dynamic=any(one.over_time for one in spec.signature.inputs), several=world.size > 1,
         )  # fmt: skip
         self.resumed = self._resume()
 
@@ -140,6 +135,7 @@ class Trainer:
             num_classes=self.spec.outputs.get("num_classes"),
             rate=self.spec.inputs.get("rate"),
         )
+        self._batches = Batches(self.loader, self.settings.device)
 
     # one step
 
@@ -155,7 +151,7 @@ class Trainer:
             schedule=settings.schedule,
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * factor
+            group["lr"], group["at_step"] = settings.learning_rate * factor, self.step
         if not self.model.training:
             self.model.train()
 
@@ -168,23 +164,24 @@ class Trainer:
         with self.micro.enough(f"behind the gradient of step {self.step}"):
             self.world.add_up(self.model)
             total = functools.partial(self.world.total_of_blocks, self.model)
+            self.scale.unscale(self.model.parameters())
             self.grad_norm = clip_(self.model.parameters(), settings.clip_norm, total)
             judged = self.grad_norm if math.isfinite(loss) > math.isfinite(self.grad_norm) else loss
-            sound = self.guard.passes(judged, self.step, settings.learning_rate * factor)
+            sound = not self.scale.overflowed(loss, self.grad_norm) and self.guard.passes(
+                judged, self.step, settings.learning_rate * factor
+            )
             if sound:
                 self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        if not sound:
-            return loss
-        if self._average_pairs is not None:
-            move_average(self._average_pairs, settings.ema, self.step)
+        if sound:
+            self.weights.move(self.step)
         return loss
 
     def _backward(self, progress: float) -> float:
         """Put the gradient of this step's batch into the parameters; gives its loss."""
         self._gradient.micro_batch_size = self.micro.size
-        return self._gradient(self.loader.batch(self.step))
+        return self._gradient(self._batches(self.step))
 
     @property
     def cycle(self) -> int:
@@ -212,6 +209,10 @@ class Trainer:
             while not self._spent(limit, first_step, first_elapsed):
                 try:
                     self.world.at(self.step)
+                    if until is None and self.compiling.due(self.step - first_step):
+                        pace_s = (self.elapsed - first_elapsed) / max(1, self.step - first_step)
+                        left_s = self.budget.seconds_left(self.step, self.elapsed, pace_s)
+                        self.compiling.settle(self._batches(self.step), left_s)
                     self.loss = self.train_step()
                 except Exception:
                     self._saver.wait()  # what was good before the step is kept
@@ -241,7 +242,7 @@ class Trainer:
 
     def evaluate(self, rows: int | None = None, *, thorough: bool = True) -> Quality:
         """Metrics of the averaged weights on (the first `rows` of) the valid part; those of one
-        call of the model unless `thorough`. Several processes have to `gather` before."""
+        call of the model unless `thorough`. The weights have to be gathered before."""
         started = time.perf_counter()
         part = self.valid.take(np.arange(min(rows or len(self.valid), len(self.valid))))
         session = TorchSession(self.result, self.spec, torch.get_num_threads())
@@ -252,7 +253,7 @@ class Trainer:
             size = self.micro.size
             return evaluate(session, part, self.task, labels, batch_size=size, thorough=thorough)
 
-        with autocast(self.settings.precision):
+        with autocast(self.settings.precision, self.device.type):
             doing = f"looking at valid after step {self.step}"
             found = self.micro.fitting(judge, doing, together=False)
         seconds = time.perf_counter() - started
@@ -260,14 +261,9 @@ class Trainer:
         self.looked_s += seconds
         return found
 
-    def gather(self) -> None:
-        """Put the averaged weights together in `result`; every process has to call it."""
-        if self.result is not self.averaged:
-            self.result.load_state_dict(self.world.whole(self.averaged.state_dict()))
-
     def _look(self) -> None:
         """The first process judges the weights of now."""
-        self.gather()
+        self.weights.gather()
         if self.world.first:
             self._consider(self.evaluate(self.curve_rows, thorough=False))
         self.evaluation_seconds = self.world.told(self.evaluation_seconds, patient=True)
@@ -287,6 +283,7 @@ class Trainer:
     def look(self, rows: int) -> None:
         """Note the valid metric now; the time it takes is spent from the budget."""
         started = time.perf_counter()
+        self.weights.gather()
         value = self.evaluate(rows, thorough=False).value
         self.elapsed += time.perf_counter() - started
         spent = self.step if self.budget.steps is not None else self.elapsed
@@ -296,7 +293,7 @@ class Trainer:
         """The last checkpoint and look, at all of valid; gives the others nothing."""
         self.save()  # what comes now may take long
         started = time.perf_counter()
-        self.gather()
+        self.weights.gather()
         values: dict[str, float] = {}
         if self.world.first:
             values = _named(self._chosen(self.evaluate(thorough=False)))
@@ -304,6 +301,7 @@ class Trainer:
         if values:
             self.journal.write(self.step, self.elapsed, values)
         self.save()
+        self.result.to("cpu")  # from here on it is handed over
         return values
 
     def _chosen(self, found: Quality) -> Quality:
@@ -344,7 +342,7 @@ class Trainer:
                 tensors=state.gather(
                     self.model,
                     self.optimizer,
-                    average=self._average_state(),
+                    average=self.weights.average(),
                     best=self._best,
                     more=self._tensors(),
                 ),
@@ -388,14 +386,9 @@ class Trainer:
         if record is None:
             return False
         position = record["position"]
-        if position["settings"] != self.settings.plain():
-            raise ConfigError(
-                f"{self.folder} holds a checkpoint of other settings than the recipe's",
-                expected="the settings that the training was started with",
-                repair="start a new run, or go back to the old recipe",
-            )
+        self.settings.require_same(position["settings"], self.folder)
         tensors = state.make_room(
-            record, self.model, self.optimizer, average=self._average_state(),
+            record, self.model, self.optimizer, average=self.weights.average(),
             first=self.world.first,
         )  # fmt: skip
         checkpoint.restore(record, tensors)
@@ -413,7 +406,10 @@ class Trainer:
 
     def _position(self) -> dict[str, Any]:
         """What else a checkpoint has to hold, as plain JSON."""
-        return {"guard": self.guard.position(), "micro_batch_size": self.micro.size}
+        return {
+            "guard": self.guard.position(), "micro_batch_size": self.micro.size,
+            "scale": self.scale.position(), "compiled": self.compiling.taken,
+        }  # fmt: skip
 
     def _tensors(self) -> dict[str, Tensor]:
         """The same, as tensors."""
@@ -423,9 +419,8 @@ class Trainer:
         """Go on from what `_position` and `_tensors` gave."""
         self.guard.take_up(position["guard"], tensors)
         self.micro.take_up(int(position["micro_batch_size"]))
-
-    def _average_state(self) -> dict[str, Tensor]:
-        return dict(self.averaged.state_dict()) if self.settings.ema else {}
+        self.scale.take_up(position["scale"])
+        self.compiling.take_up(position["compiled"])
 
     def _save_due(self) -> bool:
         if self.settings.checkpoint_steps is not None:
@@ -434,7 +429,7 @@ class Trainer:
 
     def _observed(self) -> dict[str, float]:
         """What else the curves show."""
-        return {"grad_norm": self.grad_norm}
+        return {"grad_norm": self.grad_norm, **self.scale.observed()}
 
 
 def _named(found: Quality) -> dict[str, float]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from modelwright.core.errors import ConfigError
 from modelwright.train.adafactor import Adafactor
 from modelwright.train.muon import Muon
+from modelwright.train.rounding import Rounding
 
 OptimizerName = Literal["adamw", "sgd", "adafactor", "muon"]
 Groups = list[dict[str, Any]]
@@ -97,6 +98,7 @@ def make_optimizer(
     learning_rate: float,
     weight_decay: float,
     cautious: bool = False,
+    seed: int = 0,
 ) -> torch.optim.Optimizer:
     """An optimizer whose weight decay spares biases, norms and positions.
 
@@ -105,6 +107,7 @@ def make_optimizer(
 
     Args:
         cautious: see `decay_cautiously`.
+        seed: of how weights that are bfloat16 are rounded.
     Raises: ConfigError for Muon where the body has no matrices.
     """
     matrices = [parameter for _, parameter in _matrices(model)]
@@ -131,6 +134,8 @@ def make_optimizer(
         optimizer = OPTIMIZERS[name].make(groups, learning_rate)
     if cautious:
         decay_cautiously(optimizer)
+    if any(parameter.dtype == torch.bfloat16 for parameter in model.parameters()):
+        return Rounding(optimizer, model, seed)
     return optimizer
 
 

@@ -114,7 +114,7 @@ class World:
     """
 
     def __init__(self, place: Place) -> None:
-        self.rank, self.size = place.rank, place.size
+        self.rank, self.local_rank, self.size = place.rank, place.local_rank, place.size
         self.first = place.rank == 0
         self.layout = Layout()
         self._watch: Watch | None = None
@@ -124,15 +124,15 @@ class World:
         self.dealt: Dealt | None = None  # the blocks of a pipeline
         self.places: Places | None = None  # of what is dealt out by places, with their targets
 
-    def arrange(self, layout: Layout | None) -> None:
-        """Give every process its place in the layout.
+    def arrange(self, layout: Layout | None, device: str = "cpu") -> None:
+        """Give every process its place in the layout, and its device of that type.
 
         Raises: ConfigError if it does not fit their number.
         """
         self.layout = resolved(layout, self.size)
         if self.size > 1:
             degrees = tuple(self.layout.degrees[axis] for axis in AXES)
-            self.mesh = init_device_mesh("cpu", degrees, mesh_dim_names=AXES)
+            self.mesh = init_device_mesh(device, degrees, mesh_dim_names=AXES)
             self._same = self.mesh["data", "context"]._flatten("same")
             self.mesh["data", "sharded"]._flatten("readers")  # here, where all of them come by
 
@@ -389,8 +389,10 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
         yield World(place)
         return
     store = meeting_place(environment, place, WAIT)
+    # what processes tell each other is on the CPU; gradients are where the model is
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(
-        "gloo", store=store, rank=place.rank, world_size=place.size, timeout=WAIT
+        backend, store=store, rank=place.rank, world_size=place.size, timeout=WAIT
     )
     if place.rank:
         hush()

@@ -28,20 +28,21 @@ class Pipe(Gradient):
     """That of a model dealt out by its blocks; arguments as of Gradient."""
 
     def __init__(
-        self, model: nn.Module, *given: Any, precision: Precision, world: World, **keys: Any
-    ) -> None:
-        super().__init__(model, *given, precision=precision, world=world, **keys)
+        self, model: nn.Module, *given: Any, precision: Precision, device: torch.device,
+        world: World, **keys: Any
+    ) -> None:  # fmt: skip
+        super().__init__(model, *given, precision=precision, device=device, world=world, **keys)
         assert world.dealt is not None
         self._dealt = dealt = world.dealt
         number = dealt.blocks[-1].stop
         self._stretches = {
-            part: _Cast(Stretch(model, blocks.start, blocks.stop, number), precision)
-            for part, blocks in enumerate(dealt.blocks)
+            part: _Cast(Stretch(model, own.start, own.stop, number), precision, device.type)
+            for part, own in enumerate(dealt.blocks)
             if part % dealt.group.size() == dealt.group.rank()
         }
         self._last = len(dealt.blocks) - 1 in self._stretches
         # FSDP averages over processes, the sums below are sums
-        self._enlarged = world.shares if world.cut else world.shares / world.copies
+        self._shares = world.shares if world.cut else world.shares / world.copies
         self._everywhere = [p for name, p in model.named_parameters() if name not in dealt.homes]
         self._parameters = list(model.parameters())
         self._schedules: dict[tuple[torch.Size, ...], Schedule] = {}
@@ -49,8 +50,7 @@ class Pipe(Gradient):
 
     def __call__(self, batch: Batch) -> float:
         """Gives this process's share of the batch's loss."""
-        own = self._world.own(batch)
-        self._batch = batch
+        own, self._batch = self._world.own(batch).to(self._device), batch
         columns = {f"column_{number}": one for number, one in enumerate(own.inputs.values())}
         targets = own.targets
         if own.targets_mixed is not None:
@@ -64,17 +64,21 @@ class Pipe(Gradient):
         total = sum(float(value.item()) for value in losses) / self._enlarged
         return total * self._world.layout.pipeline  # the others of the pipeline have none
 
+    @property
+    def _enlarged(self) -> float:
+        """What losses are multiplied by before their gradients are taken."""
+        return self._shares * self._scale.factor
+
     def _schedule(self, columns: dict[str, Tensor]) -> Schedule:
         """For batches of those shapes; the first one of a shape finds those in between."""
         shapes = tuple(column.shape for column in columns.values())
         if shapes not in self._schedules:
             stages: list[_PipelineStageBase] = [
                 PipelineStage(
-                    stretch, part, len(self._dealt.blocks), torch.device("cpu"),
-                    group=self._dealt.group,
+                    stretch, part, len(self._dealt.blocks), self._device, group=self._dealt.group
                 )
                 for part, stretch in self._stretches.items()
-            ]  # fmt: skip
+            ]
             pieces = pieces_of(shapes[0][0], self.micro_batch_size, self._world.layout)
             loss = self._share_of_loss
             self._schedules[shapes] = (
@@ -128,10 +132,10 @@ def pieces_of(rows: int, most: int, layout: Layout) -> int:
 class _Cast(nn.Module):
     """A stretch in the precision of the training."""
 
-    def __init__(self, stretch: Stretch, precision: Precision) -> None:
+    def __init__(self, stretch: Stretch, precision: Precision, device: str) -> None:
         super().__init__()
-        self.stretch, self._precision = stretch, precision
+        self.stretch, self._precision, self._device = stretch, precision, device
 
     def forward(self, *carried: Tensor, **columns: Tensor) -> Any:
-        with autocast(self._precision):
+        with autocast(self._precision, self._device):
             return self.stretch(*carried, **columns)

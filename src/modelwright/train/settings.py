@@ -2,13 +2,16 @@
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Augment, Recipe, Train
 from modelwright.models.catalog import ModelSpec
+from modelwright.train import device as devices
 from modelwright.train.optimizers import OptimizerName
-from modelwright.train.precision import Precision
+from modelwright.train.precision import Precision, require
+from modelwright.train.recompute import Recompute
 from modelwright.train.schedules import ScheduleName
 
 # settings that change no weight: a training may go on with others
@@ -31,7 +34,7 @@ class Settings:
     ema: float
     keep: Literal["best", "last"]
     precision: Precision
-    activation_checkpointing: Literal["none", "full"]
+    activation_checkpointing: Recompute
     augment: tuple[Augment, ...]
     checkpoint_seconds: float
     checkpoint_steps: int | None
@@ -45,12 +48,25 @@ class Settings:
     cautious: bool = False
     keep_checkpoints: int = 2
     grace_seconds: float = 30.0
+    device: devices.Kind = "cpu"
+    compile: Literal["auto"] | bool = "auto"
 
     def plain(self) -> dict[str, Any]:
         """What the weights depend on, as plain JSON."""
         value = {key: one for key, one in asdict(self).items() if key not in HOW_TO_SAVE}
         value["augment"] = [step.model_dump(exclude_none=True) for step in self.augment]
         return dict(json.loads(json.dumps(value)))
+
+    def require_same(self, other: dict[str, Any], folder: Path) -> None:
+        """
+        Raises: ConfigError if a checkpoint in `folder` was made with other settings.
+        """
+        if other != self.plain():
+            raise ConfigError(
+                f"{folder} holds a checkpoint of other settings than the recipe's",
+                expected="the settings that the training was started with",
+                repair="start a new run, or go back to the old recipe",
+            )
 
     @property
     def goes_back(self) -> bool:
@@ -84,6 +100,12 @@ class Budget:
         """Share of the budget spent."""
         return step / self.steps if self.steps is not None else elapsed / (self.seconds or 1.0)
 
+    def seconds_left(self, step: int, elapsed: float, pace_s: float) -> float:
+        """Until it is spent, at so many seconds a step."""
+        if self.steps is not None:
+            return (self.steps - step) * pace_s
+        return (self.seconds or 0.0) - elapsed
+
 
 def training_budget(recipe: Recipe) -> Budget:
     """The recipe's budget in steps or seconds."""
@@ -97,7 +119,7 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
     """The recipe's train section with the family's defaults where it says nothing.
 
     Raises: ConfigError if the micro batch does not divide the family's batch, or weights are to
-        decay cautiously and not at all.
+        decay cautiously and not at all; for a device that is not there, or can't compute so.
     """
     defaults = {**DEFAULTS, **spec.ladder.train, **OWN_DEFAULTS.get(section.optimizer or "", {})}
     if budget.steps is not None:
@@ -112,6 +134,9 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
             expected="a train.weight_decay above 0",
             repair="set it, or leave train.cautious out",
         )
+    acting = spec.outputs["kind"] == "actions"
+    device = devices.resolved(section.device, acting=acting)
+    require(precision, device)
     micro_batch_size = section.micro_batch_size or chosen["batch_size"]
     if chosen["batch_size"] % micro_batch_size:
         raise ConfigError(
@@ -138,5 +163,7 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         algorithm=section.algorithm or Settings.algorithm,
         discount=section.discount or Settings.discount,
         stop_at=section.stop_at,
+        device=device,
+        compile=False if acting else section.compile,
         **chosen,
     )

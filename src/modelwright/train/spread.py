@@ -45,10 +45,13 @@ class Dealt:
 
     def exchange(self, found: dict[str, Tensor]) -> None:
         """Add to what this process has what the others have, in all of them."""
+        device = next(iter(found.values())).device
         for name, home in self.homes.items():
             shape, dtype = self.shapes[name]
             value = found.get(name)
-            value = torch.empty(shape, dtype=dtype) if value is None else value.contiguous()
+            if value is None:
+                value = torch.empty(shape, dtype=dtype, device=device)
+            value = value.contiguous()
             dist.broadcast(value, group=self.group, group_src=home)
             found[name] = value
 

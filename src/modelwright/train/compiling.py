@@ -1,0 +1,127 @@
+"""Whether a training goes through torch.compile: where that was measured to pay, and said to.
+
+Compiling takes from half a minute to minutes, so a short training is left alone. A long one tries
+it on the batch of one step: the same passes with and without, which leave nothing in the weights.
+What was decided is in the checkpoints: a resumed training goes on as it began.
+Source: Ansel et al. 2024, ASPLOS, "PyTorch 2".
+"""
+
+import time
+from typing import Literal
+
+import torch
+from torch import nn
+
+from modelwright.core.errors import ConfigError
+from modelwright.core.units import format_seconds
+from modelwright.data.loader import Batch
+from modelwright.train.device import wait_for
+from modelwright.train.gradient import Gradient
+from modelwright.train.journal import Journal
+
+AFTER_STEPS = 10  # the pace is known then
+WORTH_S = 1800.0  # of training left: compiling took 1:40 min of a small model on two busy cores
+PASSES, GAIN = 5, 1.05  # timed ways of each kind, the best counts; what is worth another rounding
+
+
+class Compiling:
+    """Decides once, and takes the decision up again after a resume.
+
+    Args:
+        dynamic: rows differ in length, and one graph has to serve all.
+        several: processes train together, which torch.compile is not used with here.
+    taken: whether passes are compiled; None until decided.
+    Raises: ConfigError if it was asked for and can't be.
+    """
+
+    def __init__(
+        self, asked: Literal["auto"] | bool, model: nn.Module, gradient: Gradient,
+        device: torch.device, journal: Journal, *, dynamic: bool, several: bool,
+    ) -> None:  # fmt: skip
+        if several and asked is True:
+            raise ConfigError(
+                "train.compile: true, and several processes train together",
+                expected="one process",
+                repair="leave train.compile out, or start it without a launcher",
+            )
+        self._asked, self._model, self._gradient = asked, model, gradient
+        self._device, self._journal, self._dynamic = device, journal, dynamic
+        self.taken = False if several or asked is False else None
+        self._settled = False
+
+    def take_up(self, taken: bool | None) -> None:
+        """What a checkpoint says of `taken`."""
+        self.taken = taken
+
+    def due(self, steps: int) -> bool:
+        """Whether to `settle` it, after that many steps of this process."""
+        if self._settled or self.taken is False:
+            return False
+        return bool(self.taken) or self._asked is True or steps >= AFTER_STEPS
+
+    def settle(self, batch: Batch, left_s: float) -> None:
+        """Decide, if that was not done, and compile if it was decided so.
+
+        Args:
+            batch: of the next step, to try it on.
+            left_s: how long the training goes on as it is.
+        Raises: ConfigError if it was asked for, or is how the training began, and fails.
+        """
+        self._settled = True
+        sure = bool(self.taken) or self._asked is True
+        if not sure and left_s < WORTH_S:
+            self.taken = False
+            self._journal.record.decision(
+                f"torch.compile is not tried: about {format_seconds(left_s)} of training are left, "
+                f"and it is from {format_seconds(WORTH_S)} on"
+            )
+            return
+        self._model.train()
+        before_s = self._passes_s(batch)
+        try:
+            self._gradient.compile(dynamic=self._dynamic)
+            compiling_s = self._rehearse(batch)
+            self._rehearse(batch)
+            after_s = self._passes_s(batch)
+        except Exception as error:  # whatever a compiler makes of a model, or its absence
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            if sure:
+                raise ConfigError(
+                    f"train.compile: torch.compile failed ({reason})",
+                    expected="a model it can compile, and a C++ compiler (g++, clang) on a CPU",
+                    repair="start a new run with train.compile: false",
+                ) from error
+            self._leave_it()
+            self._journal.decide(f"torch.compile is not used: it failed ({reason})")
+            return
+        gain = before_s / after_s
+        self.taken = sure or gain >= GAIN
+        if not self.taken:
+            self._leave_it()
+        self._journal.decide(
+            f"torch.compile is {'' if self.taken else 'not '}used: the passes of a step take "
+            f"{format_seconds(after_s)} with it and {format_seconds(before_s)} without "
+            f"({gain:.2f} times as fast); compiling took {format_seconds(compiling_s)}"
+        )
+
+    def _leave_it(self) -> None:
+        self.taken = False
+        self._model.zero_grad(set_to_none=True)
+        self._gradient.interpret()
+        torch.compiler.reset()
+
+    def _passes_s(self, batch: Batch) -> float:
+        return min(self._rehearse(batch) for _ in range(PASSES))
+
+    def _rehearse(self, batch: Batch) -> float:
+        """Seconds of a step's passes, after which weights, gradients and buffers are as before."""
+        buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
+        wait_for(self._device)
+        started = time.perf_counter()
+        self._gradient(batch)
+        wait_for(self._device)
+        seconds = time.perf_counter() - started
+        self._model.zero_grad(set_to_none=True)
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        return seconds

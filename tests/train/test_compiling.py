@@ -1,0 +1,109 @@
+"""Compiling is tried where it can pay, decided by the clock, said, and taken up after a resume."""
+
+import pytest
+import torch
+from tests.train.conftest import differing, trainer_of, weights_of
+
+from modelwright.core.errors import ConfigError
+from modelwright.train import compiling
+from modelwright.train.compiling import Compiling
+from modelwright.train.gradient import Gradient
+from modelwright.train.journal import Record
+from modelwright.train.settings import Budget
+
+STEPS = 11
+
+
+class Told(list):
+    """What the ledger gets; how long passes take when compiled, without it 20 ms."""
+
+    with_s, compiled = 0.001, 0
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Passes are done as ever, and compiled by nobody; their seconds are made up."""
+    told, plain = Told(), Compiling._rehearse
+
+    def rehearsed(self, batch):
+        plain(self, batch)
+        return told.with_s if getattr(self._gradient, "stood_in", False) else 0.02
+
+    def compiled(self, *, dynamic):
+        self.stood_in = True
+        told.compiled += 1
+
+    monkeypatch.setattr(Compiling, "_rehearse", rehearsed)
+    monkeypatch.setattr(Gradient, "compile", compiled)
+    monkeypatch.setattr(Gradient, "interpret", lambda self: setattr(self, "stood_in", False))
+    monkeypatch.setattr(compiling, "WORTH_S", 0.0)
+    return told
+
+
+def trained(folder, told, **keys):
+    trainer = trainer_of(
+        folder, budget=Budget(steps=STEPS), record=Record(decision=told.append), **keys
+    )
+    trainer.run()
+    return trainer
+
+
+def test_a_short_training_is_left_alone(tmp_path, told, monkeypatch):
+    monkeypatch.setattr(compiling, "WORTH_S", 1800.0)
+    trainer = trained(tmp_path, told)
+
+    assert trainer.compiling.taken is False and not told.compiled
+    assert ["torch.compile is not tried"] == [one[:26] for one in told]
+
+
+@pytest.mark.parametrize(("with_s", "taken"), [(0.001, True), (0.04, False)])
+def test_a_long_training_takes_what_is_faster(tmp_path, told, capfd, with_s, taken):
+    """And trying leaves nothing behind: weights, moments and batch norms are those of a training
+    that never tried."""
+    told.with_s = with_s
+    trainer = trained(tmp_path / "tried", told)
+    untried = trained(tmp_path / "untried", told, compile=False)
+
+    assert taken is trainer.compiling.taken
+    assert f"torch.compile is {'' if taken else 'not '}used: the passes of a step take" in told[0]
+    assert told[0] in capfd.readouterr().err
+    assert [] == differing(weights_of(trainer), weights_of(untried))
+
+
+def test_a_resumed_training_goes_on_as_it_began(tmp_path, told):
+    trained(tmp_path, told).save()
+    told.with_s = 0.04  # by the clock it would decide otherwise now
+    again = trainer_of(tmp_path, budget=Budget(steps=STEPS), record=Record(decision=told.append))
+    again.budget = Budget(steps=STEPS + 2)
+    again.run()
+
+    assert again.resumed and again.compiling.taken is True
+    assert 2 == told.compiled
+
+
+def test_a_compiler_that_fails_is_said(tmp_path, told, monkeypatch):
+    """Auto goes on without; who asked for it gets an error."""
+
+    def broken(self, *, dynamic):
+        raise RuntimeError("no C++ compiler\nand more")
+
+    monkeypatch.setattr(Gradient, "compile", broken)
+    assert trained(tmp_path / "auto", told).compiling.taken is False
+    assert ["torch.compile is not used: it failed (RuntimeError: no C++ compiler)"] == told
+    with pytest.raises(ConfigError, match=r"torch.compile failed \(RuntimeError: no C\+\+ comp"):
+        trained(tmp_path / "true", told, compile=True)
+
+
+@pytest.mark.slow
+def test_a_compiled_training_has_the_same_losses(tmp_path):
+    """With torch's own compiler, in minutes."""
+    losses = []
+    for name in (True, False):
+        trainer = trainer_of(tmp_path / str(name), "transformer", compile=name)
+        trainer.run(Budget(steps=1))
+        trainer.compiling.settle(trainer._batches(1), 0.0)
+        losses.append([trainer.train_step() for _ in range(8)])
+        assert name is trainer.compiling.taken
+
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    torch.compiler.reset()
