@@ -11,9 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from modelwright.core.signature import NO_TARGET
+from modelwright.tasks.losses import places
 
 METRIC = "rmse"
 LABEL_SMOOTHING = None  # there are no labels
+weight = places
 
 
 def loss(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -24,6 +24,18 @@ WORTH_S = 1800.0  # of training left: compiling took 1:40 min of a small model o
 PASSES, GAIN = 5, 1.05  # timed ways of each kind, the best counts; what is worth another rounding
 
 
+def require_fit(asked: Literal["auto"] | bool, *, several: bool) -> None:
+    """
+    Raises: ConfigError where compiling is asked for, and several processes train together.
+    """
+    if several and asked is True:
+        raise ConfigError(
+            "train.compile: true, and several processes train together",
+            expected="one process",
+            repair="leave train.compile out, or start it without a launcher",
+        )
+
+
 class Compiling:
     """Decides once, and takes the decision up again after a resume.
 
@@ -38,20 +50,17 @@ class Compiling:
         self, asked: Literal["auto"] | bool, model: nn.Module, gradient: Gradient,
         device: torch.device, journal: Journal, *, dynamic: bool, several: bool,
     ) -> None:  # fmt: skip
-        if several and asked is True:
-            raise ConfigError(
-                "train.compile: true, and several processes train together",
-                expected="one process",
-                repair="leave train.compile out, or start it without a launcher",
-            )
+        require_fit(asked, several=several)
         self._asked, self._model, self._gradient = asked, model, gradient
         self._device, self._journal, self._dynamic = device, journal, dynamic
         self.taken = False if several or asked is False else None
         self._settled = False
 
     def take_up(self, taken: bool | None) -> None:
-        """What a checkpoint says of `taken`."""
-        self.taken = taken
+        """What a checkpoint says of `taken`; one process may have written it, such as the race,
+        and several go on."""
+        if self.taken is None:
+            self.taken = taken
 
     def due(self, steps: int) -> bool:
         """Whether to `settle` it, after that many steps of this process."""

@@ -69,7 +69,7 @@ class Gradient:
     def __call__(self, batch: Batch) -> float:
         """Gives this process's share of the batch's loss."""
         whole = self._weight(batch.targets)
-        scale = self._world.scale * self._scale.factor
+        scale = self._enlarged
         pieces = self._world.own(batch).to(self._device).split(self.micro_batch_size)
         losses: list[Tensor] = []
         for number, micro in enumerate(pieces, 1):
@@ -81,6 +81,11 @@ class Gradient:
             losses.append(value.detach())
         # looked at last: an accelerator computes on while the next pass is prepared
         return float(sum(value.item() for value in losses))
+
+    @property
+    def _enlarged(self) -> float:
+        """What losses are multiplied by before their gradients are taken."""
+        return self._world.scale * self._scale.factor
 
     def _share(self, outputs: Tensor, piece: Batch, whole: Tensor) -> Tensor:
         """Of the whole batch's mean, by one piece of it."""

@@ -154,9 +154,11 @@ class World:
             _set_pg_timeout(timeout, group)
         self.first_does(lambda: folder.mkdir(parents=True, exist_ok=True))
         with Watch(folder, self.rank, self.size, timeout.total_seconds()) as self._watch:
-            with self._watch.waiting():
-                yield
-            self._watch = None
+            try:
+                with self._watch.waiting():
+                    yield
+            finally:
+                self._watch = None  # whose file is closed now
 
     def at(self, step: int) -> None:
         """This process works on that step."""
@@ -426,9 +428,9 @@ def imagined(layout: Layout | None) -> Iterator[World]:
 
 
 def buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    """In order, as many together as BUCKET_BYTES hold; of one dtype."""
+    """As many together as BUCKET_BYTES hold, of one dtype; in order but for that."""
     bucket: list[Tensor] = []
-    for one in gradients:
+    for one in sorted(gradients, key=lambda one: str(one.dtype)):
         size = sum(other.nbytes for other in bucket) + one.nbytes
         if bucket and (size > BUCKET_BYTES or one.dtype != bucket[0].dtype):
             yield bucket

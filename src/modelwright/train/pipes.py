@@ -41,8 +41,6 @@ class Pipe(Gradient):
             if part % dealt.group.size() == dealt.group.rank()
         }
         self._last = len(dealt.blocks) - 1 in self._stretches
-        # FSDP averages over processes, the sums below are sums
-        self._shares = world.shares if world.cut else world.shares / world.copies
         self._everywhere = [p for name, p in model.named_parameters() if name not in dealt.homes]
         self._parameters = list(model.parameters())
         self._schedules: dict[tuple[torch.Size, ...], Schedule] = {}
@@ -63,11 +61,6 @@ class Pipe(Gradient):
         self._sum_gradients()
         total = sum(float(value.item()) for value in losses) / self._enlarged
         return total * self._world.layout.pipeline  # the others of the pipeline have none
-
-    @property
-    def _enlarged(self) -> float:
-        """What losses are multiplied by before their gradients are taken."""
-        return self._shares * self._scale.factor
 
     def _schedule(self, columns: dict[str, Tensor]) -> Schedule:
         """For batches of those shapes; the first one of a shape finds those in between."""

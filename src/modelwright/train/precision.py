@@ -30,6 +30,7 @@ PRODUCTS: dict[Precision, torch.dtype] = {
 }  # fmt: skip
 # of the loss, until it overflows; and after how many good steps it may be larger again
 FIRST_SCALE, LEAST_SCALE, GROWS_AFTER = 2.0**16, 1.0, 2000
+CHANGING = ("bf16-true", "fp8-mixed")  # what learns: what comes out is another copy then
 FP8_MULTIPLE = 16  # of both sides of a matrix, which the hardware asks for
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from modelwright.train.keep import move_average, pairs
 from modelwright.train.parallel import World
-from modelwright.train.precision import lower_weights, require_fit, to_fp8
+from modelwright.train.precision import CHANGING, lower_weights, require_fit, to_fp8
 from modelwright.train.recompute import recompute_blocks
 from modelwright.train.settings import Settings
 
@@ -29,10 +29,10 @@ class Weights:
             device=device, memory_format=torch.channels_last
         )
         self.averaged = copy.deepcopy(self.model) if settings.ema else self.model
-        lowered = settings.precision == "bf16-true"
-        whole = world.size == 1 and (bool(settings.ema) or not lowered)
+        plain = bool(settings.ema) or settings.precision not in CHANGING
+        whole = world.size == 1 and plain
         self.result = self.averaged if whole else copy.deepcopy(self.model)
-        if lowered:
+        if settings.precision == "bf16-true":
             lower_weights(self.model, all_of_them=world.cut)
         if settings.precision == "fp8-mixed":
             to_fp8(self.model)
