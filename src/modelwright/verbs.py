@@ -25,7 +25,7 @@ from modelwright.plan import choose
 from modelwright.stages import STEPS, load
 from modelwright.starting import init as init
 from modelwright.tasks.catalog import TASKS
-from modelwright.train import launch, parallel
+from modelwright.train import compiling, launch, parallel, precision
 from modelwright.train.device import resolved
 
 RUNS = Path("runs")
@@ -342,6 +342,10 @@ def _run_for(
     # refuse before a folder is there
     layout = parallel.resolved(recipe.train.layout, processes)
     parallel.require_fit(layout, recipe.task, recipe.train.batch_size)
+    compiling.require_fit(recipe.train.compile, several=processes > 1)
+    device = resolved(recipe.train.device, acting=TASKS[recipe.task].acting)
+    if recipe.train.precision != "auto":
+        precision.require(recipe.train.precision, device)
     return pipeline.start(recipe, out, resume=not new)
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from modelwright.core.errors import Exit, Infeasible
+from modelwright.core.errors import ConfigError, Exit, Infeasible
 from modelwright.plan import choose
 from modelwright.plan.candidate import Candidate, from_json
 from modelwright.train.settings import Budget, training_budget
@@ -125,6 +125,17 @@ def test_a_tight_goal_asks_for_the_lighter_form(machine):
     assert not any("separable" in name for name in predicted(
         goals={"latency_p50_ms": "<= 0.03"}, model={"family": "cnn", "convolution": "full"}
     ))  # fmt: skip
+
+
+def test_an_option_without_effect_is_refused(machine):
+    """A bag of words has no convolutions: it goes by its plain name, and alone it is an error."""
+    text = {"kind": "text", "vocab_size": 20, "max_length": 16, "length": 8, "features": 1}
+    asked = {"family": "cnn", "convolution": "separable"}
+    found = predicted(model=asked, data={**data_of(), "inputs": text})
+
+    assert ["cnn-tiny-separable", "cnn-small-separable", "cnn-base", "cnn-large"] == list(found)
+    with pytest.raises(ConfigError, match="cnn-base has no convolutions"):
+        predicted(model={**asked, "size": "base"}, data={**data_of(), "inputs": text})
 
 
 def test_a_lighter_form_that_cannot_settle_gives_way(machine):

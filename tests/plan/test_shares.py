@@ -43,10 +43,10 @@ def share_of(tmp_path):
     return lambda **degrees: run_ranks(tmp_path, 1, imagine, recipe, degrees, share)[0]
 
 
-def predicted(share):
+def predicted(share, **keys):
     return memory.predict(
         SPEC, micro_batch_size=64, precision="32-true", optimizer="adamw", copies=1,
-        data_bytes=0, process_bytes=0, share=share,
+        data_bytes=0, process_bytes=0, share=share, **keys,
     )  # fmt: skip
 
 
@@ -80,6 +80,8 @@ def test_memory_of_a_share(share_of):
     assert alone.weights == data.weights == data.copies - alone.copies
     for name in ("weights", "gradients", "optimizer"):
         assert pytest.approx(getattr(alone, name) / 2, rel=0.02) == getattr(sharded, name)
+    best = predicted(share_of(sharded=2), best=True)  # which are whole
+    assert alone.weights == best.copies - sharded.copies == best.checkpoint - sharded.checkpoint
     assert data.activations < alone.activations * 0.55
     assert 0 == alone.buffers < data.buffers == data.gradients
 

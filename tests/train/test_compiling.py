@@ -81,6 +81,18 @@ def test_a_resumed_training_goes_on_as_it_began(tmp_path, told):
     assert 2 == told.compiled
 
 
+def test_several_do_not_try_what_one_left_open(tmp_path, told):
+    """The race is run by one process, and decides nothing."""
+    trainer = trainer_of(tmp_path)
+    device, keys = trainer.device, {"dynamic": False, "several": True}
+    several = Compiling(
+        "auto", trainer.model, trainer._gradient, device, trainer.journal, **keys
+    )  # fmt: skip
+    several.take_up(None)
+
+    assert several.taken is False and not several.due(100)
+
+
 def test_a_compiler_that_fails_is_said(tmp_path, told, monkeypatch):
     """Auto goes on without; who asked for it gets an error."""
 

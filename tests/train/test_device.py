@@ -5,12 +5,23 @@ import pytest
 import torch
 from tests.train.conftest import rows, trainer_of
 
+from modelwright.cli import call
 from modelwright.core.errors import ConfigError
 from modelwright.data.loader import Batch, Loader
 from modelwright.train import device as devices
 from modelwright.train import peak
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+@no_gpu
+@pytest.mark.parametrize("key", ["train.device=cuda", "train.precision=fp8-mixed"])
+def test_what_needs_a_gpu_is_refused_before_there_is_a_run(tmp_path, key, capsys):
+    (tmp_path / "recipe.yaml").write_text("task: text-classification\ndata: {source: nowhere}\n")
+    found = call(["train", str(tmp_path / "recipe.yaml"), key, "--out", str(tmp_path / "runs")])
+
+    assert 2 == found and "GPU" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 @no_gpu

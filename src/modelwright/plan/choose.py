@@ -40,7 +40,7 @@ from modelwright.train import ranks
 from modelwright.train.journal import Record
 from modelwright.train.loop import CURVE_ROWS, Trainer
 from modelwright.train.parallel import ALONE, World
-from modelwright.train.precision import Precision
+from modelwright.train.precision import CHANGING, Precision
 from modelwright.train.settings import Budget, fill_in, training_budget
 
 MIN_EPOCHS = 5.0  # seeing the data less often than this, a larger model loses to a smaller one
@@ -60,7 +60,7 @@ def predict(recipe: Recipe, data: Mapping[str, Any], world: World = ALONE) -> li
     Args:
         data: the gate's data.json.
         world: the processes that are to train together.
-    Raises: ConfigError if they can train none of them.
+    Raises: ConfigError if they can train none of them, or for an option that changes none.
 
     Sizes that a goal on size or latency rules out are looked at in their family's lighter form.
     """
@@ -75,6 +75,7 @@ def predict(recipe: Recipe, data: Mapping[str, Any], world: World = ALONE) -> li
                 ModelSpec.asked(family, size, data["inputs"], data["outputs"], recipe.model.options)
                 for size in wanted
             ]
+    specs = _without_idle_options(specs)
     all_of_them = _calibrated(recipe, data, specs, world)
     candidates = [one for one in all_of_them if not one.binds]
     process_bytes = resident_bytes()  # after calibration: libraries are loaded now
@@ -108,6 +109,25 @@ def _calibrated(
     shares = shares_of(specs, recipe, world)
     with ranks.alone():  # the other processes wait
         return [_calibrate(recipe, data, spec, share) for spec, share in shares]
+
+
+def _without_idle_options(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
+    """Those that a recipe's options do not change, such as bags of words, go by their plain names.
+
+    Raises: ConfigError if there are no others.
+    """
+    found = [
+        plain if spec.separable and count.count(plain) == count.count(spec) else spec
+        for spec in specs
+        for plain in [replace(spec, args={})]
+    ]
+    if not any(one.separable for one in found) and any(one.separable for one in specs):
+        raise ConfigError(
+            f"model.convolution: {found[-1].name} has no convolutions to be separable",
+            expected="a size that has some; over texts the larger ones are bags of words",
+            repair="leave model.convolution out, or choose another model.size",
+        )
+    return found
 
 
 def _lighter(recipe: Recipe, spec: ModelSpec) -> ModelSpec | None:
@@ -194,17 +214,17 @@ def _judge(
     budget = training_budget(recipe)
     settings = fill_in(recipe.train, candidate.spec, candidate.precision, budget)
     back = settings.goes_back
+    beside = candidate.share is not None and candidate.share.copies  # what comes out
     planned = memory.predict(
         candidate.spec,
         micro_batch_size=settings.micro_batch_size,
         share=candidate.share,
         precision=candidate.precision,
         optimizer=settings.optimizer,
-        copies=(settings.ema > 0) * (1 + back)
-        + (settings.keep == "best")
-        + back
-        + settings.cautious,
+        copies=(settings.ema > 0) * (1 + back) + back + settings.cautious
+        + (settings.precision in CHANGING and not settings.ema and not beside),
         moment_copies=1 + back,
+        best=settings.keep == "best",
         data_bytes=0 if settings.device == "cuda" else data["bytes"],
         # a GPU has neither; what is written of a checkpoint is copied to the CPU's memory
         process_bytes=0 if settings.device == "cuda" else process_bytes,

@@ -64,6 +64,7 @@ def predict(
     process_bytes: int,
     recompute: Recompute = "none",
     moment_copies: int = 1,
+    best: bool = False,
     share: Share | None = None,
     device: str = "cpu",
 ) -> MemoryPlan:
@@ -71,12 +72,13 @@ def predict(
 
     Args:
         micro_batch_size: examples in one forward pass.
-        copies: of the weights that are kept beside them: averaged ones, the best so far,
-            those before a step with cautious weight decay.
+        copies: of the weights that are kept beside them: averaged ones, those before a step with
+            cautious weight decay.
         process_bytes: of the interpreter with its libraries, measured on this machine.
         recompute: blocks keep only what comes in, of `selective` their products too, and one at a
             time all the rest.
         moment_copies: of the optimizer's state; two where one is kept to go back to.
+        best: whether the best weights so far are kept; they are whole, however the others lie.
         share: what that process has of the training; all of it where there is none.
         device: the type of the one that trains; a checkpoint is written from the CPU's memory.
     """
@@ -87,14 +89,15 @@ def predict(
     # backward holds the gradient that comes in and the one that goes out
     workspace = 2 * largest + round(ALLOCATOR_SHARE * (activations + 2 * largest))
     workspace = max(workspace, stepping - activations)  # which are gone when a step is taken
-    written = learned + moment_copies * moments + copies * state
+    kept = copies * state + best * whole[0]
+    written = learned + moment_copies * moments + kept
     return MemoryPlan(
         process=process_bytes,
         data=data_bytes,
         weights=learned,
         gradients=learned,
         optimizer=moment_copies * moments,
-        copies=copies * state + share.copies * whole[0],
+        copies=kept + share.copies * whole[0],
         checkpoint=written if device == "cpu" else 0,  # training goes on meanwhile
         activations=activations,
         workspace=workspace,

@@ -335,9 +335,9 @@ class World:
         return self.size == 1 or (self.layout.data == self.size and not norms)
 
     def add_up(self, model: nn.Module) -> None:
-        """Sum the gradients of processes with the same weights, behind their passes. Of pieces and
-        in a pipeline that has happened already."""
-        if self.mesh is None or self.cut or self.copies == 1 or self.layout.pipeline > 1:
+        """Sum the gradients of processes with the same weights, behind their passes. Of pieces that
+        has happened already."""
+        if self.mesh is None or self.cut or self.copies == 1:
             return
         for bucket in buckets([one.grad for one in model.parameters() if one.grad is not None]):
             together = torch.cat([one.reshape(-1) for one in bucket])

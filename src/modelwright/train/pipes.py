@@ -42,7 +42,6 @@ class Pipe(Gradient):
         }
         self._last = len(dealt.blocks) - 1 in self._stretches
         self._everywhere = [p for name, p in model.named_parameters() if name not in dealt.homes]
-        self._parameters = list(model.parameters())
         self._schedules: dict[tuple[torch.Size, ...], Schedule] = {}
         self._batch: Batch | None = None
 
@@ -89,15 +88,11 @@ class Pipe(Gradient):
         return self._enlarged * self._share(outputs, piece, self._weight(self._batch.targets))
 
     def _sum_gradients(self) -> None:
-        """Over rows and places; of what every process of the pipeline has, also over those."""
-        world = self._world
+        """Of what every process of the pipeline has, over those; World.add_up does the rest."""
         for parameter in self._everywhere:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(local(parameter.grad), group=self._dealt.group)
-        if world.copies > 1 and not world.cut:
-            for parameter in self._parameters:
-                dist.all_reduce(parameter.grad, group=world.same)
 
 
 def pieces_of(rows: int, most: int, layout: Layout) -> int:

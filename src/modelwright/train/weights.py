@@ -36,8 +36,9 @@ class Weights:
             lower_weights(self.model, all_of_them=world.cut)
         if settings.precision == "fp8-mixed":
             to_fp8(self.model)
-        recompute_blocks(self.model, settings.activation_checkpointing)
         world.place(self.model)
+        # last: it holds on to each block's forward, which places of its own may have replaced
+        recompute_blocks(self.model, settings.activation_checkpointing)
         if settings.ema:
             world.place(self.averaged)
         self.result.eval()
