@@ -22,6 +22,8 @@ STEPS, TIME = 3, 9  # places that nothing divides
 STREAM = {"kind": "stream", "vocab_size": 20, "features": 1, "length": TIME}
 TEXT = {"kind": "text", "vocab_size": 20, "max_length": 16, "features": 1}
 PICTURE = {"kind": "image", "shape": [1, 7, 7], "mean": [90.0], "std": [60.0]}
+PAIRS = {"kind": "pairs", "vocab_size": 20, "source_vocab_size": 20, "max_length": 16,
+         "length": TIME, "target_length": TIME}  # fmt: skip
 SIZE = {"dim": 64, "num_layers": 4, "dropout": 0.0}
 SPECS = {
     "language-modeling": ModelSpec(
@@ -31,7 +33,11 @@ SPECS = {
     "image-classification": ModelSpec(
         "transformer", "tiny", PICTURE, {"kind": "classes", "num_classes": 20}, SIZE
     ),
-}
+    "translation": ModelSpec(
+        "transformer", "tiny", PAIRS, {"kind": "sequence", "num_classes": 20},
+        {**SIZE, "num_layers": 1},
+    ),
+}  # fmt: skip
 
 
 def rows_of(task):
@@ -44,6 +50,8 @@ def rows_of(task):
     inputs, targets = ids[:, :-1, None].copy(), ids[:, 1:].copy()
     if task == "language-modeling":
         return Rows({"ids": inputs}, targets, [""] * 16)
+    if task == "translation":
+        return Rows({"source": ids[:, 1:], "target": ids[:, :-1]}, targets, [""] * 16)
     lengths = [1] * 7 + [8] + [1] * 7 + [8]
     short, tags = (
         ragged([row[:length] for row, length in zip(side, lengths, strict=True)])
@@ -102,6 +110,12 @@ def test_a_process_can_have_padding_alone(tmp_path):
 
 def test_a_head_that_pools_gets_all_places(tmp_path):
     assert [{26}, {26}] == same_as_alone(tmp_path, Layout(context=2), "image-classification")
+
+
+def test_blocks_compute_again_what_they_saw_of_all_places(tmp_path):
+    """What looks at the source sees it as long as all have a piece of it, the second time too."""
+    keys = {"activation_checkpointing": "full"}
+    assert [{6}, {6}] == same_as_alone(tmp_path, Layout(context=2), "translation", **keys)
 
 
 def test_norms_see_the_places_of_their_process(tmp_path):

@@ -221,7 +221,9 @@ def _judge(
         share=candidate.share,
         precision=candidate.precision,
         optimizer=settings.optimizer,
-        copies=(settings.ema > 0) * (1 + back) + back + settings.cautious
+        copies=(settings.ema > 0) * (1 + back)
+        + back
+        + settings.cautious
         + (settings.precision in CHANGING and not settings.ema and not beside),
         moment_copies=1 + back,
         best=settings.keep == "best",

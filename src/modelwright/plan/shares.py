@@ -18,7 +18,7 @@ from modelwright.core.recipe import Layout, Recipe
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.models.stretch import blocks_of
 from modelwright.train.parallel import BUCKET_BYTES, World, local, require_fit
-from modelwright.train.pipes import PIECES
+from modelwright.train.pipes import PIECES, pieces_of
 from modelwright.train.settings import Settings, fill_in, training_budget
 
 
@@ -93,6 +93,8 @@ def _share(spec: ModelSpec, task: str, settings: Settings, world: World) -> Shar
         buffers = min(BUCKET_BYTES, own) if world.copies > 1 else 0
     # of a pipeline's pieces as many are under way as it has processes, each in its own blocks
     pieces = PIECES * layout.pipeline if layout.pipeline > 1 else 1
+    if layout.pipeline > 1:
+        pieces_of(rows, min(settings.micro_batch_size, -(-rows // pieces)), layout)
     return Share(
         rows,
         -(-rows // (pieces * layout.context)),  # parts of rows, counted as whole ones

@@ -156,8 +156,12 @@ def _work(folder: Path) -> None:
     layout = json.loads((folder / "layout.json").read_bytes())
     recipe, spec = Recipe.model_validate(told["recipe"]), ModelSpec.from_json(told["spec"])
     section = recipe.train.model_copy(
-        update={"batch_size": BATCH, "micro_batch_size": layout["micro_batch_size"],
-                "device": "cpu", "compile": False}
+        update={
+            "batch_size": BATCH,
+            "micro_batch_size": layout["micro_batch_size"],
+            "device": "cpu",
+            "compile": False,
+        }
     )
     budget = Budget(steps=STEPS)
     train, valid = (load_part(folder, part) for part in ("train", "valid"))
