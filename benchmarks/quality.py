@@ -174,14 +174,22 @@ def road(case: Case, source: Path | None, out: Path, overrides: Overrides) -> di
     }  # fmt: skip
 
 
+def prepared(name: str, case: Case, data: Path, out: Path) -> Path | None:
+    """The row's data, unpacked into `out` where that is needed."""
+    if case.source is None:
+        return None
+    if case.made is None:
+        return data / case.source
+    source = out / name
+    if not source.exists():
+        unpacked = out / f"{name}.part"
+        case.made(data / case.source, unpacked)
+        unpacked.rename(source)
+    return source
+
+
 def measure(name: str, case: Case, data: Path, out: Path, seeds: int, minutes: float) -> list[Row]:
-    source = None if case.source is None else data / case.source
-    if case.made is not None and case.source is not None:
-        source = out / name
-        if not source.exists():
-            unpacked = out / f"{name}.part"
-            case.made(data / case.source, unpacked)
-            unpacked.rename(source)
+    source = prepared(name, case, data, out)
     runs = [
         road(case, source, out, {**variant, "train.seed": str(seed),
                                  "budget.train_minutes": str(minutes)})

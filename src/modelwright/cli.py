@@ -81,7 +81,7 @@ def plan(recipe: Path, *overrides: Overrides, json: Json = False) -> int:
 def init(source: str, *, to: Path | None = None, json: Json = False) -> int:
     """Look at a dataset and write a commented starter recipe.
 
-    SOURCE is "digits", an image folder (one folder per class), a folder of IDX files or an NPZ.
+    SOURCE is what a recipe's data.source takes: a file, a folder, "digits", an environment.
     """
     from modelwright import show, verbs
 
@@ -90,7 +90,7 @@ def init(source: str, *, to: Path | None = None, json: Json = False) -> int:
 
 
 def evaluate(model: Path, *, part: Literal["valid", "test"] = "valid", json: Json = False) -> int:
-    """Accuracy of a model folder on a part of its run's data, with its 95 % interval."""
+    """A model folder's metric on a part of its run's data, with its 95 % interval."""
     from modelwright import show, verbs
 
     _print(verbs.evaluate(model, part=part), json, show.evaluate)

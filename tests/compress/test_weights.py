@@ -49,12 +49,12 @@ class Rounded:
 @pytest.mark.parametrize("family", MODELS)
 def test_a_graph_answers_as_before_from_a_third_of_the_bytes(family, tmp_path):
     """Tables, products, convolutions and recurrences alike: numbers move by rounding."""
-    made = Rounded(ModelSpec(family, "base", TEXT, OUTPUTS), tmp_path)
+    made = Rounded(ModelSpec(family, "small", TEXT, OUTPUTS), tmp_path)
     batch = made_up(made.spec, 32).batch(np.arange(32))
     before, after = (one(batch)["logits"] for one in made.sessions())
 
     assert made.share() < 0.33
-    assert made.number >= 4
+    assert made.number >= 3
     assert 0 < np.abs(after - before).max() < 0.03 * np.abs(before).max()
 
 

@@ -244,6 +244,6 @@ MAKERS: dict[str, Maker] = {
         _pairs,
         {"pair": ["de", "en"], "tokens": {"vocab_size": 400}},
         needs=("tokenizers", "sacrebleu"),
-        steps=300,
+        steps=600,
     ),
 }

@@ -160,7 +160,7 @@ def test_writing_that_fails_or_lasts_says_so_in_plain_words(seconds, status):
             batcher=SimpleNamespace(closed=False), limits=SimpleNamespace(deadline_s=0.1),
             session=SimpleNamespace(write=write), writing=asyncio.Semaphore(1),
         )  # fmt: skip
-        await Served.write(served, {})
+        await Served.write(served, {}, {})
 
     with pytest.raises(Refused) as caught:
         asyncio.run(ask())

@@ -150,12 +150,12 @@ def recipe(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_training() -> Iterator[None]:
-    """Any training step is an error."""
+    """Any training is an error; the steps that the plan times are none."""
     from modelwright.train.loop import Trainer
 
-    def refuse(trainer: Any) -> float:
-        raise AssertionError("a step was trained")
+    def refuse(trainer: Any, *given: Any, **named: Any) -> None:
+        raise AssertionError("a model was trained")
 
     with pytest.MonkeyPatch.context() as context:
-        context.setattr(Trainer, "train_step", refuse)
+        context.setattr(Trainer, "run", refuse)
         yield

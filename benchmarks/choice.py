@@ -1,0 +1,68 @@
+"""Whether `model: auto` chooses as well as somebody who tries every family for as long.
+
+For each data set one run leaves the model open, and one run a family has the same total minutes;
+the figures are those of the test part, the rows those of quality.py.
+
+    python benchmarks/choice.py --data FOLDER-OF-DATA-SETS [--rows fsdd] [--minutes 5]
+"""
+
+import tempfile
+from pathlib import Path
+
+from bench import Row, arguments, at_least, finish
+from quality import CASES, Case, Overrides, prepared, road
+
+ROWS = ("fashion_mnist", "ag_news", "ett_h1", "fsdd")
+FAMILIES = ("cnn", "rnn", "transformer")
+LEAST = 0.99  # of what the best family reaches
+
+
+def mean_metric(case: Case, source: Path | None, out: Path, model: Overrides) -> float:
+    """Over the variants of a row."""
+    runs = [road(case, source, out, {**variant, **model})["metric"] for variant in case.variants]
+    return float(sum(runs) / len(runs))
+
+
+def measure(name: str, data: Path, out: Path, minutes: float) -> list[Row]:
+    case = CASES[name]
+    source = prepared(name, case, data, out)
+    budget = {"budget.train_minutes": str(minutes)}
+    auto = mean_metric(case, source, out, {**budget, "model": "auto"})
+    alone = {
+        family: mean_metric(case, source, out, {**budget, "model": f"{{family: {family}}}"})
+        for family in FAMILIES
+    }
+    assert case.floor is not None
+    if case.aim > case.floor:
+        reached = auto / max(alone.values())
+    else:
+        reached = min(alone.values()) / auto
+    return [
+        at_least(f"{name}: auto over the best family, {case.metric}", reached, LEAST),
+        Row(f"{name}: auto", round(auto, 4)),
+        *(Row(f"{name}: {family}", round(value, 4)) for family, value in alone.items()),
+        Row(f"{name}: minutes each", minutes),
+    ]
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the folder of data sets")
+    parser.add_argument("--rows", default=",".join(ROWS), help="names, with commas")
+    parser.add_argument("--minutes", type=float, help="instead of each row's own")
+    parser.add_argument("--out", type=Path, help="where the runs are kept")
+    asked = parser.parse_args()
+    names = asked.rows.split(",")
+    if unknown := [name for name in names if name not in CASES]:
+        parser.error(f"no row {', '.join(unknown)}; there are {', '.join(CASES)}")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in names:
+            own = CASES[name].minutes
+            minutes = asked.minutes or (own / 5 if asked.quick else own)
+            rows += measure(name, asked.data, asked.out or Path(temporary), minutes)
+    finish(rows, as_json=asked.json)
+
+
+if __name__ == "__main__":
+    main()
