@@ -110,3 +110,14 @@ def test_the_penalty_is_on_what_a_rating_is_made_of(model):
 def test_the_catalog_names_this_task():
     """Rating prediction is this file."""
     assert Task("ratings", "rating", rate) == TASKS["rating-prediction"]
+
+
+def test_parts_of_a_batch_weigh_by_their_places():
+    """The loss of all is the mean over places, however rows are divided among passes."""
+    outputs = torch.randn(2, 3, 2)
+    targets = torch.tensor([[1.0, 2.0, 3.0], [4.0, NO_TARGET, NO_TARGET]])
+    task = TASKS["rating-prediction"]
+    parts = [task.weight(targets[row]) * rate.loss(outputs[row], targets[row])
+             for row in (slice(0, 1), slice(1, 2))]  # fmt: skip
+
+    torch.testing.assert_close(sum(parts) / task.weight(targets), rate.loss(outputs, targets))
