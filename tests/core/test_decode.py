@@ -20,6 +20,7 @@ def recipe(task, **decode):
     ("image-classification", {"seed": 1}, "decode.seed: image-classification does not read it"),
     ("translation", {"top_k": 3}, "decode.top_k: nothing reads it"),
     ("translation", {"beam": 3, "temperature": 1}, "decode.beam: nothing reads it"),
+    ("translation", {"beam": 1, "length_penalty": 0}, "decode.length_penalty: nothing reads it"),
     ("language-modeling", {"temperature": 0, "seed": 1}, "decode.seed: nothing reads it"),
     ("translation", {"beam": 65}, "decode.beam"),
     ("translation", {"top_p": 0, "temperature": 1}, "decode.top_p"),
@@ -31,7 +32,7 @@ def test_a_key_without_effect_is_refused(task, decode, words):
 
 
 @pytest.mark.parametrize(("task", "decode"), [
-    ("translation", {"beam": 1, "length_penalty": 0.5, "max_new": 40}),
+    ("translation", {"beam": 2, "length_penalty": 0.5, "max_new": 40}),
     ("translation", {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "seed": 2}),
     ("language-modeling", {"top_k": 5, "stop": "END", "max_new": 9}),
     ("language-modeling", {"temperature": 0}),
@@ -39,7 +40,7 @@ def test_a_key_without_effect_is_refused(task, decode, words):
 def test_what_has_an_effect_is_taken(task, decode):
     """Given keys and no others."""
     assert decode == recipe(task, **decode).decode.given
-    assert () == idle(WRITES[task], decode)
+    assert {} == idle(WRITES[task], decode)
 
 
 def test_what_is_given_goes_over_what_was_shipped():

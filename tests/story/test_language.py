@@ -117,5 +117,5 @@ def test_it_writes_as_the_recipe_says(result):
     assert 20 == len(shipped["answer"])
     assert greedy == again
     assert ["to be " + shipped["answer"], "\n"] == ["".join(told[:-1]), told[-1]]
-    with pytest.raises(ConfigError, match="seed: nothing reads it where none is drawn"):
+    with pytest.raises(ConfigError, match="seed: nothing reads it where no token is drawn"):
         verbs.predict(folder, ["to be "], temperature=0, seed=1)

@@ -62,15 +62,20 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
         ) from None
 
 
-def idle(writes: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """The settings that change nothing beside the others: a search draws nothing, who draws does
-    not search.
+def idle(writes: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that change nothing beside the others, each with where that is so: a search
+    draws nothing, who draws does not search, and one text at a time is compared with no other.
 
     >>> idle("anew", {"beam": 5, "temperature": 0.7})
-    ('beam',)
+    {'beam': 'tokens are drawn (temperature above 0)'}
     """
-    draws = settings.get("temperature", TEMPERATURE[writes]) > 0
-    return tuple(name for name in (SEARCHED if draws else DRAWN) if name in settings)
+    if settings.get("temperature", TEMPERATURE[writes]) > 0:
+        found = dict.fromkeys(SEARCHED, "tokens are drawn (temperature above 0)")
+    else:
+        found = dict.fromkeys(DRAWN, "no token is drawn (temperature 0)")
+        if settings.get("beam") == 1:
+            found["length_penalty"] = "one text is followed at once (beam 1)"
+    return {name: where for name, where in found.items() if name in settings}
 
 
 def settle(
@@ -87,11 +92,8 @@ def settle(
     both = {**(shipped or {}), **checked(given)}
     unused = idle(writes, both)
     if wrong := [name for name in unused if given.get(name) is not None]:
-        draws = unused[0] in SEARCHED
         raise ConfigError(
-            f"{', '.join(wrong)}: nothing reads it "
-            + ("where tokens are drawn (temperature above 0)" if draws
-               else "where none is drawn (temperature 0)"),
-            expected=f"without it, or {'temperature 0' if draws else 'a temperature above 0'}",
-        )  # fmt: skip
+            f"{', '.join(wrong)}: nothing reads it where {unused[wrong[0]]}",
+            expected="without it, or another temperature or beam",
+        )
     return {name: value for name, value in both.items() if name not in unused}

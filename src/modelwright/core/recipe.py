@@ -409,8 +409,8 @@ class Recipe(Section):
     def _decoding_counts(self) -> "Recipe":
         given = self.decode.given
         if given and (unused := decode.idle(WRITES[self.task], given)):
-            how = "draws no token at temperature 0" if unused[0] in decode.DRAWN else "draws tokens"
-            raise ValueError(f"decode.{unused[0]}: nothing reads it, since {self.task} {how}")
+            name, where = next(iter(unused.items()))
+            raise ValueError(f"decode.{name}: nothing reads it where {where}")
         return self
 
     @model_validator(mode="after")

@@ -38,7 +38,7 @@ class Candidate:
     memory: dict[str, int] = field(default_factory=dict)  # predicted bytes, part by part
     status: str = "dropped"
     reason: str = ""
-    binds: str = ""  # the goal or budget that dropped it
+    binds: str = ""  # the goal, budget or key of train that dropped it
     rounds: list[dict[str, Any]] = field(default_factory=list)
     share: Share | None = None  # what the first of several processes has of it; not of those read
     expected: float = 0.0  # of the task's metric on valid, when FARTHEST times as much is spent
