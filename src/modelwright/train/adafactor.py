@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modelwright.train.shards import local
+
 LEAST_SCALE, LONGEST_UPDATE, DECAY = 1e-3, 1.0, -0.8  # epsilon 2, d, the exponent of beta 2
 
 
@@ -34,17 +36,19 @@ class Adafactor(torch.optim.Optimizer):
                     self._move(parameter, group["lr"], group["weight_decay"])
 
     def _move(self, parameter: Tensor, rate: float, decay: float) -> None:
-        state, gradient = self.state[parameter], _own(parameter.grad)
+        state, gradient = self.state[parameter], local(parameter.grad)
         state.setdefault("step", torch.tensor(0.0)).add_(1)
         step = state["step"].item()
-        scale = max(LEAST_SCALE, _length(_own(parameter), parameter) / math.sqrt(parameter.numel()))
+        scale = max(
+            LEAST_SCALE, _length(local(parameter), parameter) / math.sqrt(parameter.numel())
+        )
         parameter.mul_(1 - rate * decay)
         estimate = self._second_moment(parameter, gradient, step**DECAY)
         smallest = torch.finfo(parameter.dtype).eps
         update = estimate.clamp_(min=smallest * smallest).rsqrt_().mul_(gradient)
         mean_length = _length(update, parameter) / math.sqrt(parameter.numel())
         longest = max(1.0, mean_length / LONGEST_UPDATE)
-        _own(parameter).add_(update, alpha=-scale * min(rate, step**-0.5) / longest)
+        local(parameter).add_(update, alpha=-scale * min(rate, step**-0.5) / longest)
 
     def _second_moment(self, parameter: Tensor, gradient: Tensor, newest: float) -> Tensor:
         """Of this process's piece, brought up to date."""
@@ -52,7 +56,7 @@ class Adafactor(torch.optim.Optimizer):
         if parameter.ndim < 2:
             if "variance" not in state:
                 state["variance"] = torch.zeros_like(parameter)
-            own = _own(state["variance"])
+            own = local(state["variance"])
             return own.lerp_(gradient.square(), newest).clone()
         for name, dim in (("row_var", -1), ("col_var", -2)):
             squares = gradient.norm(dim=dim, keepdim=True).square_()  # no copy of the gradient
@@ -62,11 +66,6 @@ class Adafactor(torch.optim.Optimizer):
         smallest = torch.finfo(parameter.dtype).eps
         rows = rows / rows.mean(-2, keepdim=True).clamp_(min=smallest)
         return _piece(rows, parameter) * _piece(columns, parameter)
-
-
-def _own(tensor: Any) -> Tensor:
-    """This process's piece, sharing its memory."""
-    return torch.as_tensor(tensor.to_local() if hasattr(tensor, "to_local") else tensor)
 
 
 def _length(values: Tensor, parameter: Tensor) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from modelwright.core.goals import METRICS
 from modelwright.measure.quality import Quality
 from modelwright.tasks.catalog import Task
-from modelwright.train.parallel import local
+from modelwright.train.shards import local
 
 TWO_SIDED_95 = 1.96  # standard errors on each side of a 95 % interval
 Pairs = tuple[list[Tensor], list[Tensor]]

@@ -438,8 +438,3 @@ def buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
         bucket.append(one)
     if bucket:
         yield bucket
-
-
-def local(value: Tensor) -> Tensor:
-    """This process's piece of a tensor, sharing its memory."""
-    return value.to_local() if isinstance(value, DTensor) else value

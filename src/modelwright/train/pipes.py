@@ -17,8 +17,9 @@ from modelwright.core.recipe import Layout
 from modelwright.data.loader import Batch
 from modelwright.models.stretch import Stretch
 from modelwright.train.gradient import Gradient
-from modelwright.train.parallel import World, local
+from modelwright.train.parallel import World
 from modelwright.train.precision import Precision, autocast
+from modelwright.train.shards import local
 
 Schedule = Schedule1F1B | ScheduleInterleaved1F1B
 PIECES = 2  # of a batch for each process: half of them idle at its ends

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modelwright.train.shards import local
+
 BITS = 16  # of a float32 that a bfloat16 has not
 PIECE = 2**22  # values that are float32 at a time, or one parameter
 
@@ -59,8 +61,8 @@ class Rounding(torch.optim.Optimizer):
         for parameter, copy in copies.items():
             self.state[parameter] = self.inner.state[copy]
             if copy is not parameter:
-                rounded = round_by_chance(_local(copy), self._draw(parameter))
-                _local(parameter).copy_(rounded)
+                rounded = round_by_chance(local(copy), self._draw(parameter))
+                local(parameter).copy_(rounded)
         group["params"] = []
         self.inner.state.clear()  # with it go the copies
 
@@ -103,8 +105,3 @@ def round_by_chance(values: Tensor, draw: torch.Generator) -> Tensor:
     )
     bits = values.contiguous().view(torch.int32) + noise
     return (bits & -(1 << BITS)).view(torch.float32).bfloat16()
-
-
-def _local(value: Tensor) -> Tensor:
-    """This process's piece of a tensor, sharing its memory."""
-    return value.to_local() if hasattr(value, "to_local") else value

@@ -53,6 +53,11 @@ class Piece:
         }
 
 
+def local(tensor: Any) -> Tensor:
+    """This rank's piece of a Tensor or DTensor, sharing its memory."""
+    return torch.as_tensor(tensor.to_local() if hasattr(tensor, "to_local") else tensor)
+
+
 def piece_of(name: str, tensor: Tensor) -> Piece:
     """What this rank holds of a Tensor or DTensor, sharing its memory.
 
@@ -65,10 +70,10 @@ def piece_of(name: str, tensor: Tensor) -> Piece:
     if not hasattr(tensor, "__create_chunk_list__"):
         return Piece(shape, (0,) * len(shape), tensor)
     chunks = tensor.__create_chunk_list__()
-    local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
-    if len(chunks) != 1 or tuple(chunks[0].sizes) != tuple(local.shape):
+    own = local(tensor)
+    if len(chunks) != 1 or tuple(chunks[0].sizes) != tuple(own.shape):
         raise Unsupported(f"a checkpoint cannot hold {name}: a rank has several parts of it")
-    return Piece(shape, tuple(chunks[0].offsets), local)
+    return Piece(shape, tuple(chunks[0].offsets), own)
 
 
 def require_whole(name: str, boxes: Sequence[Mapping[str, Any]]) -> None:
