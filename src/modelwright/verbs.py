@@ -302,7 +302,7 @@ def layouts(
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors")
 EXTRAS = {
     "vision": ("PIL", "sklearn"),
-    "text": ("tokenizers", "sacrebleu"),
+    "text": ("tokenizers", "rensa", "sacrebleu"),
     "control": ("gymnasium",),
     "parquet": ("pyarrow",),
     "audio": ("soundfile",),

@@ -214,7 +214,7 @@ def _pairs(folder: Path) -> tuple[Path, str]:
     draw = np.random.default_rng(0)
     (folder / "pairs").mkdir()
     sides = {"de": list[str](), "en": list[str]()}
-    for number in range(120):
+    for number in range(240):
         words = draw.choice(list(WORDS), 1 + number % 5)
         sides["de"].append(" ".join(words) + ".")
         sides["en"].append(" ".join(WORDS[word] for word in words) + ".")
@@ -244,6 +244,6 @@ MAKERS: dict[str, Maker] = {
         _pairs,
         {"pair": ["de", "en"], "tokens": {"vocab_size": 400}},
         needs=("tokenizers", "sacrebleu"),
-        steps=600,
+        steps=800,
     ),
 }

@@ -85,6 +85,22 @@ def test_a_disturbed_measurement_is_used_but_not_kept(cache):
     assert [] == [path for path in cache.rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize(("others", "idle", "taken"), [(1.0, 0.0, 2), (1.0, 5.0, 1), (0.0, 0.0, 1)])
+def test_a_busy_machine_is_not_believed_for_long(cache, monkeypatch, others, idle, taken):
+    """What was slowed down by other processes, and by those alone, is taken again after a while."""
+    spent, now = iter([(0.0, 0.0), (others, idle)] * 2), [1000.0]
+    monkeypatch.setattr(hardware, "_core_seconds", lambda: next(spent))
+    monkeypatch.setattr(hardware.time, "time", lambda: now[0])
+    clock = Clock()
+    measured_once({"what": "sum"}, clock)
+    measured_once({"what": "sum"}, clock)
+    assert 1 == clock.taken
+    now[0] += hardware.BUSY_S + 1
+    measured_once({"what": "sum"}, clock)
+
+    assert taken == clock.taken
+
+
 def test_a_quiet_measurement_is_kept(cache):
     """A small spread is no reason to measure again."""
     clock = Clock(spread=1.1)

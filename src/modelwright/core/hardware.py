@@ -11,8 +11,10 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import platform
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,6 +64,7 @@ def give_back_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+BUSY_CORES, BUSY_S = 0.25, 600.0  # of other processes; how long what they slowed down is believed
 BUSY_SPREAD = 1.5  # median over minimum; on a quiet machine it is below 1.2
 
 
@@ -127,25 +130,40 @@ def measured_once(
     Args:
         what: everything that the result depends on, besides the machine.
         measure: gives the figures; one named "spread" above BUSY_SPREAD says that other work
-            disturbed it, and that it is not to be kept.
+            disturbed it, and that it is not to be kept. Where other processes left no core
+            idle, it is kept for BUSY_S only.
     """
     machine = this_machine()
     key = json.dumps({"machine": machine.to_json(), "what": what}, sort_keys=True)
     path = cache_folder() / "measured" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     try:
         entry = json.loads(path.read_bytes())
-        if entry["key"] == key:
+        if entry["key"] == key and time.time() < float(entry["until"]):
             return {name: float(value) for name, value in entry["result"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # nothing there yet, or not readable: measure
+    before, started = _core_seconds(), time.perf_counter()
     result = measure()
+    seconds = max(0.1, time.perf_counter() - started)  # the system counts in hundredths
+    others, idle = (
+        (now - then) / seconds for now, then in zip(_core_seconds(), before, strict=True)
+    )
     if result.get("spread", 1.0) > BUSY_SPREAD:
         return result
+    disturbed = others > BUSY_CORES and idle < BUSY_CORES
+    until = time.time() + BUSY_S if disturbed else math.inf
     try:
-        write_json(path, {"key": key, "result": result})
+        write_json(path, {"key": key, "until": str(until), "result": result})
     except StorageError as error:
         say(f"not kept for the next time: {error.what}")
     return result
+
+
+def _core_seconds() -> tuple[float, float]:
+    """Since the machine started: those that other processes took, and those that nobody did."""
+    every, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    busy = every.user + every.system + getattr(every, "nice", 0.0) + getattr(every, "steal", 0.0)
+    return busy - own.user - own.system, every.idle + getattr(every, "iowait", 0.0)
 
 
 def version(library: str) -> str | None:

@@ -36,9 +36,9 @@ LADDERS: dict[str, dict[str, Ladder]] = {
         "text": ladder(
             CONVOLUTIONS,
             (32, (32,), 0.0),
-            (96, (128,), 0.5),
-            (128, (), 0.5),  # base and large are bags of words: docs/experiments.md
-            (256, (), 0.5),
+            (64, (96,), 0.5),
+            (96, (), 0.5),  # base and large are bags of words: docs/experiments.md
+            (128, (), 0.5),
             learning_rate=0.003,
             weight_decay=0.05,
             warmup_steps=50,
