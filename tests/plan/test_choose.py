@@ -43,6 +43,39 @@ def test_the_largest_that_fits_goes_on(machine):
     assert "cnn-large is larger and fits too" == found["cnn-small"].reason
 
 
+def refusing(machine, monkeypatch, families):
+    """Calibration that refuses those families, as torch does a precision."""
+    measured = machine.step_seconds
+
+    def step_seconds(spec, task, settings):
+        if spec.family in families:
+            raise ConfigError(f"no {spec.family} in 16-mixed", repair="another precision")
+        return measured(spec, task, settings)
+
+    monkeypatch.setattr(choose.time, "step_seconds", step_seconds)
+
+
+def test_a_family_that_the_training_does_not_take_is_dropped(machine, monkeypatch):
+    """The others are raced; its sizes stand in the table with the reason, and no figures."""
+    refusing(machine, monkeypatch, ["rnn"])
+    found = predicted(budget={"train_minutes": 60})
+
+    assert {"cnn-large", "transformer-large"} == fits(found)
+    assert ("train", "no rnn in 16-mixed") == (found["rnn-tiny"].binds, found["rnn-tiny"].reason)
+    assert {} == found["rnn-tiny"].predicted
+
+
+def test_a_training_that_no_family_takes_is_an_error(machine, monkeypatch):
+    """Every reason once, and what to do."""
+    refusing(machine, monkeypatch, FAMILIES)
+    with pytest.raises(
+        ConfigError, match="no cnn in 16-mixed; no rnn in 16-mixed; no tr"
+    ) as caught:
+        predicted()
+
+    assert "another precision" == caught.value.repair
+
+
 def test_epoch_is_steps_times_their_time(machine):
     """1,600 rows in batches of 16 are 100 steps an epoch."""
     assert pytest.approx(0.2) == predicted()["cnn-small"].predicted["epoch_s"]

@@ -34,7 +34,7 @@ from modelwright.plan.candidate import (
 )
 from modelwright.plan.curve import expected_error
 from modelwright.plan.memory import resident_bytes
-from modelwright.plan.shares import Share, shares_of
+from modelwright.plan.shares import shares_of, together
 from modelwright.tasks.catalog import TASKS
 from modelwright.train import ranks
 from modelwright.train.journal import Record
@@ -104,11 +104,30 @@ def predict(recipe: Recipe, data: Mapping[str, Any], world: World = ALONE) -> li
 def _calibrated(
     recipe: Recipe, data: Mapping[str, Any], specs: Sequence[ModelSpec], world: World
 ) -> list[Candidate]:
-    if not specs:
-        return []
-    shares = shares_of(specs, recipe, world)
+    """Candidates with figures; those that the recipe's training does not take, with the reason.
+
+    Raises: ConfigError if it takes none.
+    """
+    found: list[Candidate] = []
+    refusals: list[ConfigError] = []
+    shares = shares_of(specs, recipe, world) if specs else []
     with ranks.alone():  # the other processes wait
-        return [_calibrate(recipe, data, spec, share) for spec, share in shares]
+        for spec, share in shares:
+            counted = count.count(spec)
+            one = Candidate(spec, counted.num_params, counted.forward_flops, counted.backward_flops)
+            found.append(one)
+            try:
+                if isinstance(share, ConfigError):
+                    one.binds = "train.layout"
+                    raise share
+                one.share = share
+                _calibrate(recipe, data, one, counted)
+            except ConfigError as error:
+                one.binds, one.reason = one.binds or "train", error.what
+                refusals.append(error)
+    if refusals and len(refusals) == len(found):
+        raise together(refusals)
+    return found
 
 
 def _without_idle_options(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
@@ -169,15 +188,14 @@ def _steps(recipe: Recipe, candidate: Candidate) -> float:
 
 
 def _calibrate(
-    recipe: Recipe, data: Mapping[str, Any], spec: ModelSpec, share: Share | ConfigError
-) -> Candidate:
-    """Count one candidate, time a few of its steps, export it once; not where it is refused."""
-    counted = count.count(spec)
-    candidate = Candidate(spec, counted.num_params, counted.forward_flops, counted.backward_flops)
-    if isinstance(share, ConfigError):
-        candidate.binds, candidate.reason = "train.layout", share.what
-        return candidate
-    candidate.share = share
+    recipe: Recipe, data: Mapping[str, Any], candidate: Candidate, counted: count.Count
+) -> None:
+    """Time a few of a candidate's steps, export it once.
+
+    Raises: ConfigError if the recipe's training does not take it.
+    """
+    spec, share = candidate.spec, candidate.share
+    assert share is not None
     show(f"plan: calibrating {spec.name}")
     auto = recipe.train.precision == "auto"
     wanted: list[Precision] = ["32-true", "bf16-mixed"] if auto else [recipe.train.precision]  # type: ignore[list-item]
@@ -204,7 +222,6 @@ def _calibrate(
         "fastest_ms": fastest_ms(recipe, spec.family, target.latency_ms),
         **({"sent_bytes": share.sent_bytes} if share.copies else {}),
     }
-    return candidate
 
 
 def _judge(

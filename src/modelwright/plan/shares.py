@@ -66,10 +66,15 @@ def shares_of(
             found.append((spec, error))
     refusals = [one for _, one in found if isinstance(one, ConfigError)]
     if len(refusals) == len(found):
-        reasons = dict.fromkeys(one.what for one in refusals)  # each of them once
-        last = refusals[-1]
-        raise ConfigError("; ".join(reasons), expected=last.expected, repair=last.repair)
+        raise together(refusals)
     return found
+
+
+def together(refusals: Sequence[ConfigError]) -> ConfigError:
+    """Every reason once, with the last one's repair."""
+    reasons = dict.fromkeys(one.what for one in refusals)
+    last = refusals[-1]
+    return ConfigError("; ".join(reasons), expected=last.expected, repair=last.repair)
 
 
 def _share(spec: ModelSpec, task: str, settings: Settings, world: World) -> Share:
