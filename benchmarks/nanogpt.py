@@ -23,10 +23,10 @@ from bench import Row, at_least
 from modelwright.core import recipe_file
 from modelwright.core.recipe import Recipe
 from modelwright.data.rows import Dataset, Ragged, Windows
-from modelwright.models.catalog import ModelSpec
+from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.stages import load
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.loop import Trainer
 from modelwright.train.precision import Precision
 from modelwright.train.settings import Budget, Settings, fill_in
 

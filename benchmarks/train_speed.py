@@ -33,11 +33,11 @@ from bench import Row, arguments, at_least, at_most, finish
 from modelwright.core.hardware import has, version
 from modelwright.core.recipe import Train
 from modelwright.data.rows import Rows, Windows
-from modelwright.models.catalog import ModelSpec
+from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.plan.choose import BF16_MARGIN
 from modelwright.plan.time import step_seconds
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.loop import Trainer, fresh_model
+from modelwright.train.loop import Trainer
 from modelwright.train.precision import Precision
 from modelwright.train.settings import Budget, Settings, fill_in
 
