@@ -39,7 +39,8 @@ def measure(family: str, size: str, steps: int) -> dict[str, tuple[float, float]
     from modelwright.plan.count import count
     from modelwright.runtime.onnx_session import OnnxSession
     from modelwright.tasks.catalog import TASKS
-    from modelwright.train.loop import Trainer, peak_memory_bytes, reset_peak_memory
+    from modelwright.train.loop import Trainer
+    from modelwright.train.peak import peak_memory_bytes, reset_peak_memory
     from modelwright.train.settings import Budget, fill_in
 
     random = np.random.default_rng(0)
