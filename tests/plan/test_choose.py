@@ -1,10 +1,12 @@
 """Which candidates are dropped and why, how the race goes, and what it costs."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from modelwright.core.errors import ConfigError, Exit, Infeasible
+from modelwright.models.catalog import MODELS
 from modelwright.plan import choose
 from modelwright.plan.candidate import Candidate, from_json
 from modelwright.train.settings import Budget, training_budget
@@ -90,6 +92,15 @@ def test_a_size_that_makes_too_few_steps_gives_way(machine):
     assert found["cnn-base"].reason.endswith("fewer than the 2,000 in which cnn-small can settle")
 
 
+def test_a_ladder_that_settles_sooner_races_a_larger_size(machine, monkeypatch):
+    """In the same 5 s, the 1,000 steps of base are enough where its ladder says so."""
+    ladders = MODELS["cnn"].ladders
+    monkeypatch.setitem(ladders, "image", replace(ladders["image"], settles_in=1000))
+    found = predicted(budget={"train_minutes": 5.0 / 60})
+
+    assert {"cnn-base", "rnn-small", "transformer-small"} == fits(found)
+
+
 def test_where_no_size_makes_enough_steps_the_smallest_is_raced(machine):
     """A budget of half a second is no refusal."""
     assert {f"{family}-tiny" for family in FAMILIES} == fits(
@@ -99,7 +110,7 @@ def test_where_no_size_makes_enough_steps_the_smallest_is_raced(machine):
 
 def test_too_few_epochs_are_a_reason(machine, monkeypatch):
     """A candidate that would see the data less than five times is dropped, with the number."""
-    monkeypatch.setattr(choose, "MIN_STEPS", 1)
+    monkeypatch.setattr(choose, "_settles", lambda recipe, candidate: True)
     found = predicted(budget={"train_minutes": 3.0 / 60})  # 3 s: 15 epochs of small, 3.75 of large
 
     assert {f"{family}-base" for family in FAMILIES} == fits(found)

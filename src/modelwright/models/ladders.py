@@ -365,6 +365,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             (192, 5, 0.05),
             (320, 6, 0.1),
             every={"mlp_ratio": 4, "activation": "relu2", "qk_norm": True, "zero_init": True},
+            settles_in=1000,
             optimizer="muon",
             batch_size=32,
             learning_rate=5e-3,

@@ -9,6 +9,7 @@ NAMES = ("tiny", "small", "base", "large")
 CONVOLUTIONS = "dim inner dropout"
 RECURRENCE = "embed_dim hidden_dim num_layers dropout"
 ATTENTION = "dim num_layers dropout"
+SETTLES_IN = 2000
 
 
 @dataclass(frozen=True)
@@ -18,18 +19,21 @@ class Ladder:
     Args:
         sizes: arguments of each size, from tiny to large.
         train: defaults of the recipe's train section.
+        settles_in: steps; with fewer, a smaller size gets further (docs/experiments.md).
     """
 
     sizes: dict[str, dict[str, Any]]
     train: dict[str, Any]
+    settles_in: int = SETTLES_IN
 
 
 def ladder(
-    names: str, *sizes: Sequence[Any], every: Mapping[str, Any] | None = None, **train: Any
-) -> Ladder:
+    names: str, *sizes: Sequence[Any], every: Mapping[str, Any] | None = None,
+    settles_in: int = SETTLES_IN, **train: Any,
+) -> Ladder:  # fmt: skip
     """A ladder from one row of arguments a size, and those that `every` size has."""
     rows = [{**dict(zip(names.split(), size, strict=True)), **(every or {})} for size in sizes]
-    return Ladder(dict(zip(NAMES, rows, strict=True)), train)
+    return Ladder(dict(zip(NAMES, rows, strict=True)), train, settles_in)
 
 
 def towers(image: str, text: str, *sizes: tuple[Any, Any], **train: float) -> Ladder:

@@ -45,7 +45,6 @@ from modelwright.train.settings import Budget, fill_in, training_budget
 
 MIN_EPOCHS = 5.0  # seeing the data less often than this, a larger model loses to a smaller one
 ACTING_SIZES = 2  # from the smallest on, where a model is called for every step of an episode
-MIN_STEPS = 2000  # with fewer, a smaller model gets further (docs/experiments.md)
 LOOKS = 3  # points of the learning curve in each slice
 # times of what is spent that a curve is followed; a power law promises more than can be had
 FARTHEST, AHEAD = 4, "once four times as much is spent"
@@ -88,12 +87,12 @@ def predict(recipe: Recipe, data: Mapping[str, Any], world: World = ALONE) -> li
     }
     for candidate in lighter:
         _judge(recipe, data, candidate, process_bytes)
-        slow = _steps(recipe, candidate) < MIN_STEPS and candidate.spec.family not in without
+        slow = not _settles(recipe, candidate) and candidate.spec.family not in without
         if candidate.status == "fits" and slow:
             candidate.binds, candidate.status = "budget.train_minutes", "dropped"
             candidate.reason = (
                 f"would make {_steps(recipe, candidate):,.0f} steps in the budget; the "
-                f"{MIN_STEPS:,} in which it can settle are needed"
+                f"{candidate.spec.ladder.settles_in:,} in which it can settle are needed"
             )
     for among in (candidates, lighter):
         for family in MODELS:
@@ -164,7 +163,7 @@ def _keep_one(recipe: Recipe, candidates: Sequence[Candidate]) -> None:
     if fits:
         # one that also has to be pruned is worth training only where int8 alone saves none
         small = [one for one in fits if _small_in_int8(recipe, one)] or fits[:1]
-        settled = [one for one in small if _steps(recipe, one) >= MIN_STEPS] or small[:1]
+        settled = [one for one in small if _settles(recipe, one)] or small[:1]
         kept = settled[-1]
         for other in fits:
             if other is kept:
@@ -175,7 +174,7 @@ def _keep_one(recipe: Recipe, candidates: Sequence[Candidate]) -> None:
             elif other in small:
                 other.reason = (
                     f"would make {_steps(recipe, other):,.0f} steps in the budget, fewer than the "
-                    f"{MIN_STEPS:,} in which {kept.spec.name} can settle"
+                    f"{kept.spec.ladder.settles_in:,} in which {kept.spec.name} can settle"
                 )
             else:
                 other.reason = f"{kept.spec.name} meets the size goal without pruning"
@@ -185,6 +184,10 @@ def _steps(recipe: Recipe, candidate: Candidate) -> float:
     """Training steps in a budget of minutes; a budget of steps is nobody's to judge."""
     minutes = recipe.budget.train_minutes
     return math.inf if minutes is None else 60 * minutes / candidate.predicted["step_s"]
+
+
+def _settles(recipe: Recipe, candidate: Candidate) -> bool:
+    return _steps(recipe, candidate) >= candidate.spec.ladder.settles_in
 
 
 def _calibrate(
