@@ -107,7 +107,8 @@ CASES: dict[str, Case] = {
         overrides={**NOVELS, "data.tokens": "{unit: bpe}"},
     ),
     "fsdd": Case(
-        "spoken_digits.yaml", "fsdd/recordings.tar.gz", "accuracy", 0.975, 0.99, made=fsdd
+        "spoken_digits.yaml", "fsdd/recordings.tar.gz", "accuracy", 0.975, 0.99, minutes=2,
+        made=fsdd,
     ),
     "bccd": Case(
         "blood_cells.yaml", "bccd/BCCD.tar.gz", "ap50", 0.72, 0.82, minutes=20, made=bccd
@@ -140,9 +141,12 @@ CASES: dict[str, Case] = {
         "translation.yaml", "multi30k", "bleu", 27, 32, minutes=20,
         overrides={"model": "{family: rnn, size: base}"},
     ),
-    "movielens": Case("movies.yaml", "movielens_100k", "ndcg_at_10", 0.06, 0.09),
+    "movielens": Case(
+        "movies.yaml", "movielens_100k/u.data.gz", "ndcg_at_10", 0.06, 0.09, minutes=2,
+        overrides={"data.interactions.names": "u.item.gz"},
+    ),
     "movielens_ratings": Case(
-        "film_ratings.yaml", "movielens_100k", "rmse", 0.925, 0.910, minutes=2,
+        "film_ratings.yaml", "movielens_100k", "rmse", 0.925, 0.910, minutes=0.75,
         variants=FOLDS, made=movielens_ratings,
     ),
     "cartpole": Case("cartpole.yaml", None, "mean_return", 475, 500, minutes=1),

@@ -6,13 +6,17 @@ import os
 import signal
 import types
 
+import numpy as np
 import pytest
 import torch
 
 from modelwright.core.errors import ConfigError, Exit, TrainingFailed
+from modelwright.measure.quality import Quality
 from modelwright.models.catalog import MODELS
+from modelwright.tasks.catalog import TASKS
 from modelwright.train import checkpoint, gradient, journal, loop
 from modelwright.train.guards import StopRequested
+from modelwright.train.keep import was_clearly_better
 from modelwright.train.settings import OWN_DEFAULTS, Budget
 
 from .conftest import differing, rows, settings_of, trainer_of, weights_of
@@ -203,15 +207,28 @@ def test_weights_that_were_clearly_better_come_back(tmp_path, keep):
 
 
 def test_a_lead_by_chance_is_none(tmp_path):
-    """An earlier look that was better by less than a standard error changes nothing."""
+    """An earlier look that is not clearly better on the same rows changes nothing."""
     trainer = trainer_of(tmp_path / "a", learning_rate=0.02)
     trainer.run()
     before = weights_of(trainer)
+    trainer._best = trainer.result.state_dict()
     trainer.best_value = trainer.evaluate().value + 0.01
     trainer.finish()
 
     assert not trainer.went_back
     assert [] == differing(before, weights_of(trainer))
+
+
+@pytest.mark.parametrize(("better", "clearly"), [(0.0, False), (0.001, True), (-0.001, False)])
+def test_a_small_lead_in_every_row_is_clear(better, clearly):
+    """Rows are compared in pairs: what all of them say counts, however far apart they lie."""
+    squares = np.random.default_rng(0).uniform(0.0, 10.0, 200)
+
+    def quality(less: float) -> Quality:
+        table = np.stack([np.ones(200), squares - less, np.zeros(200)], axis=1)
+        return Quality("mse", TASKS["forecasting"].values(table), 0.0, 0.0, table, {}, squares)
+
+    assert clearly == was_clearly_better(quality(better), quality(0.0), TASKS["forecasting"])
 
 
 def test_evaluating_changes_no_step(tmp_path):

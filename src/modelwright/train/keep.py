@@ -1,16 +1,14 @@
 """Which weights come out: averages over steps, or those of an earlier look that led clearly."""
 
-import math
-
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from modelwright.core.goals import METRICS
-from modelwright.measure.quality import Quality
+from modelwright.measure.quality import Quality, bootstrap
 from modelwright.tasks.catalog import Task
 from modelwright.train.shards import local
 
-TWO_SIDED_95 = 1.96  # standard errors on each side of a 95 % interval
 Pairs = tuple[list[Tensor], list[Tensor]]
 
 
@@ -25,6 +23,11 @@ def pairs(averaged: nn.Module, model: nn.Module) -> Pairs:
     return [pair[0] for pair in floats], [pair[1] for pair in floats]
 
 
+def copied(model: nn.Module) -> dict[str, Tensor]:
+    """Its tensors of now, by name."""
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
 def move_average(both: Pairs, decay: float, step: int) -> None:
     """One step of an exponential average; a young one forgets faster."""
     averaged, current = both
@@ -33,16 +36,13 @@ def move_average(both: Pairs, decay: float, step: int) -> None:
     torch._foreach_lerp_(averaged, current, 1 - min(decay, step / (step + 9)))
 
 
-def was_clearly_better(best_value: float, found: Quality, task: Task, rows: int) -> bool:
-    """Whether an earlier look's metric leads by more than one standard error: smaller leads are
-    mostly chance.
-
-    Args:
-        found: of the last weights, on all of valid.
-        rows: the first ones, which every look saw.
-    """
-    seen = found.statistics[:rows]
-    standard_error = (found.high - found.low) / (2 * TWO_SIDED_95)
-    standard_error *= math.sqrt(found.rows / len(seen))
+def was_clearly_better(earlier: Quality, last: Quality, task: Task) -> bool:
+    """Whether the weights of an earlier look lead on the same rows by more than chance explains:
+    the 95 % interval of the difference, rows drawn in pairs, lies above nothing."""
     error = METRICS[task.look].error
-    return error(task.values(seen)[task.look]) - error(best_value) > standard_error
+
+    def lead(counts: np.ndarray) -> float:
+        before, now = (task.values(one.statistics, counts)[task.look] for one in (earlier, last))
+        return error(now) - error(before)
+
+    return bootstrap(last.rows, lead, last.units)[0] > 0

@@ -33,7 +33,7 @@ from modelwright.train.device import Batches, of_process
 from modelwright.train.gradient import Gradient, loss_of, seed_draws
 from modelwright.train.guards import Guard, Signals, State, StopRequested, catch_signals
 from modelwright.train.journal import Journal, Record
-from modelwright.train.keep import was_clearly_better
+from modelwright.train.keep import copied, was_clearly_better
 from modelwright.train.optimizers import clip_, make_optimizer
 from modelwright.train.out_of_memory import MicroBatch
 from modelwright.train.parallel import ALONE, World
@@ -274,7 +274,7 @@ class Trainer:
         self.journal.write(self.step, self.elapsed, _named(found))
         if self.settings.keep == "best" and self._better(found.value, self.best_value):
             self.best_value = found.value
-            self._best = {k: value.clone() for k, value in self.result.state_dict().items()}
+            self._best = copied(self.result)
 
     def _better(self, value: float, than: float | None) -> bool:
         error = METRICS[self.task.look].error
@@ -307,15 +307,21 @@ class Trainer:
     def _chosen(self, found: Quality) -> Quality:
         """Which weights come out (`result`), and how good they are on all of valid.
 
-        Those of an earlier look come back if they were clearly better.
+        Those of an earlier look come back if they are clearly better there.
         """
-        if self.best_value is not None and was_clearly_better(
-            self.best_value, found, self.task, self.curve_rows
-        ):
+        seen = self.task.values(found.statistics[: self.curve_rows])[self.task.look]
+        if self.best_value is not None and self._better(self.best_value, seen):
+            last = copied(self.result)
             self.result.load_state_dict(self._best)
-            self.went_back = True
-            found = self.evaluate(thorough=False)
+            earlier = self.evaluate(thorough=False)
+            self.went_back = self._leads(earlier, found)
+            if self.went_back:
+                return earlier
+            self.result.load_state_dict(last)
         return found
+
+    def _leads(self, earlier: Quality, last: Quality) -> bool:
+        return was_clearly_better(earlier, last, self.task)
 
     def _spent(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:
         if limit.steps is not None:

@@ -211,17 +211,8 @@ class Learner(Trainer):
     def _better(self, value: float, than: float | None) -> bool:
         return than is None or value >= than  # of those that reach the limit, the last
 
-    def _chosen(self, found: Quality) -> Quality:
-        """Of the last weights and those that looked best, what is no worse on all of valid."""
-        if self._best:
-            last = _copied(self.result)
-            self.result.load_state_dict(self._best)
-            best = self.evaluate()
-            self.went_back = best.value > found.value
-            if self.went_back:
-                return best
-            self.result.load_state_dict(last)
-        return found
+    def _leads(self, earlier: Quality, last: Quality) -> bool:
+        return earlier.value > last.value
 
     def _spent(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:
         return self.solved or super()._spent(limit, first_step, first_elapsed)
@@ -242,7 +233,3 @@ class Learner(Trainer):
         super()._take_up(position, {})  # no guard of an acting task keeps tensors
         self.solved = bool(position["solved"])
         self.algorithm.take_up(position["algorithm"], tensors)
-
-
-def _copied(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
