@@ -201,6 +201,7 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     return {
         "steps": trainer.step,
         "training_seconds": trainer.elapsed,
+        "examples": trainer.step * settings.batch_size,
         "digest": artifact.digest,
         **found,
     }
