@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 
 from bench import Row, arguments, at_least, finish
-from quality import CASES, Case, Overrides, prepared, road
+from cases import CASES, Case, Overrides
+from quality import prepared, road
 
 ROWS = ("fashion_mnist", "ag_news", "ett_h1", "fsdd")
 FAMILIES = ("cnn", "rnn", "transformer")
