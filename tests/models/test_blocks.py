@@ -8,6 +8,7 @@ from modelwright.compress.prune import prune
 from modelwright.core.errors import ConfigError, Unsupported
 from modelwright.models.carried import Carried
 from modelwright.models.catalog import ModelSpec, build, examples
+from modelwright.models.embed import TokenEmbed
 from modelwright.models.layers import (
     ACTIVATIONS,
     NORMS,
@@ -181,3 +182,14 @@ def test_small_parts_cost_no_products(args):
 
     assert plain.forward_flops == more.forward_flops
     assert (2 if "embed_skip" in args else 0) == more.num_params - plain.num_params
+
+
+@pytest.mark.parametrize(("whole", "hidden"), [(True, True), (False, False)])
+def test_whole_tokens_are_dropped_where_that_is_asked_for(whole, hidden):
+    """A text in classes does without some of its words; what comes next hangs on each letter."""
+    torch.manual_seed(0)
+    embed = TokenEmbed(10, 64, dropout=0.5, whole=whole).train()
+    vectors, _ = embed(torch.ones(1, 100, 1, dtype=torch.int64))
+
+    assert hidden == bool((vectors == 0).all(-1).any())
+    assert (vectors == 0).any()

@@ -83,10 +83,16 @@ class TokenEmbed(nn.Module):
     word (docs/experiments.md; Iyyer et al. 2015, "Deep unordered composition", section 2.2).
 
     ids: (batch, time, features) int64 -> (batch, time, dim)
+
+    Args:
+        whole: False drops single values only: what comes next hangs on each of the last tokens.
     """
 
-    def __init__(self, vocab_size: int, dim: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, vocab_size: int, dim: int, *, dropout: float = 0.0, whole: bool = True
+    ) -> None:
         super().__init__()
+        self.whole = whole
         self.vectors = nn.Embedding(vocab_size, dim, padding_idx=PAD)
         nn.init.normal_(self.vectors.weight, std=dim**-0.5)
         with torch.no_grad():
@@ -97,7 +103,9 @@ class TokenEmbed(nn.Module):
         return self.dropped(self.vectors(ids).sum(2)), ids[..., 0] != PAD
 
     def dropped(self, vectors: Tensor) -> Tensor:
-        """While training, without some values and some whole places."""
+        """While training, without some values, and some whole places."""
+        if not self.whole:
+            return torch.as_tensor(self.dropout(vectors))
         whole = self.dropout(torch.ones_like(vectors[..., :1]))
         return torch.as_tensor(self.dropout(vectors) * whole)
 
@@ -285,7 +293,10 @@ EMBEDS: dict[str, Embed] = {
         ),
         None,
     ),
-    "stream": _TOKENS,
+    "stream": Embed(
+        _TOKENS.inputs,
+        lambda own, dim, dropout: TokenEmbed(own["vocab_size"], dim, dropout=dropout, whole=False),
+    ),
     "items": _TOKENS,
     "ratings": Embed(
         _TOKENS.inputs,
