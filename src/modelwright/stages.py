@@ -57,6 +57,8 @@ def gate(run: Run, recipe: Recipe) -> dict[str, Any]:
     folder = run.stage_folder("gate")
     folder.mkdir(exist_ok=True)
     data, report = checks.check(load(recipe), recipe.data)
+    task = TASKS[recipe.task]
+    report["format"] = data_catalog.format_of(recipe.data, task.inputs, task.outputs)
     write_json(folder / "data.json", report)
     for finding in report["findings"]:
         say(f"gate: {finding['text']}" + (" (waived)" if finding["waived"] else ""))
@@ -381,10 +383,19 @@ def _manifest_fields(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
     return {
         "task": recipe.task,
         "labels": data["labels"] or own,
-        "preprocess": {**kind.preprocess(data["inputs"]), "files": data["files"]},
+        "preprocess": {**kind.preprocess(data["inputs"]), "files": data["files"], **_read(recipe, data)},
         "target": recipe.target.model_dump(),
         **({"decode": own} if (own := recipe.decode.given) else {}),
     }
+
+
+def _read(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
+    """How the files of texts were read, for those that the model will be asked about."""
+    if not (column := data_catalog.KINDS[data["inputs"]["kind"]].column):
+        return {}
+    own = getattr(recipe.data.columns, column)
+    columns = list(own) if isinstance(own, tuple) else [own]
+    return {"columns": columns, **({"format": data["format"]} if "format" in data else {})}
 
 
 def _write_infeasible(

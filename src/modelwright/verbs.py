@@ -3,9 +3,7 @@
 Each gives a plain dict, the same that `--json` prints (docs/reference/commands.md).
 """
 
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,7 @@ from modelwright.core.hardware import has, this_machine, version
 from modelwright.core.progress import say
 from modelwright.core.recipe import Recipe
 from modelwright.core.run import STAGES, Run
-from modelwright.data import catalog as data_catalog
-from modelwright.data import checks, drawing
+from modelwright.data import asked, checks, drawing
 from modelwright.data.rows import load_part
 from modelwright.plan import choose
 from modelwright.stages import STEPS, load
@@ -161,15 +158,17 @@ def predict(
             where it takes items, a user's history: ids or names divided by commas, oldest first;
             where it acts, what is observed: numbers divided by commas.
             A language model goes on with a text, or with a whole file. "-" is what stands on
-            the standard input.
+            the standard input. Files are read as those that the model was trained on (data/asked).
         texts: for each picture to choose from; of one text the pictures come the nearest first.
-        draw: folder for each picture with the boxes found in it, as PNG; of detectors.
+        draw: folder for drawings: of detectors each picture with the boxes found in it, as PNG; of
+            forecasts each series and how it goes on, as SVG.
         told: called with each piece of a text that is written, as it comes, and with a line's end
             behind it.
         options: of models that write, as in the recipe's section decode, in place of what the
             model was shipped with; of transcription: beam_width.
     Returns: "answers", each with its file or text, the answer, and what belongs to it by task,
-        such as probabilities, most likely first; "failed", what cannot be read, with the reason.
+        such as probabilities, most likely first; "failed", what cannot be read, with the reason,
+        and where it is known with what was expected and a repair.
     Raises: ConfigError for `texts`, `draw` or an option that a model has no use for.
     """
     from modelwright.models.heads import HEADS
@@ -180,24 +179,24 @@ def predict(
     check_options(artifact, options)
     task = artifact.manifest["task"]
     if draw is not None:
-        drawing.require(TASKS[task].outputs, task)
-    kind = data_catalog.KINDS[artifact.manifest["model"]["inputs"]["kind"]]
+        drawing.require(TASKS[task].outputs, task, Path(draw))
     session = open_session(artifact)
     answers: list[dict[str, Any]] = []
     failed = []
-    for name, content in _items(inputs, kind):
+    for one in asked.asked(inputs, asked.reader(artifact.manifest)):
         try:
-            own = content if isinstance(content, bytes) else content.read_bytes()
-            found = answer(session, artifact, own, options, texts=texts, told=told)
-        except (OSError, DataError) as error:
-            reason = error.what if isinstance(error, DataError) else error.strerror
-            failed.append({"file": name, "reason": reason})
+            if one.problem is not None:
+                raise one.problem
+            found = answer(session, artifact, one.content, options, texts=texts, told=told)
+        except DataError as error:
+            said = {"reason": error.what, "expected": error.expected, "repair": error.repair}
+            failed.append({"file": one.name, **{key: own for key, own in said.items() if own}})
             continue
         if told is not None and HEADS[TASKS[task].outputs].writes:
             told("\n")
         if draw is not None:
-            found["drawn"] = str(drawing.write(Path(draw), name, own, found["boxes"]))
-        answers.append({"file": name, **found})
+            found["drawn"] = str(_draw(Path(draw), one, found))
+        answers.append({"file": one.name, **found})
     if len(texts) == 1:
         answers.sort(key=lambda one: -one["ranking"][0]["score"])
     return {"artifact": str(artifact.folder), "answers": answers, "failed": failed}
@@ -367,27 +366,11 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def _items(
-    inputs: Sequence[str | Path], kind: data_catalog.Kind
-) -> Iterator[tuple[str, Path | bytes]]:
-    """What to answer, by name: files, and texts where the model takes them."""
-    for one in inputs:
-        path = Path(one)
-        if str(one) == "-" and kind.texts:
-            content = sys.stdin.read()
-            for text in content.splitlines() if kind.lines else [content]:
-                yield text, text.encode()
-        elif os.path.isdir(one):  # noqa: PTH112 - a text may be too long for a path
-            found = [
-                file for file in sorted(path.rglob("*")) if file.suffix.lower() in kind.suffixes
-            ]
-            if not found:
-                raise DataError(f"no file {', '.join(kind.suffixes)} in {path}")
-            yield from ((str(file), file) for file in found)
-        elif not kind.texts or (os.path.isfile(one) and not kind.lines):  # noqa: PTH113
-            yield str(path), path
-        elif os.path.isfile(one):  # noqa: PTH113
-            for line in path.read_text(encoding="utf-8").splitlines():
-                yield line, line.encode()
-        else:
-            yield str(one), str(one).encode()
+def _draw(folder: Path, one: asked.Asked, found: Mapping[str, Any]) -> Path:
+    """Where the drawing of an answer was put."""
+    if "boxes" in found:
+        return drawing.write(folder, one.name, ".png", drawing.boxes(one.content, found["boxes"]))
+    from modelwright.report.forecast import picture
+
+    shown = picture(Path(one.name).name, found["before"], found["answer"])
+    return drawing.write(folder, one.name, ".svg", shown.encode())

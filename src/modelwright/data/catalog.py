@@ -239,6 +239,11 @@ def load(section: recipe.Data, kind: str = "image", answer: str = "classes") -> 
     return dataset(made.parts, labels, section.source, findings, made.inputs, outputs, files)
 
 
+def format_of(section: recipe.Data, kind: str, answer: str) -> str:
+    """The row of SOURCES that reads a recipe's data, arguments and errors as of `load`."""
+    return _recognise(section, kind, answer)[0]
+
+
 def recognise(section: recipe.Data) -> Source:
     """What the data looks like, whatever the task.
 

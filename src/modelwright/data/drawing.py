@@ -1,4 +1,4 @@
-"""Pictures with what was found in them: boxes and their labels, drawn for people."""
+"""What was answered, drawn for people: boxes and their labels on a picture, and where it goes."""
 
 import io
 import itertools
@@ -20,26 +20,34 @@ def color(label: str) -> str:
     return COLORS[zlib.crc32(label.encode()) % len(COLORS)]
 
 
-def require(answer: str, task: str) -> None:
-    """Raises: ConfigError where a task's answers are no boxes."""
-    if answer != "boxes":
+DRAWN = {"boxes": "detection", "horizon": "forecasting"}  # kinds of answers -> whose they are
+
+
+def require(answer: str, task: str, folder: Path) -> None:
+    """Raises: ConfigError where a task's answers cannot be drawn, or not into that folder."""
+    if answer not in DRAWN:
         raise ConfigError(
-            f"predict: there are no boxes to draw with {task}",
-            expected="a model for detection",
+            f"predict: there is nothing to draw with {task}",
+            expected=f"a model for {' or '.join(DRAWN.values())}",
             repair="leave draw out",
+        )
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(
+            f"predict: {folder} is a file, and drawings go into a folder",
+            expected="a folder, there or not",
+            repair="name another with draw",
         )
 
 
-def write(folder: Path, name: str, content: bytes, found: Sequence[Mapping[str, Any]]) -> Path:
-    """Where in the folder the picture of that name was drawn; a name that is taken gets a number.
+def write(folder: Path, name: str, suffix: str, content: bytes) -> Path:
+    """Where in the folder a drawing of that name was put; a name that is taken gets a number.
 
-    Raises: as `boxes`; StorageError when the disk refuses.
+    Raises: StorageError when the disk refuses.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     stem = Path(name).stem
-    names = (f"{stem}{f'-{turn}' if turn else ''}.png" for turn in itertools.count())
+    names = (f"{stem}{f'-{turn}' if turn else ''}{suffix}" for turn in itertools.count())
     path = next(folder / own for own in names if not (folder / own).exists())
-    write_bytes(path, boxes(content, found))
+    write_bytes(path, content)
     return path
 
 

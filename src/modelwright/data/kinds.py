@@ -36,6 +36,7 @@ class Kind:
     read_input: what a person brings (a file's bytes, a text) as a batch of one.
     suffixes: of the files that hold one; lines: whether each line of a file is one.
     texts: whether what is no file is one itself.
+    column: of a table with a text in each row, the key of data.columns that names it.
     tokens: what a person brings, cut into what answers are about: words, items; of a picture, how
         large it is.
     keep: what of the labels must travel with the model, by name.
@@ -50,6 +51,7 @@ class Kind:
     suffixes: tuple[str, ...]
     lines: bool = False
     texts: bool = False
+    column: str = ""
     tokens: Callable[[bytes, Mapping[str, Any], Mapping[str, bytes]], list[str]] = (
         lambda content, inputs, files: []
     )
@@ -131,6 +133,7 @@ KINDS: dict[str, Kind] = {
         (".txt",),
         lines=True,
         texts=True,
+        column="source",
         starter=parallel.starter,
     ),
     "stream": Kind(
@@ -147,6 +150,7 @@ KINDS: dict[str, Kind] = {
         tables.TABLE_SUFFIXES,
         lines=True,
         texts=True,
+        column="text",
         tokens=text.tokens,
     ),
     "image": Kind(

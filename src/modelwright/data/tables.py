@@ -20,21 +20,32 @@ MAX_TEXT_BYTES = 2**24  # of one text
 
 def table_suffix(path: Path) -> str:
     """The suffix without .gz, if it is one of TABLE_SUFFIXES."""
-    suffix = Path(path.name.removesuffix(".gz")).suffix
-    if suffix == parquet.SUFFIX != path.suffix:
+    name = path.name.lower()
+    suffix = Path(name.removesuffix(".gz")).suffix
+    if suffix == parquet.SUFFIX and name.endswith(".gz"):
         return ""  # packed inside already
     return suffix if suffix in TABLE_SUFFIXES else ""
 
 
 def open_text(file: Path) -> IO[str]:
     """A UTF-8 file, plain or .gz, as text."""
-    opener = gzip.open if file.suffix == ".gz" else open
+    opener = gzip.open if file.suffix.lower() == ".gz" else open
     return opener(file, "rt", encoding="utf-8-sig", newline="")
 
 
-def records(file: Path, wanted: Sequence[str | int]) -> Iterator[tuple[str, ...]]:
+NAMED = (
+    "name the columns with data.columns, such as {text: …, label: …}; "
+    "numbers count from 0 in files without a first line of names"
+)
+
+
+def records(
+    file: Path, wanted: Sequence[str | int], repair: str = NAMED
+) -> Iterator[tuple[str, ...]]:
     """Place and columns of each row, by name or by number.
 
+    Args:
+        repair: what to do where a column is not there.
     Raises: DataError naming file and line of what cannot be read.
     """
     named = any(isinstance(name, str) for name in wanted)
@@ -52,8 +63,7 @@ def records(file: Path, wanted: Sequence[str | int]) -> Iterator[tuple[str, ...]
                 raise DataError(
                     f"{file}, line {line}: there is no column {name!r}",
                     expected=did_you_mean(str(name), known),
-                    repair="name the columns with data.columns, such as {text: …, label: …}; "
-                    "numbers count from 0 in files without a first line of names",
+                    repair=repair,
                 )
             values.append(str(value))
         yield f"{file.name} line {line}", *values

@@ -30,6 +30,7 @@ VOCABULARY = "vocabulary.json"  # in the data's and in the model's folder
 NOTHING, UNKNOWN = 0, 1  # ids of padding and of a token that train does not hold
 VOCAB_SIZE = 30_000  # ids of each kind of feature, where the recipe does not say
 LEAST_SEEN = 2  # times in train, from which a feature has an id
+JOINT = "\x1f"  # the unit separator: between words that came divided, and stay so
 WORDS = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af]")
 
@@ -205,13 +206,17 @@ def _joint(tokens: Iterable[str]) -> str:
 
 
 def split(text: str, unit: str) -> list[str]:
-    """The tokens of a text: words and punctuation, blanks between them, or characters.
+    """The tokens of a text: words and punctuation, blanks between them, or characters; where it
+    holds JOINT, what stands between.
 
     >>> split("It's 5°!", "words")
     ["It's", '5', '°', '!']
     >>> split("好…", "characters")
     ['好', '...']
     """
+    if JOINT in text:
+        own = unicodedata.normalize("NFC", text).split(JOINT)
+        return [unicodedata.normalize("NFKC", one) for one in own if one.strip()]
     if unit == "words":
         return WORDS.findall(unicodedata.normalize("NFKC", text))
     whole = unicodedata.normalize("NFC", text)
@@ -367,9 +372,12 @@ def read_input(
 ) -> dict[str, npt.NDArray[Any]]:
     """One text as a batch of one.
 
-    Raises: DataError if it is not UTF-8.
+    Raises: DataError if it is empty or not UTF-8.
     """
-    return {"ids": _vocabulary(files[VOCABULARY]).ids(tokens(content, inputs))[None]}
+    found = tokens(content, inputs)
+    if not found:
+        raise DataError("the text is empty", expected="a word or more")
+    return {"ids": _vocabulary(files[VOCABULARY]).ids(found)[None]}
 
 
 @functools.lru_cache(maxsize=4)

@@ -67,9 +67,18 @@ def answer(
     outputs = outputs_of(session, batch, task, options if writes else {}, follow)
     how = {} if writes else options
     said: dict[str, Any] = task.logic.answer(kind.row(outputs), artifact.labels, tokens, **how)
+    said |= beside(described, batch)
     if told is not None and writes:
         told(said["answer"].removeprefix(shown))
     return said
+
+
+def beside(inputs: Mapping[str, Any], batch: Arrays) -> dict[str, Any]:
+    """What of the question belongs beside its answer: of a forecast the values before it."""
+    if inputs["kind"] != "series":
+        return {}
+    window = batch["window"][0]
+    return {"before": {name: window[:, n].tolist() for n, name in enumerate(inputs["channels"])}}
 
 
 def outputs_of(

@@ -5,7 +5,7 @@ Nothing here knows of requests: app.py has the route.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +15,22 @@ from modelwright.core.artifact import Artifact
 from modelwright.core.decode import settle
 from modelwright.core.errors import ConfigError, DataError, MissingExtra
 from modelwright.core.signature import Signature
-from modelwright.data import audio
+from modelwright.data import audio, language
 from modelwright.data.catalog import KINDS
 from modelwright.data.image import MAX_PIXELS
 from modelwright.models.heads import HEADS
+from modelwright.runtime.answering import beside
+from modelwright.runtime.catalog import WritingSession
+from modelwright.runtime.decode import Writing
+from modelwright.runtime.generate import scores_of, written
 from modelwright.serve.limits import Refused
 from modelwright.tasks.catalog import TASKS
 
 Arrays = Mapping[str, np.ndarray]
 GZIP = b"\x1f\x8b"  # a small one can unpack to more than the memory holds
 PADDING = 8  # clients may fill rows up to a multiple of it
+MOST_BEAMS = 64  # texts that the search of a transcription may keep for a stranger
+TEXTS = ("stop",)  # of what a request may say; everything else is a number
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ MEDIA = {
         f"{MAX_PIXELS:,} pixels",
     ),
     "image_text": Medium("picture with texts", ("application",), ""),
-    "text": Medium("text", ("text",), "this is no text: send UTF-8", 2**16),
+    "text": Medium("text", ("text",), "", 2**16),
     "audio": Medium(
         "recording", ("audio", "application"),
         "this file cannot be read as a recording: send a whole WAV or FLAC file of at most "
@@ -95,9 +101,10 @@ class Answers:
         return sorted({kind for tag in self.labels if (kind := tag.partition("-")[2])})
 
     @property
-    def writes_anew(self) -> bool:
-        """Whether the answer is a text of the model's own, which takes many calls."""
-        return HEADS[self.outputs["kind"]].writes == "anew"
+    def writes(self) -> str:
+        """Whether the answer is a text of the model's own, which takes many calls: "on" from what
+        a person brings, or "anew"; else empty."""
+        return HEADS[self.outputs["kind"]].writes
 
     @property
     def summary(self) -> str:
@@ -116,7 +123,7 @@ class Answers:
         if self.outputs["kind"] == "sequence":
             return "from {} to {}".format(*self.inputs["pair"])
         if self.outputs["kind"] == "next":
-            return f"the next of {len(self.labels):,} tokens"
+            return f"goes on with a text, in {len(self.labels):,} tokens"
         if self.outputs["kind"] == "actions":
             return f"{len(self.labels)} actions"
         if self.outputs["kind"] == "letters":
@@ -124,21 +131,43 @@ class Answers:
         return f"{len(self.labels)} classes" if len(self.labels) > 1 else ""
 
     def how(self, asked: Mapping[str, str]) -> dict[str, Any]:
-        """How a request wants its text to be written, from the words of its address.
+        """How a request wants to be answered, from the words of its address.
 
         Raises: Refused 400 for what changes nothing, or is out of range.
         """
-        known = TASKS[self.task].options if self.writes_anew else ()
+        known = TASKS[self.task].options
         if useless := sorted(set(asked) - set(known)):
             raise Refused(400, f"{', '.join(useless)[:100]}: this model has no use for it")
         try:
-            given = {name: json.loads(text) for name, text in asked.items()}
-            if given:
-                settle("anew", given, self.shipped)
-        except (ConfigError, ValueError) as error:
+            given = {name: text if name in TEXTS else json.loads(text)
+                     for name, text in asked.items()}  # fmt: skip
+            if given and self.writes:
+                settle(self.writes, given, self.shipped)
+        except (ConfigError, ValueError, RecursionError) as error:
             said = error.what if isinstance(error, ConfigError) else "values must be numbers"
             raise Refused(400, said[:200]) from None
+        beams = given.get("beam_width", 1)
+        if type(beams) is not int or not 1 <= beams <= MOST_BEAMS:
+            raise Refused(400, f"beam_width: a whole number from 1 to {MOST_BEAMS}")
         return given
+
+    def continued(
+        self, content: bytes, session: WritingSession, how: Mapping[str, Any]
+    ) -> tuple[str, Iterator[str]]:
+        """A text that a person brings, and in pieces what the model goes on with.
+
+        how: over what the model was shipped with.
+        Raises: Refused 400 or 413.
+        """
+        self._check_size(content)
+        try:
+            prompt = language.prompt(content)
+            writing = Writing(**settle("on", how, self.shipped))
+            tokens = language.tokens_of(self.files)
+            scores = scores_of(session, self.inputs["max_length"])
+            return prompt, written(scores, tokens, prompt, writing)
+        except (ConfigError, DataError) as error:
+            raise Refused(400, error.what) from None
 
     def read(self, content: bytes) -> tuple[Arrays, list[str]]:
         """A batch of one, or with a row for each text to choose from; and its tokens, if any.
@@ -146,10 +175,7 @@ class Answers:
         Raises: Refused 400 or 413.
         """
         medium = self.medium
-        if medium.most_bytes and len(content) > medium.most_bytes:
-            raise Refused(
-                413, f"a {medium.noun} on the page may have {medium.most_bytes:,} bytes at most"
-            )
+        self._check_size(content)
         if self.kind == "series" and content.startswith(GZIP):
             raise Refused(400, "packed tables are not accepted: send the table as it is")
         try:
@@ -162,20 +188,26 @@ class Answers:
         places = max(value.shape[1] for value in inputs.values() if value.ndim > 1)
         if places > (longest(self.inputs) or places):
             raise Refused(413, f"the {medium.noun} is too long for this model: cut it into pieces")
-        if self.kind == "text" and not tokens:
-            raise Refused(400, "the text is empty")
         return inputs, tokens
 
-    def answer(self, inputs: Arrays, outputs: Arrays, tokens: list[str]) -> dict[str, Any]:
-        """What a person reads, as the task says it; beside a forecast what came before it."""
+    def _check_size(self, content: bytes) -> None:
+        medium = self.medium
+        if medium.most_bytes and len(content) > medium.most_bytes:
+            raise Refused(
+                413, f"a {medium.noun} on the page may have {medium.most_bytes:,} bytes at most"
+            )
+
+    def answer(
+        self, inputs: Arrays, outputs: Arrays, tokens: list[str], how: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """What a person reads, as the task says it; beside a forecast what came before it.
+
+        how: of models that do not write, whose text was made as it was asked for already.
+        """
         row = KINDS[self.kind].row(outputs)
-        said: dict[str, Any] = TASKS[self.task].logic.answer(row, self.labels, tokens)
-        if self.kind == "series":
-            window = inputs["window"][0]
-            said["before"] = {
-                label: window[:, place].tolist() for place, label in enumerate(self.labels)
-            }
-        return said
+        own = {} if self.writes else how or {}
+        said: dict[str, Any] = TASKS[self.task].logic.answer(row, self.labels, tokens, **own)
+        return said | beside(self.inputs, inputs)
 
 
 def answers_of(artifact: Artifact) -> Answers | None:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata, resources
@@ -24,7 +24,7 @@ try:
     from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
     from starlette.requests import ClientDisconnect, Request
-    from starlette.responses import Response
+    from starlette.responses import Response, StreamingResponse
     from starlette.routing import Route
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -43,6 +43,7 @@ except metadata.PackageNotFoundError:  # run from a checkout that is not install
     VERSION = "0"
 PAGE_TYPES = {"index.html": "text/html", "app.js": "text/javascript", "style.css": "text/css"}
 PARSE_ASIDE_BYTES = 256 * 2**10  # a body above this is parsed on a thread, not on the event loop
+LINES = "application/x-ndjson"  # of an answer that comes in pieces, to those who accept it
 SONG_PLACES = 8  # of the canary's row, where its size is free and nothing says how long rows are
 
 # The page runs its own files and shows pictures; it can be framed by nobody.
@@ -120,6 +121,34 @@ class Served:
             raise Refused(504, "no answer within the deadline: try again later") from None
         except Exception:  # a runtime's own errors share no base class; the log has the traceback
             raise _model_failed() from None
+
+    async def pieces(self, found: Iterator[str]) -> AsyncGenerator[str]:
+        """A text that goes on, piece by piece; one text after the other.
+
+        Raises: Refused 500, 503, or 504 where it is not at its end within the deadline.
+        """
+        if self.batcher.closed:
+            raise busy("the server is stopping")
+        until = asyncio.get_running_loop().time() + self.limits.deadline_s
+        try:
+            async with asyncio.timeout_at(until):
+                await self.writing.acquire()
+        except TimeoutError:
+            raise _too_long() from None
+        try:
+            while True:
+                # one piece at a time: a thread cannot be stopped within a long text
+                async with asyncio.timeout_at(until):
+                    piece = await asyncio.to_thread(next, found, None)
+                if piece is None:
+                    return
+                yield piece
+        except TimeoutError:
+            raise _too_long() from None
+        except Exception:  # a runtime's own errors share no base class; the log has the traceback
+            raise _model_failed() from None
+        finally:
+            self.writing.release()
 
     async def ready(self) -> bool:
         """Whether the model answers a canary as it did at the start; askers share one canary."""
@@ -246,16 +275,51 @@ async def page_answer(request: Request) -> Response:
         raise Refused(415, f"send the {medium.noun}'s bytes with content type {medium.types[0]}/…")
     how = answers.how(request.query_params)
     async with served.intake.body(request) as body:
+        if answers.writes == "on":
+            prompt, pieces = answers.continued(body, served.session, how)
+            lines = _continued(prompt, served.pieces(pieces))
+            first = await anext(lines)  # what is refused before it begins has its own status
+            if LINES in request.headers.get("accept", ""):
+                return StreamingResponse(_as_lines(first, lines), media_type=LINES)
+            last = first
+            async for line in lines:
+                last = line
+            return _json(last)
         async with served.decoding:
             inputs, shown = await asyncio.to_thread(answers.read, body)
         start = time.perf_counter()
-        if answers.writes_anew:
+        if answers.writes:
             outputs = await served.write(inputs, how)
         else:
             outputs = await served.compute(request, inputs)
         latency_ms = (time.perf_counter() - start) * 1000
-    said = answers.answer(inputs, outputs, shown)
+    # a search among texts takes its time
+    said = await asyncio.to_thread(answers.answer, inputs, outputs, shown, how)
     return _json({**said, "latency_ms": round(latency_ms, 3)})
+
+
+async def _continued(prompt: str, pieces: AsyncGenerator[str]) -> AsyncGenerator[dict[str, Any]]:
+    """Each piece of a text that goes on, and at the end the whole of it."""
+    start, found = time.perf_counter(), list[str]()
+    async with contextlib.aclosing(pieces):  # whoever hangs up lets the next one write
+        async for piece in pieces:
+            found.append(piece)
+            yield {"piece": piece}
+    latency_ms = round((time.perf_counter() - start) * 1000, 3)
+    yield {"prompt": prompt, "answer": "".join(found), "latency_ms": latency_ms}
+
+
+async def _as_lines(
+    first: dict[str, Any], rest: AsyncGenerator[dict[str, Any]]
+) -> AsyncGenerator[bytes]:
+    """Objects, one a line; the last one is the answer, or the error that cut it off."""
+    async with contextlib.aclosing(rest):
+        yield orjson.dumps(first) + b"\n"
+        try:
+            async for line in rest:
+                yield orjson.dumps(line) + b"\n"
+        except Refused as refusal:
+            yield orjson.dumps({"error": refusal.message}) + b"\n"
 
 
 async def page_file(request: Request) -> Response:
@@ -320,6 +384,10 @@ def _model_failed() -> Refused:
     """What a client hears of an error inside the model; called where it is handled."""
     LOG.exception("the model failed on a request")
     return Refused(500, "the model failed on this request")
+
+
+def _too_long() -> Refused:
+    return Refused(504, "no end within the deadline: ask for fewer tokens with max_new")
 
 
 def _no_route(request: Request, error: Exception) -> Response:

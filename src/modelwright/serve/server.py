@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.core.artifact import Artifact, open_artifact
+from modelwright.core.decode import settle
 from modelwright.core.errors import ConfigError, MissingExtra
 from modelwright.core.signature import Signature
+from modelwright.runtime.decode import Writing
 from modelwright.serve.answers import Answers, answers_of, longest
 from modelwright.serve.batcher import Batcher
 from modelwright.serve.limits import Access, Intake, Limits
@@ -215,6 +217,7 @@ def _page(artifact: Artifact, name: str, answers: Answers | None) -> dict[str, A
         "model_bytes": artifact.model_bytes,
         "takes": TAKES.get(answers.kind, answers.kind) if answers else None,
         "answers": answers.summary if answers else "",
+        "writes": _writes(answers),
         "span_kinds": answers.span_kinds if answers else [],
         "columns": answers.inputs.get("channels", []) if answers else [],
         "rows": answers.inputs["length"] if answers and answers.kind == "series" else None,
@@ -223,6 +226,14 @@ def _page(artifact: Artifact, name: str, answers: Answers | None) -> dict[str, A
         "goals": certificate.get("goals") or {},
         "samples": _read(artifact, "samples.json") or [],
     }
+
+
+def _writes(answers: Answers | None) -> dict[str, Any] | None:
+    """How a model goes on with a text, unless a request says otherwise; None if it does not."""
+    if answers is None or answers.writes != "on":
+        return None
+    how = Writing(**settle("on", {}, answers.shipped))
+    return {"max_new": how.max_new, "temperature": how.temperature}
 
 
 def _read(artifact: Artifact, name: str) -> Any:

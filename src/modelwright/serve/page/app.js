@@ -4,6 +4,17 @@
 const MOST_BARS = 10;
 const MOST_CHARTS = 8;
 const KIND_COLORS = 6;
+const LONG_LABEL = 16; // characters; longer ones stand above their bars
+const MOST_TEXTS = 12; // samples of texts that are offered
+const LINES = "application/x-ndjson"; // of an answer that comes in pieces
+// by task: what stands over the text, and on the button below it
+const WRITE = {
+  "language-modeling": ["A text to go on with", "Go on"],
+  translation: ["A text to translate", "Translate"],
+  tagging: ["A text to tag", "Find the spans"],
+  recommendation: ["Items that a user had, divided by commas, the oldest first", "Recommend"],
+  "rating-prediction": ["Items with = and their ratings, divided by commas; the one asked for without", "Predict the rating"],
+};
 const SMALL_PIXELS = 64; // below this a picture is shown with its pixels, not blurred
 const GOALS = {
   accuracy: "Accuracy", ap50: "AP50", ap50_drop: "AP50 lost", f1: "F1", wer: "Word error rate", wer_drop: "Word error rate added", recall_at_10: "Recall@10", recall_at_10_drop: "Recall@10 lost", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", bleu: "BLEU", bleu_drop: "BLEU lost", mse: "Mean squared error", rmse: "RMSE", rmse_drop: "RMSE added", mean_return: "Mean return", mean_return_drop: "Mean return lost", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
@@ -40,7 +51,8 @@ let turn = 0; // the newest question; answers to older ones are dropped
 let model = null; // what the server told about it
 let picture = null; // that texts are chosen for
 
-async function ask(address, options = {}) {
+// options.pieces: called with each piece of an answer that comes in pieces.
+async function ask(address, { pieces, ...options } = {}) {
   const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
   let reply;
   try {
@@ -48,11 +60,31 @@ async function ask(address, options = {}) {
   } catch {
     throw new Error("The server cannot be reached. Is it still running?");
   }
+  if (reply.ok && pieces && reply.headers.get("Content-Type").startsWith(LINES)) return follow(reply, pieces);
   const body = await reply.json().catch(() => ({}));
   if (reply.ok) return body;
   const error = new Error(plain(reply.status, body.error));
   error.status = reply.status;
   throw error;
+}
+
+async function follow(reply, pieces) {
+  const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
+  let held = "";
+  for (;;) {
+    const { value, done } = await reader.read().catch(() => ({ done: true }));
+    if (done) throw new Error("The server went away before the text was finished.");
+    const lines = (held + value).split("\n");
+    held = lines.pop();
+    for (const line of lines.map((one) => JSON.parse(one))) {
+      if (line.error) throw new Error(`The text ends here: ${line.error}.`);
+      if (line.piece === undefined) return line;
+      if (!pieces(line.piece)) {
+        reader.cancel();
+        return line;
+      }
+    }
+  }
 }
 
 function plain(status, text) {
@@ -102,6 +134,9 @@ function show() {
   $("drop").hidden = !medium?.accept;
   $("write").hidden = !["text", "image_text"].includes(model.takes);
   $("observe").hidden = !medium?.fields;
+  [$("text-label").textContent, $("go").textContent] = WRITE[model.task] || ["A text for the model", "Ask the model"];
+  $("how").hidden = $("max-new").disabled = $("temperature").disabled = !model.writes;
+  if (model.writes) [$("max-new").value, $("temperature").value] = [model.writes.max_new, model.writes.temperature];
   if (medium?.fields) model.columns.forEach(addField);
   if (medium?.accept) {
     $("file").accept = medium.accept;
@@ -113,13 +148,14 @@ function show() {
   const samples = model.samples.filter((sample) => sample[field]);
   $("samples").hidden = !samples.length;
   $("samples-title").textContent = `${medium?.fields ? `${medium.many[0].toUpperCase()}${medium.many.slice(1)} of test episodes` : `Test ${medium?.many}`} the model never trained on`;
-  samples.forEach(model.takes.startsWith("image") ? addSample : addText);
-  if (model.span_kinds.length || ["series", "observation"].includes(model.takes) || ["transcription", "translation"].includes(model.task)) {
-    $("promise").textContent = "The answer will stand here.";
+  if (model.takes.startsWith("image")) samples.forEach(addSample);
+  else samples.slice(0, MOST_TEXTS).forEach(addText);
+  if (model.span_kinds.length || ["series", "observation"].includes(model.takes) || ["transcription", "translation", "recommendation", "rating-prediction", "language-modeling", "detection"].includes(model.task)) {
+    $("promise").textContent = model.writes ? "The text will go on here." : "The answer will stand here.";
   }
   if (model.takes === "image_text") {
-    $("text-label").textContent = "Texts to choose from, one on each line";
-    $("text").value = samples.slice(0, MOST_BARS).map((sample) => sample.text).join("\n");
+    [$("text-label").textContent, $("go").textContent] = ["Texts to choose from, one on each line", "Find the nearest text"];
+    $("text").value = [...new Set(samples.map((sample) => sample.text))].slice(0, MOST_BARS).join("\n");
     $("promise").textContent = "The texts will stand here, the nearest to the picture first.";
   }
   const goals = Object.entries(model.goals);
@@ -238,7 +274,10 @@ async function answer(content, truth) {
   const mine = ++turn;
   document.querySelectorAll("#sample-list button").forEach((b) => b.setAttribute("aria-pressed", "false"));
   if (model.takes.startsWith("image")) preview(content);
-  else if (MEDIA[model.takes].accept) $("invite-title").textContent = content.name;
+  else if (MEDIA[model.takes].accept) {
+    $("invite-title").textContent = content.name || "Pasted";
+    $("invite-how").textContent = "drop, choose or paste another";
+  }
   if (model.takes === "image_text") content = await question(content);
   if (mine !== turn) return;
   if (!content) { // a picture, and no text yet to choose
@@ -249,7 +288,13 @@ async function answer(content, truth) {
   try {
     const type = content.type.startsWith(MEDIA[model.takes].type) ? content.type : "";
     const headers = { "Content-Type": type || "application/octet-stream" };
-    const reply = await ask("/page/answer", { method: "POST", body: content, headers });
+    if (model.writes) {
+      headers.Accept = LINES;
+      startText(await content.text());
+    }
+    const how = model.writes ? `?${new URLSearchParams({ max_new: $("max-new").value, temperature: $("temperature").value })}` : "";
+    const pieces = (piece) => mine === turn && addPiece(piece);
+    const reply = await ask(`/page/answer${how}`, { method: "POST", body: content, headers, pieces });
     if (mine === turn) showAnswer(reply, truth);
   } catch (error) {
     if (mine === turn) showProblem(error.message);
@@ -276,8 +321,26 @@ function preview(picture) {
   image.src = URL.createObjectURL(picture);
 }
 
+// A text that goes on is shown as it comes.
+function startText(prompt) {
+  $("waiting").hidden = $("problem").hidden = true;
+  ["best", "verdict", "bars", "tagged", "forecast"].forEach((id) => ($(id).hidden = true));
+  $("answer").hidden = $("written").hidden = false;
+  $("prompt").textContent = prompt;
+  $("more").textContent = "";
+  $("latency").textContent = "Writing …";
+}
+
+function addPiece(piece) {
+  $("more").append(piece);
+  $("written").scrollTop = $("written").scrollHeight;
+  return true;
+}
+
 function showProblem(text) {
-  $("waiting").hidden = $("answer").hidden = true;
+  $("waiting").hidden = true;
+  $("answer").hidden = !$("more").textContent; // what was written so far stays
+  $("latency").textContent = "";
   $("problem").textContent = text;
   $("problem").hidden = false;
 }
@@ -285,20 +348,35 @@ function showProblem(text) {
 function showAnswer(reply, truth) {
   $("waiting").hidden = $("problem").hidden = true;
   $("answer").hidden = false;
+  if (reply.prompt !== undefined) {
+    $("latency").textContent = `Written in ${time(reply.latency_ms)}`;
+    return;
+  }
   const plainAnswer = typeof reply.answer === "string";
   $("frames").replaceChildren();
   $("best").hidden = $("verdict").hidden = !plainAnswer;
-  $("bars").hidden = !reply.probabilities && !reply.boxes;
+  $("bars").hidden = !(reply.probabilities || reply.boxes || reply.ranking || reply.values);
   $("tagged").hidden = !reply.tags;
   $("forecast").hidden = plainAnswer || Boolean(reply.tags);
   const left = reply.boxes ? showBoxes(reply) : reply.words ? showSaid(reply) : plainAnswer ? showChoices(reply, truth) : reply.tags ? showTags(reply) : showForecast(reply);
   $("latency").textContent =
-    `Answered in ${reply.latency_ms.toLocaleString("en", { maximumSignificantDigits: 2 })} ms${left}`;
+    `Answered in ${time(reply.latency_ms)}${left}`;
+}
+
+function time(ms) {
+  const [value, unit] = ms < 1000 ? [ms, "ms"] : [ms / 1000, "s"];
+  return `${value.toLocaleString("en", { maximumSignificantDigits: 2 })} ${unit}`;
+}
+
+function showBest(text, nothing) {
+  $("best").textContent = text || nothing;
+  $("best").classList.toggle("long", $("best").textContent.length > 12);
+  $("best").classList.toggle("text", text.length > 60);
+  $("best").classList.toggle("nothing", !text);
 }
 
 function showChoices(reply, truth) {
-  $("best").textContent = reply.answer;
-  $("best").classList.toggle("long", reply.answer.length > 12);
+  showBest(reply.answer, "(no words)");
   const choices = reply.probabilities || reply.ranking || []; // a text of the model's own has none
   const own = reply.ranking ? "that is its own text" : "that is its label";
   const name = reply.ranking ? "its own text" : "its label";
@@ -310,20 +388,21 @@ function showChoices(reply, truth) {
   if (reply.values) return showValues(reply.values);
   const shown = choices.slice(0, MOST_BARS);
   $("bars").classList.toggle("short", shown.every((item) => item.label.length <= 3));
+  $("bars").classList.toggle("wide", shown.some((item) => item.label.length > LONG_LABEL));
   $("bars").replaceChildren(...shown.map(bar));
   const left = choices.length - shown.length;
   return left > 0 ? `; ${left} less likely choices are not shown` : "";
 }
 
 function showBoxes(reply) {
-  $("best").textContent = reply.answer;
-  $("best").classList.toggle("long", reply.answer.length > 12);
+  showBest(reply.boxes.length ? reply.answer : "", "Nothing found");
+  $("verdict").className = "";
   $("verdict").textContent = "";
   const image = $("picture");
   $("frames").setAttribute("viewBox", `0 0 ${image.naturalWidth || 1} ${image.naturalHeight || 1}`);
   $("frames").replaceChildren(...reply.boxes.map(frame));
   const shown = reply.boxes.slice(0, MOST_BARS);
-  $("bars").classList.remove("short");
+  $("bars").classList.remove("short", "wide");
   $("bars").replaceChildren(...shown.map(({ label, score }) => bar({ label, probability: score })));
   const left = reply.boxes.length - shown.length;
   return left > 0 ? `; ${left} less sure boxes are framed, but not listed` : "";
@@ -340,7 +419,7 @@ function frame({ label, box: [left, top, right, bottom] }) {
 function showValues(values) {
   const low = Math.min(...values.map((item) => item.value));
   const reach = values[0].value - low || 1;
-  $("bars").classList.remove("short");
+  $("bars").classList.remove("short", "wide");
   $("bars").replaceChildren(...values.slice(0, MOST_BARS).map(({ label, value }) => {
     const item = bar({ label, probability: 0.05 + 0.95 * ((value - low) / reach) });
     item.querySelector(".share").textContent = value.toLocaleString("en", { maximumSignificantDigits: 4 });
@@ -350,11 +429,10 @@ function showValues(values) {
 }
 
 function showSaid(reply) {
-  $("best").textContent = reply.answer || "(nothing)";
-  $("best").classList.toggle("long", reply.answer.length > 12);
-  const time = (seconds) => seconds.toLocaleString("en", { minimumFractionDigits: 2 });
+  showBest(reply.answer, "(nothing was said)");
+  const at = (seconds) => seconds.toLocaleString("en", { minimumFractionDigits: 2 });
   $("verdict").className = "";
-  $("verdict").textContent = reply.words.map((one) => `${one.text} ${time(one.start)}–${time(one.end)} s`).join("  ·  ");
+  $("verdict").textContent = reply.words.map((one) => `${one.text} ${at(one.start)}–${at(one.end)} s`).join("  ·  ");
   return "";
 }
 
@@ -396,13 +474,16 @@ function chart(name, before, after) {
   const low = Math.min(...values);
   const reach = Math.max(...values) - low || 1;
   const spots = values.map((value, index) => {
-    const x = (index / Math.max(values.length - 1, 1)) * 400;
+    const x = 44 + (index / Math.max(values.length - 1, 1)) * 356;
     return `${x.toFixed(1)},${(84 - ((value - low) / reach) * 80).toFixed(1)}`;
   });
   const figure = document.createElement("figure");
   const caption = document.createElement("figcaption");
   const number = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4 });
-  caption.textContent = `${name}: from ${number(after[0])} to ${number(after[after.length - 1])}`;
+  const title = document.createElement("b");
+  title.textContent = name;
+  const last = recent.length ? `${number(recent[recent.length - 1])} now, ` : "";
+  caption.append(title, ` ${last}${number(after[after.length - 1])} in ${after.length} steps`);
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", "0 0 400 88");
   svg.setAttribute("role", "img");
@@ -413,6 +494,12 @@ function chart(name, before, after) {
     line.setAttribute("class", kind);
     line.setAttribute("points", points.join(" "));
     svg.append(line);
+  }
+  for (const [y, value] of [[10, low + reach], [86, low]]) { // the range, as there is no axis
+    const text = document.createElementNS("http://www.w3.org/2000/svg", "text");
+    text.setAttribute("y", y);
+    text.textContent = number(value);
+    svg.append(text);
   }
   figure.append(caption, svg);
   return figure;
