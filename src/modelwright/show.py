@@ -120,7 +120,7 @@ def predict(found: Found) -> None:
     table = _table("file", "answer", "cosine" if ranked else "probability", "next")
     for one in found["answers"]:
         if isinstance(one["answer"], dict):
-            _forecast(one["file"], one["answer"])
+            _forecast(one)
             continue
         if "boxes" in one:
             _boxes(one)
@@ -134,12 +134,16 @@ def predict(found: Found) -> None:
         if "values" in one:
             console.print(_worth(one), soft_wrap=True)
             continue
+        if "rating" in one:
+            said = Text.assemble(f"{one['file']}: ", (one["answer"], "bold"), f" for {one['item']}")
+            console.print(said, soft_wrap=True)
+            continue
         choices = one.get("probabilities") or one.get("ranking")
-        if not choices:
+        if not choices:  # written, and shown as it came
             continue
         best, *rest = choices
         others = ", ".join(f"{two['label']} {_sure(two)}" for two in rest[:2])
-        cells = (one["file"], one["answer"], _sure(best), others)
+        cells = (_short(one["file"]), _short(one["answer"]), _sure(best), _short(others))
         table.add_row(*map(Text, cells))  # nobody's text is taken for markup
     if table.row_count:
         console.print(table)
@@ -151,11 +155,22 @@ def _boxes(one: Found) -> None:
     for box in one["boxes"]:
         sides = (f"{side:.0f}" for side in box["box"])
         table.add_row(Text(box["label"]), f"{box['score']:.1%}", *sides)
-    console.print(Text(f"{one['file']}: {one['answer']}"), soft_wrap=True)
+    found = one["answer"] if one["boxes"] else "nothing found"
+    console.print(Text(f"{one['file']}: {found}"), soft_wrap=True)
     if one["boxes"]:
         console.print(table)
+    _drawn(one)
+
+
+def _drawn(one: Found) -> None:
     if "drawn" in one:
         console.print(Text(f"drawn: {one['drawn']}"), soft_wrap=True)
+
+
+def _short(text: str) -> str:
+    """As much of a text as a table has room for; --json gives all of it."""
+    line = " ".join(text.split())
+    return line if len(line) <= CELL else f"{line[: CELL - 1]}…"
 
 
 def _worth(one: Found) -> Text:
@@ -185,19 +200,23 @@ def _marked(one: Found) -> Text:
     return Text(joint).join([*parts, *map(Text, words[place:])])
 
 
-STEPS_SHOWN, SERIES_SHOWN = 4, 20
+STEPS_SHOWN, SERIES_SHOWN, CELL = 4, 20, 44
 
 
-def _forecast(name: str, series: dict[str, list[float]]) -> None:
-    """The first steps and the last of each series."""
+def _forecast(one: Found) -> None:
+    """Of each series the last value that is known, the first steps and the last."""
+    series: dict[str, list[float]] = one["answer"]
     number = len(next(iter(series.values())))
     steps = [*range(min(STEPS_SHOWN, number)), *range(max(STEPS_SHOWN, number - 1), number)]
-    table = _table("series", *(f"+{step + 1}" for step in steps), title=name)
+    table = _table("series", "now", *(f"+{step + 1}" for step in steps))
     for own in list(series)[:SERIES_SHOWN]:
-        table.add_row(own, *(_value(series[own][step]) for step in steps))
+        values = one["before"][own][-1], *(series[own][step] for step in steps)
+        table.add_row(Text(own), *map(_value, values))
+    console.print(Text(f"{one['file']}: {number:,} steps ahead"), soft_wrap=True)
     console.print(table)
     if number > len(steps) or len(series) > SERIES_SHOWN:
         console.print(f"{number:,} steps of {len(series):,} series; --json gives all of them")
+    _drawn(one)
 
 
 def verify(found: Found) -> None:

@@ -180,19 +180,21 @@ def predict(
     task = artifact.manifest["task"]
     if draw is not None:
         drawing.require(TASKS[task].outputs, task, Path(draw))
-    session = open_session(artifact)
+    session, writes = open_session(artifact), HEADS[TASKS[task].outputs].writes
     answers: list[dict[str, Any]] = []
     failed = []
     for one in asked.asked(inputs, asked.reader(artifact.manifest)):
         try:
             if one.problem is not None:
                 raise one.problem
+            if told is not None and answers and writes == "on":
+                told("\n")  # else nobody sees where one text ends and the next begins
             found = answer(session, artifact, one.content, options, texts=texts, told=told)
         except DataError as error:
             said = {"reason": error.what, "expected": error.expected, "repair": error.repair}
             failed.append({"file": one.name, **{key: own for key, own in said.items() if own}})
             continue
-        if told is not None and HEADS[TASKS[task].outputs].writes:
+        if told is not None and writes:
             told("\n")
         if draw is not None:
             found["drawn"] = str(_draw(Path(draw), one, found))

@@ -72,3 +72,20 @@ def test_a_hop_without_decisions_says_nothing_of_them(said):
            "decisions_total": 0}  # fmt: skip
 
     assert "trained → onnx 40 1e-06 passed" in said(show.verify, {"hops": [hop]})
+
+
+def test_a_forecast_stands_beside_the_last_known_value(said):
+    """Of each series what it is now, the first steps and the last."""
+    series = {"[load]": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]}
+    one = {"file": "a.csv", "answer": series, "before": {"[load]": [9.0, 0.5]}, "drawn": "x/a.svg"}
+    text = said(show.predict, {"answers": [one]})
+
+    assert "a.csv: 6 steps ahead series now +1 +2 +3 +4 +6 [load] 0.5 1 2 3 4 6" in text
+    assert "drawn: x/a.svg" in text
+
+
+def test_a_rating_is_shown_with_its_item(said):
+    """A number alone says nothing."""
+    one = {"file": "1=5, 2", "answer": "3.5", "item": "Heat [2]", "rating": 3.5}
+
+    assert "1=5, 2: 3.5 for Heat [2]" == said(show.predict, {"answers": [one]})

@@ -231,7 +231,7 @@ MAKERS: dict[str, Maker] = {
     "tagging": Maker(_words),
     "forecasting": Maker(_series, {"horizon": 4, "window": 16, "valid": 0.2}),
     "language-modeling": Maker(
-        _stream, {"window": 32, "valid": 0.15}, predict={"max_new": 1, "temperature": 0}
+        _stream, {"window": 32, "valid": 0.15}, predict={"max_new": 12, "temperature": 0.5}
     ),
     "recommendation": Maker(_uses),
     "rating-prediction": Maker(_ratings),

@@ -302,8 +302,9 @@ def test_the_server_answers_as_predict(cell: Cell):
     (said,) = verbs.predict(folder, [str(source.question)], **source.maker.predict)["answers"]
     with running(folder) as server, httpx.Client(base_url=server.url) as client:
         name = client.get("/page/model.json").json()["name"]
+        how = {key: one for key, one in source.maker.predict.items() if key in cell.task.options}
         page = client.post(
-            "/page/answer", content=source.asked,
+            "/page/answer", content=source.asked, params=how,
             headers={"Content-Type": MEDIA[cell.spec.inputs["kind"]].types[0] + "/given"},
         )  # fmt: skip
         answers = server.served.answers
@@ -321,10 +322,10 @@ def test_the_server_answers_as_predict(cell: Cell):
         for one in reply.json()["outputs"]
     }
     shown = page.json()
-    inferred = {} if answers.writes_anew else answers.answer(inputs, outputs, tokens)
+    inferred = {} if answers.writes else answers.answer(inputs, outputs, tokens)
 
     assert {key: shown[key] for key in inferred} == inferred
-    assert "answer" in said
+    assert "answer" in said and said["answer"] == shown["answer"]
     assert {key: said[key] for key in said.keys() & shown.keys()} == {
         key: shown[key] for key in said.keys() & shown.keys()
     }

@@ -284,10 +284,25 @@ def test_steps_that_boxes_cannot_follow_are_refused():
 def test_boxes_are_drawn_in_the_pictures_own_size(tmp_path):
     """A frame in the label's colour, where the box is; a second picture gets a second name."""
     found = [{"label": "cat", "score": 0.9, "box": [10.0, 20.0, 40.0, 40.0]}]
-    first, second = (drawing.write(tmp_path, "a.png", picture(0), found) for _ in range(2))
+    png = drawing.boxes(picture(0), found)
+    first, second = (drawing.write(tmp_path, "a.jpg", ".png", png) for _ in range(2))
     drawn = image.decode(first.read_bytes(), 3, *SIZE)
     wanted = tuple(int(drawing.color("cat")[place : place + 2], 16) for place in (1, 3, 5))
 
     assert SIZE == image.size(first.read_bytes())
     assert wanted == tuple(drawn[:, 40, 25])
     assert {"a.png", "a-1.png"} == {first.name, second.name}
+
+
+@pytest.mark.parametrize(("answer", "folder", "words"), [
+    ("classes", "new", "expected: a model for detection or forecasting"),
+    ("boxes", "taken", "taken is a file, and drawings go into a folder"),
+])  # fmt: skip
+def test_what_cannot_be_drawn_is_refused_before_anything_is_answered(
+    tmp_path, answer, folder, words
+):
+    """A task without drawings, and a file where the folder should be."""
+    (tmp_path / "taken").touch()
+
+    with pytest.raises(ConfigError, match=words):
+        drawing.require(answer, "some task", tmp_path / folder)

@@ -167,7 +167,7 @@ def test_a_recording_is_answered_with_its_class(asked):
 
 
 @pytest.mark.parametrize(("kind", "content", "sent", "status", "words"), [
-    ("text", b"\xff\xfe", "text/plain", 400, "this is no text: send UTF-8"),
+    ("text", b"\xff\xfe", "text/plain", 400, "the text is not UTF-8"),
     ("text", b" \n ", "text/plain", 400, "the text is empty"),
     ("text", b"a " * 40_000, "text/plain", 413, "65,536 bytes at most"),
     ("text", b"Paris", "image/png", 415, "send the text's bytes with content type text/…"),
@@ -278,3 +278,13 @@ def test_a_request_says_how_to_write(asked, wanted):
         answers.how(asked)
 
     assert 400 == refusal.value.status
+
+
+@pytest.mark.parametrize("asked", ["0", "65", "2.5", "true", "[" * 9999])
+def test_a_search_that_a_stranger_asks_for_is_bounded(asked):
+    """Transcription takes the width of its beam, a whole number up to 64."""
+    answers = Answers("transcription", {"kind": "audio"}, {"kind": "letters"}, [], {}, {})
+
+    assert {"beam_width": 64} == answers.how({"beam_width": "64"})
+    with pytest.raises(Refused, match="beam_width: a whole number from 1 to 64|must be numbers"):
+        answers.how({"beam_width": asked})

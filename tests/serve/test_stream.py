@@ -1,4 +1,6 @@
-"""A language model on the page: what comes next after a text that a person writes."""
+"""A language model on the page: how a text goes on that a person writes."""
+
+import json
 
 import httpx
 import numpy as np
@@ -9,6 +11,7 @@ from tests.serve.test_kinds import deployed
 
 from modelwright.core.signature import Signature, TensorSpec
 from modelwright.data import language
+from modelwright.serve.limits import Limits
 
 KNOWN = language.learn("ab天", "bytes", 258)
 BYTE_A = 2 + ord("a")
@@ -17,7 +20,7 @@ STREAM = {"kind": "stream", "vocab_size": 258, "features": 1, "length": 4, "max_
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
+def folder(tmp_path_factory):
     """A model that says each byte's successor, to three quarters."""
     signature = Signature(
         (TensorSpec("ids", "int64", ("batch", "time", 1)),),
@@ -33,30 +36,74 @@ def client(tmp_path_factory):
     scores = np.full((258, 258), -100, np.float32)
     scores[np.arange(258), (np.arange(258) + 1) % 258] = np.log(3)
     scores[:, 2 + 0xE5] = 0
-    folder = deployed(
+    return deployed(
         tmp_path_factory.mktemp("stream") / "deploy", "language-modeling", nodes, signature,
         [("last", np.array([2])), ("scores", scores)], {language.TOKENS: KNOWN.to_bytes()},
-        labels=KNOWN.labels,
+        labels=KNOWN.labels, decode={"max_new": 4, "temperature": 0},
         model={"inputs": STREAM, "outputs": {"kind": "next", "num_classes": 258}},
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def client(folder):
     with running(folder) as server, httpx.Client(base_url=server.url) as asking:
         yield asking
 
 
-def ask(client, content):
-    return client.post("/page/answer", content=content, headers={"Content-Type": "text/plain"})
+def ask(client, content, query="", **headers):
+    headers = {"Content-Type": "text/plain", **headers}
+    return client.post(f"/page/answer{query}", content=content, headers=headers)
 
 
-def test_a_text_is_answered_with_what_comes_next(client):
-    """The likeliest tokens after its end, also of a text longer than a window."""
-    for text in (b"a", b"long before it comes to a"):
-        reply = ask(client, text).json()
+@pytest.mark.parametrize(("query", "wanted"), [
+    ("", "bcde"),
+    ("?max_new=2", "bc"),
+    ("?stop=e&max_new=9", "bcd"),
+])  # fmt: skip
+def test_a_text_is_continued_as_it_was_shipped_to_be_or_as_asked(client, query, wanted):
+    """What the model was shipped with holds where the request says nothing; also behind a text
+    that is longer than a window."""
+    for text in ("a", "long before it comes to a"):
+        reply = ask(client, text.encode(), query).json()
 
-        assert "b" == reply["answer"]
-        assert [0.75, 0.25] == [
-            pytest.approx(one["probability"]) for one in reply["probabilities"][:2]
-        ]
-        assert "\ufffd" == reply["probabilities"][1]["label"]  # a part of a character
+        assert (text, wanted) == (reply["prompt"], reply["answer"])
+        assert reply["latency_ms"] > 0
+
+
+def test_a_text_comes_in_pieces_to_those_who_accept_them(client):
+    """One object a line, the last one the whole answer."""
+    reply = ask(client, b"a", Accept="application/x-ndjson")
+    *pieces, last = map(json.loads, reply.text.splitlines())
+
+    assert "application/x-ndjson" == reply.headers["Content-Type"]
+    assert "bcde" == "".join(one["piece"] for one in pieces) == last["answer"]
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+def test_a_text_without_end_is_cut_at_the_deadline(folder, accept):
+    """With 504, or behind the pieces that have gone out; the next one is written all the same."""
+    limits = Limits(deadline_s=0.3)
+    with running(folder, limits=limits) as server, httpx.Client(base_url=server.url) as client:
+        reply = ask(client, b"a", "?max_new=1000000", Accept=accept)
+        after = ask(client, b"a").json()
+
+    error = json.loads(reply.text.splitlines()[-1])["error"]
+    assert "no end within the deadline: ask for fewer tokens with max_new" == error
+    assert (504 if accept == "application/json" else 200) == reply.status_code
+    assert "bcde" == after["answer"]
+
+
+@pytest.mark.parametrize(("query", "words"), [
+    ("?beam=2", "beam: this model has no use for it"),
+    ("?temperature=-1", "temperature is -1"),
+    ("?seed=1", "seed: nothing reads it"),
+])  # fmt: skip
+def test_what_changes_nothing_is_refused(client, query, words):
+    """As of every model that writes."""
+    reply = ask(client, b"a", query)
+
+    assert 400 == reply.status_code
+    assert words in reply.json()["error"]
 
 
 @pytest.mark.parametrize(("content", "status", "words"), [
@@ -76,4 +123,5 @@ def test_the_page_asks_for_a_text(client):
     """A person writes it, as for any model of texts."""
     facts = client.get("/page/model.json").json()
 
-    assert ("text", "the next of 258 tokens") == (facts["takes"], facts["answers"])
+    assert ("text", "goes on with a text, in 258 tokens") == (facts["takes"], facts["answers"])
+    assert {"max_new": 4, "temperature": 0} == facts["writes"]

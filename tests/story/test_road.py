@@ -118,14 +118,18 @@ def test_predict_answers_every_good_file(finished, tmp_path, command):
     bad = [
         {"file": str(tmp_path / "b.png"),
          "reason": "the image cannot be read: it is neither PNG nor JPEG"},
-        {"file": str(tmp_path / "d.png"), "reason": "No such file or directory"},
+        {"file": str(tmp_path / "d.png"), "reason": "No such file or directory",
+         "expected": "a whole file that may be read"},
     ]  # fmt: skip
 
     assert 2 == said.code
     good = [str(tmp_path / "a.png"), str(tmp_path / "c.png")]
     assert good == [answer["file"] for answer in said.json["answers"]]
     assert bad == said.json["failed"]
-    assert "".join(f"{one['file']}: {one['reason']}\n" for one in bad) == said.err
+    for one in bad:
+        lines = [f"{one['file']}: {one['reason']}", f"  expected: {one['expected']}"]
+
+        assert "\n".join(lines) in said.err
 
 
 def test_evaluate_agrees_with_the_certificate(finished):
