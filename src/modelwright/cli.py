@@ -110,9 +110,9 @@ def predict(
     comes. Without --max-new to --length-penalty both write as they were shipped to: the recipe's
     section decode has the same keys. --beam-width is of transcription. --text, once or again and
     again, is for models that match pictures with texts: which of them fits each picture best; of
-    one text, which picture. --draw FOLDER draws what a detector found, each picture with its boxes as
-    PNG, and forecasts, each series and how it goes on as SVG. Models refuse what they have no use
-    for.
+    one text, which picture. --draw FOLDER draws what a detector found, each picture with its boxes
+    as PNG, and forecasts, each series and how it goes on as SVG. Models refuse what they have no
+    use for.
     """
     from modelwright import show, verbs
 

@@ -383,7 +383,11 @@ def _manifest_fields(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
     return {
         "task": recipe.task,
         "labels": data["labels"] or own,
-        "preprocess": {**kind.preprocess(data["inputs"]), "files": data["files"], **_read(recipe, data)},
+        "preprocess": {
+            **kind.preprocess(data["inputs"]),
+            "files": data["files"],
+            **_read(recipe, data),
+        },
         "target": recipe.target.model_dump(),
         **({"decode": own} if (own := recipe.decode.given) else {}),
     }

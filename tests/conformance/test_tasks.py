@@ -28,6 +28,7 @@ from modelwright.core import recipe
 from modelwright.core.artifact import open_artifact
 from modelwright.core.errors import IntegrityError, ModelwrightError, Unsupported
 from modelwright.core.goals import METRICS
+from modelwright.data.kinds import KINDS
 from modelwright.data.loader import Loader
 from modelwright.export.parity import check_hop
 from modelwright.models.catalog import MODELS, WithAnswers, build, count_params, examples
@@ -361,5 +362,9 @@ def test_a_whole_run_ends_certified(source_of, task, tmp_path):
     found = verbs.predict(result["run"], [str(source.question)], **source.maker.predict)
 
     assert "certified" == result["verdict"]
+    done = open_artifact(Path(result["artifact"])).manifest["preprocess"]
+
     assert [] == found["failed"]
     assert "answer" in found["answers"][0]
+    # predict reads files of texts as these were read
+    assert bool(KINDS[TASKS[task].inputs].column) == ({"columns", "format"} <= done.keys())

@@ -286,5 +286,5 @@ def test_a_search_that_a_stranger_asks_for_is_bounded(asked):
     answers = Answers("transcription", {"kind": "audio"}, {"kind": "letters"}, [], {}, {})
 
     assert {"beam_width": 64} == answers.how({"beam_width": "64"})
-    with pytest.raises(Refused, match="beam_width: a whole number from 1 to 64|must be numbers"):
+    with pytest.raises(Refused, match=r"beam_width: a whole number from 1 to 64|must be numbers"):
         answers.how({"beam_width": asked})

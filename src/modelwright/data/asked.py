@@ -98,9 +98,7 @@ def _one(given: str | Path, name: str, how: Reader) -> Iterator[Asked]:
     if str(given) == STANDARD_INPUT:
         yield from _content(_standard_input(), "standard input", how)
     elif os.path.isdir(given):  # noqa: PTH112 - a text may be too long for a path
-        found = [
-            file for file in sorted(path.rglob("*")) if _ending(file, how.kind) in how.endings
-        ]
+        found = [file for file in sorted(path.rglob("*")) if _ending(file, how.kind) in how.endings]
         if not found:
             raise DataError(f"{name} has no file to answer", expected=", ".join(how.endings))
         for file in found:
@@ -129,10 +127,11 @@ def _file(path: Path, how: Reader) -> Iterator[Asked]:
         )
         if not path.stat().st_size:
             raise DataError("it is empty", expected="a table with rows")
-        rows = 0
-        for rows, (where, *values) in enumerate(records(path, how.columns, repair), 1):
+        there = False
+        for where, *values in records(path, how.columns, repair):
+            there = True
             yield _line(" ".join(values), where)
-        if not rows:
+        if not there:
             raise DataError("the table has no row", expected="a row for each text")
         return
     yield from _content(path.read_bytes(), name, how, tagged=_ending(path, how.kind) in TAGGED)
@@ -177,7 +176,10 @@ def _line(line: str, where: str) -> Asked:
 def _filled(name: str, content: bytes) -> Asked:
     if content.strip():
         return Asked(name, content)
-    return Asked(name or "(nothing)", problem=DataError("the text is empty", expected="something to be answered"))
+    return Asked(
+        name or "(nothing)",
+        problem=DataError("the text is empty", expected="something to be answered"),
+    )
 
 
 def _sentences(lines: Sequence[str], tags: frozenset[str], sure: bool) -> list[list[str]]:
@@ -220,4 +222,3 @@ def _looks_like_a_file(given: str, how: Reader) -> bool:
 
 def _standard_input() -> bytes:
     return sys.stdin.buffer.read()
-

@@ -294,25 +294,27 @@ def read_input(
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(
             "this is no observation: not all of it are numbers",
-            expected=f"{_takes(inputs)} with commas between: {_listed(inputs['channels'])}",
+            expected=_takes(inputs),
         ) from error
-    if values.size not in (features, length * features) or not np.isfinite(values).all():
+    counts = dict.fromkeys((features, length * features))
+    if values.size not in counts or not np.isfinite(values).all():
         many = f"{values.size} number{'' if values.size == 1 else 's'}"
         raise DataError(
-            f"this is no observation: {many}, and the model takes {_takes(inputs)}"
-            if values.size not in (features, length * features)
+            f"this is no observation: {many}, and the model takes {' or '.join(map(str, counts))}"
+            if values.size not in counts
             else "this is no observation: one of the numbers is not finite",
-            expected=f"{_takes(inputs)} with commas between: {_listed(inputs['channels'])}",
+            expected=_takes(inputs),
         )
     seen = values.reshape(-1, features).astype(np.float32)
     return {"observation": np.ascontiguousarray(np.broadcast_to(seen, (1, length, features)))}
 
 
 def _takes(inputs: Mapping[str, Any]) -> str:
-    """How many numbers stand for one question."""
+    """How many numbers stand for one question, and which."""
     length, features = int(inputs["length"]), int(inputs["features"])
-    more = f", or {length * features} of the last {length} observations" if length > 1 else ""
-    return f"{features} number{'' if features == 1 else 's'}{more}"
+    return f"{features} numbers with commas between: {_listed(inputs['channels'])}" + (
+        f"; or {length * features}, the last {length} observations" if length > 1 else ""
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -35,7 +35,9 @@ def picture(
     charts = []
     for place, own in enumerate(shown):
         x, y = place % across * (WIDTH + GAP), place // across * (HEIGHT + GAP) + TITLE_HEIGHT
-        charts.append(f'<g transform="translate({x} {y})">{_chart(own, before[own], after[own])}</g>')
+        charts.append(
+            f'<g transform="translate({x} {y})">{_chart(own, before[own], after[own])}</g>'
+        )
     width = across * (WIDTH + GAP) - GAP
     height = -(-len(shown) // across) * (HEIGHT + GAP) + TITLE_HEIGHT
     left = len(after) - len(shown)

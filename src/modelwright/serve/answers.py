@@ -198,7 +198,11 @@ class Answers:
             )
 
     def answer(
-        self, inputs: Arrays, outputs: Arrays, tokens: list[str], how: Mapping[str, Any] | None = None
+        self,
+        inputs: Arrays,
+        outputs: Arrays,
+        tokens: list[str],
+        how: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """What a person reads, as the task says it; beside a forecast what came before it.
 
