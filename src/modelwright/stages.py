@@ -58,7 +58,8 @@ def gate(run: Run, recipe: Recipe) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     data, report = checks.check(load(recipe), recipe.data)
     task = TASKS[recipe.task]
-    report["format"] = data_catalog.format_of(recipe.data, task.inputs, task.outputs)
+    source = data_catalog.source_of(recipe.data, task.inputs, task.outputs)
+    report["whole_files"] = source.whole_files
     write_json(folder / "data.json", report)
     for finding in report["findings"]:
         say(f"gate: {finding['text']}" + (" (waived)" if finding["waived"] else ""))
@@ -399,7 +400,7 @@ def _read(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
         return {}
     own = getattr(recipe.data.columns, column)
     columns = list(own) if isinstance(own, tuple) else [own]
-    return {"columns": columns, **({"format": data["format"]} if "format" in data else {})}
+    return {"columns": columns, "whole_files": data.get("whole_files", False)}
 
 
 def _write_infeasible(

@@ -367,4 +367,4 @@ def test_a_whole_run_ends_certified(source_of, task, tmp_path):
     assert [] == found["failed"]
     assert "answer" in found["answers"][0]
     # predict reads files of texts as these were read
-    assert bool(KINDS[TASKS[task].inputs].column) == ({"columns", "format"} <= done.keys())
+    assert bool(KINDS[TASKS[task].inputs].column) == ({"columns", "whole_files"} <= done.keys())

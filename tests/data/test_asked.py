@@ -57,7 +57,7 @@ def test_files_are_whole_where_those_of_the_training_were(tmp_path):
     """A model of a folder of texts takes each file for one, as a language model does."""
     (tmp_path / "a.txt").write_text("one\ntwo")
 
-    assert ["one\ntwo"] == contents(tmp_path / "a.txt", format="text_folder")
+    assert ["one\ntwo"] == contents(tmp_path / "a.txt", whole_files=True)
     assert ["one\ntwo"] == contents(tmp_path, kind="stream", answer="next")
     assert ["one", "two"] == contents(tmp_path)
 

@@ -294,15 +294,13 @@ def test_boxes_are_drawn_in_the_pictures_own_size(tmp_path):
     assert {"a.png", "a-1.png"} == {first.name, second.name}
 
 
-@pytest.mark.parametrize(("answer", "folder", "words"), [
-    ("classes", "new", "expected: a model for detection or forecasting"),
-    ("boxes", "taken", "taken is a file, and drawings go into a folder"),
+@pytest.mark.parametrize(("task", "folder", "words"), [
+    ("tagging", "new", "expected: a model for forecasting or detection"),
+    ("detection", "taken", "taken is a file, and drawings go into a folder"),
 ])  # fmt: skip
-def test_what_cannot_be_drawn_is_refused_before_anything_is_answered(
-    tmp_path, answer, folder, words
-):
+def test_what_cannot_be_drawn_is_refused_before_anything_is_answered(tmp_path, task, folder, words):
     """A task without drawings, and a file where the folder should be."""
     (tmp_path / "taken").touch()
 
     with pytest.raises(ConfigError, match=words):
-        drawing.require(answer, "some task", tmp_path / folder)
+        drawing.require(task, ["forecasting", "detection"], tmp_path / folder)

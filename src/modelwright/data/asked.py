@@ -70,7 +70,7 @@ def reader(manifest: Mapping[str, Any]) -> Reader:
     return Reader(
         kind,
         columns,
-        whole=not kind.lines or done.get("format") == "text_folder",
+        whole=not kind.lines or done.get("whole_files", False),
         tags=frozenset(map(str, manifest.get("labels") or [])) if tagged else None,
         endings=tuple(dict.fromkeys(endings)),
     )

@@ -59,6 +59,7 @@ class Source:
     read: the rows at a path.
     kind: of the inputs, a row of KINDS; answers: kinds of answers that its targets are.
     is_named: whether the recipe's source names it, so that no path has to be there.
+    whole_files: whether each file of texts is one text.
     """
 
     is_here: Callable[[Path], bool]
@@ -67,6 +68,7 @@ class Source:
     kind: str = "image"
     answers: tuple[str, ...] = ("classes",)
     is_named: Callable[[str], bool] = lambda source: False
+    whole_files: bool = False
 
 
 SOURCES: dict[str, Source] = {
@@ -124,6 +126,7 @@ SOURCES: dict[str, Source] = {
         text_folder.read,
         "a folder with one folder of .txt or .txt.gz files for each class",
         kind="text",
+        whole_files=True,
     ),
     "tagged_words": Source(
         text.has_tables,
@@ -239,9 +242,9 @@ def load(section: recipe.Data, kind: str = "image", answer: str = "classes") -> 
     return dataset(made.parts, labels, section.source, findings, made.inputs, outputs, files)
 
 
-def format_of(section: recipe.Data, kind: str, answer: str) -> str:
-    """The row of SOURCES that reads a recipe's data, arguments and errors as of `load`."""
-    return _recognise(section, kind, answer)[0]
+def source_of(section: recipe.Data, kind: str, answer: str) -> Source:
+    """What reads a recipe's data; arguments and errors as of `load`."""
+    return SOURCES[_recognise(section, kind, answer)[0]]
 
 
 def recognise(section: recipe.Data) -> Source:

@@ -20,15 +20,20 @@ def color(label: str) -> str:
     return COLORS[zlib.crc32(label.encode()) % len(COLORS)]
 
 
-DRAWN = {"boxes": "detection", "horizon": "forecasting"}  # kinds of answers -> whose they are
+DRAWN = ("boxes", "horizon")  # kinds of answers
 
 
-def require(answer: str, task: str, folder: Path) -> None:
-    """Raises: ConfigError where a task's answers cannot be drawn, or not into that folder."""
-    if answer not in DRAWN:
+def require(task: str, able: Sequence[str], folder: Path) -> None:
+    """Whether there is something to draw, and a place for it.
+
+    Args:
+        able: the tasks whose answers are in DRAWN.
+    Raises: ConfigError where the task is none of them, or the folder is a file.
+    """
+    if task not in able:
         raise ConfigError(
             f"predict: there is nothing to draw with {task}",
-            expected=f"a model for {' or '.join(DRAWN.values())}",
+            expected=f"a model for {' or '.join(able)}",
             repair="leave draw out",
         )
     if folder.exists() and not folder.is_dir():
