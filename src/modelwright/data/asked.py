@@ -80,6 +80,7 @@ def asked(inputs: Sequence[str | Path], how: Reader) -> Iterator[Asked]:
     """Everything that is named, in order; what cannot be read comes with its reason."""
     for one in inputs:
         name = os.fsencode(one).decode("utf-8", "replace")
+        name = "standard input" if name == STANDARD_INPUT else name
         yield from _safely(name, _one(one, name, how))
 
 
@@ -96,7 +97,7 @@ def _safely(name: str, found: Iterator[Asked]) -> Iterator[Asked]:
 def _one(given: str | Path, name: str, how: Reader) -> Iterator[Asked]:
     path = Path(given)
     if str(given) == STANDARD_INPUT:
-        yield from _content(_standard_input(), "standard input", how)
+        yield from _content(_standard_input(), name, how)
     elif os.path.isdir(given):  # noqa: PTH112 - a text may be too long for a path
         found = [file for file in sorted(path.rglob("*")) if _ending(file, how.kind) in how.endings]
         if not found:
