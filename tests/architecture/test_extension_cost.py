@@ -63,7 +63,7 @@ KNOWN_ELSEWHERE = {
         "compress/search.py": "writes the steps that it did, in the recipe's words",
     },
     "CALIBRATIONS": {"core/recipe_compress.py": "the choices of quantize.calibration"},
-    "TASKS": {PAGE: "the choices of task"},
+    "TASKS": {"core/recipe_tasks.py": "the choices of task, and the keys that each reads"},
     "ALGORITHMS": {PAGE: "the choices of train.algorithm"},
     "SOURCES": {"core/recipe_data.py": "the choices of data.format"},
 }

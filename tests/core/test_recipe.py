@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.goals import METRICS, Goal
-from modelwright.core.recipe import Recipe
+from modelwright.core.recipe import QUALITY_OF, TASKS_OF_KEY, Data, Recipe
 from modelwright.core.recipe_file import digest, parse_overrides, read, resolved_text
 
 ROOT = Path(__file__).parents[2]
@@ -133,8 +133,15 @@ MISTAKES = {
     "data key of another task": ("data: {source: x, window: 12}", 2, "data.window",
                                  "image-classification does not read it, only forecasting, "
                                  "language-modeling and control do"),
-    "unit of another task": ("data: {source: x, tokens: {unit: bpe}}", 2, "data.tokens.unit",
-                             "image-classification takes characters, words, given"),
+    "section of another task": ("data: {source: x, tokens: {unit: bpe}}", 2, "data.tokens.unit",
+                                "image-classification does not read it, only text-classific"),
+    "key that most tasks read": ("task: control\ndata: {source: x, valid: 0.3}", 2, "data.valid",
+                                 "all do but recommendation and control"),
+    "unit of another task": ("task: tagging\ndata: {source: x, tokens: {unit: bpe}}", 2,
+                             "data.tokens.unit", "tagging takes characters, words, given"),
+    "as many as there are": ("task: transcription\ndata:\n  source: x\n"
+                             "  tokens: {unit: bytes, vocab_size: 99}", 4,
+                             "data.tokens.vocab_size", "bytes are as many as there are"),
     "no share": ("goals: {accuracy: '>= 97'}", 3, "goals", "write 0.97 or 97 %"),
     "goal in another unit": ("goals: {latency_p99_ms: '<= 2 MB'}", 3, "goals", "a time in"),
     "bound without end": ("goals: {size_mb: '<= 1e999'}", 3, "goals", "1e999"),
@@ -151,6 +158,66 @@ MISTAKES = {
 }  # fmt: skip
 
 
+# a value of each key that only some tasks read, other than its default
+OF_SOME_TASKS = {
+    "data.valid": 0.3, "data.test": 0.3, "data.split_seed": 1, "data.image_size": 32,
+    "data.rate": 8000, "data.files": {"train": "a.txt"}, "data.columns.text": "say",
+    "data.columns.label": "as", "data.columns.file": "wav", "data.columns.source": "de",
+    "data.columns.target": "en", "data.clean": [{"normalize": "NFC"}],
+    "data.tokens.unit": "characters", "data.tokens.features": ["token"],
+    "data.tokens.vocab_size": 300, "data.tokens.joint": False, "data.tokens.max_length": 12,
+    "data.horizon": 4, "data.channels": ["load"], "data.window": 12,
+    "data.split_rows": [30, 10, 10], "data.interactions": {}, "data.interactions.time": 7,
+    "data.interactions.rating": 7, "data.pair": ["de", "en"], "data.episodes": 8,
+    "data.checks.near_duplicate_similarity": 0.9, "data.checks.label_noise": True,
+}  # fmt: skip
+OF_ALL_TASKS = {"data.source", "data.format", "data.checks.waive"}
+
+
+def nested(key: str, value: object) -> dict:
+    """`a.b.c` as sections."""
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return value
+
+
+def leaves(section: type, before: str) -> set[str]:
+    """Every key below a section of the recipe, dotted; lists of steps are keys."""
+    below = {name: getattr(f.annotation, "model_fields", None) and f.annotation
+             for name, f in section.model_fields.items()}  # fmt: skip
+    return {
+        one
+        for name, own in below.items()
+        for one in (leaves(own, f"{before}.{name}") if own else {f"{before}.{name}"})
+    }
+
+
+def test_each_key_of_data_is_read_by_all_tasks_or_says_by_which():
+    """A new key stands in TASKS_OF_KEY, or among those few that mean something everywhere."""
+    told = {key for key in TASKS_OF_KEY if key.startswith("data.")}
+    every = leaves(Data, "data")
+
+    assert OF_ALL_TASKS == every - told
+    assert {"data.interactions.time", "data.interactions.rating"} == told - every
+    assert set(OF_SOME_TASKS) == told
+
+
+@pytest.mark.parametrize("key", OF_SOME_TASKS)
+def test_a_key_that_a_task_does_not_read_is_refused(key):
+    """By every task but those that do, never passed over in silence."""
+    refusing = set()
+    for task in QUALITY_OF:
+        needed = {"horizon": 4} if task == "forecasting" else {}
+        data = {"source": "x", **needed, **nested(key, OF_SOME_TASKS[key])["data"]}
+        try:
+            Recipe.model_validate({"task": task, "data": data})
+        except ValidationError as error:
+            assert f"{task} does not read it" in str(error)
+            refusing.add(task)
+
+    assert set(QUALITY_OF) - set(TASKS_OF_KEY[key]) == refusing
+
+
 JARGON = ("valid", "dictionary", "instance", "tuple", "parse", "Input", "input")
 
 
@@ -158,7 +225,8 @@ JARGON = ("valid", "dictionary", "instance", "tuple", "parse", "Input", "input")
 def test_a_mistake_is_named_with_its_place(refusal, file, name):
     """File, line and key of the mistake, and what would have been right."""
     text, line, key, right = MISTAKES[name]
-    head = HEAD if not text.startswith("data:") else HEAD.splitlines()[0] + "\n"
+    below = {"data": 1, "task": 0}.get(text.partition(":")[0], 2)  # lines of HEAD that stay
+    head = "".join(HEAD.splitlines(keepends=True)[:below])
     error = refusal(text, head=head)
 
     assert f"{file(text, head=head)}, line {line}: " in str(error)

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.core.errors import ConfigError, DataError, IntegrityError
+from modelwright.core.recipe import TASKS_OF_KEY
 from modelwright.data import catalog
-from modelwright.data.catalog import load
+from modelwright.data.catalog import SOURCES, load
+from modelwright.tasks.catalog import TASKS
 
 from .conftest import noise, of, rows, section, sound
 
@@ -317,3 +319,36 @@ def test_fashion_mnist_loads():
         "test": 10000,
     } == {part: len(rows_) for part, rows_ in data.parts.items()}
     assert [600] * 10 == np.bincount(data.parts["valid"].targets).tolist()
+
+
+KEYS_OF_FORMATS = sorted({key for row in SOURCES.values() for key in row.reads})
+
+
+@pytest.mark.parametrize("key", KEYS_OF_FORMATS)
+def test_a_task_reads_what_one_of_its_formats_does(key):
+    """What the recipe refuses by the task and what loading refuses by the format agree."""
+    reading = {
+        name
+        for name, task in TASKS.items()
+        for row in SOURCES.values()
+        if row.kind == task.inputs and task.outputs in row.answers and key in row.reads
+    }
+
+    assert set(TASKS_OF_KEY[f"data.{key}"]) == reading
+
+
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [
+        ({"image_size": 32}, "data.image_size: 'digits' is read as digits, which does not"),
+        ({"clean": [{"normalize": "NFC"}]}, "data.clean: 'digits' is read as digits"),
+        ({"files": {"train": "a"}}, "data.files: 'digits' is read as digits"),
+    ],
+)
+def test_a_key_that_the_format_does_not_read_is_refused(keys, what):
+    """Whoever set it learns which formats do, and how to go on."""
+    with pytest.raises(ConfigError, match=what) as caught:
+        load(section("digits", **keys))
+
+    assert "one of the formats that do: " in caught.value.expected
+    assert "leave data." in caught.value.repair

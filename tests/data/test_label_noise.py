@@ -108,5 +108,5 @@ def test_tasks_without_labels_refuse_it(tmp_path):
         "task: forecasting\ndata: {source: x.csv, horizon: 4, checks: {label_noise: true}}\n"
     )
 
-    with pytest.raises(ConfigError, match="label_noise: forecasting has no labels"):
+    with pytest.raises(ConfigError, match="label_noise: forecasting does not read it"):
         recipe_file.read(path)

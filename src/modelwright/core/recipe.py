@@ -3,13 +3,14 @@
 `read` takes YAML and overrides and gives a frozen Recipe, or an error that names file, line, key
 and the nearest valid name. Nothing else in the product reads recipe files (core/recipe_file.py
 does the reading; recipe_data.py has the section `data`, recipe_compress.py `compress`, decode.py
-`decode`, this file all others).
+`decode`, this file all others; recipe_tasks.py says which task reads which key).
 """
 
 import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from modelwright.core import decode
 from modelwright.core.decode import Decode
@@ -33,12 +34,25 @@ from modelwright.core.recipe_data import (
     Tokens,
     Whole,
 )
+from modelwright.core.recipe_tasks import (
+    NEEDS_HORIZON,
+    QUALITY_OF,
+    SOUND_STEPS,
+    STEPS_OF_BOXES,
+    STEPS_OF_TASK,
+    TASKS_OF_KEY,
+    UNITS_OF_TASK,
+    WHOLE_BATCHES,
+    WRITES,
+    TaskName,
+    unread_keys,
+)
 
 __all__ = [
-    "BLOCKING_CHECKS", "NOTED_CHECKS", "QUALITY_OF", "RATES", "STEPS_OF_BOXES", "Augment", "Budget",
-    "Checks", "Clean", "Columns", "Compress", "Data", "Decode", "Files", "Interactions", "Model",
-    "Prune", "Quantize", "QuantizeWeights", "Recipe", "Section", "Step", "Target", "Tokens",
-    "Train",
+    "BLOCKING_CHECKS", "NOTED_CHECKS", "QUALITY_OF", "RATES", "SOUND_STEPS", "STEPS_OF_BOXES",
+    "STEPS_OF_TASK", "TASKS_OF_KEY", "WHOLE_BATCHES", "WRITES", "Augment", "Budget", "Checks",
+    "Clean", "Columns", "Compress", "Data", "Decode", "Files", "Interactions", "Model", "Prune",
+    "Quantize", "QuantizeWeights", "Recipe", "Section", "Step", "Target", "Tokens", "Train",
 ]  # fmt: skip
 
 
@@ -274,61 +288,6 @@ class Train(Section):
         return self
 
 
-# what a task's quality is measured by; tasks/catalog.py says how
-QUALITY_OF = {
-    "image-classification": "accuracy",
-    "text-classification": "accuracy",
-    "audio-classification": "accuracy",
-    "transcription": "wer",
-    "tagging": "f1",
-    "forecasting": "mse",
-    "recommendation": "ndcg_at_10",
-    "rating-prediction": "rmse",
-    "language-modeling": "nats_per_char",
-    "detection": "ap50",
-    "control": "mean_return",
-    "image-text-matching": "recall_at_10",
-    "translation": "bleu",
-}
-
-NO_LABELS = (
-    "forecasting", "transcription", "image-text-matching", "detection", "control",
-    "rating-prediction",
-)  # fmt: skip
-# whose loss compares the rows of a batch with each other, or makes its own
-WHOLE_BATCHES = ("image-text-matching", "control")
-
-# keys that not every task reads
-WRITES = {"language-modeling": "on", "translation": "anew"}  # a text, and how
-IN_ORDER = ("forecasting", "language-modeling")
-TASKS_OF_KEY = {
-    "data.horizon": ("forecasting",), "data.channels": ("forecasting",),
-    "data.window": (*IN_ORDER, "control"), "data.split_rows": IN_ORDER,
-    "data.interactions": ("recommendation", "rating-prediction"), "data.pair": ("translation",),
-    "train.label_smoothing": tuple(task for task in QUALITY_OF if task not in NO_LABELS),
-    "train.micro_batch_size": tuple(task for task in QUALITY_OF if task not in WHOLE_BATCHES),
-    "data.episodes": ("control",), "train.algorithm": ("control",),
-    "train.discount": ("control",), "train.stop_at": ("control",),
-    **{f"decode.{key}": tuple(task for task, how in WRITES.items() if key in decode.READ[how])
-       for key in Decode.model_fields},
-}  # fmt: skip
-# steps of train.augment that a task takes; data/augment*.py do them
-STEPS_OF_IMAGES = ("flip", "crop", "shift", "rotate", "shear", "zoom", "erase")
-STEPS_OF_BOXES = ("flip", "shift", "zoom", "mosaic", "erase")
-SOUND_STEPS = ("mask_time", "mask_frequency", "speed")
-STEPS_OF_TASK: dict[str, tuple[str, ...]] = {
-    "image-classification": (*STEPS_OF_IMAGES, "mixup", "cutmix"),
-    "image-text-matching": STEPS_OF_IMAGES,
-    "detection": STEPS_OF_BOXES,
-    "audio-classification": SOUND_STEPS,
-    "transcription": SOUND_STEPS,
-    "text-classification": ("drop_tokens",),
-    "tagging": ("drop_tokens",),
-    "forecasting": ("jitter",),
-}
-UNITS_OF_TEXTS, UNITS_OF_STREAMS = ("words", "given"), ("bytes", "bpe")
-
-
 def _goals(value: Any) -> Any:
     """Every measure's bounds as a list, each of which can be parsed."""
     if not isinstance(value, dict):
@@ -351,12 +310,7 @@ class Recipe(Section):
     """The whole recipe."""
 
     name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="of the run's folder")
-    task: Literal[
-        "image-classification", "text-classification", "audio-classification", "tagging",
-        "forecasting", "language-modeling", "translation", "recommendation", "transcription",
-        "rating-prediction",
-        "image-text-matching", "detection", "control",
-    ]  # fmt: skip
+    task: TaskName
     data: Data
     budget: Budget = Field(default_factory=lambda: Budget(train_minutes=5.0))
     goals: Annotated[dict[str, tuple[str, ...]], BeforeValidator(_goals)] = Field(
@@ -380,19 +334,14 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _data_fits_the_task(self) -> "Recipe":
-        for name, tasks in TASKS_OF_KEY.items():
-            section, key = name.split(".")
-            if self.task not in tasks and getattr(getattr(self, section), key) is not None:
-                *first, last = tasks
-                only = f"{', '.join(first)} and {last} do" if first else f"{last} does"
-                raise ValueError(f"{name}: {self.task} does not read it, only {only}")
-        if self.data.checks.label_noise and "accuracy" != QUALITY_OF[self.task]:
-            raise ValueError(f"data.checks.label_noise: {self.task} has no labels of rows")
-        stream = self.task in ("language-modeling", "transcription", "translation")
-        if self.data.tokens.unit in (UNITS_OF_TEXTS if stream else UNITS_OF_STREAMS):
-            fit = ("characters", *(UNITS_OF_STREAMS if stream else UNITS_OF_TEXTS))
-            raise ValueError(f"data.tokens.unit: {self.task} takes {', '.join(fit)}")
-        if self.task == "forecasting" and self.data.horizon is None:
+        if (unread := next(unread_keys(self.task, self), None)) is not None:
+            raise PydanticCustomError("unread_key", "{text}", {"key": unread[0], "text": unread[1]})
+        units = UNITS_OF_TASK.get(self.task, ())
+        if self.data.tokens.unit not in ("auto", *units):
+            raise ValueError(f"data.tokens.unit: {self.task} takes {', '.join(units)}")
+        if self.data.tokens.unit == "bytes" and self.data.tokens.vocab_size is not None:
+            raise ValueError("data.tokens.vocab_size: bytes are as many as there are, 256")
+        if self.task in NEEDS_HORIZON and self.data.horizon is None:
             raise ValueError("data.horizon: forecasting needs it: the number of steps to forecast")
         return self
 

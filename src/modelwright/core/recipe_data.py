@@ -16,6 +16,19 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    def sets(self, key: str) -> bool:
+        """Whether a key, dotted if it is further below, has another value than its default.
+
+        >>> Tokens(unit="bpe", max_length=256).sets("unit"), Tokens(max_length=256).sets("max_length")
+        (True, False)
+        """
+        name, _, below = key.partition(".")
+        value = getattr(self, name)
+        if below:
+            return isinstance(value, Section) and value.sets(below)
+        field = type(self).model_fields[name]
+        return bool(value != field.get_default(call_default_factory=True))
+
 
 def _quantity(unit: str) -> BeforeValidator:
     def convert(value: Any) -> Any:

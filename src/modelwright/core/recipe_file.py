@@ -204,6 +204,9 @@ def _explain(error: ValidationError, places: Mapping[Place, str], path: str) -> 
     if place == () and detail["type"] == "value_error":  # of two sections: the text names the key
         name, _, text = detail["msg"].removeprefix("Value error, ").partition(": ")
         place, detail["msg"] = tuple(name.split(".")), text
+    if detail["type"] == "unread_key":
+        place = tuple(detail["ctx"]["key"].split("."))
+        detail["msg"] = detail["msg"].partition(": ")[2]
     # a list of steps is read as its long form; the lines are those of the list
     if place[:2] == ("compress", "steps") and ("compress", "steps") not in places:
         places = {
@@ -223,6 +226,8 @@ def _explain(error: ValidationError, places: Mapping[Place, str], path: str) -> 
     if detail["type"] == "missing":
         return ConfigError(f"{where}: the key {key!r} is missing{more}", expected=_hint(place))
     expected, repair = _hint(place), ""
+    if detail["type"] == "unread_key":
+        repair = f"leave {'.'.join(map(str, place))} out"
     if detail["type"] == "model_type" and (section := _section_at(place)) is not None:
         expected = f"keys below it, of: {', '.join(section.model_fields)}"
         repair = _as_section(section, place, detail["input"])
@@ -243,7 +248,7 @@ WANTED = {
 
 def _message(detail: ErrorDetails) -> str:
     kind, text = detail["type"], detail["msg"].removeprefix("Value error, ")
-    if kind in ("value_error", "missing"):
+    if kind in ("value_error", "missing", "unread_key"):
         return text
     text = f"should be {WANTED[kind]}" if kind in WANTED else text.removeprefix("Input ")
     got = "nothing" if detail["input"] is None else repr(detail["input"])

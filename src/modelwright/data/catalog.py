@@ -60,6 +60,7 @@ class Source:
     kind: of the inputs, a row of KINDS; answers: kinds of answers that its targets are.
     is_named: whether the recipe's source names it, so that no path has to be there.
     whole_files: whether each file of texts is one text.
+    reads: keys of the recipe's section `data` that not every format reads, and this one does.
     """
 
     is_here: Callable[[Path], bool]
@@ -69,6 +70,7 @@ class Source:
     answers: tuple[str, ...] = ("classes",)
     is_named: Callable[[str], bool] = lambda source: False
     whole_files: bool = False
+    reads: tuple[str, ...] = ()
 
 
 SOURCES: dict[str, Source] = {
@@ -77,18 +79,21 @@ SOURCES: dict[str, Source] = {
         annotations.read_voc,
         "a folder with Annotations, JPEGImages and perhaps ImageSets, as Pascal VOC has them",
         answers=("boxes",),
+        reads=("image_size",),
     ),
     "yolo": Source(
         annotations.has_yolo,
         annotations.read_yolo,
         "a folder with images, labels and data.yaml or classes.txt, as YOLO has them",
         answers=("boxes",),
+        reads=("image_size",),
     ),
     "coco": Source(
         annotations.has_coco,
         annotations.read_coco,
         "a folder with annotations/*train*.json and pictures, as COCO has them, or one JSON file",
         answers=("boxes",),
+        reads=("image_size",),
     ),
     "image_texts": Source(
         pairs.is_here,
@@ -96,6 +101,7 @@ SOURCES: dict[str, Source] = {
         "a file *.jsonl with a picture's file and its captions on each line, beside the pictures",
         kind="image_text",
         answers=("vectors",),
+        reads=("image_size",),
     ),
     "digits": Source(
         lambda path: False,
@@ -113,6 +119,7 @@ SOURCES: dict[str, Source] = {
         "columns source and target",
         kind="pairs",
         answers=("sequence",),
+        reads=("files", "columns.source", "columns.target", "pair", "clean"),
     ),
     "text_table": Source(
         text.has_tables,
@@ -120,6 +127,7 @@ SOURCES: dict[str, Source] = {
         "a CSV, TSV or JSON lines file with the columns text and label, or a folder with train.csv "
         "and the like",
         kind="text",
+        reads=("files", "columns.text", "columns.label", "clean"),
     ),
     "text_folder": Source(
         text_folder.is_here,
@@ -127,6 +135,7 @@ SOURCES: dict[str, Source] = {
         "a folder with one folder of .txt or .txt.gz files for each class",
         kind="text",
         whole_files=True,
+        reads=("clean",),
     ),
     "tagged_words": Source(
         text.has_tables,
@@ -135,6 +144,7 @@ SOURCES: dict[str, Source] = {
         "folder with train.txt and the like",
         kind="text",
         answers=("tags",),
+        reads=("files",),
     ),
     "interactions": Source(
         uses.is_here,
@@ -151,6 +161,7 @@ SOURCES: dict[str, Source] = {
         "the like",
         kind="ratings",
         answers=("rating",),
+        reads=("files",),
     ),
     "table": Source(
         series.is_table,
@@ -165,6 +176,7 @@ SOURCES: dict[str, Source] = {
         "a file *.txt or *.txt.gz of running text, or a folder with train.txt and the like",
         kind="stream",
         answers=("next",),
+        reads=("files",),
     ),
     "environment": Source(
         lambda path: False,
@@ -186,6 +198,7 @@ SOURCES: dict[str, Source] = {
         "and the like, or with *.trans.txt as LibriSpeech has them",
         kind="audio",
         answers=("letters",),
+        reads=("files", "columns.file", "columns.text", "clean"),
     ),
     "audio_folder": Source(
         audio.is_here,
@@ -197,6 +210,7 @@ SOURCES: dict[str, Source] = {
         lambda path: path.is_dir(),
         folder.read,
         "a folder with one folder of PNG or JPEG files for each class",
+        reads=("image_size",),
     ),
 }
 
@@ -210,10 +224,11 @@ def load(section: recipe.Data, kind: str = "image", answer: str = "classes") -> 
     Args:
         kind: of the inputs that the task takes, a row of KINDS.
         answer: of the task, a row of models/heads.py.
-    Raises: ConfigError for a source that is not there or no known format; DataError for one that
-        cannot be read; MissingExtra for a library that the format needs.
+    Raises: ConfigError for a source that is not there or no known format, or a key that its format
+        does not read; DataError for one that cannot be read; MissingExtra for a library that the format needs.
     """
     name, path = _recognise(section, kind, answer)
+    _require_read(section, name)
     try:
         parts, labels, findings = SOURCES[name].read(path, section)
     except OSError as error:
@@ -245,6 +260,18 @@ def load(section: recipe.Data, kind: str = "image", answer: str = "classes") -> 
 def source_of(section: recipe.Data, kind: str, answer: str) -> Source:
     """What reads a recipe's data; arguments and errors as of `load`."""
     return SOURCES[_recognise(section, kind, answer)[0]]
+
+
+def _require_read(section: recipe.Data, name: str) -> None:
+    """Refuse keys that the format does not read; those of other tasks are refused before."""
+    for key in dict.fromkeys(key for row in SOURCES.values() for key in row.reads):
+        if key not in SOURCES[name].reads and section.sets(key):
+            readers = ", ".join(own for own, row in SOURCES.items() if key in row.reads)
+            raise ConfigError(
+                f"data.{key}: {section.source!r} is read as {name}, which does not take it",
+                expected=f"one of the formats that do: {readers}",
+                repair=f"leave data.{key} out, or name another data.format",
+            )
 
 
 def recognise(section: recipe.Data) -> Source:

@@ -89,6 +89,13 @@ def read(path: Path, section: recipe.Data) -> Loaded:
 def _parts(path: Path, section: recipe.Data) -> Iterator[tuple[str, Iterator[Pair]]]:
     if path.is_dir() and _languages(path):
         pair = _pair(path, section)
+        for side in ("source", "target"):
+            if section.sets(f"columns.{side}"):
+                raise ConfigError(
+                    f"data.columns.{side}: {section.source!r} holds files with a text on each line",
+                    expected="columns for a table only",
+                    repair=f"leave data.columns.{side} out",
+                )
         for part, stem in _stems(path, pair[0], section).items():
             yield part, _lines(*(_side(path, stem, language) for language in pair))
         return

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelwright.core import recipe
-from modelwright.core.errors import DataError, did_you_mean
+from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.data.clean import cleaned, findings
 from modelwright.data.rows import Finding, Loaded, Prepared, Ragged, Rows, ragged
 from modelwright.data.tables import open_text, records, table_suffix
@@ -126,8 +126,17 @@ def _part_file(folder: Path, part: str) -> Path | None:
 
 
 def part_files(path: Path, section: recipe.Data) -> dict[str, Path]:
-    """The file of each part: the path itself to train on, or the files of a folder."""
+    """The file of each part: the path itself to train on, or the files of a folder.
+
+    Raises: ConfigError where data.files names files beside one; DataError for one that is not there.
+    """
     if path.is_file():
+        if section.files is not None:
+            raise ConfigError(
+                f"data.files names files of a folder, and {section.source!r} is a file",
+                expected="either of the two",
+                repair="leave data.files out, or name the folder in data.source",
+            )
         return {"train": path}
     named = section.files.model_dump(exclude_none=True) if section.files else {}
     found = {

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from modelwright.core import recipe
-from modelwright.core.errors import DataError, MissingExtra
+from modelwright.core.errors import ConfigError, DataError, MissingExtra
 from modelwright.core.signature import FRAMES_PER_S
 from modelwright.data import audio, folder, language, tables, text
 from modelwright.data.clean import Record, cleaned, findings
@@ -147,6 +147,13 @@ def _parts(path: Path, section: recipe.Data) -> dict[str, tuple[Iterator[Record]
         files = text.part_files(path, section)
         columns = _columns(section)
         return {part: (text.labelled(file, columns), file.parent) for part, file in files.items()}
+    for key in ("file", "text"):
+        if section.sets(f"columns.{key}"):
+            raise ConfigError(
+                f"data.columns.{key}: {section.source!r} holds {LISTED}, which have no columns",
+                expected="columns for a table only",
+                repair=f"leave data.columns.{key} out, or name the tables with data.files",
+            )
     by_part: dict[str, list[Path]] = {}
     for file in listed:
         top = file.relative_to(path).parts[0].lower()
