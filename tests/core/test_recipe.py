@@ -162,7 +162,8 @@ MISTAKES = {
 OF_SOME_TASKS = {
     "data.valid": 0.3, "data.test": 0.3, "data.split_seed": 1, "data.image_size": 32,
     "data.rate": 8000, "data.files": {"train": "a.txt"}, "data.columns.text": "say",
-    "data.columns.label": "as", "data.columns.file": "wav", "data.columns.source": "de",
+    "data.columns.label": "as", "data.columns.file": "wav", "data.columns.words": "w",
+    "data.columns.tags": "t",    "data.columns.source": "de",
     "data.columns.target": "en", "data.clean": [{"normalize": "NFC"}],
     "data.tokens.unit": "characters", "data.tokens.features": ["token"],
     "data.tokens.vocab_size": 300, "data.tokens.joint": False, "data.tokens.max_length": 12,

@@ -9,7 +9,7 @@ import pytest
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, MissingExtra
-from modelwright.data import catalog, checks, language
+from modelwright.data import catalog, checks, language, text_stream
 from modelwright.data.rows import PARTS, Ragged, Windows, joined, load_part, save
 
 from .conftest import section
@@ -240,7 +240,7 @@ def test_running_text_is_told_from_tables(tmp_path, name, content, right):
     """By what stands in it; so `init` names the right task."""
     path = file_of(tmp_path, content, name)
 
-    assert right == language.is_stream(path)
+    assert right == text_stream.is_here(path)
     if right:
         assert "stream" == catalog.recognise(recipe.Data(source=str(path))).kind
 

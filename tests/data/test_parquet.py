@@ -1,6 +1,7 @@
-"""Parquet: the same rows as from CSV, for every task that reads tables; faults with a type."""
+"""Parquet and JSON lines: the same rows as from CSV, for every task that reads tables; faults."""
 
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from modelwright.core.errors import DataError, MissingExtra
 from modelwright.core.recipe import Columns, Data, Interactions
-from modelwright.data import catalog, parquet, tables
+from modelwright.data import catalog, jsonl, parquet, tables
 
 pyarrow = pytest.importorskip("pyarrow")
 
@@ -21,7 +22,10 @@ SERIES = {"date": [f"2024-01-{1 + n // 24:02} {n % 24:02}:00" for n in range(120
           "load": [float(n % 12) / 4 for n in range(120)]}  # fmt: skip
 USES = {"user": [n // 8 for n in range(80)], "item": [100 + n % 11 for n in range(80)],
         "rating": [1 + n % 5 for n in range(80)], "time": list(range(80))}  # fmt: skip
+TAGGED = {"words": [f"hier ist Anna {n}" for n in range(40)], "tags": ["O O B-PER O"] * 40}
 CASES = [
+    ("text", "tags", TAGGED, {}),
+    ("stream", "next", {"text": TEXTS["text"]}, {"window": 16}),
     ("text", "classes", TEXTS, {}),
     ("pairs", "sequence", PAIRS, {"tokens": {"unit": "characters"}}),
     ("series", "horizon", SERIES, {"horizon": 4, "window": 16}),
@@ -31,11 +35,15 @@ CASES = [
 
 
 def write(path: Path, columns: dict[str, list[object]], rows_of_a_group: int = 7) -> Path:
-    """The same table as Parquet or as CSV, as the name says."""
+    """The same table as Parquet, JSON lines or CSV, as the name says."""
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
         pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=rows_of_a_group)
+        return path
+    if path.suffix == ".jsonl":
+        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        path.write_text("\n".join(map(json.dumps, rows)))
         return path
     with open(path, "w", newline="") as file:
         csv.writer(file).writerows([list(columns), *zip(*columns.values(), strict=True)])
@@ -44,13 +52,13 @@ def write(path: Path, columns: dict[str, list[object]], rows_of_a_group: int = 7
 
 @pytest.mark.parametrize(("kind", "answer", "columns", "keys"), CASES)
 def test_rows_are_those_of_the_same_table_as_csv(tmp_path, kind, answer, columns, keys):
-    """One digest, whichever of the two files the rows come from."""
+    """One digest, whichever of the three files the rows come from."""
     found = [
         catalog.load(Data(source=str(write(tmp_path / name, columns)), **keys), kind, answer)
-        for name in ("t.csv", "t.parquet")
+        for name in ("t.csv", "t.parquet", "t.jsonl")
     ]
 
-    assert found[0].digest == found[1].digest
+    assert found[0].digest == found[1].digest == found[2].digest
     assert len(found[0].parts["train"]) > 0
 
 
@@ -134,3 +142,47 @@ def test_columns_with_other_names_are_read(tmp_path):
     assert 11 == found.inputs["items"]
     assert ["bad", "good"] == other.labels
     assert np.all(other.parts["train"].classes < 2)
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('{"load": 2, "heat": 3}', "line 2: the first line has no field 'heat'"),
+        ('{"load": [2]}', "line 2: the field 'load' holds \\[2\\]"),
+        ("[2]", "line 2: '\\[2\\]' is no object"),
+        ('{"load": 2', "line 2: Expecting"),
+    ],
+)
+def test_a_broken_line_of_json_is_named(line, what):
+    """With its number, and what a line has to be."""
+    with pytest.raises(DataError, match=what) as caught:
+        jsonl.lines('{"load": 1}\n' + line, "t.jsonl")
+
+    assert caught.value.expected
+
+
+def test_words_and_tags_may_be_lists(tmp_path):
+    """As data sets of tagged words in JSON have them; another column is named in the recipe."""
+    row = json.dumps({"tokens": ["New York", "is", "big"], "ner": ["B-LOC", "O", "O"]})
+    (tmp_path / "t.jsonl").write_text("\n".join([row] * 20))
+    section = Data(
+        source=str(tmp_path / "t.jsonl"), columns=Columns(words="tokens", tags="ner"),
+        tokens={"unit": "given"},
+    )  # fmt: skip
+    with pytest.raises(DataError, match="'New York' is one word and has a blank"):
+        catalog.load(section, "text", "tags")
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"words": "a b", "tags": "O"}, "line 1: 2 words and 1 tags"),
+        ({"words": "a b", "tags": [1, 2]}, "line 1: the column 'tags' holds \\[1, 2\\]"),
+        ({"words": "a b", "tag": "O O"}, "line 1: the column 'tags' is not there"),
+    ],
+)
+def test_wrong_words_and_tags_are_named(tmp_path, row, what):
+    """With the line, and how to name the columns."""
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match=what):
+        catalog.load(Data(source=str(tmp_path / "t.jsonl")), "text", "tags")

@@ -19,7 +19,8 @@ class Section(BaseModel):
     def sets(self, key: str) -> bool:
         """Whether a key, dotted if it is further below, has another value than its default.
 
-        >>> Tokens(unit="bpe", max_length=256).sets("unit"), Tokens(max_length=256).sets("max_length")
+        >>> asked = Tokens(unit="bpe", max_length=256)
+        >>> asked.sets("unit"), asked.sets("max_length")
         (True, False)
         """
         name, _, below = key.partition(".")
@@ -117,6 +118,8 @@ class Columns(Section):
     )
     label: str | Whole = Field("label", description="the class")
     file: str | Whole = Field("file", description="the recording, from the table's folder on")
+    words: str | Whole = Field("words", description="a sentence's words: a list, or with blanks")
+    tags: str | Whole = Field("tags", description="their tags: a list, or with blanks")
     source: str | Whole = Field("source", description="the text to translate")
     target: str | Whole = Field("target", description="its translation")
 
@@ -138,6 +141,11 @@ class Clean(Section):
     longest: Whole | None = Field(None, ge=1, description="characters; longer rows are left out")
     script: Literal["latin", "cjk", "cyrillic", "greek", "arabic", "hebrew", "hangul"] | None = (
         Field(None, description="of most letters; other rows are left out")
+    )
+    language: str | None = Field(
+        None,
+        pattern=r"^[a-z]{2,3}$",
+        description="ISO 639 code, such as en; texts that look like another's are left out",
     )
     drop: Literal["duplicates", "near_duplicates"] | None = Field(
         None, description="texts that stand earlier in the same part, or nearly do"

@@ -21,13 +21,13 @@ from modelwright.data import (
     environment,
     folder,
     interactions,
-    language,
     pairs,
     parallel,
     ratings,
     series,
     text,
     text_folder,
+    text_stream,
     transcripts,
     uses,
 )
@@ -101,7 +101,7 @@ SOURCES: dict[str, Source] = {
         "a file *.jsonl with a picture's file and its captions on each line, beside the pictures",
         kind="image_text",
         answers=("vectors",),
-        reads=("image_size",),
+        reads=("image_size", "clean"),
     ),
     "digits": Source(
         lambda path: False,
@@ -140,17 +140,18 @@ SOURCES: dict[str, Source] = {
     "tagged_words": Source(
         text.has_tables,
         text.read_tagged,
-        "a file with a word and its tag on each line and a blank line between sentences, or a "
-        "folder with train.txt and the like",
+        "a file with a word and its tag on each line and a blank line between sentences, a CSV, "
+        "JSON lines or Parquet file with the columns words and tags, or a folder with train.txt "
+        "and the like",
         kind="text",
         answers=("tags",),
-        reads=("files",),
+        reads=("files", "columns.words", "columns.tags"),
     ),
     "interactions": Source(
         uses.is_here,
         interactions.read,
-        "a CSV, TSV or DAT file with a user, an item and a time on each line; a first line names "
-        "user and item, or the name ends in .data, .dat or .inter",
+        "a CSV, TSV, DAT or JSON lines file with a user, an item and a time on each line; a first "
+        "line names user and item, or the name ends in .data, .dat or .inter",
         kind="items",
         answers=("ranking",),
     ),
@@ -166,17 +167,19 @@ SOURCES: dict[str, Source] = {
     "table": Source(
         series.is_table,
         series.read,
-        "a CSV, TSV or TXT file with a row for each point in time and a column for each series",
+        "a CSV, TSV, TXT or JSON lines file with a row for each point in time and a column for "
+        "each series",
         kind="series",
         answers=("horizon",),
     ),
     "text_stream": Source(
-        language.is_stream,
-        language.read,
-        "a file *.txt or *.txt.gz of running text, or a folder with train.txt and the like",
+        text_stream.is_here,
+        text_stream.read,
+        "a file *.txt or *.txt.gz of running text, a folder with train.txt and the like or of such "
+        "files only, or a table with the column text and no label",
         kind="stream",
         answers=("next",),
-        reads=("files",),
+        reads=("files", "columns.text", "clean"),
     ),
     "environment": Source(
         lambda path: False,
@@ -225,7 +228,8 @@ def load(section: recipe.Data, kind: str = "image", answer: str = "classes") -> 
         kind: of the inputs that the task takes, a row of KINDS.
         answer: of the task, a row of models/heads.py.
     Raises: ConfigError for a source that is not there or no known format, or a key that its format
-        does not read; DataError for one that cannot be read; MissingExtra for a library that the format needs.
+        does not read; DataError for one that cannot be read; MissingExtra for a library that the
+        format needs.
     """
     name, path = _recognise(section, kind, answer)
     _require_read(section, name)

@@ -107,7 +107,7 @@ class Subject:
         if name == "empty_texts":
             return self.data.kind in ("text", "pairs", "image_text") or letters
         if name == "cleaned":
-            return self.data.kind in ("text", "pairs") or letters
+            return self.data.kind in ("text", "pairs", "image_text", "stream") or letters
         if name == "short_recordings":
             return letters
         if name == "label_noise":

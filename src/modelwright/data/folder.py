@@ -77,7 +77,7 @@ def read_classes(root: Path, section: recipe.Data, medium: Medium) -> Loaded:
         raise DataError(f"{root} is not a folder", expected=medium.expected)
     part_folders = _part_folders(root)
     classes = {
-        (part, folder.name): list(_files(folder, root))
+        (part, folder.name): list(files_below(folder, root))
         for part, base in part_folders.items()
         for folder in _subfolders(base, root)
     }
@@ -200,11 +200,15 @@ def _entries(folder: Path) -> list[Path]:
     )
 
 
-def _files(folder: Path, root: Path) -> Iterator[Path]:
+def files_below(folder: Path, root: Path) -> Iterator[Path]:
+    """Every file at any depth, in the order of names, but for those whose name begins with a dot.
+
+    Raises: DataError for a link to a folder or out of `root`.
+    """
     for path in _entries(folder):
         _refuse_leaving(path, root)
         if path.is_dir():
-            yield from _files(path, root)
+            yield from files_below(path, root)
         else:
             yield path
 

@@ -1,18 +1,14 @@
-"""Text as one long stream: read, divided in order, cut into tokens and windows of them.
+"""Text as one long stream: cut into tokens and windows of them (text_stream.py reads it).
 
-`read` gives the text of each part; `prepare` makes of it ids and, for each place, the id that comes
-next. The vocabulary is learned from train alone. Id 0 is padding, 1 a token that train lacks.
+`prepare` makes of each part's text ids and, for each place, the id that comes next. The vocabulary
+is learned from train alone. Id 0 is padding, 1 a token that train lacks.
 Source of the pairs of bytes: Sennrich et al. 2015, arXiv:1508.07909; over bytes as in Radford et
 al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
 """
 
 import functools
-import gzip
 import json
-import math
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +17,8 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, MissingExtra
 from modelwright.core.progress import say
-from modelwright.data.rows import PARTS, Array, Column, Loaded, Prepared, Ragged, Rows, Windows
-from modelwright.data.text import NOTHING, UNKNOWN, code_points, part_files
+from modelwright.data.rows import PARTS, Array, Column, Prepared, Ragged, Rows, Windows
+from modelwright.data.text import NOTHING, UNKNOWN
 
 SUFFIXES = (".txt", ".gz")
 TOKENS = "tokens.json"  # in the data's and in the model's folder
@@ -30,102 +26,8 @@ WINDOW = 128  # tokens that are looked back at, where the recipe does not say
 STRIDE = 4  # windows of train begin at every such part of a window
 VOCAB_SIZE = 30_000  # ids at most, where the recipe does not say
 FEWEST_BPE = 258  # padding, unknown, and each byte
-_PEEK_BYTES, _PEEK_LINES = 2**16, 50
 _CHUNK = 2**17  # characters that are cut into pairs of bytes at once
 _REPLACEMENT = "\ufffd"  # what an unknown token is shown as
-
-# files
-
-
-def is_stream(path: Path) -> bool:
-    """Whether the path is a text, or a folder with one to train on, and no table of any kind."""
-    try:
-        file = part_files(path, recipe.Data(source=str(path)))["train"]
-        if Path(file.name.removesuffix(".gz")).suffix.lower() != ".txt":
-            return False
-        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as opened:
-            content = opened.read(_PEEK_BYTES)
-    except DataError:
-        return False
-    except (OSError, EOFError, zlib.error):
-        return True  # reading it says what is wrong
-    lines = [line for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
-    lines = lines[:_PEEK_LINES]
-    if 2 * sum("\t" in line for line in lines) >= max(len(lines), 1):
-        return False
-    fields = [len(line.split()) for line in lines]
-    same = max((fields.count(number) for number in (2, 3, 4, 5)), default=0)
-    return len(lines) < 5 or same < 0.9 * len(lines)
-
-
-def read(path: Path, section: recipe.Data) -> Loaded:
-    """The text of each part, one row a part, from a UTF-8 file, plain or .gz, or a folder of them.
-
-    A file is divided in order: the last data.test of its characters, data.valid of them before,
-    and the rest; or data.split_rows. So is the train file of a folder that lacks a part.
-
-    Raises: DataError for a file that cannot be read, or a part of fewer than two characters.
-    """
-    files = part_files(path, section)
-    texts = {part: _text(file) for part, file in files.items()}
-    if section.split_rows is not None and len(texts) > 1:
-        raise ConfigError(
-            "data.split_rows divides one file, and the source has one for each part",
-            expected="either of the two",
-            repair="leave data.split_rows out, or name one file in data.source",
-        )
-    texts = _divided(texts, section)
-    for part, text in texts.items():
-        if len(text) < 2:
-            raise DataError(
-                f"the {part} part of {section.source!r} has {len(text)} characters",
-                expected="two at least: one, and what comes next",
-                repair="bring more text, or divide it otherwise with data.valid and data.test",
-            )
-    parts = {
-        part: Rows({"ids": code_points([texts[part]])}, np.zeros((1, 0), np.int64), [texts[part]])
-        for part in PARTS
-    }
-    return parts, [], []
-
-
-def _text(file: Path) -> str:
-    try:
-        content = file.read_bytes()
-        return (gzip.decompress(content) if file.suffix == ".gz" else content).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
-
-
-def _divided(texts: Mapping[str, str], section: recipe.Data) -> dict[str, str]:
-    """With the parts that are missing cut off the end of train, test last."""
-    train = texts["train"]
-    if section.split_rows is not None:
-        counts = section.split_rows
-        if sum(counts) > len(train):
-            raise DataError(
-                f"data.split_rows asks for {sum(counts):,} characters, and {section.source!r} has "
-                f"{len(train):,}",
-                expected=f"three counts whose sum is at most {len(train)}",
-            )
-        if sum(counts) < len(train):
-            left = len(train) - sum(counts)
-            say(f"data: {left:,} characters behind those of data.split_rows are not read")
-        first, second, end = (int(place) for place in np.cumsum(counts))
-    else:
-        end = len(train)
-        test = 0.0 if "test" in texts else section.test
-        valid = 0.0 if "valid" in texts else section.valid
-        # rounded first: 1 - 0.1 - 0.1 is a little less than 0.8
-        first = math.floor(round(end * (1 - test - valid), 6))
-        second = math.floor(round(end * (1 - test), 6))
-    cut = {
-        "train": train[: max(first, 0)],
-        "valid": train[max(first, 0) : second],
-        "test": train[second:end],
-    }
-    return cut | {part: text for part, text in texts.items() if part != "train"}
-
 
 # tokens and ids
 

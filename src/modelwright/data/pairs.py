@@ -19,6 +19,7 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.errors import DataError
 from modelwright.data import image, text
+from modelwright.data.clean import Record, cleaned, findings
 from modelwright.data.folder import IMAGES
 from modelwright.data.rows import Column, Finding, Loaded, Prepared, Rows, ragged
 from modelwright.data.shared import Shared
@@ -63,18 +64,25 @@ def read(path: Path, section: recipe.Data) -> Loaded:
     table = _table(path)
     if table is None:
         raise DataError(f"{path} has no table of pictures and their texts", expected=_LINE)
-    listed: dict[str, list[tuple[Path, str]]] = {}
-    empty, missing = [], {}
+    said: dict[str, list[Record]] = {}
+    missing = {}
     for line, record in _records(table):
         file, texts, part = _record(table, line, record)
         if not file.is_file():
             missing[file] = "it is not there"
             continue
-        for one in texts:
+        where = f"{table.name} line {line}"
+        said.setdefault(part, []).extend((where, one, str(file)) for one in texts)
+    counts: dict[str, int] = {}
+    listed: dict[str, list[tuple[Path, str]]] = {}
+    empty = []
+    for part, own in said.items():
+        listed[part] = []
+        for where, one, name in cleaned(iter(own), section.clean, counts):
             if one.strip():
-                listed.setdefault(part, []).append((file, one.strip()))
+                listed[part].append((Path(name), one.strip()))
             else:
-                empty.append(f"{table.name} line {line}")
+                empty.append(where)
     files = list(dict.fromkeys(file for rows in listed.values() for file, _ in rows))
     contents, broken = IMAGES.read(files, section)
     if not contents:
@@ -91,7 +99,7 @@ def read(path: Path, section: recipe.Data) -> Loaded:
         inputs: dict[str, Column] = {"image": column, "ids": text.code_points(texts)}
         parts[part] = Rows(inputs, pictures, texts)
     parts.setdefault("train", next(iter(parts.values())).take(np.zeros(0, np.int64)))
-    return parts, [], _findings({**missing, **broken}, empty)
+    return parts, [], [*_findings({**missing, **broken}, empty), *findings(counts)]
 
 
 def _record(table: Path, line: int, record: Mapping[str, Any]) -> tuple[Path, list[str], str]:

@@ -1,7 +1,7 @@
 """Tables of series over time: read, divided in time order, cut into windows.
 
-`read` gives the rows of a CSV, TSV or TXT table in three parts, train first; `prepare` makes of
-them windows and the values that come next. Mean and spread come from train alone.
+`read` gives the rows of a CSV, TSV, TXT or JSON lines table in three parts, train first; `prepare`
+makes of them windows and the values that come next. Mean and spread come from train alone.
 Source of the protocol: Zhou et al. 2020, arXiv:2012.07436 (errors on the scale of train); Qiu et
 al. 2024, arXiv:2403.20150 (every window counts, also those of a last, short batch).
 """
@@ -24,10 +24,10 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.core.progress import say
-from modelwright.data import parquet
+from modelwright.data import jsonl, parquet
 from modelwright.data.rows import PARTS, Array, Column, Finding, Loaded, Prepared, Rows, Windows
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".gz", parquet.SUFFIX)
+SUFFIXES = (".csv", ".tsv", ".txt", ".gz", jsonl.SUFFIX, parquet.SUFFIX)
 STARTER_HORIZON = 24  # steps that a starter recipe forecasts
 MISSING = ("", "na", "nan", "?")
 WINDOW = 336  # steps that are looked back at, where the recipe does not say
@@ -195,9 +195,9 @@ def read_table(content: bytes, name: str, wanted: Sequence[str] | None = None) -
     """The numbers in a file's bytes, gzip or not.
 
     Fields are divided by the first of tab, semicolon and comma that the first line has, else by
-    blanks. A header is there if the first row has a field that is neither number nor date; without
-    one, the columns are called "column 0", "column 1", … The first column is time if it is no
-    number.
+    blanks; JSON lines begin with "{". A header is there if the first row has a field that is
+    neither number nor date; without one, the columns are called "column 0", "column 1", … The
+    first column is time if it is no number.
 
     Args:
         name: what errors call the file.
@@ -248,6 +248,8 @@ def _lines(content: bytes, name: str) -> list[tuple[int, list[str]]]:
     try:
         text = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
         decoded = text.decode("utf-8-sig")
+        if decoded.lstrip().startswith("{"):
+            return jsonl.lines(decoded, name)
         first = re.search(r"[^\r\n]+", decoded)
         marks = [mark for mark in "\t;," if first is not None and mark in first[0]]
         if marks:

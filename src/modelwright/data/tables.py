@@ -69,6 +69,46 @@ def records(
         yield f"{file.name} line {line}", *values
 
 
+def tagged_rows(
+    file: Path, wanted: tuple[str | int, str | int]
+) -> Iterator[tuple[list[str], list[str]]]:
+    """Words and tags of each row: both as lists of texts, or in one text with blanks between.
+
+    Raises: DataError naming file and line of a row without them, or with more of one of both.
+    """
+    named = any(isinstance(name, str) for name in wanted)
+    for line, row in rows_of(file, named, wanted):
+        sides = []
+        for name in wanted:
+            value = row.get(name)
+            parts = value.split() if isinstance(value, str) else value
+            if not isinstance(parts, list) or not all(isinstance(one, str) for one in parts):
+                known = [str(key) for key in row if isinstance(key, type(name))]
+                held = f"holds {value!r:.40}" if name in row else "is not there"
+                raise DataError(
+                    f"{file}, line {line}: the column {name!r} {held}",
+                    expected="a list of texts, or one with blanks between them"
+                    if name in row
+                    else did_you_mean(str(name), known),
+                    repair="name the columns with data.columns: {words: …, tags: …}",
+                )
+            sides.append(parts)
+        words, tags = sides
+        if len(words) != len(tags):
+            raise DataError(
+                f"{file}, line {line}: {len(words)} words and {len(tags)} tags",
+                expected="a tag for each word",
+            )
+        if broken := [word for word in words if len(word.split()) != 1]:
+            raise DataError(
+                f"{file}, line {line}: {broken[0]!r} is one word and has a blank, or nothing",
+                expected="words without blanks",
+                repair="join their parts by another character, such as New_York",
+            )
+        if words:
+            yield words, tags
+
+
 def rows_of(
     file: Path, named: bool, wanted: Sequence[str | int] = ()
 ) -> Iterator[tuple[int, dict[str | int, Any]]]:

@@ -21,9 +21,10 @@ import numpy.typing as npt
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
+from modelwright.data import parquet
 from modelwright.data.clean import cleaned, findings
 from modelwright.data.rows import Finding, Loaded, Prepared, Ragged, Rows, ragged
-from modelwright.data.tables import open_text, records, table_suffix
+from modelwright.data.tables import open_text, records, table_suffix, tagged_rows
 
 PART_NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
 VOCABULARY = "vocabulary.json"  # in the data's and in the model's folder
@@ -85,13 +86,14 @@ def labelled_rows(raw: Mapping[str, Sequence[tuple[str, str, str]]], labels: lis
 
 
 def read_tagged(path: Path, section: recipe.Data) -> Loaded:
-    """Words or characters with a tag each: one a line, a blank line between sentences.
+    """Words or characters with a tag each: one a line, a blank line between sentences; or CSV, JSON
+    lines or Parquet, with the columns data.columns.words and tags.
 
     The first field of a line is the word, the last its tag; what stands between is not read.
 
     Raises: DataError naming file and line of what cannot be read.
     """
-    raw = {part: list(_sentences(file)) for part, file in part_files(path, section).items()}
+    raw = {part: list(_tagged(file, section)) for part, file in part_files(path, section).items()}
     every = [sentence for sentences in raw.values() for sentence in sentences]
     # of all parts: a tag that train lacks can't be learned, but its rows are judged all the same
     labels = sorted({tag for _, tags in every for tag in tags}, key=_tag_order)
@@ -128,7 +130,7 @@ def _part_file(folder: Path, part: str) -> Path | None:
 def part_files(path: Path, section: recipe.Data) -> dict[str, Path]:
     """The file of each part: the path itself to train on, or the files of a folder.
 
-    Raises: ConfigError where data.files names files beside one; DataError for one that is not there.
+    Raises: ConfigError where data.files names files beside one; DataError for one that is missing.
     """
     if path.is_file():
         if section.files is not None:
@@ -160,6 +162,22 @@ def labelled(file: Path, columns: recipe.Columns) -> Iterator[tuple[str, str, st
     texts = columns.text if isinstance(columns.text, tuple) else (columns.text,)
     for where, *values, label in records(file, (*texts, columns.label)):
         yield where, " ".join(values), label.strip()
+
+
+def _tagged(file: Path, section: recipe.Data) -> Iterator[tuple[list[str], list[str]]]:
+    """Words and tags of each sentence."""
+    columns = section.columns
+    if table_suffix(file) in (".csv", ".jsonl", parquet.SUFFIX):
+        yield from tagged_rows(file, (columns.words, columns.tags))
+        return
+    for key in ("words", "tags"):
+        if section.sets(f"columns.{key}"):
+            raise ConfigError(
+                f"data.columns.{key}: {file.name} has a word and its tag on each line",
+                expected="columns for a CSV, JSON lines or Parquet file only",
+                repair=f"leave data.columns.{key} out",
+            )
+    yield from _sentences(file)
 
 
 def _sentences(file: Path) -> Iterator[tuple[list[str], list[str]]]:

@@ -1,6 +1,7 @@
 """Tables of users and items: one row for each time that a user used an item, or rated it.
 
-Reads CSV, TSV and DAT, plain or .gz, and Parquet; nothing here knows what a task makes of the rows.
+Reads CSV, TSV, DAT and JSON lines, plain or .gz, and Parquet; nothing here knows what a task makes
+of the rows.
 """
 
 import csv
@@ -19,14 +20,15 @@ from typing import Literal
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, MissingExtra, did_you_mean
-from modelwright.data import parquet
+from modelwright.data import jsonl, parquet
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data", ".inter", parquet.SUFFIX)
+SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data", ".inter", jsonl.SUFFIX, parquet.SUFFIX)
 _USER = re.compile(r"user(_?id)?(:\w+)?", re.IGNORECASE)
 _ITEM = re.compile(
     r"(item|movie|film|product|book|track|song|artist|article|news|business)(_?id)?(:\w+)?|asin",
     re.IGNORECASE,
 )
+_MARK = re.compile(r"[\t|;,]")
 _REPAIR = "name the columns with data.interactions: {user: …, item: …, time: …, rating: …}"
 
 
@@ -57,7 +59,11 @@ def is_here(path: Path) -> bool:
             line = file.readline(2**16)
     except (OSError, EOFError, zlib.error):
         return False
-    fields = re.split(r"[\t|;,]", line.decode(errors="replace").strip())
+    text = line.decode(errors="replace").strip()
+    try:
+        fields = jsonl.lines(text, path.name)[0][1] if suffix == jsonl.SUFFIX else _MARK.split(text)
+    except DataError:
+        return False
     return all(any(one.fullmatch(field.strip()) for field in fields) for one in (_USER, _ITEM))
 
 
@@ -129,6 +135,8 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError:  # as in MovieLens
             text = content.decode("latin-1")
+        if text.lstrip().startswith("{"):
+            return jsonl.lines(text, str(path))
         first = text.partition("\n")[0]
         mark = next((mark for mark in ("::", "\t", "|", ";", ",") if mark in first), ",")
         if mark in ("::", "\t", "|"):

@@ -1,0 +1,116 @@
+"""Cleaning steps over captions and running text, by language, and where none would count."""
+
+import json
+
+import numpy as np
+import pytest
+
+from modelwright.core.errors import ConfigError, MissingExtra
+from modelwright.core.recipe import Clean
+from modelwright.data import catalog, clean, text_stream
+from modelwright.data.image import encode_png
+
+from .conftest import section
+
+GERMAN = "Ein Hund läuft mit dem Kind durch den tiefen Schnee"
+ENGLISH = "A dog runs with the child through the deep snow"
+
+
+def text_of(path, part="train", **keys):
+    keys = {"valid": 0.2, "test": 0.2, **keys}
+    return text_stream.read(path, section(path, **keys))[0][part].origins[0]
+
+
+def test_running_text_is_cleaned_line_by_line(tmp_path):
+    """Blank lines part paragraphs and stay; what a step did is a finding."""
+    lines = ["one <b>line</b>", "", "of a fi\ufb01ne text", "", "one <b>line</b>", "x"] * 3
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    steps = [{"strip": "html"}, {"normalize": "NFKC"}, {"shortest": 3}, {"drop": "duplicates"}]
+    keys = section(tmp_path / "a.txt", clean=steps, split_rows=[19, 4, 3])
+    parts, _, found = text_stream.read(tmp_path / "a.txt", keys)
+
+    assert "one  line \n\nof a fi" == parts["train"].origins[0]
+    assert ["strip: html: 6", "normalize: NFKC: 3", "shortest: 3: 3", "drop: duplicates: 7"] == [
+        one.text.partition(" rows")[0] for one in found
+    ]
+
+
+def test_a_folder_of_any_texts_is_one_text(tmp_path):
+    """In the order of names, folders among them where data.format says so; each file is a text."""
+    (tmp_path / "b").mkdir()
+    for name in ("b/2.txt", "a.txt", "c.txt"):
+        (tmp_path / name).write_text(f"Subject: {name}\n\ntext of {name}")
+    keys = {"clean": [{"strip": "mail_headers"}], "split_rows": [37, 2, 2]}
+
+    assert not text_stream.is_here(tmp_path)  # they may be classes
+    assert "text of a.txt\ntext of b/2.txt\ntext of" == text_of(tmp_path, **keys)
+
+
+def test_texts_of_a_table_are_running_text(tmp_path):
+    """A row a line; several columns are joined by blanks."""
+    rows = [{"title": f"day {n}", "text": "of snow"} for n in range(9)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = text_of(tmp_path / "a.jsonl", columns={"text": ["title", "text"]})
+
+    assert found.startswith("day 0 of snow\nday 1 of snow\n")
+    assert text_stream.is_here(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [
+        ({"columns": {"text": "say"}}, "data.columns.text: a.txt has no columns"),
+        ({"clean": [{"strip": "mail_headers"}]}, "mail_headers takes whole texts, and a.txt is"),
+        ({"files": {"train": "b.txt"}}, "data.files names files of a folder"),
+    ],
+)
+def test_what_a_file_of_text_does_not_go_with_is_refused(tmp_path, keys, what):
+    """A key that would change nothing stops the run."""
+    (tmp_path / "a.txt").write_text(10 * "some text, ")
+    with pytest.raises(ConfigError, match=what):
+        text_of(tmp_path / "a.txt", **keys)
+
+
+def test_captions_are_cleaned(tmp_path):
+    """Each for itself; a picture keeps those that are left."""
+    pytest.importorskip("PIL")
+    lines = []
+    for number in range(12):
+        (tmp_path / f"{number}.png").write_bytes(encode_png(np.full((3, 8, 8), number, np.uint8)))
+        said = [f"<i>picture</i> {number}", "x"]
+        lines.append(json.dumps({"image": f"{number}.png", "captions": said}))
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    keys = section(tmp_path, clean=[{"strip": "html"}, {"shortest": 2}])
+    data = catalog.load(keys, "image_text", "vectors")
+    kept = sorted(text for rows in data.parts.values() for text in rows.origins)
+
+    assert sorted(f"picture  {number}" for number in range(12)) == kept
+    assert ["cleaned", "cleaned"] == [one.check for one in data.findings]
+
+
+def test_texts_of_another_language_are_left_out():
+    """A classifier tells them apart; numbers alone are in no language."""
+    pytest.importorskip("py3langid")
+    counts: dict[str, int] = {}
+    rows = iter([("1", GERMAN, ""), ("2", ENGLISH, ""), ("3", "12345 678", "")])
+    kept = list(clean.cleaned(rows, [Clean(language="en")], counts))
+
+    assert [("2", ENGLISH, "")] == kept
+    assert {"language: en": 2} == counts
+
+
+def test_an_unknown_language_is_refused():
+    """With the nearest that is known; pairs of texts are in two languages."""
+    with pytest.raises(ConfigError, match="pairs are in two"):
+        list(clean.cleaned_pairs(iter([("1", GERMAN, ENGLISH)]), [Clean(language="en")], {}))
+    pytest.importorskip("py3langid")
+    with pytest.raises(ConfigError, match="'xx' is no language"):
+        list(clean.cleaned(iter([]), [Clean(language="xx")], {}))
+
+
+def test_without_the_classifier_the_extra_is_named(monkeypatch):
+    """The message says what to install."""
+    clean._identifier.cache_clear()
+    monkeypatch.setitem(__import__("sys").modules, "py3langid.langid", None)
+    with pytest.raises(MissingExtra, match=r"modelwright\[text\]"):
+        list(clean.cleaned(iter([]), [Clean(language="en")], {}))
