@@ -62,6 +62,8 @@ def gate(run: Run, recipe: Recipe) -> dict[str, Any]:
     report["whole_files"] = source.whole_files
     write_json(folder / "data.json", report)
     for finding in report["findings"]:
+        told = ("check", "count", "text", "blocking", "waived")
+        run.write("gate", "finding", **{name: finding[name] for name in told})
         say(f"gate: {finding['text']}" + (" (waived)" if finding["waived"] else ""))
     checks.refuse(report)
     save(data, folder)
@@ -116,6 +118,7 @@ def plan(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
                 candidates, key=lambda one: (not one.binds.startswith("budget."), one.num_params)
             ),
         )
+        _write_lost(run, candidates)
         raise
     finally:
         result["candidates"] = [candidate.to_json() for candidate in candidates]
@@ -125,6 +128,7 @@ def plan(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
         forecast = Number(winner.expected, metric.unit, "predicted",
                           "race curve as a power law", this_machine().name)  # fmt: skip
         run.figure("plan", winner.spec.name, f"valid_{metric.name}", forecast)
+    _write_lost(run, candidates)
     run.write("plan", "decision", text=f"{winner.spec.name}: {winner.reason}")
     run.write("plan", "decision", text=f"{winner.precision}: {winner.precision_reason}")
     say(f"plan: {winner.spec.name} in {winner.precision} – {winner.reason}")
@@ -224,6 +228,10 @@ def compress(run: Run, recipe: Recipe) -> dict[str, Any]:
     reason = chosen.reason if chosen else "no candidate meets every goal on valid"
     result = {"chosen": chosen and chosen.name, "reason": reason, "candidates": rows}
     write_json(folder / "compress.json", result)
+    for row in rows:
+        if (chosen is None or row["name"] != chosen.name) and row["reason"]:
+            run.write("compress", "lost", subject=row["name"], status=row["status"],
+                      text=row["reason"])  # fmt: skip
     if chosen is None:
         _write_infeasible(
             run,
@@ -401,6 +409,13 @@ def _read(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
     own = getattr(recipe.data.columns, column)
     columns = list(own) if isinstance(own, tuple) else [own]
     return {"columns": columns, "whole_files": data.get("whole_files", False)}
+
+
+def _write_lost(run: Run, candidates: list[Candidate]) -> None:
+    """Why each candidate that is not the winner is not."""
+    for one in candidates:
+        if one.status != "winner":
+            run.write("plan", "lost", subject=one.spec.name, status=one.status, text=one.reason)
 
 
 def _write_infeasible(

@@ -5,9 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+from tests.conformance.makers import MAKERS
 
-from modelwright import verbs
+from modelwright import stages, verbs
+from modelwright.core import recipe_file
 from modelwright.core.artifact import open_artifact
+from modelwright.core.run import create
 from modelwright.data.image import encode_png
 from modelwright.data.rows import load_part
 from modelwright.runtime.catalog import open_session
@@ -59,6 +62,26 @@ def test_the_ledger_holds_every_stage(finished):
     assert list(STAGES) == [line["stage"] for line in events_of(finished.folder, "stage_started")]
     assert list(STAGES) == [line["stage"] for line in events_of(finished.folder, "stage_finished")]
     assert ["certified"] == [line["verdict"] for line in events_of(finished.folder, "finished")]
+
+
+def test_the_ledger_holds_what_the_gate_found(tmp_path):
+    """Each finding is an event with its count, and so is what each step of cleaning did."""
+    source, _ = MAKERS["text-classification"].write(tmp_path)
+    (tmp_path / "texts.yaml").write_text(
+        f"task: text-classification\n"
+        f"data: {{source: {source}, clean: [{{shortest: 9}}, {{normalize: NFC}}]}}"
+    )
+    run = create(tmp_path, "texts", "", "", version="")
+    stages.gate(run, recipe_file.read(tmp_path / "texts.yaml"))
+    report = json.loads((run.folder / "data/data.json").read_bytes())
+    found = events_of(run.folder, "finding")
+
+    assert [(one["check"], one["count"]) for one in report["findings"]] == [
+        (one["check"], one["count"]) for one in found
+    ]
+    assert ["shortest: 9: 10", "normalize: NFC: 0"] == [
+        one["text"].partition(" rows")[0] for one in found if one["check"] == "cleaned"
+    ]
 
 
 def test_predicted_stands_beside_measured(finished):
@@ -206,6 +229,10 @@ def test_infeasible_before_training(recipe, tmp_path, command, no_training):
     assert ["size_mb"] == list(said.json["nearest_misses"][0]["missed"])
     assert "size_mb binds" in said.json["relax"] and "nothing was trained" in said.err
     assert not (run / "deploy").exists() and not (run / "train").exists()
+    candidates = json.loads((run / "plan/plan.json").read_bytes())["candidates"]
+    assert {one["name"]: one["reason"] for one in candidates} == {
+        one["subject"]: one["text"] for one in events_of(run, "lost")
+    }
     page = (run / "report.html").read_text()
     assert "infeasible" in page.lower() and "size_mb" in page
 
