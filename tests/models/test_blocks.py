@@ -1,20 +1,27 @@
 """Blocks of the transformer against torch's own operators and the papers' formulas."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from modelwright.compress.prune import prune
 from modelwright.core.errors import ConfigError, Unsupported
 from modelwright.models.carried import Carried
 from modelwright.models.catalog import ModelSpec, build, examples
+from modelwright.models.cnn import SequenceBlock
 from modelwright.models.embed import TokenEmbed
 from modelwright.models.layers import (
     ACTIVATIONS,
     NORMS,
     Attention,
+    CrossAttention,
     attend,
     feed_forward,
+    mel_filters,
+    rotate,
     unit_mean_square,
 )
 from modelwright.plan.count import count
@@ -193,3 +200,85 @@ def test_whole_tokens_are_dropped_where_that_is_asked_for(whole, hidden):
 
     assert hidden == bool((vectors == 0).all(-1).any())
     assert (vectors == 0).any()
+
+
+def test_rotary_positions_are_llamas():
+    """x · cos + rotate_half(x) · sin over repeated angles, as Llama's published code writes it."""
+    torch.manual_seed(0)
+    heads = torch.randn(2, 3, 11, 8)
+    rates = 1.0 / (10_000 ** (torch.arange(0, 8, 2).float() / 8))
+    angle = torch.outer(torch.arange(5, 16).float(), rates)
+    angle = torch.cat([angle, angle], -1)
+    half = torch.cat([-heads[..., 4:], heads[..., :4]], -1)
+
+    torch.testing.assert_close(heads * angle.cos() + half * angle.sin(), rotate(heads, 5), **CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_grouped_queries_are_torchs(kind, causal):
+    """Two heads of keys for six of queries, as torch's own enable_gqa deals them out."""
+    torch.manual_seed(0)
+    query = torch.randn(2, 6, 7, 8, dtype=getattr(torch, kind))
+    key, value = torch.randn(2, 2, 2, 7, 8, dtype=query.dtype)
+    theirs = F.scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=True)
+
+    close = CLOSE if kind == "float32" else {"rtol": 0, "atol": 0.03}
+    torch.testing.assert_close(theirs, attend(query, key, value, causal=causal), **close)
+
+
+def test_attention_to_another_sequence_is_torchs():
+    """A skip around nn.MultiheadAttention behind a norm, with the same weights and padding."""
+    torch.manual_seed(0)
+    ours = CrossAttention(12, 3, memory_dim=10)
+    theirs = nn.MultiheadAttention(12, 3, kdim=10, vdim=10, batch_first=True)
+    rows = torch.arange(24).view(3, 2, 4).transpose(0, 1).reshape(2, 12)  # of keys, of values
+    with torch.no_grad():
+        theirs.q_proj_weight.copy_(ours.query.weight)
+        theirs.k_proj_weight.copy_(ours.key_value.weight[rows[0]])
+        theirs.v_proj_weight.copy_(ours.key_value.weight[rows[1]])
+        bias = ours.key_value.bias
+        theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, bias[rows[0]], bias[rows[1]]]))
+    theirs.out_proj.load_state_dict(ours.out.state_dict())
+    sequence, memory = torch.randn(2, 5, 12), torch.randn(2, 7, 10)
+    real = torch.arange(7) < torch.tensor([[7], [4]])
+    found, _ = theirs(ours.norm(sequence), memory, memory, key_padding_mask=~real)
+
+    torch.testing.assert_close(
+        sequence + found, ours(sequence, *ours.remember(memory), real), **CLOSE
+    )
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+def test_a_block_over_time_is_torchs_convolution(causal, dilation):
+    """Norm, F.conv1d with its own padding, ReLU, a product, a skip: arXiv:1803.01271."""
+    torch.manual_seed(0)
+    block = SequenceBlock(6, 10, kernel_size=3, dilation=dilation, causal=causal, dropout=0.0)
+    nn.init.normal_(block.out.weight)
+    sequence = torch.randn(2, 9, 6)
+    normed = F.layer_norm(sequence, (6,), block.norm.weight, block.norm.bias).transpose(1, 2)
+    around = 2 * dilation if causal else dilation  # of each side; causal ones drop what is behind
+    hidden = F.conv1d(normed, block.conv.weight, block.conv.bias, padding=around, dilation=dilation)
+    wanted = sequence + F.linear(hidden[..., :9].relu().mT, block.out.weight, block.out.bias)
+
+    torch.testing.assert_close(wanted, block(sequence), **CLOSE)
+
+
+@pytest.mark.parametrize(("rate", "size", "number"), [(8000, 256, 20), (16000, 512, 40)])
+def test_mel_filters_are_triangles_on_the_mel_scale(rate, size, number):
+    """Each rises from its left neighbour's centre to its own and falls to the next one's: the bank
+    of HTK, without area norms."""
+    top = 2595 * math.log10(1 + rate / 2 / 700)
+    centres = [700 * (10 ** (top * n / (number + 1) / 2595) - 1) for n in range(number + 2)]
+    wanted = torch.zeros(number, size // 2 + 1)
+    for row in range(number):
+        left, centre, right = centres[row : row + 3]
+        for column in range(size // 2 + 1):
+            frequency = column * rate / size
+            if left < frequency <= centre:
+                wanted[row, column] = (frequency - left) / (centre - left)
+            elif centre < frequency < right:
+                wanted[row, column] = (right - frequency) / (right - centre)
+
+    torch.testing.assert_close(wanted, mel_filters(rate, size, number), rtol=0, atol=1e-5)
