@@ -56,3 +56,20 @@ def test_a_batch_is_the_same_whenever_it_is_asked_for():
     other.batch(5)
 
     assert torch.equal(one.batch(2).inputs["ids"], other.batch(2).inputs["ids"])
+
+
+def test_both_sides_of_a_translation_keep_their_marks():
+    """Sources keep their end and targets their beginning; what is to be written stays whole."""
+    sources = ragged([np.append(np.arange(10, 12 + row), 99) for row in range(32)])
+    targets = ragged([np.append(98, np.arange(20, 21 + row)) for row in range(32)])
+    rows = Rows({"source": sources, "target": targets}, targets, [""] * 32)
+    before = Loader(rows, batch_size=8, seed=3).batch(1)
+    after = loader_of(rows.inputs, targets, drop_tokens=0.5).batch(1)
+
+    assert torch.equal(before.targets, after.targets)
+    for name, mark in (("source", 99), ("target", 98)):
+        one, other = before.inputs[name], after.inputs[name]
+        gone = one != other
+
+        assert 0.3 < float(gone.sum() / (one != 0).sum()) < 0.6
+        assert (other[gone] == 1).all() and not gone[(one == mark) | (one == 0)].any()

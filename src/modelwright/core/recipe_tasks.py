@@ -123,6 +123,8 @@ STEPS_OF_TASK: dict[str, tuple[str, ...]] = {
     "transcription": SOUND_STEPS,
     "text-classification": ("drop_tokens",),
     "tagging": ("drop_tokens",),
+    "language-modeling": ("drop_tokens",),
+    "translation": ("drop_tokens",),
     "forecasting": ("jitter",),
 }
 

@@ -17,16 +17,29 @@ Inputs = dict[str, Tensor]
 
 
 def drop_tokens(inputs: Inputs, share: float, generator: Generator) -> Inputs:
-    """Every token, with that probability, as if it were unknown.
+    """Every token that a model reads, with that probability, as if it were unknown.
 
-    ids: int64 (batch, time, features)
+    ids: int64 (batch, time, features); or source and target, int64 (batch, time), whose end and
+    beginning stay
 
-    Source: Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods", section 2.2.
+    Source: Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods", section 2.2;
+    Bowman et al. 2015, arXiv:1511.06349, section 3.1 (of what a decoder is given).
     """
-    ids = inputs["ids"]
-    chosen = torch.rand(ids.shape[:2], generator=generator) < share
-    chosen &= ids[..., 0] != NOTHING
-    return {**inputs, "ids": ids.masked_fill(chosen[..., None], UNKNOWN)}
+    found = dict(inputs)
+    for name in ("ids", "source", "target"):
+        if name not in inputs:
+            continue
+        ids = inputs[name]
+        first = ids[..., 0] if ids.ndim == 3 else ids
+        chosen = torch.rand(first.shape, generator=generator) < share
+        chosen &= first != NOTHING
+        if name == "source":  # its last token is its end
+            chosen[:, -1] = False
+            chosen[:, :-1] &= first[:, 1:] != NOTHING
+        if name == "target":  # its first is what it begins with
+            chosen[:, 0] = False
+        found[name] = ids.masked_fill(chosen.view(*chosen.shape, *[1] * (ids.ndim - 2)), UNKNOWN)
+    return found
 
 
 def jitter(inputs: Inputs, share: float, generator: Generator) -> Inputs:
@@ -35,7 +48,8 @@ def jitter(inputs: Inputs, share: float, generator: Generator) -> Inputs:
     window: float32 (batch, length, channels). The values to forecast stay as they are.
 
     Source: Um et al. 2017, arXiv:1706.00527, section 3. Their scaling would change nothing here:
-    the model brings each window to one mean and spread itself (models/embed.py).
+    the model brings each window to one mean and spread itself (models/embed.py), and a forecast
+    that is scaled with its window is the same forecast, of another weight in the loss.
     """
     window = inputs["window"]
     noise = torch.randn(window.shape, generator=generator)
