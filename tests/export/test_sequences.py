@@ -124,6 +124,21 @@ def test_a_skip_from_the_embedding_and_capped_logits_pass(tmp_path):
         np.testing.assert_allclose(again(ids[:end]), cached(ids[:end]), atol=2e-4)
 
 
+@pytest.mark.parametrize(
+    ("task", "args"),
+    [
+        ("text-classification", {"norm": "rms", "activation": "swiglu"}),
+        ("language-modeling", {"norm": "rms", "activation": "swiglu", "num_kv_heads": 1}),
+    ],
+)
+def test_what_a_recipe_can_ask_of_a_transformer_passes(tmp_path, task, args):
+    """RMS norms, SwiGLU and shared keys are the same in the graph."""
+    hop = Made("transformer", task, tmp_path / "model.onnx", head_dim=16, **args).hop()
+
+    assert [] == hop["failures"]
+    assert hop["passed"] and hop["max_error"] < 5e-5 and hop["batch_error"] < 5e-5
+
+
 @pytest.mark.parametrize(("family", "task"), CASES)
 def test_a_wrong_graph_is_refused(made, family, task, tmp_path):
     """A last layer whose weights are one percent too large fails the hop, and a node is named."""

@@ -111,8 +111,15 @@ def test_towers_keep_their_options():
     assert own["image"]["hidden_dim"] == 8
 
 
-@pytest.mark.parametrize("family", ["auto", "cnn"])
-def test_another_family_has_no_norm_to_choose(family):
+@pytest.mark.parametrize(
+    ("family", "norm", "what"),
+    [
+        ("auto", "layer", "norm: only the family rnn or transformer reads it, so name one of them"),
+        ("cnn", "layer", "norm: only the family rnn or transformer reads it"),
+        ("rnn", "rms", "norm: the family rnn takes layer"),
+    ],
+)
+def test_another_family_has_no_norm_to_choose(family, norm, what):
     """A key that the family does not read is refused."""
-    with pytest.raises(ValueError, match="norm: only the family rnn reads it"):
-        Model(family=family, norm="layer")
+    with pytest.raises(ValueError, match=what):
+        Model(family=family, norm=norm)

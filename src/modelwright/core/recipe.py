@@ -86,7 +86,11 @@ class Target(Section):
     batch_size: Whole = Field(1, ge=1, le=4096)
 
 
-FAMILY_OF_KEY = {"norm": "rnn", "convolution": "cnn"}  # keys that one family reads
+# keys that not every family reads
+FAMILIES_OF_KEY = {
+    "norm": ("rnn", "transformer"), "convolution": ("cnn",), "activation": ("transformer",),
+    "num_kv_heads": ("transformer",), "positions": ("transformer",),
+}  # fmt: skip
 
 
 class Model(Section):
@@ -94,24 +98,39 @@ class Model(Section):
 
     family: Literal["auto", "cnn", "rnn", "transformer"] = "auto"
     size: Literal["auto", "tiny", "small", "base", "large"] = "auto"
-    norm: Literal["layer"] | None = Field(
-        None, description="behind each recurrent layer; of the family rnn; None: none"
+    norm: Literal["layer", "rms"] | None = Field(
+        None,
+        description="layer behind each recurrent layer, of the family rnn, None: none; of a "
+        "transformer's blocks, None: layer",
     )
-
     convolution: Literal["full", "separable"] | None = Field(
         None, description="of the family cnn; None: full, and separable where only that could fit"
+    )
+    activation: Literal["gelu", "relu2", "swiglu"] | None = Field(
+        None, description="of a transformer's feed-forward nets; None: the size's own"
+    )
+    num_kv_heads: Whole | None = Field(
+        None, ge=1, description="of a transformer: heads of keys and values, fewer than of queries"
+    )
+    positions: Literal["sinusoidal", "learned", "rotary"] | None = Field(
+        None, description="of a transformer over pictures; None: learned"
     )
 
     @property
     def options(self) -> dict[str, Any]:
         """What is asked of a family beyond its size."""
-        return {name: own for name in FAMILY_OF_KEY if (own := getattr(self, name)) is not None}
+        return {name: own for name in FAMILIES_OF_KEY if (own := getattr(self, name)) is not None}
 
     @model_validator(mode="after")
     def _options_fit_the_family(self) -> "Model":
         for name in self.options:
-            if self.family != (own := FAMILY_OF_KEY[name]):
-                raise ValueError(f"{name}: only the family {own} reads it, so name that one")
+            if self.family not in (own := FAMILIES_OF_KEY[name]):
+                raise ValueError(
+                    f"{name}: only the family {' or '.join(own)} reads it, so name "
+                    f"{'that one' if len(own) == 1 else 'one of them'}"
+                )
+        if (self.family, self.norm) == ("rnn", "rms"):
+            raise ValueError("norm: the family rnn takes layer")
         return self
 
 

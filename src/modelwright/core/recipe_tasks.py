@@ -101,6 +101,8 @@ TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
     "data.checks.label_noise": tuple(
         task for task, metric in QUALITY_OF.items() if metric == "accuracy"
     ),
+    # whose rows have as many places each; elsewhere a served row may be longer than any before
+    "model.positions": ("image-classification", "detection"),
     "train.label_smoothing": _all_but(*NO_LABELS),
     "train.micro_batch_size": _all_but(*WHOLE_BATCHES),
     "train.algorithm": ("control",),

@@ -255,8 +255,9 @@ def transformer_image(
     num_layers: int,
     mlp_dims: Sequence[int] | None = None,
     dropout: float = 0.0,
+    **body_args: Any,
 ) -> Model:
-    """Attention among patches."""
+    """Attention among patches; `body_args` as EncoderBody takes them."""
     channels, height, width = inputs["shape"]
     side = _patch_side(inputs["shape"])
     body = EncoderBody(
@@ -265,6 +266,7 @@ def transformer_image(
         mlp_dims=mlp_dims or [2 * dim] * num_layers,
         max_len=(height // side) * (width // side),
         dropout=dropout or (0.1 if dim >= 128 else 0.0),
+        **body_args,
     )
     patches = Patches(channels, (side, side), dim)
     return _model(inputs, outputs, ImageEmbed(_normalize(inputs), patches), body, dropout)
@@ -276,6 +278,7 @@ def transformer_grid(
     dim: int,
     num_layers: int,
     mlp_dims: Sequence[int] | None = None,
+    **body_args: Any,
 ) -> Model:
     """Attention among patches, one for each place of the head's grid."""
     body = EncoderBody(
@@ -283,6 +286,7 @@ def transformer_grid(
         num_heads=num_heads(dim),
         mlp_dims=mlp_dims or [2 * dim] * num_layers,
         max_len=math.prod(outputs["grid"]),
+        **body_args,
     )
     return _model(inputs, outputs, _places(inputs, outputs, dim), body)
 
@@ -364,16 +368,18 @@ def rnn_pairs(
 
 def transformer_pairs(
     inputs: Description, outputs: Description, dim: int, num_layers: int,
-    mlp_dims: Sequence[int] | None = None, dropout: float = 0.0,
+    mlp_dims: Sequence[int] | None = None, dropout: float = 0.0, **block_args: Any,
 ) -> Model:  # fmt: skip
-    """Attention on both sides; the first half of `mlp_dims` is the encoder's."""
+    """Attention on both sides; the first half of `mlp_dims` is the encoder's. `block_args` are of
+    every EncoderBlock; where the target's look at the source stays as it is."""
     mlp_dims = mlp_dims or [2 * dim] * 2 * num_layers
     heads = num_heads(dim)
     body = EncoderBody(
-        dim, num_heads=heads, mlp_dims=mlp_dims[:num_layers], positions="rotary", dropout=dropout
-    )
+        dim, num_heads=heads, mlp_dims=mlp_dims[:num_layers], positions="rotary", dropout=dropout,
+        **block_args,
+    )  # fmt: skip
     layers = [
-        EncoderBlock(dim, heads, mlp_dim, dropout, rotary=True, causal=True)
+        EncoderBlock(dim, heads, mlp_dim, dropout, rotary=True, causal=True, **block_args)
         for mlp_dim in mlp_dims[num_layers:]
     ]
     return _pairs(inputs, outputs, dim, dropout, body, layers)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modelwright.core.errors import ConfigError
 from modelwright.models.carried import Carried
 
 FEW_CHANNELS = 16
@@ -181,6 +182,7 @@ class Attention(nn.Module):
         rotary: turn queries and keys by their place.
         causal: each place sees itself and what came before.
         qk_norm: bring queries and keys to unit mean square before they meet.
+    Raises: ConfigError if they cannot be dealt out evenly.
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2; Ainslie et al. 2023,
         arXiv:2305.13245 (grouped queries); Dehghani et al. 2023, arXiv:2302.05442 (normed ones).
     """
@@ -197,6 +199,12 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
+        if num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"model.num_kv_heads: {self.num_kv_heads} heads of keys cannot be dealt out to "
+                f"{num_heads} of queries",
+                expected=f"a divisor of {num_heads}",
+            )
         self.head_dim = dim // num_heads
         self.rotary, self.causal, self.qk_norm = rotary, causal, qk_norm
         # row by row of each key's head: its queries, the key, the value; so that heads can be dealt

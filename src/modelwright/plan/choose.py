@@ -34,6 +34,7 @@ from modelwright.plan.candidate import (
 )
 from modelwright.plan.curve import expected_error
 from modelwright.plan.memory import resident_bytes
+from modelwright.plan.options import of_effect
 from modelwright.plan.shares import shares_of, together
 from modelwright.tasks.catalog import TASKS
 from modelwright.train import ranks
@@ -74,7 +75,7 @@ def predict(recipe: Recipe, data: Mapping[str, Any], world: World = ALONE) -> li
                 ModelSpec.asked(family, size, data["inputs"], data["outputs"], recipe.model.options)
                 for size in wanted
             ]
-    specs = _without_idle_options(specs)
+    specs = of_effect(specs)
     all_of_them = _calibrated(recipe, data, specs, world)
     candidates = [one for one in all_of_them if not one.binds]
     process_bytes = resident_bytes()  # after calibration: libraries are loaded now
@@ -126,25 +127,6 @@ def _calibrated(
                 refusals.append(error)
     if refusals and len(refusals) == len(found):
         raise together(refusals)
-    return found
-
-
-def _without_idle_options(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
-    """Those that a recipe's options do not change, such as bags of words, go by their plain names.
-
-    Raises: ConfigError if there are no others.
-    """
-    found = [
-        plain if spec.separable and count.count(plain) == count.count(spec) else spec
-        for spec in specs
-        for plain in [replace(spec, args={})]
-    ]
-    if not any(one.separable for one in found) and any(one.separable for one in specs):
-        raise ConfigError(
-            f"model.convolution: {found[-1].name} has no convolutions to be separable",
-            expected="a size that has some; over texts the larger ones are bags of words",
-            repair="leave model.convolution out, or choose another model.size",
-        )
     return found
 
 
