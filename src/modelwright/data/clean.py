@@ -35,8 +35,8 @@ def cleaned(
     near_duplicates (both measured over 100,000 texts).
     """
     chain = [(step.name, STEPS[step.key](step.value)) for step in steps]
-    for step in steps:  # one that did nothing is told as well
-        counts.setdefault(step.name, 0)
+    for name, _ in chain:  # a step that did nothing is told as well
+        counts.setdefault(name, 0)
     for where, text, label in records:
         for name, step in () if keep_blank and not text.strip() else chain:
             kept = step(text)
@@ -64,8 +64,8 @@ def cleaned_pairs(
             expected="script, where both are written in the same one",
         )
     chain = [(step.name, step.key == "drop", STEPS[step.key](step.value)) for step in steps]
-    for step in steps:
-        counts.setdefault(step.name, 0)
+    for name, *_ in chain:
+        counts.setdefault(name, 0)
     for where, source, target in records:
         left: tuple[str | None, str | None] = source, target
         for name, together, step in chain:
