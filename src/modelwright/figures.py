@@ -1,9 +1,13 @@
-"""What stages write into the ledger as figures, and what a training has to know for its own."""
+"""What stages write into the ledger: figures, findings, losers; and what a training has to know for
+its own figures, and the verdict of a run that ends without a model."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from modelwright.compress import certify as certifying
+from modelwright.core.files import write_json
 from modelwright.core.hardware import this_machine
 from modelwright.core.recipe import Recipe
 from modelwright.core.run import Number, Run
@@ -39,6 +43,20 @@ def predictions(run: Run, candidates: list[Candidate]) -> None:
                     candidate.predicted[name], unit, "predicted", "plan calibration", machine
                 )
                 run.figure("plan", candidate.spec.name, name, number)
+
+
+def findings(run: Run, report: Mapping[str, Any]) -> None:
+    """What the gate found, and what each cleaning step did."""
+    for finding in report["findings"]:
+        told = ("check", "count", "text", "blocking", "waived")
+        run.write("gate", "finding", **{name: finding[name] for name in told})
+
+
+def lost(run: Run, stage: str, candidates: Sequence[Mapping[str, Any]]) -> None:
+    """Why each candidate that is not the winner is not."""
+    for one in candidates:
+        if one["status"] != "winner" and one["reason"]:
+            run.write(stage, "lost", subject=one["name"], status=one["status"], text=one["reason"])
 
 
 def record(
@@ -114,3 +132,33 @@ def certificate(run: Run, certificate: dict[str, Any], winner: str) -> None:
     ):
         number = Number(value, unit, "measured", "uncompressed graph on the target", machine)
         run.figure("certify", winner, name, number)
+
+
+def infeasible(
+    run: Run,
+    recipe: Recipe,
+    candidates: list[dict[str, Any]],
+    where: str,
+    *,
+    nearest: Candidate | None = None,
+) -> None:
+    """The verdict of a run that ends without a model, with the goal that binds."""
+    found = certifying.infeasible(candidates, recipe.bounds, where)
+    if nearest is not None and nearest.binds.startswith("budget."):  # it met every goal
+        found["binding_goal"] = nearest.binds
+        found["relax"] = (
+            f"{nearest.binds} binds: even {nearest.spec.name}, the smallest, {nearest.reason}. "
+            f"Raise {nearest.binds}."
+        )
+    names = {name for miss in found["nearest_misses"] for name in miss["missed"]}
+    first = found["nearest_misses"][0]["missed"] if found["nearest_misses"] else {}
+    goals = {
+        goal.name: {"bound": goal.text, "measured": first.get(goal.name, {}).get("measured"),
+                    "low": None, "high": None, "met": goal.name not in names}
+        for goal in recipe.bounds
+        if goal.name in names
+    }  # fmt: skip
+    write_json(
+        run.stage_folder("certify") / "certificate.json",
+        {"verdict": "infeasible", "text": found["relax"], "goals": goals, **found},
+    )

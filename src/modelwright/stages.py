@@ -34,7 +34,7 @@ from modelwright.export.catalog import KEPT_FIELDS
 from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.models.heads import HEADS
 from modelwright.plan import choose
-from modelwright.plan.candidate import Candidate, from_json
+from modelwright.plan.candidate import from_json
 from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
 from modelwright.tasks.catalog import TASKS
@@ -61,9 +61,8 @@ def gate(run: Run, recipe: Recipe) -> dict[str, Any]:
     source = data_catalog.source_of(recipe.data, task.inputs, task.outputs)
     report["whole_files"] = source.whole_files
     write_json(folder / "data.json", report)
+    figures.findings(run, report)
     for finding in report["findings"]:
-        told = ("check", "count", "text", "blocking", "waived")
-        run.write("gate", "finding", **{name: finding[name] for name in told})
         say(f"gate: {finding['text']}" + (" (waived)" if finding["waived"] else ""))
     checks.refuse(report)
     save(data, folder)
@@ -105,7 +104,7 @@ def plan(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
             "spec": winner.spec.to_json(),
         }
     except Infeasible:
-        _write_infeasible(
+        figures.infeasible(
             run,
             recipe,
             [
@@ -118,7 +117,7 @@ def plan(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
                 candidates, key=lambda one: (not one.binds.startswith("budget."), one.num_params)
             ),
         )
-        _write_lost(run, candidates)
+        figures.lost(run, "plan", [one.to_json() for one in candidates])
         raise
     finally:
         result["candidates"] = [candidate.to_json() for candidate in candidates]
@@ -128,7 +127,7 @@ def plan(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
         forecast = Number(winner.expected, metric.unit, "predicted",
                           "race curve as a power law", this_machine().name)  # fmt: skip
         run.figure("plan", winner.spec.name, f"valid_{metric.name}", forecast)
-    _write_lost(run, candidates)
+    figures.lost(run, "plan", result["candidates"])
     run.write("plan", "decision", text=f"{winner.spec.name}: {winner.reason}")
     run.write("plan", "decision", text=f"{winner.precision}: {winner.precision_reason}")
     say(f"plan: {winner.spec.name} in {winner.precision} – {winner.reason}")
@@ -228,12 +227,9 @@ def compress(run: Run, recipe: Recipe) -> dict[str, Any]:
     reason = chosen.reason if chosen else "no candidate meets every goal on valid"
     result = {"chosen": chosen and chosen.name, "reason": reason, "candidates": rows}
     write_json(folder / "compress.json", result)
-    for row in rows:
-        if (chosen is None or row["name"] != chosen.name) and row["reason"]:
-            run.write("compress", "lost", subject=row["name"], status=row["status"],
-                      text=row["reason"])  # fmt: skip
+    figures.lost(run, "compress", [row for row in rows if row["name"] != result["chosen"]])
     if chosen is None:
-        _write_infeasible(
+        figures.infeasible(
             run,
             recipe,
             [{"name": row["name"], "values": row["measured"]} for row in rows if row["measured"]],
@@ -409,42 +405,6 @@ def _read(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
     own = getattr(recipe.data.columns, column)
     columns = list(own) if isinstance(own, tuple) else [own]
     return {"columns": columns, "whole_files": data.get("whole_files", False)}
-
-
-def _write_lost(run: Run, candidates: list[Candidate]) -> None:
-    """Why each candidate that is not the winner is not."""
-    for one in candidates:
-        if one.status != "winner":
-            run.write("plan", "lost", subject=one.spec.name, status=one.status, text=one.reason)
-
-
-def _write_infeasible(
-    run: Run,
-    recipe: Recipe,
-    candidates: list[dict[str, Any]],
-    where: str,
-    *,
-    nearest: Candidate | None = None,
-) -> None:
-    found = certifying.infeasible(candidates, recipe.bounds, where)
-    if nearest is not None and nearest.binds.startswith("budget."):  # it met every goal
-        found["binding_goal"] = nearest.binds
-        found["relax"] = (
-            f"{nearest.binds} binds: even {nearest.spec.name}, the smallest, {nearest.reason}. "
-            f"Raise {nearest.binds}."
-        )
-    names = {name for miss in found["nearest_misses"] for name in miss["missed"]}
-    first = found["nearest_misses"][0]["missed"] if found["nearest_misses"] else {}
-    goals = {
-        goal.name: {"bound": goal.text, "measured": first.get(goal.name, {}).get("measured"),
-                    "low": None, "high": None, "met": goal.name not in names}
-        for goal in recipe.bounds
-        if goal.name in names
-    }  # fmt: skip
-    write_json(
-        run.stage_folder("certify") / "certificate.json",
-        {"verdict": "infeasible", "text": found["relax"], "goals": goals, **found},
-    )
 
 
 def read(path: Path) -> dict[str, Any]:
