@@ -267,7 +267,7 @@ class Trainer:
         if self.world.first:
             self._consider(self.evaluate(self.curve_rows, thorough=False))
         self.evaluation_seconds = self.world.told(self.evaluation_seconds, patient=True)
-        self.micro.size = int(self.world.told(self.micro.size))
+        self.micro.asked = int(self.world.told(self.micro.asked))
 
     def _consider(self, found: Quality) -> None:
         """Note a look's metrics; keep its weights if none were better so far."""
@@ -407,7 +407,7 @@ class Trainer:
     def _position(self) -> dict[str, Any]:
         """What else a checkpoint has to hold, as plain JSON."""
         return {
-            "guard": self.guard.position(), "micro_batch_size": self.micro.size,
+            "guard": self.guard.position(), "micro_batch_size": self.micro.asked,
             "scale": self.scale.position(), "compiled": self.compiling.taken,
         }  # fmt: skip
 
