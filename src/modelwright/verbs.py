@@ -328,17 +328,16 @@ def _recipe(path: Path, overrides: Overrides | None) -> Recipe:
 def _run_for(
     path: Path, overrides: Overrides | None, out: Path, new: bool, processes: int = 1
 ) -> Run:
-    if path.is_dir():
-        if overrides:
-            raise ConfigError(
-                f"{path} is a run, whose recipe is fixed; overrides have no effect on it",
-                repair="give the recipe's file with the overrides: that starts a new run",
-            )
-        run = pipeline.run_of(path)
-        if not new:
-            return run
-        path, overrides = run.folder / "recipe.yaml", None
+    run = pipeline.run_of(path) if path.is_dir() else None
+    if run is not None:
+        path = run.folder / "recipe.yaml"
     recipe = recipe_file.read(path, overrides)
+    if run is not None and recipe_file.digest(recipe) != recipe_file.digest(recipe_file.read(path)):
+        raise ConfigError(
+            f"{run.folder} is a run, whose recipe is fixed; these overrides have no effect on it",
+            expected=f"of the section train: {', '.join(recipe_file.MAY_CHANGE)}",
+            repair="give the recipe's file with the overrides: that starts a new run",
+        )
     # refuse before a folder is there
     layout = parallel.resolved(recipe.train.layout, processes)
     parallel.require_fit(layout, recipe.task, recipe.train.batch_size)
@@ -346,7 +345,10 @@ def _run_for(
     device = resolved(recipe.train.device, acting=TASKS[recipe.task].acting)
     if recipe.train.precision != "auto":
         precision.require(recipe.train.precision, device)
-    return pipeline.start(recipe, out, resume=not new)
+    if run is None or new:
+        return pipeline.start(recipe, out, resume=not new)
+    pipeline.go_on_with(run, recipe)
+    return run
 
 
 def _model_folder(folder: Path) -> Path:

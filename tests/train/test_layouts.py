@@ -184,7 +184,9 @@ def train_apart(rank, layout, family, folder, number):
     """The next steps on this rank, from what lies in the folder, and a checkpoint behind them."""
     world = World(Place(rank, rank, layout.processes))
     world.arrange(layout)
-    trainer = trainer_of(folder, family, world=world, optimizer="adamw", ema=0.9, args=APART[family])
+    trainer = trainer_of(
+        folder, family, world=world, optimizer="adamw", ema=0.9, args=APART[family]
+    )
     losses = losses_of(trainer, number)
     trainer.save()
     return losses
