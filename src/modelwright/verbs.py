@@ -26,7 +26,7 @@ from modelwright.stages import STEPS, load
 from modelwright.starting import init as init
 from modelwright.tasks.catalog import TASKS
 from modelwright.train import compiling, launch, parallel, precision
-from modelwright.train.device import resolved
+from modelwright.train.device import of_process, require_own, resolved
 
 RUNS = Path("runs")
 Overrides = Mapping[str, Any]
@@ -61,6 +61,7 @@ def run(
             world.told_text(str(one.folder.resolve()))
         recipe = recipe_file.read(one.folder / "recipe.yaml")
         device = resolved(recipe.train.device, acting=TASKS[recipe.task].acting)
+        require_own(of_process(device, world.local_rank))
         world.arrange(recipe.train.layout, device)
         if not world.first:
             pipeline.help_with(one, world)
@@ -278,11 +279,13 @@ def layouts(
         told: called with each row as soon as it is there.
     Returns: "tolerance", "agree" and "rows": family, layout, processes, the largest relative
         differences of loss and of the gradient's norm, or why the layout is refused.
+    Raises: ConfigError for a task that one process alone trains.
     """
     from modelwright.models.catalog import MODELS, ModelSpec
     from modelwright.train import equivalence
 
     recipe = _recipe(Path(source), overrides)
+    equivalence.require_comparable(recipe.task)
     data = load(recipe)
     families = MODELS if recipe.model.family == "auto" else (recipe.model.family,)
     rows = []

@@ -12,7 +12,7 @@ import torch
 from modelwright.core.errors import ConfigError, Exit, TrainingFailed
 from modelwright.models.catalog import MODELS
 from modelwright.train import checkpoint, gradient, journal, loop
-from modelwright.train.guards import StopRequested
+from modelwright.train.guards import ASKING, StopRequested
 from modelwright.train.settings import OWN_DEFAULTS, Budget
 
 from .conftest import differing, rows, settings_of, trainer_of, weights_of
@@ -280,7 +280,7 @@ def test_huge_learning_rate_stops(tmp_path):
         trainer.run()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", ASKING)
 def test_signal_saves_and_stops(tmp_path, number):
     """A signal lets the step end, saves it, and stops; the next trainer goes on from there."""
     trainer = trainer_of(tmp_path)

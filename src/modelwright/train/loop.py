@@ -6,7 +6,6 @@ The budget is a number of steps or of seconds; the schedule follows the share of
 """
 
 import functools
-import math
 import signal
 import time
 from pathlib import Path
@@ -166,9 +165,8 @@ class Trainer:
             total = functools.partial(self.world.total_of_blocks, self.model)
             self.scale.unscale(self.model.parameters())
             self.grad_norm = clip_(self.model.parameters(), settings.clip_norm, total)
-            judged = self.grad_norm if math.isfinite(loss) > math.isfinite(self.grad_norm) else loss
             sound = not self.scale.overflowed(loss, self.grad_norm) and self.guard.passes(
-                judged, self.step, settings.learning_rate * factor
+                loss, self.grad_norm, self.step, settings.learning_rate * factor
             )
             if sound:
                 self.optimizer.step()
