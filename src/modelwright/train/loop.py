@@ -200,9 +200,9 @@ class Trainer:
             TrainingFailed as the guards say; StorageError if a save failed.
         """
         limit = until or self.budget
-        started = time.perf_counter() - self.elapsed
         first_step, first_elapsed = self.step, self.elapsed
         self.journal.begin(title, first_step, first_elapsed)
+        started = time.perf_counter() - self.elapsed
         with catch_signals() as signals:
             while not self._spent(limit, first_step, first_elapsed):
                 try:
