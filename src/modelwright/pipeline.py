@@ -17,12 +17,14 @@ from modelwright.core.errors import (
     ModelwrightError,
     ParityError,
 )
+from modelwright.core.files import write_bytes
 from modelwright.core.progress import say
 from modelwright.core.recipe import Recipe
 from modelwright.core.run import STAGES, Run, create, find_unfinished, reopen
 from modelwright.export import parity
 from modelwright.report.page import write_report
 from modelwright.stages import (
+    PREDICTIONS,
     STEPS,
     TOGETHER,
     chain,
@@ -42,10 +44,30 @@ def start(recipe: Recipe, root: Path, *, resume: bool = True) -> Run:
     if resume and (run := find_unfinished(root, recipe.name, digest)) is not None:
         say(f"run: {run.folder} continues")
         run.write("run", "resumed")
+        go_on_with(run, recipe)
         return run
     run = create(root, recipe.name, recipe_file.resolved_text(recipe), digest, version=__version__)
     say(f"run: {run.folder}")
     return run
+
+
+def go_on_with(run: Run, recipe: Recipe) -> None:
+    """Let a run have what may change of its recipe from the command that continues it; say what is
+    new.
+
+    Raises: ConfigError if another process is at work in it.
+    """
+    path = run.folder / "recipe.yaml"
+    changes = recipe_file.changes(recipe_file.read(path), recipe)
+    if not changes or any(run.events("run", "finished")):
+        return
+    text = "; ".join(changes.values())
+    if {"layout", "device"} & set(changes) and (run.stage_folder("plan") / PREDICTIONS).is_file():
+        text += "; what was predicted stays"
+    with _locked(run):
+        run.write("run", "decision", text=text)  # first: after a kill between them it is said again
+        write_bytes(path, recipe_file.resolved_text(recipe).encode())
+    say(f"run: {text}")
 
 
 def help_with(run: Run, world: World) -> None:

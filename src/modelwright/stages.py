@@ -47,6 +47,7 @@ from modelwright.train.peak import reset_peak_memory
 from modelwright.train.save import write_trained
 from modelwright.train.settings import Budget, fill_in, training_budget
 
+PREDICTIONS = "predictions.json"  # in the plan's folder
 PARITY_ROWS = 2000  # real rows from valid and train; all there are where there are fewer
 PARITY_NUMBERS = 16_000_000  # of all rows' outputs
 PARITY_PLACES, PARITY_SCORES = 100_000, 8_000_000  # where each place of a row has an answer
@@ -81,7 +82,7 @@ def plan(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     folder = run.stage_folder("plan")
     folder.mkdir(exist_ok=True)
     data = read(run.stage_folder("gate") / "data.json")
-    predictions = folder / "predictions.json"
+    predictions = folder / PREDICTIONS
     if not predictions.is_file():  # kept, so that a continued run does not predict otherwise
         candidates = choose.predict(recipe, data, world)
         figures.predictions(run, candidates)

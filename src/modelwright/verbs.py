@@ -23,7 +23,7 @@ from modelwright.stages import STEPS, load
 from modelwright.starting import init as init
 from modelwright.tasks.catalog import TASKS
 from modelwright.train import compiling, launch, parallel, precision
-from modelwright.train.device import resolved
+from modelwright.train.device import of_process, require_own, resolved
 
 RUNS = Path("runs")
 Overrides = Mapping[str, Any]
@@ -58,6 +58,7 @@ def run(
             world.told_text(str(one.folder.resolve()))
         recipe = recipe_file.read(one.folder / "recipe.yaml")
         device = resolved(recipe.train.device, acting=TASKS[recipe.task].acting)
+        require_own(of_process(device, world.local_rank))
         world.arrange(recipe.train.layout, device)
         if not world.first:
             pipeline.help_with(one, world)
@@ -280,11 +281,13 @@ def layouts(
         told: called with each row as soon as it is there.
     Returns: "tolerance", "agree" and "rows": family, layout, processes, the largest relative
         differences of loss and of the gradient's norm, or why the layout is refused.
+    Raises: ConfigError for a task that one process alone trains.
     """
     from modelwright.models.catalog import MODELS, ModelSpec
     from modelwright.train import equivalence
 
     recipe = _recipe(Path(source), overrides)
+    equivalence.require_comparable(recipe.task)
     data = load(recipe)
     families = MODELS if recipe.model.family == "auto" else (recipe.model.family,)
     rows = []
@@ -330,17 +333,16 @@ def _recipe(path: Path, overrides: Overrides | None) -> Recipe:
 def _run_for(
     path: Path, overrides: Overrides | None, out: Path, new: bool, processes: int = 1
 ) -> Run:
-    if path.is_dir():
-        if overrides:
-            raise ConfigError(
-                f"{path} is a run, whose recipe is fixed; overrides have no effect on it",
-                repair="give the recipe's file with the overrides: that starts a new run",
-            )
-        run = pipeline.run_of(path)
-        if not new:
-            return run
-        path, overrides = run.folder / "recipe.yaml", None
+    run = pipeline.run_of(path) if path.is_dir() else None
+    if run is not None:
+        path = run.folder / "recipe.yaml"
     recipe = recipe_file.read(path, overrides)
+    if run is not None and recipe_file.digest(recipe) != recipe_file.digest(recipe_file.read(path)):
+        raise ConfigError(
+            f"{run.folder} is a run, whose recipe is fixed; these overrides have no effect on it",
+            expected=f"of the section train: {', '.join(recipe_file.MAY_CHANGE)}",
+            repair="give the recipe's file with the overrides: that starts a new run",
+        )
     # refuse before a folder is there
     layout = parallel.resolved(recipe.train.layout, processes)
     parallel.require_fit(layout, recipe.task, recipe.train.batch_size)
@@ -348,7 +350,10 @@ def _run_for(
     device = resolved(recipe.train.device, acting=TASKS[recipe.task].acting)
     if recipe.train.precision != "auto":
         precision.require(recipe.train.precision, device)
-    return pipeline.start(recipe, out, resume=not new)
+    if run is None or new:
+        return pipeline.start(recipe, out, resume=not new)
+    pipeline.go_on_with(run, recipe)
+    return run
 
 
 def _model_folder(folder: Path) -> Path:

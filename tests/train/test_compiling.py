@@ -49,11 +49,22 @@ def trained(folder, told, **keys):
 
 
 def test_a_short_training_is_left_alone(tmp_path, told, monkeypatch):
-    monkeypatch.setattr(compiling, "WORTH_S", 1800.0)
+    monkeypatch.setattr(compiling, "WORTH_S", 600.0)
     trainer = trained(tmp_path, told)
 
     assert trainer.compiling.taken is False and not told.compiled
     assert ["torch.compile is not tried"] == [one[:26] for one in told]
+
+
+@pytest.mark.parametrize(("left_s", "tries"), [(599, 0), (601, 1)])
+def test_ten_minutes_left_are_worth_a_try(tmp_path, monkeypatch, left_s, tries):
+    tried, seconds = [], [1.0, 2.0]
+    trainer = trainer_of(tmp_path)
+    monkeypatch.setattr(Compiling, "_passes_s", lambda *given: seconds.pop())
+    monkeypatch.setattr(Gradient, "compile", lambda *given, **keys: tried.append(1))
+    trainer.compiling.settle(trainer._batches(0), left_s)
+
+    assert tries == len(tried) == trainer.compiling.taken
 
 
 @pytest.mark.parametrize(("with_s", "taken"), [(0.001, True), (0.04, False)])
@@ -81,16 +92,24 @@ def test_a_resumed_training_goes_on_as_it_began(tmp_path, told):
     assert 2 == told.compiled
 
 
-def test_several_do_not_try_what_one_left_open(tmp_path, told):
-    """The race is run by one process, and decides nothing."""
-    trainer = trainer_of(tmp_path)
-    device, keys = trainer.device, {"dynamic": False, "several": True}
+@pytest.mark.parametrize(
+    ("asked", "kept", "said"),
+    [("auto", None, 1), ("auto", True, 1), ("auto", False, 0), (False, None, 0)],
+)
+def test_several_do_not_try_and_say_so_once(tmp_path, told, asked, kept, said):
+    """Whatever one process left open, such as the race, or decided; a checkpoint of several has
+    said it already, and who asked for none is not told."""
+    trainer = trainer_of(tmp_path, record=Record(decision=told.append))
     several = Compiling(
-        "auto", trainer.model, trainer._gradient, device, trainer.journal, **keys
+        asked, trainer.model, trainer._gradient, trainer.device, trainer.journal, dynamic=False,
+        several=True,
     )  # fmt: skip
-    several.take_up(None)
+    several.take_up(kept)
+    if several.due(0):
+        several.settle(trainer._batches(0), 9e9)
 
     assert several.taken is False and not several.due(100)
+    assert ["torch.compile is not tried: several processes train together"] * said == told
 
 
 def test_a_compiler_that_fails_is_said(tmp_path, told, monkeypatch):

@@ -1,5 +1,7 @@
 """Which device trains is asked in one place; none is taken in place of another in silence."""
 
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,29 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     assert [1] == taken
     with pytest.raises(ConfigError, match="process 2 of this machine has no GPU of its own"):
         devices.of_process("cuda", 2)
+
+
+def test_a_gpu_that_is_seen_alone_is_the_process_s_own(monkeypatch):
+    """srun --gpus-per-task=1 shows each process one GPU, whatever its number on the machine."""
+    taken = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+
+    assert torch.device("cuda", 0) == devices.of_process("cuda", 3)
+    assert [0] == taken
+
+
+def test_a_gpu_that_two_processes_see_is_refused(monkeypatch):
+    """By what the GPUs call themselves, in each of the processes."""
+    gpu, others = types.SimpleNamespace(uuid="b"), ["a", "c"]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(devices.ranks, "share", lambda own: [*others, own])
+    devices.require_own(torch.device("cuda", 0))
+
+    others[1] = "b"
+    with pytest.raises(ConfigError, match="processes 1 and 2 would share a GPU") as found:
+        devices.require_own(torch.device("cuda", 0))
+    assert "--gpus-per-task=1" in found.value.repair
 
 
 @pytest.mark.parametrize(("capability", "has"), [((8, 0), False), ((8, 9), True), ((9, 0), True)])

@@ -91,6 +91,17 @@ def test_stopping_keeps_the_checkpoint(tmp_path, value, keys, words):
     assert [] == differing(weights_of(trainer), weights_of(again))
 
 
+def test_a_gradient_that_is_no_number_is_called_that(tmp_path):
+    """Where the loss is a number, and only its gradient is none."""
+    trainer = trainer_of(tmp_path, "transformer")
+    logic = trainer._gradient._loss
+    trainer._gradient._loss = lambda *given: logic(*given) + (0 * logic(*given)).sqrt()
+    with pytest.raises(
+        TrainingFailed, match=r"gradient's norm became nan at step 0, of a loss of 1"
+    ):
+        trainer.run()
+
+
 def test_a_spike_is_ignored_by_default(tmp_path):
     """Without being asked, a high loss stops nothing and costs no copy of the weights."""
     trainer = planted(trainer_of(tmp_path), 40, value=1000.0)

@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -32,6 +34,9 @@ class Failing:
 
     def __init__(self, works: int) -> None:
         self.works, self.calls = works, 0
+
+    def open(self):
+        pass
 
     def log(self, step, values):
         self.calls += 1
@@ -94,6 +99,56 @@ def test_mlflow_keeps_one_run_in_one_file(tmp_path, monkeypatch):
     assert curves_of(run / "train/metrics.jsonl") == {one.step: one.value for one in history}
     assert {"digits-001", "mlflow.db"} == {path.name for path in (tmp_path / "runs").iterdir()}
     assert {"runs"} == {path.name for path in tmp_path.iterdir()}
+
+
+class Slow:
+    """A place that opens late and takes nothing until its event is set."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.ready, self.steps, self.opened_s = threading.Event(), [], 0.3
+
+    def open(self):
+        time.sleep(self.opened_s)
+
+    def log(self, step, values):
+        self.ready.wait()
+        self.steps += [step] if "loss" in values else []
+
+    def drop_after(self, step):
+        pass
+
+    def close(self, finished):
+        self.steps.append(finished)
+
+
+def test_a_training_waits_for_no_logger(tmp_path):
+    """It is opened before the clock runs and written to aside; at the end all stands there."""
+    slow = Slow()
+    trainer = trainer_of(tmp_path, budget=Budget(steps=3), record=Record(loggers=(slow,)))
+    before = time.perf_counter()
+    trainer.run()
+    spent, written = time.perf_counter() - before, list(slow.steps)
+    slow.ready.set()
+    trainer.journal.close(finished=True)
+
+    assert [] == written and [1, 2, 3, True] == slow.steps
+    assert trainer.elapsed <= spent - slow.opened_s
+
+
+def test_a_logger_that_does_not_open_is_left_out(tmp_path):
+    """Which is told as any other failure of it is."""
+    failing, texts = Failing(0), []
+    failing.open = failing.log = lambda *given: 1 / 0
+    trainer = trainer_of(
+        tmp_path, budget=Budget(steps=2), record=Record(note=texts.append, loggers=(failing,))
+    )
+    trainer.run()
+
+    assert 2 == trainer.step
+    assert ["train: failing is not written to any longer (ZeroDivisionError: division by zero); "
+            "training goes on"] == texts  # fmt: skip
 
 
 def test_a_failing_logger_does_not_end_a_training(tmp_path, capsys):

@@ -15,7 +15,7 @@ from modelwright.measure.quality import Quality
 from modelwright.models.catalog import MODELS
 from modelwright.tasks.catalog import TASKS
 from modelwright.train import checkpoint, gradient, journal, loop
-from modelwright.train.guards import StopRequested
+from modelwright.train.guards import ASKING, StopRequested
 from modelwright.train.keep import was_clearly_better
 from modelwright.train.settings import OWN_DEFAULTS, Budget
 
@@ -297,7 +297,7 @@ def test_huge_learning_rate_stops(tmp_path):
         trainer.run()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", ASKING)
 def test_signal_saves_and_stops(tmp_path, number):
     """A signal lets the step end, saves it, and stops; the next trainer goes on from there."""
     trainer = trainer_of(tmp_path)

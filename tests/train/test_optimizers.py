@@ -23,7 +23,16 @@ from modelwright.train.optimizers import (
 )
 from modelwright.train.settings import Budget, fill_in
 
-from .conftest import FAMILIES, differing, settings_of, spec_of, trainer_of, weights_of
+from .conftest import (
+    FAMILIES,
+    INPUTS,
+    OUTPUTS,
+    differing,
+    settings_of,
+    spec_of,
+    trainer_of,
+    weights_of,
+)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -35,6 +44,35 @@ def test_every_parameter_is_in_one_group(family, name):
     grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
 
     assert sorted(id(p) for p in model.parameters()) == sorted(grouped)
+
+
+WORDS = {"kind": "pairs", "vocab_size": 9, "source_vocab_size": 8, "max_length": 6, "length": 5,
+         "target_length": 5}  # fmt: skip
+KINDS = {  # of inputs and of what is made of them
+    "pictures": (INPUTS, OUTPUTS),
+    "texts": ({"kind": "stream", "vocab_size": 9, "features": 1, "length": 8},
+              {"kind": "next", "num_classes": 9}),
+    "translation": (WORDS, {"kind": "sequence", "num_classes": 9}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_muon_moves_what_lies_between_embedding_and_head(family, kind):
+    """All matrices of body and decoder, and nothing else: positions are none."""
+    model = build(ModelSpec(family, "tiny", *KINDS[kind]))
+    moved = {id(parameter) for parameter in hidden_matrices(model)}
+    others = ("embed.", "head.", "source_words.", "body.positions")
+    wanted = {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 2 and not name.startswith(others)
+    }
+
+    assert wanted == {name for name, one in model.named_parameters() if id(one) in moved}
+    if kind == "translation":
+        parts = {name.split(".")[1] for name in wanted if name.startswith("decoder.")}
+        assert {"layers", "looks"} == parts
 
 
 def test_adafactor_steps_as_torchs_does():

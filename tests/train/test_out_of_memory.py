@@ -53,7 +53,7 @@ def test_the_step_is_tried_again_with_fewer_rows(tmp_path, error):
     trainer.run()
     wanted = trainer_of(tmp_path / "b", "transformer", **keys)
     wanted.run(Budget(steps=5))
-    wanted.micro.size = 4
+    wanted.micro.asked = 4
     wanted.run()
 
     assert 12 == trainer.step and 4 == trainer.micro.size

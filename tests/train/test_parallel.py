@@ -216,6 +216,19 @@ def test_a_layout_that_trains_otherwise_is_found(tmp_path, monkeypatch, capsys):
     assert not Compared("data 2", 2, 2e-5, 0.0).agrees
 
 
+@pytest.mark.parametrize(
+    ("task", "why"),
+    [("control", "learns from acting"), ("image-text-matching", "compares all rows of a batch")],
+)
+def test_no_layouts_are_compared_of_what_one_process_trains(tmp_path, capsys, task, why):
+    """Before its data is looked at."""
+    (tmp_path / "recipe.yaml").write_text(f"task: {task}\ndata: {{source: nowhere}}\n")
+    found = call(["doctor", "--layouts", str(tmp_path / "recipe.yaml")])
+
+    assert 2 == found
+    assert f"doctor --layouts: {task} {why}, which one process does" in capsys.readouterr().err
+
+
 def test_blocks_computed_twice_change_nothing(tmp_path):
     """Activation checkpointing: bitwise the same training, dropout included."""
     found = []

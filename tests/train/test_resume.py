@@ -94,14 +94,20 @@ def test_the_loop_resumes_as_the_steps_do(tmp_path):
     assert [] == differing(weights_of(whole), weights_of(second))
 
 
-@pytest.fixture
-def saved(tmp_path):
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
     """A folder with the checkpoints of steps 10 and 20."""
-    trainer = trainer_of(tmp_path)
+    trainer = trainer_of(tmp_path_factory.mktemp("saved"))
     for step in (10, 20):
         trainer.run(Budget(steps=step))
         trainer.save()
-    return tmp_path
+    return trainer.folder
+
+
+@pytest.fixture
+def saved(once, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(once, tmp_path / "saved")
 
 
 def test_missing_weights_stop_the_run(saved):
@@ -152,9 +158,13 @@ def test_other_settings_are_refused(saved, keys):
     assert Exit.BAD_INPUT == caught.value.exit_code
 
 
-def test_saving_more_often_is_no_other_training(saved):
-    """When to save may change between two starts: it changes no weight."""
-    assert 20 == trainer_of(saved, checkpoint_steps=3).step
+@pytest.mark.parametrize("keys", [
+    {"checkpoint_steps": 3}, {"checkpoint_minutes": 1}, {"keep_checkpoints": 5},
+    {"grace_seconds": 9}, {"stuck_minutes": 2}, {"device": "cpu"}, {"layout": {"data": 2}},
+])  # fmt: skip
+def test_saving_more_often_is_no_other_training(saved, keys):
+    """How to save, and where a training runs, may change between two starts."""
+    assert 20 == trainer_of(saved, **keys).step
 
 
 def test_other_model_is_refused(saved):

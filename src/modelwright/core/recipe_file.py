@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from modelwright.core.errors import ConfigError, did_you_mean
 from modelwright.core.files import digest_json
-from modelwright.core.recipe import Recipe
+from modelwright.core.recipe import Layout, Recipe
 
 Place = tuple[str | int, ...]
 
@@ -104,9 +104,42 @@ def resolved_text(recipe: Recipe) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
 
+# keys of train that a run goes on with others of: on what it trains, how that is saved, watched and
+# logged; a training taken up with others is the same one
+MAY_CHANGE = (
+    "layout", "device", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoints",
+    "grace_seconds", "stuck_minutes", "loggers", "mlflow_uri",
+)  # fmt: skip
+
+
 def digest(recipe: Recipe) -> str:
-    """Hex SHA-256 of the resolved recipe."""
-    return digest_json(recipe.model_dump(mode="json"))
+    """Hex SHA-256 of the resolved recipe, but for what may change: equal ones are one run's."""
+    return digest_json(recipe.model_dump(mode="json", exclude={"train": set(MAY_CHANGE)}))
+
+
+def changes(before: Recipe, now: Recipe) -> dict[str, str]:
+    """What differs of what may change, by key: what it is and was, in words.
+
+    >>> one = Recipe.model_validate({"task": "detection", "data": {"source": "x"}})
+    >>> layout = one.train.model_copy(update={"layout": Layout(tensor=2)})
+    >>> changes(one, one.model_copy(update={"train": layout}))
+    {'layout': 'train.layout is tensor 2 now, it was auto'}
+    """
+    found = {}
+    for name in MAY_CHANGE:
+        is_now, was = (_in_words(name, one) for one in (now, before))
+        if is_now != was:
+            found[name] = f"train.{name} is {is_now} now, it was {was}"
+    return found
+
+
+def _in_words(name: str, recipe: Recipe) -> str:
+    value = getattr(recipe.train, name)
+    if isinstance(value, Layout):
+        return value.name or "one process"
+    if not value:
+        return "auto" if name == "layout" else "none"
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def schema() -> dict[str, Any]:

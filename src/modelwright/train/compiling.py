@@ -1,7 +1,7 @@
 """Whether a training goes through torch.compile: where that was measured to pay, and said to.
 
-Compiling takes from half a minute to minutes, so a short training is left alone. A long one tries
-it on the batch of one step: the same passes with and without, which leave nothing in the weights.
+Compiling takes from half a minute to minutes, so a short training is left alone. Any other tries it
+on the batch of one step: the same passes with and without, which leave nothing in the weights.
 What was decided is in the checkpoints: a resumed training goes on as it began.
 Source: Ansel et al. 2024, ASPLOS, "PyTorch 2".
 """
@@ -20,7 +20,11 @@ from modelwright.train.gradient import Gradient
 from modelwright.train.journal import Journal
 
 AFTER_STEPS = 10  # the pace is known then
-WORTH_S = 1800.0  # of training left: compiling took 1:40 min of a small model on two busy cores
+# of training left, from which on trying is expected to save more than it costs: a try took 1:40 to
+# 2:30 min on two busy cores, and where it paid, passes were 1.3 to 2 times as fast. Of ten minutes
+# a gain of 1.3 saves 2:20 min, one of 2 saves 5; a try in vain costs a fifth of them, of longer
+# trainings less
+WORTH_S = 600.0
 PASSES, GAIN = 5, 1.05  # timed ways of each kind, the best counts; what is worth another rounding
 
 
@@ -54,16 +58,19 @@ class Compiling:
         self._asked, self._model, self._gradient = asked, model, gradient
         self._device, self._journal, self._dynamic = device, journal, dynamic
         self.taken = False if several or asked is False else None
-        self._settled = False
+        self._settled, self._unsaid = False, several and asked == "auto"
 
     def take_up(self, taken: bool | None) -> None:
         """What a checkpoint says of `taken`; one process may have written it, such as the race,
         and several go on."""
+        self._unsaid = self._unsaid and taken is not False
         if self.taken is None:
             self.taken = taken
 
     def due(self, steps: int) -> bool:
         """Whether to `settle` it, after that many steps of this process."""
+        if self._unsaid:
+            return True
         if self._settled or self.taken is False:
             return False
         return bool(self.taken) or self._asked is True or steps >= AFTER_STEPS
@@ -77,6 +84,12 @@ class Compiling:
         Raises: ConfigError if it was asked for, or is how the training began, and fails.
         """
         self._settled = True
+        if self._unsaid:
+            self._unsaid = False
+            self._journal.record.decision(
+                "torch.compile is not tried: several processes train together"
+            )
+            return
         sure = bool(self.taken) or self._asked is True
         if not sure and left_s < WORTH_S:
             self.taken = False

@@ -11,6 +11,7 @@ import torch
 
 from modelwright.core.errors import ConfigError
 from modelwright.data.loader import Batch, Loader
+from modelwright.train import ranks
 
 Kind = Literal["cpu", "cuda"]
 FP8_FROM = (8, 9)  # compute capability; NVIDIA's Ada generation
@@ -46,21 +47,43 @@ def resolved(asked: Literal["auto", "cpu", "cuda"], *, acting: bool = False) -> 
 def of_process(kind: Kind, local_rank: int) -> torch.device:
     """The device of one of the processes on this machine, made its current one.
 
+    Where each sees one GPU alone, as `srun --gpus-per-task=1` has it, that is its own;
+    `require_own` says so if it is not.
+
     Raises: ConfigError if there are more processes than GPUs.
     """
     if kind == "cpu":
         return torch.device("cpu")
     number = torch.cuda.device_count()
-    if local_rank >= number:
+    index = local_rank if number > 1 else 0
+    if index >= number:
         raise ConfigError(
             f"train.device: process {local_rank} of this machine has no GPU of its own; "
             f"torch sees {number}",
             expected="no more processes than GPUs",
             repair=f"torchrun --nproc-per-node {number}, or train.device: cpu",
         )
-    torch.cuda.set_device(local_rank)
+    torch.cuda.set_device(index)
     torch.backends.cudnn.allow_tf32 = False  # 32-true means it; products of matrices are so already
-    return torch.device("cuda", local_rank)
+    return torch.device("cuda", index)
+
+
+def require_own(device: torch.device) -> None:
+    """Every process calls it, with its device.
+
+    Raises: ConfigError, in all of them, if two have the same GPU.
+    """
+    if device.type == "cpu":
+        return
+    taken = ranks.share(str(torch.cuda.get_device_properties(device).uuid))
+    for rank, one in enumerate(taken):
+        if (other := taken.index(one)) < rank:
+            raise ConfigError(
+                f"train.device: processes {other} and {rank} would share a GPU",
+                expected="a GPU for each process",
+                repair="srun --gpus-per-task=1, or torchrun --nproc-per-node with the number of "
+                "GPUs, or train.device: cpu",
+            )
 
 
 def name_of(kind: Kind) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from modelwright.core.errors import ConfigError, ModelwrightError
 from modelwright.core.files import write_json
-from modelwright.core.recipe import Layout, Recipe
+from modelwright.core.recipe import WHOLE_BATCHES, Layout, Recipe
 from modelwright.data.rows import PARTS, Dataset, load_part, save
 from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.tasks.catalog import TASKS
@@ -70,6 +70,21 @@ class Compared:
     def agrees(self) -> bool:
         """Within the tolerance, or refused."""
         return self.loss is None or max(self.loss, self.gradient or 0.0) <= self.tolerance
+
+
+def require_comparable(task: str) -> None:
+    """
+    Raises: ConfigError for a task whose batches stay whole: no layout trains it, and no smaller
+        pass.
+    """
+    if task in WHOLE_BATCHES:
+        why = "learns from acting" if TASKS[task].acting else "compares all rows of a batch"
+        raise ConfigError(
+            f"doctor --layouts: {task} {why}, which one process does alone: there is nothing to "
+            "compare",
+            expected=f"another task than {' and '.join(WHOLE_BATCHES)}",
+            repair="train it without a launcher",
+        )
 
 
 def compare(

@@ -1,9 +1,10 @@
-"""What stops training: a signal, a loss that is no number or far too high. Detected, explained,
-nothing lost; or, if the recipe says so, the state before it comes back and training goes on.
+"""What stops training: a signal; a loss or a gradient that is no number; a loss far too high.
+Detected, explained, nothing lost; or, if the recipe says so, the state before it comes back and
+training goes on.
 
-A step's loss is judged before its gradient moves a weight. Going back means: the weights of at most
-SNAPSHOT_STEPS steps ago, copied in memory, and the batches since then are not learned from. The
-number of the step goes on, so which batch a step takes is still a function of the step alone.
+A step's loss and gradient are judged before they move a weight. Going back means: the weights of at
+most SNAPSHOT_STEPS steps ago, copied in memory, and the batches since then are not learned from.
+The number of the step goes on, so which batch a step takes is still a function of the step alone.
 Sources: Chowdhery et al. 2022, arXiv:2204.02311, section 5.1 (go back, skip the batches around a
 spike); Groeneveld et al. 2024, arXiv:2402.00838 (spikes while OLMo was trained).
 """
@@ -29,10 +30,12 @@ FAR = 10.0  # times the usual spread above the median
 LEAST_SHARE, LEAST_NATS = 0.05, 0.01  # of the spread, where losses hardly differ
 SNAPSHOT_STEPS = 50  # between copies of the weights; arXiv:2204.02311 went back about 100
 MOST_RETURNS, PERIOD = 3, 1000  # returns in so many steps; one more stops
+# signals that ask to stop: of people, of schedulers, and what `sbatch --signal` is mostly told
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopRequested(Exception):
-    """SIGTERM or Ctrl-C arrived; the state was saved."""
+    """One of ASKING arrived; the state was saved."""
 
 
 class Signals:
@@ -49,10 +52,10 @@ class Signals:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[Signals]:
-    """SIGTERM and SIGINT are noted in what this gives instead of ending the process."""
+    """ASKING are noted in what this gives instead of ending the process."""
     caught = Signals()
     try:
-        before = {n: signal.signal(n, caught._remember) for n in (signal.SIGTERM, signal.SIGINT)}
+        before = {n: signal.signal(n, caught._remember) for n in ASKING}
     except ValueError:  # not the main thread: signals are not ours to catch
         yield caught
         return
@@ -119,15 +122,15 @@ class Guard:
         self._snapshot: dict[str, Tensor] = {}
         self._snapshot_step = -1
 
-    def passes(self, loss: float, step: int, learning_rate: float) -> bool:
+    def passes(self, loss: float, grad_norm: float, step: int, learning_rate: float) -> bool:
         """Whether the gradient of `step` (from 0) may move the weights; if not, they are those of
         an earlier step again, and the gradient has to be dropped.
 
         Args:
-            loss: of the whole batch, the same on every rank.
+            loss: of the whole batch, the same on every rank; so is the gradient's norm.
         Raises: TrainingFailed if the recipe says to stop, or has skipped often enough.
         """
-        finite = math.isfinite(loss)
+        finite = math.isfinite(loss) and math.isfinite(grad_norm)
         bound = math.inf
         if finite and self.settings.on_spike != "ignore":
             bound = spike_bound(self.losses)
@@ -137,11 +140,12 @@ class Guard:
             self._keep(step)
             return True
         asked = self.settings.on_spike if finite else self.settings.on_nan
-        what = (
-            f"the loss rose to {loss:.4g} at step {step}, where {bound:.4g} is far"
-            if finite
-            else f"the loss became {loss} at step {step}"
-        )
+        if finite:
+            what = f"the loss rose to {loss:.4g} at step {step}, where {bound:.4g} is far"
+        elif math.isfinite(loss):
+            what = f"the gradient's norm became {grad_norm} at step {step}, of a loss of {loss:.4g}"
+        else:
+            what = f"the loss became {loss} at step {step}"
         what += f" (learning rate {learning_rate:.3g})"
         if asked != "skip":
             raise _failed(what, finite, self.settings)
@@ -204,6 +208,6 @@ def _failed(what: str, finite: bool, settings: Settings) -> TrainingFailed:
         repairs.append(f"pass over such batches with train.{key}: skip")
     return TrainingFailed(
         f"train: {what}",
-        expected="a loss near the last ones" if finite else "a finite loss",
+        expected="a loss near the last ones" if finite else "a finite loss and gradient",
         repair=f"{', or '.join(repairs)}; the newest checkpoint from before this step is kept",
     )

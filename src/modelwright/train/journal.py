@@ -2,7 +2,9 @@
 
 import json
 import math
+import queue
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +64,9 @@ class Record:
 class Journal:
     """Curves as JSON lines and in loggers, the line that people see, and what went otherwise.
 
+    Loggers are opened when a training begins, before its clock runs, and written to by a thread;
+    what fails there is said by the training's own.
+
     Args:
         path: of the curves, or None.
         batch_size: examples a step.
@@ -73,13 +78,17 @@ class Journal:
         self.path, self.budget, self.batch_size = path, budget, batch_size
         self.record = record or Record()
         self._loggers = list(self.record.loggers)
+        self._writing = ThreadPoolExecutor(1) if self._loggers else None
+        self._failed: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._title = "train"
         self._beat = Beat()
         self._first_step, self._first_elapsed, self._rate = 0, 0.0, 0.0
 
     def begin(self, title: str, step: int, elapsed: float) -> None:
-        """Rates count from here."""
+        """Loggers are open now, and rates count from here."""
         self._title = title
+        self._each(lambda one: one.open())
+        self._await()
         self._beat = Beat()
         self._first_step, self._first_elapsed = step, elapsed
 
@@ -120,14 +129,14 @@ class Journal:
         self.record.decision(text)
 
     def close(self, finished: bool) -> None:
-        """Let the loggers write what they still hold."""
-        for logger in list(self._loggers):
-            self._or_without(logger, lambda one=logger: one.close(finished))  # type: ignore[misc]
+        """Let the loggers write what they still hold, and wait for it."""
+        self._each(lambda one: one.close(finished))
+        self._await()
 
     def write(self, step: int, elapsed: float, values: dict[str, float]) -> None:
         """One line of the curves."""
-        for logger in list(self._loggers):
-            self._or_without(logger, lambda one=logger: one.log(step, values))  # type: ignore[misc]
+        self._each(lambda one: one.log(step, values))
+        self._tell()
         if self.path is None:
             return
         entry = {
@@ -139,19 +148,35 @@ class Journal:
         with storage(self.path), open(self.path, "a") as file:
             file.write(json.dumps(entry) + "\n")
 
-    def _or_without(self, logger: Logger, act: Callable[[], None]) -> None:
+    def _each(self, act: Callable[[Logger], None]) -> None:
+        """Let every logger do it behind what it was given before."""
+        if self._writing is not None:
+            self._writing.submit(self._or_without, act)
+
+    def _or_without(self, act: Callable[[Logger], None]) -> None:
         """A logger that fails is left out from here on: no training ends for it."""
-        try:
-            act()
-        except Exception as error:  # whatever a library or a server makes of a bad day
-            self._loggers.remove(logger)
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            self.note(f"{logger.name} is not written to any longer ({reason}); training goes on")
+        for logger in list(self._loggers):
+            try:
+                act(logger)
+            except Exception as error:  # whatever a library or a server makes of a bad day
+                self._loggers.remove(logger)
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                self._failed.put(f"{logger.name} is not written to any longer ({reason})")
+
+    def _await(self) -> None:
+        """Until loggers have done all that they were given."""
+        if self._writing is not None:
+            self._writing.submit(lambda: None).result()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Say which loggers have failed since it was last said."""
+        while not self._failed.empty():
+            self.note(f"{self._failed.get()}; training goes on")
 
     def drop_after(self, step: int) -> None:
         """Forget what was noted later than the step that training goes on from."""
-        for logger in list(self._loggers):
-            self._or_without(logger, lambda one=logger: one.drop_after(step))  # type: ignore[misc]
+        self._each(lambda one: one.drop_after(step))
         if self.path is None or not self.path.is_file():
             return
         kept = []

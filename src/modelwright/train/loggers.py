@@ -1,6 +1,7 @@
 """LOGGERS: where the curves go besides metrics.jsonl. To add one: write a class, add a row.
 
-Both get the lines of metrics.jsonl, some hundred of a training. Nothing else leaves the process:
+Both get the lines of metrics.jsonl, some hundred of a training, from one thread of their own
+(train/journal.py): a training waits for none of them. Nothing else leaves the process:
 MLflow's telemetry is switched off before it is imported.
 """
 
@@ -20,6 +21,10 @@ class Logger(Protocol):
     """One place that curves go to; any method may raise, and then it is called no more."""
 
     name: str
+
+    def open(self) -> None:
+        """Make ready, if that was not done, what may take seconds: before a clock runs."""
+        ...
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Take what was measured after `step`."""
@@ -54,9 +59,12 @@ class TensorBoard:
         self._writer: Any = None
         self._purge: int | None = None
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def open(self) -> None:
         if self._writer is None:
             self._writer = self._make(str(self._folder), purge_step=self._purge)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.open()
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
@@ -100,8 +108,7 @@ class MLflow:
         self._id = ""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        if self._client is None:
-            self._open()
+        self.open()
         now = int(time.time() * 1000)
         metric = self._mlflow.entities.Metric
         metrics = [metric(name, float(value), now, step) for name, value in values.items()]
@@ -114,7 +121,9 @@ class MLflow:
         if self._client is not None:
             self._client.set_terminated(self._id, status="FINISHED" if finished else "KILLED")
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        if self._client is not None:
+            return
         client = self._mlflow.MlflowClient(tracking_uri=self._uri)
         known = json.loads(self._file.read_bytes()) if self._file.is_file() else {}
         if known.get("uri") == self._uri:
@@ -144,7 +153,7 @@ LOGGERS: dict[str, Callable[[Path, Path, str | None], Logger]] = {
 def open_loggers(
     names: tuple[str, ...], folder: Path, run: Path, uri: str | None = None
 ) -> tuple[Logger, ...]:
-    """The loggers of `train.loggers`, each of which opens its place with its first line.
+    """The loggers of `train.loggers`, none of which has opened its place yet.
 
     Raises: MissingExtra without the library, before anything is trained; ConfigError for an
         unknown name.

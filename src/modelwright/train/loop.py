@@ -6,7 +6,6 @@ The budget is a number of steps or of seconds; the schedule follows the share of
 """
 
 import functools
-import math
 import signal
 import time
 from pathlib import Path
@@ -166,9 +165,8 @@ class Trainer:
             total = functools.partial(self.world.total_of_blocks, self.model)
             self.scale.unscale(self.model.parameters())
             self.grad_norm = clip_(self.model.parameters(), settings.clip_norm, total)
-            judged = self.grad_norm if math.isfinite(loss) > math.isfinite(self.grad_norm) else loss
             sound = not self.scale.overflowed(loss, self.grad_norm) and self.guard.passes(
-                judged, self.step, settings.learning_rate * factor
+                loss, self.grad_norm, self.step, settings.learning_rate * factor
             )
             if sound:
                 self.optimizer.step()
@@ -202,9 +200,9 @@ class Trainer:
             TrainingFailed as the guards say; StorageError if a save failed.
         """
         limit = until or self.budget
-        started = time.perf_counter() - self.elapsed
         first_step, first_elapsed = self.step, self.elapsed
         self.journal.begin(title, first_step, first_elapsed)
+        started = time.perf_counter() - self.elapsed
         with catch_signals() as signals:
             while not self._spent(limit, first_step, first_elapsed):
                 try:
@@ -267,7 +265,7 @@ class Trainer:
         if self.world.first:
             self._consider(self.evaluate(self.curve_rows, thorough=False))
         self.evaluation_seconds = self.world.told(self.evaluation_seconds, patient=True)
-        self.micro.size = int(self.world.told(self.micro.size))
+        self.micro.asked = int(self.world.told(self.micro.asked))
 
     def _consider(self, found: Quality) -> None:
         """Note a look's metrics; keep its weights if none were better so far."""
@@ -413,7 +411,7 @@ class Trainer:
     def _position(self) -> dict[str, Any]:
         """What else a checkpoint has to hold, as plain JSON."""
         return {
-            "guard": self.guard.position(), "micro_batch_size": self.micro.size,
+            "guard": self.guard.position(), "micro_batch_size": self.micro.asked,
             "scale": self.scale.position(), "compiled": self.compiling.taken,
         }  # fmt: skip
 

@@ -33,6 +33,7 @@ class Rule:
     state_bytes: Callable[[Tensor], int]
 
 
+HIDDEN = {"body", "decoder"}  # what a model calls its parts between embedding and head
 COUNTER = 4  # bytes of a parameter's number of steps, a float32
 
 
@@ -223,8 +224,8 @@ def _by_mesh(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The weights that Muon moves: matrices of the body."""
-    return [p for name, p in _matrices(model) if "body" in name.split(".") and p.ndim == 2]
+    """The weights that Muon moves: matrices of the body, and of the decoder where there is one."""
+    return [p for name, p in _matrices(model) if HIDDEN & set(name.split(".")) and p.ndim == 2]
 
 
 def _matrices(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -67,6 +67,8 @@ class MicroBatch:
         planned: what the plan predicted, in words; empty where there was no plan.
         note: told what was done differently, in a sentence.
         world: the processes that train together.
+
+    asked: by the recipe, or by memory that ended.
     """
 
     def __init__(
@@ -87,15 +89,21 @@ class MicroBatch:
             pieces *= PIECES * pipeline
         self.rows = -(-self.batch_size // pieces)  # that one process could put through at once
         self._left, self._shrunk = folder / LEFT, False
-        self.size = settings.micro_batch_size
+        # checkpoints hold this, not `size`: another number of processes has other shares
+        self.asked = settings.micro_batch_size
         if world.size > 1:
-            self.take_up(self.size)
+            self.take_up(self.asked)
 
-    def take_up(self, size: int) -> None:
-        """Go on with the size of a checkpoint, or with a smaller one that was left since then."""
-        left = json.loads(self._left.read_bytes()) if self._left.is_file() else self.rows
-        known, self.size = self.size, min(size, left, self.rows)
-        if self.size == left < min(size, self.rows) and known != left:
+    @property
+    def size(self) -> int:
+        """Rows at once: no more than this process has of a batch."""
+        return min(self.asked, self.rows)
+
+    def take_up(self, asked: int) -> None:
+        """Go on with what a checkpoint says, or with a smaller size that was left since then."""
+        left = json.loads(self._left.read_bytes()) if self._left.is_file() else asked
+        known, self.asked = self.asked, min(asked, left)
+        if self.asked == left < min(asked, self.rows) and known != left:
             self.note(f"memory ended with more rows at once: train.micro_batch_size is {left} now")
 
     def fitting(self, act: Callable[[], Found], doing: str, *, together: bool = True) -> Found:
@@ -161,7 +169,7 @@ class MicroBatch:
             )
         if self._shrunk:  # the plan's words were in the first note
             what = what.removesuffix(f"; {self.planned}")
-        self.size, self._shrunk = size, True
+        self.asked, self._shrunk = size, True
         norm = any(isinstance(module, _BatchNorm) for module in self.model.modules())
         self.note(
             f"{what}: it is tried again with train.micro_batch_size {size}; "

@@ -14,8 +14,10 @@ from modelwright.train.precision import Precision, require
 from modelwright.train.recompute import Recompute
 from modelwright.train.schedules import ScheduleName
 
-# settings that change no weight: a training may go on with others
-HOW_TO_SAVE = ("checkpoint_seconds", "checkpoint_steps", "keep_checkpoints", "grace_seconds")
+# a training may go on with others: they only say where it runs, and how it is saved
+MAY_CHANGE = (
+    "checkpoint_seconds", "checkpoint_steps", "keep_checkpoints", "grace_seconds", "device",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Settings:
 
     def plain(self) -> dict[str, Any]:
         """What the weights depend on, as plain JSON."""
-        value = {key: one for key, one in asdict(self).items() if key not in HOW_TO_SAVE}
+        value = {key: one for key, one in asdict(self).items() if key not in MAY_CHANGE}
         value["augment"] = [step.model_dump(exclude_none=True) for step in self.augment]
         return dict(json.loads(json.dumps(value)))
 
