@@ -36,13 +36,19 @@ def move_average(both: Pairs, decay: float, step: int) -> None:
     torch._foreach_lerp_(averaged, current, 1 - min(decay, step / (step + 9)))
 
 
-def was_clearly_better(earlier: Quality, last: Quality, task: Task) -> bool:
-    """Whether the weights of an earlier look lead on the same rows by more than chance explains:
-    the 95 % interval of the difference, rows drawn in pairs, lies above nothing."""
-    error = METRICS[task.look].error
+def was_clearly_better(seen: np.ndarray, last: Quality, task: Task) -> bool:
+    """Whether an earlier look leads on the same rows by more than chance explains: the 95 %
+    interval of the difference, rows drawn in pairs, lies above nothing.
+
+    Args:
+        seen: statistics of the first rows, then; `last` is of all of them, now.
+    """
+    error, now = METRICS[task.look].error, last.statistics[: len(seen)]
 
     def lead(counts: np.ndarray) -> float:
-        before, now = (task.values(one.statistics, counts)[task.look] for one in (earlier, last))
-        return error(now) - error(before)
+        return error(task.values(now, counts)[task.look]) - error(
+            task.values(seen, counts)[task.look]
+        )
 
-    return bootstrap(last.rows, lead, last.units)[0] > 0
+    units = None if last.units is None else last.units[: len(seen)]
+    return bootstrap(len(seen), lead, units)[0] > 0

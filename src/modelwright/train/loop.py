@@ -45,6 +45,7 @@ from modelwright.train.weights import Weights
 
 CURVE_ROWS = 2000  # valid rows looked at while training; the last evaluation takes all of them
 EVALUATIONS = 8  # over the whole budget
+SEEN = "seen"  # in checkpoints
 
 
 class Trainer:
@@ -112,6 +113,7 @@ class Trainer:
         self._saved_at, self._evaluated_at = 0.0, 0.0
         self.best_value: float | None = None  # of the metric, at the looks while training
         self._best: dict[str, Tensor] = {}  # the averaged weights then
+        self._seen: np.ndarray | None = None  # what each row added to the metric then
         self.scale = LossScale(settings.precision == "16-mixed")
         make = Pipe if world.layout.pipeline > 1 else Gradient
         self._gradient: Gradient = make(
@@ -272,7 +274,7 @@ class Trainer:
         self.journal.write(self.step, self.elapsed, _named(found))
         if self.settings.keep == "best" and self._better(found.value, self.best_value):
             self.best_value = found.value
-            self._best = copied(self.result)
+            self._best, self._seen = copied(self.result), found.statistics
 
     def _better(self, value: float, than: float | None) -> bool:
         error = METRICS[self.task.look].error
@@ -305,21 +307,13 @@ class Trainer:
     def _chosen(self, found: Quality) -> Quality:
         """Which weights come out (`result`), and how good they are on all of valid.
 
-        Those of an earlier look come back if they are clearly better there.
+        Those of an earlier look come back if they were clearly better.
         """
-        seen = self.task.values(found.statistics[: self.curve_rows])[self.task.look]
-        if self.best_value is not None and self._better(self.best_value, seen):
-            last = copied(self.result)
+        if self._seen is not None and was_clearly_better(self._seen, found, self.task):
             self.result.load_state_dict(self._best)
-            earlier = self.evaluate(thorough=False)
-            self.went_back = self._leads(earlier, found)
-            if self.went_back:
-                return earlier
-            self.result.load_state_dict(last)
+            self.went_back = True
+            found = self.evaluate(thorough=False)
         return found
-
-    def _leads(self, earlier: Quality, last: Quality) -> bool:
-        return was_clearly_better(earlier, last, self.task)
 
     def _spent(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:
         if limit.steps is not None:
@@ -417,11 +411,13 @@ class Trainer:
 
     def _tensors(self) -> dict[str, Tensor]:
         """The same, as tensors."""
-        return self.guard.tensors()
+        seen = {} if self._seen is None else {SEEN: torch.from_numpy(self._seen)}
+        return seen | self.guard.tensors()
 
     def _take_up(self, position: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Go on from what `_position` and `_tensors` gave."""
         self.guard.take_up(position["guard"], tensors)
+        self._seen = tensors[SEEN].numpy() if SEEN in tensors else None
         self.micro.take_up(int(position["micro_batch_size"]))
         self.scale.take_up(position["scale"])
         self.compiling.take_up(position["compiled"])

@@ -19,6 +19,7 @@ from modelwright.core.errors import ConfigError
 from modelwright.data.environment import TRAIN_SEEDS, Environments
 from modelwright.data.rows import Rows
 from modelwright.measure.quality import Quality
+from modelwright.train.keep import copied
 from modelwright.train.loop import Trainer
 from modelwright.train.precision import autocast
 from modelwright.train.settings import Budget, Settings
@@ -211,8 +212,17 @@ class Learner(Trainer):
     def _better(self, value: float, than: float | None) -> bool:
         return than is None or value >= than  # of those that reach the limit, the last
 
-    def _leads(self, earlier: Quality, last: Quality) -> bool:
-        return earlier.value > last.value
+    def _chosen(self, found: Quality) -> Quality:
+        """Of the last weights and those that looked best, what is no worse on all of valid."""
+        if self._best:
+            last = copied(self.result)
+            self.result.load_state_dict(self._best)
+            best = self.evaluate()
+            self.went_back = best.value > found.value
+            if self.went_back:
+                return best
+            self.result.load_state_dict(last)
+        return found
 
     def _spent(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:
         return self.solved or super()._spent(limit, first_step, first_elapsed)
