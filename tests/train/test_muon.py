@@ -1,19 +1,16 @@
-"""Optimizers over parameters in shards (FSDP2) take the steps of one process.
-
-Run as a program, with a rank and a folder, this file is one of the processes.
-"""
+"""Optimizers over parameters in shards (FSDP2) take the steps of one process."""
 
 import copy
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from modelwright.train.optimizers import clip_, make_optimizer
+
+from .processes import run_ranks
 
 WORLD, STEPS, MAX_NORM = 2, 3, 0.5
 WAYS = {  # name -> keys of make_optimizer
@@ -39,13 +36,8 @@ class Net(nn.Module):
         return self.head(self.body(self.embed(rows)))
 
 
-def work(rank: int, folder: Path) -> None:
+def work(rank):
     """One process: each way's steps, whole and in shards, side by side."""
-    import torch.distributed as dist
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=WORLD)
     mesh = init_device_mesh("cpu", (WORLD,))
     found = {}
     for way, keys in WAYS.items():
@@ -73,22 +65,13 @@ def work(rank: int, folder: Path) -> None:
             "local": sum(one.to_local().numel() for one in sharded.parameters()),
             "all": sum(one.numel() for one in whole.parameters()),
         }
-    (folder / f"{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What each process saw."""
-    folder = tmp_path_factory.mktemp("shards")
-    command = [sys.executable, __file__]
-    running = [
-        subprocess.Popen([*command, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
-        for rank in range(WORLD)
-    ]
-    errors = [one.communicate()[1] for one in running]
-    assert [0] * WORLD == [one.returncode for one in running], errors
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORLD)]
+    return run_ranks(tmp_path_factory.mktemp("shards"), WORLD, work)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -104,7 +87,3 @@ def test_the_norm_is_of_the_whole_gradient(found):
     for one in found:
         assert pytest.approx(one["muon"]["whole"], rel=1e-5) == one["muon"]["sharded"]
         assert MAX_NORM < min(one["muon"]["whole"])
-
-
-if __name__ == "__main__":
-    work(int(sys.argv[1]), Path(sys.argv[2]))

@@ -50,8 +50,11 @@ def learner_of(data, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("family", ["cnn", "rnn", "transformer"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("algorithm", "family"),
+    [("dqn", "cnn"), ("dqn", "rnn"), ("dqn", "transformer"), ("ppo", "cnn"),
+     *(pytest.param("ppo", family, marks=pytest.mark.slow) for family in ("rnn", "transformer"))],
+)  # fmt: skip
 def test_resume_is_exact(learner_of, family, algorithm, monkeypatch):
     """Stopped at random steps, in the middle of episodes and of passes over them, losses, weights,
     replay and running episodes are bitwise those of a training that ran through."""

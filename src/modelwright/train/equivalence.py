@@ -1,7 +1,8 @@
 """Does a recipe train the same way in every layout? Twenty steps in each, at tiny size, compared.
 
-Every layout runs in processes of its own on this machine's CPU (gloo), which read in a folder what
-to do:  python -m modelwright.train.equivalence FOLDER  writes what the first one saw there.
+What takes several processes runs in some of its own on this machine's CPU (gloo), which read in a
+folder what to do:  python -m modelwright.train.equivalence FOLDER  writes what the first one saw
+there. One alone is this process.
 """
 
 import json
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,21 @@ def _run(folder: Path, layout: Layout, micro_batch_size: int = BATCH) -> list[li
         folder / "layout.json",
         {"layout": layout.model_dump(), "micro_batch_size": micro_batch_size},
     )
-    (folder / "found.json").unlink(missing_ok=True)
+    found = folder / "found.json"
+    found.unlink(missing_ok=True)
+    said = [""]
+    if layout.processes == 1:
+        _work(folder, {})
+    else:
+        said = _start(folder, layout.processes)
+    if not found.is_file():
+        raise ModelwrightError(f"the layout {layout.degrees} broke:\n{said[0]}")
+    value = json.loads(found.read_bytes())
+    return str(value["refused"]) if "refused" in value else list(value["steps"])
+
+
+def _start(folder: Path, number: int) -> list[str]:
+    """Let so many processes do it; gives what each said of errors."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -150,23 +165,18 @@ def _run(folder: Path, layout: Layout, micro_batch_size: int = BATCH) -> list[li
             command,
             env={
                 **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1",
-                "WORLD_SIZE": str(layout.processes), "MASTER_ADDR": "127.0.0.1",
+                "WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": "",
             },
             stderr=subprocess.PIPE,
         )
-        for rank in range(layout.processes)
+        for rank in range(number)
     ]  # fmt: skip
-    said = [process.communicate()[1].decode() for process in started]
-    found = folder / "found.json"
-    if not found.is_file():
-        raise ModelwrightError(f"the layout {layout.degrees} broke:\n{said[0]}")
-    value = json.loads(found.read_bytes())
-    return str(value["refused"]) if "refused" in value else list(value["steps"])
+    return [process.communicate()[1].decode() for process in started]
 
 
-def _work(folder: Path) -> None:
-    """What one process does."""
+def _work(folder: Path, environment: Mapping[str, str] = os.environ) -> None:
+    """What one process does, launched as the environment says."""
     told = json.loads((folder / "work.json").read_bytes())
     layout = json.loads((folder / "layout.json").read_bytes())
     recipe, spec = Recipe.model_validate(told["recipe"]), ModelSpec.from_json(told["spec"])
@@ -180,7 +190,7 @@ def _work(folder: Path) -> None:
     )
     budget = Budget(steps=STEPS)
     train, valid = (load_part(folder, part) for part in ("train", "valid"))
-    with parallel.joined() as world:
+    with parallel.joined(environment) as world:
         world.arrange(Layout(**layout["layout"]))
         settings = fill_in(section, spec, "32-true", budget)
         found: dict[str, Any]
