@@ -68,8 +68,9 @@ def test_predict_draws_what_it_found(cell, tmp_path):
 
 
 def test_other_models_refuse_to_draw(cell_of, tmp_path):
+    """A folder for drawings of a model that has none is an error, not an empty folder."""
     other = cell_of("tagging", "cnn")
-    with pytest.raises(ConfigError, match="no boxes to draw"):
+    with pytest.raises(ConfigError, match="nothing to draw with tagging"):
         verbs.predict(other.exported.folder, ["a day"], draw=tmp_path)
 
 
