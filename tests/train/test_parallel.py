@@ -87,16 +87,18 @@ def test_a_layout_needs_a_launcher(tmp_path, capsys):
 
 
 def test_one_of_several_speaks(tmp_path, monkeypatch):
-    """The first that fails tells the launcher; what the others see of it is not said again."""
+    """The first that fails tells the launcher; what the others see of it is not said again, nor
+    by one that leaves because the first process did, and is here before it."""
     store, path = dist.HashStore(), tmp_path / "error.json"
-    errors = [TrainingFailed("memory ended", expected="room"), TrainingFailed("a rank is gone")]
+    errors = [Left(2), TrainingFailed("memory ended", expected="room"),
+              TrainingFailed("a rank is gone")]  # fmt: skip
     monkeypatch.setattr(launch, "LEAVING_S", 0.01)
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
-    for rank, error in zip((1, 0), errors, strict=True):
+    for rank, error in zip((2, 1, 0), errors, strict=True):
         break_off(store, rank, error)
     told = json.loads(path.read_text())["message"]
 
-    assert [False, True] == [error.said for error in errors]
+    assert [True, False, True] == [error.said for error in errors]
     assert "memory ended\n  expected: room" == told["message"]
     assert "py_callstack" not in told["extraInfo"] and int(told["extraInfo"]["timestamp"])
     assert (2, True) == (Left(2).exit_code, Left(2).said)

@@ -71,7 +71,9 @@ def break_off(store: Store, rank: int, error: Exception) -> None:
     end = time.monotonic() + LEAVING_S
     store.set_timeout(datetime.timedelta(seconds=LEAVING_S))
     with contextlib.suppress(RuntimeError):  # its host is gone: then everybody speaks
-        if store.add(SAID, 1) == 1:
+        # who only leaves because the first one did has nothing to say, however early it comes here
+        leaves = isinstance(error, ModelwrightError) and error.said
+        if not leaves and store.add(SAID, 1) == 1:
             tell_launcher(error)
         elif isinstance(error, ModelwrightError):
             error.said = True
