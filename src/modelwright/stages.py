@@ -403,7 +403,7 @@ def _read(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
     """How the files of texts were read, for those that the model will be asked about."""
     if not (column := data_catalog.KINDS[data["inputs"]["kind"]].column):
         return {}
-    own = getattr(recipe.data.columns, column)
+    own = getattr(recipe.data.columns, "words" if data["outputs"]["kind"] == "tags" else column)
     columns = list(own) if isinstance(own, tuple) else [own]
     return {"columns": columns, "whole_files": data.get("whole_files", False)}
 

@@ -67,11 +67,13 @@ def test_files_are_whole_where_those_of_the_training_were(tmp_path):
     ("a.txt", "U.S.\nwon\n\nyes\n", [["U.S.", "won"], ["yes"]]),
     ("a.conll", "U.S. NNP\nwon VB\n", [["U.S.", "won"]]),
     ("a.txt", "U.S. won\nyes\n", [["U", ".", "S", ".", "won"], ["yes"]]),
+    ("a.csv", "words,tags\nU.S. won,B-LOC O\nyes,O\n", [["U.S.", "won"], ["yes"]]),
+    ("a.jsonl", '{"words": ["U.S.", "won"]}\n', [["U.S.", "won"]]),
 ])  # fmt: skip
 def test_tagged_words_are_sentences_of_these_very_words(tmp_path, name, content, wanted):
     """Words that come divided are not cut again; lines of running text are."""
     (tmp_path / name).write_text(content)
-    how = manifest(answer="tags", labels=["O", "B-LOC"])
+    how = manifest(answer="tags", labels=["O", "B-LOC"], columns=["words"])
     found = list(asking.asked([str(tmp_path / name)], asking.reader(how)))
 
     assert wanted == [text.tokens(one.content, {"unit": "given", "max_length": 9}) for one in found]

@@ -18,7 +18,7 @@ from typing import Any
 from modelwright.core.errors import DataError
 from modelwright.data import parquet, text
 from modelwright.data.kinds import KINDS, Kind
-from modelwright.data.tables import records
+from modelwright.data.tables import records, rows_of_words
 
 STANDARD_INPUT = "-"
 TABLES = (".csv", ".tsv", ".jsonl", parquet.SUFFIX)
@@ -129,9 +129,18 @@ def _file(path: Path, how: Reader) -> Iterator[Asked]:
         if not path.stat().st_size:
             raise DataError("it is empty", expected="a table with rows")
         there = False
-        for where, *values in records(path, how.columns, repair):
-            there = True
-            yield _line(" ".join(values), where)
+        if how.tags is not None:  # words stay divided as they came
+            for where, words in rows_of_words(path, how.columns[0], repair):
+                there = True
+                yield (
+                    Asked(" ".join(words), text.JOINT.join(words).encode())
+                    if words
+                    else (_filled(where, b""))
+                )
+        else:
+            for where, *values in records(path, how.columns, repair):
+                there = True
+                yield _line(" ".join(values), where)
         if not there:
             raise DataError("the table has no row", expected="a row for each text")
         return

@@ -7,7 +7,7 @@ Reads files line by line, or by row groups; nothing here knows what the columns 
 import csv
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -77,22 +77,9 @@ def tagged_rows(
     Raises: DataError naming file and line of a row without them, or with more of one of both.
     """
     named = any(isinstance(name, str) for name in wanted)
+    repair = "name the columns with data.columns: {words: …, tags: …}"
     for line, row in rows_of(file, named, wanted):
-        sides = []
-        for name in wanted:
-            value = row.get(name)
-            parts = value.split() if isinstance(value, str) else value
-            if not isinstance(parts, list) or not all(isinstance(one, str) for one in parts):
-                known = [str(key) for key in row if isinstance(key, type(name))]
-                held = f"holds {value!r:.40}" if name in row else "is not there"
-                raise DataError(
-                    f"{file}, line {line}: the column {name!r} {held}",
-                    expected="a list of texts, or one with blanks between them"
-                    if name in row
-                    else did_you_mean(str(name), known),
-                    repair="name the columns with data.columns: {words: …, tags: …}",
-                )
-            sides.append(parts)
+        sides = [_words(f"{file}, line {line}", row, name, repair) for name in wanted]
         words, tags = sides
         if len(words) != len(tags):
             raise DataError(
@@ -107,6 +94,31 @@ def tagged_rows(
             )
         if words:
             yield words, tags
+
+
+def rows_of_words(file: Path, column: str | int, repair: str) -> Iterator[tuple[str, list[str]]]:
+    """Place and words of each row, without tags.
+
+    Raises: DataError as `tagged_rows`.
+    """
+    for line, row in rows_of(file, isinstance(column, str), (column,)):
+        yield f"{file.name} line {line}", _words(f"{file}, line {line}", row, column, repair)
+
+
+def _words(where: str, row: Mapping[str | int, Any], name: str | int, repair: str) -> list[str]:
+    value = row.get(name)
+    parts = value.split() if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(one, str) for one in parts):
+        known = [str(key) for key in row if isinstance(key, type(name))]
+        held = f"holds {value!r:.40}" if name in row else "is not there"
+        raise DataError(
+            f"{where}: the column {name!r} {held}",
+            expected="a list of texts, or one with blanks between them"
+            if name in row
+            else did_you_mean(str(name), known),
+            repair=repair,
+        )
+    return parts
 
 
 def rows_of(
