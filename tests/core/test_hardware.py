@@ -47,6 +47,16 @@ def test_int8_is_fast_where_there_are_dot_products(sets, expected):
     assert expected == Machine("cpu", 1, 2**30, sets, "Linux").has_int8
 
 
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [((), False), (("AVX2", "AVX512"), True), (("AVX512", "AVX512-BF16"), False),
+     (("AMX-BF16",), False), (("ARM dot product",), True), (("ARM BF16",), False)],
+)  # fmt: skip
+def test_bf16_is_lacking_where_no_instruction_has_it(sets, expected):
+    """Of a machine whose instructions are not known, it is not known either."""
+    assert expected == Machine("cpu", 1, 2**30, sets, "Linux").lacks_bf16
+
+
 def test_a_measurement_is_taken_once(cache):
     """The second time the figures come from the cache."""
     clock = Clock()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from modelwright.core import hardware
 from modelwright.core.recipe import Recipe
 from modelwright.data.rows import Rows
 from modelwright.plan import time as plan_time
@@ -68,4 +69,5 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
     monkeypatch.setattr(plan_time, "step_seconds", machine.step_seconds)
     monkeypatch.setattr(plan_time, "deployed", machine.deployed)
+    monkeypatch.setattr(hardware.Machine, "lacks_bf16", False)
     return machine

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from modelwright.core import hardware
 from modelwright.core.errors import ConfigError, Exit, Infeasible
 from modelwright.models.catalog import MODELS
 from modelwright.plan import choose
@@ -236,6 +237,18 @@ def test_precision_is_the_faster_one(machine, bf16, wanted, reason):
     assert pytest.approx(expected) == found["cnn-tiny"].predicted["step_s"]
 
 
+def test_bf16_is_not_timed_where_no_instruction_has_it(machine, monkeypatch):
+    """There it is computed step by step in float32, and timing it takes minutes."""
+    monkeypatch.setattr(hardware.Machine, "lacks_bf16", True)
+    machine.bf16 = 0.5
+    found = predicted(train={"batch_size": 16}, model={"family": "cnn", "size": "tiny"})
+
+    assert (
+        ("32-true", "this processor has no instructions for bf16")
+        == (found["cnn-tiny"].precision, found["cnn-tiny"].precision_reason)
+    )  # fmt: skip
+
+
 def test_a_named_precision_is_not_questioned(machine):
     """The recipe's precision is the only one that is timed."""
     machine.bf16 = 9.0
@@ -385,6 +398,26 @@ def test_a_race_goes_by_what_a_curve_promises(machine, fixed_accuracy, tmp_path)
     }  # fmt: skip
 
     assert "rnn-tiny" == raced(recipe_of(**RACE), tmp_path)[1].spec.name
+
+
+@pytest.mark.parametrize(
+    ("later", "rounds", "winner"),
+    [({("cnn", 3): 0.9, ("rnn", 3): 0.7}, 3, "cnn-tiny"),
+     ({("rnn", 3): 0.61, ("rnn", 4): 0.62, ("cnn", 3): 0.6, ("cnn", 4): 0.6}, 4, "rnn-tiny")],
+)  # fmt: skip
+def test_two_that_promise_nearly_the_same_race_on(
+    machine, fixed_accuracy, tmp_path, later, rounds, winner
+):
+    """Two left within a twentieth of each other's error have another slice, up to the fourth."""
+    fixed_accuracy |= {
+        ("cnn", 1): 0.6, ("rnn", 1): 0.6, ("transformer", 1): 0.1,
+        ("cnn", 2): 0.6, ("rnn", 2): 0.604, **later,
+    }  # fmt: skip
+    found, best, budget = raced(recipe_of(**RACE), tmp_path)
+
+    assert winner == best.spec.name
+    assert [rounds, rounds, 1] == [len(found[one].rounds) for one in FAMILIES]
+    assert Budget(steps=100 - 4 - 4 * rounds) == budget
 
 
 def test_only_one_needs_no_race(machine, tmp_path):

@@ -36,6 +36,7 @@ INSTRUCTION_SETS = {
     "amx_bf16": "AMX-BF16",
     "amx_int8": "AMX-INT8",
     "asimddp": "ARM dot product",
+    "bf16": "ARM BF16",
 }
 
 
@@ -82,6 +83,11 @@ class Machine:
     def has_int8(self) -> bool:
         """Whether 8-bit products are faster than float32 here."""
         return any("VNNI" in s or "INT8" in s or "dot" in s for s in self.instruction_sets)
+
+    @property
+    def lacks_bf16(self) -> bool:
+        """Whether bf16 is known to be computed through float32 here, so more slowly."""
+        return bool(self.instruction_sets) and not any("BF16" in s for s in self.instruction_sets)
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from modelwright.core.errors import ConfigError, Infeasible
 from modelwright.core.files import write_json
 from modelwright.core.goals import METRICS, Goal, Metric
+from modelwright.core.hardware import this_machine
 from modelwright.core.progress import say, show
 from modelwright.core.recipe import Recipe
 from modelwright.core.units import format_bytes, format_seconds
@@ -51,6 +52,9 @@ LOOKS = 3  # points of the learning curve in each slice
 FARTHEST, AHEAD = 4, "once four times as much is spent"
 TIGHT = ("size_mb", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 RACE_SLICE = 0.04  # of the budget, for each candidate in each round
+# of two candidates whose promised errors differ by less than NEAR neither is chosen before round
+# MOST_ROUNDS (docs/experiments.md)
+NEAR, MOST_ROUNDS = 0.05, 4
 BF16_MARGIN = 1.05  # bf16 has to be this much faster to be worth its rounding
 
 
@@ -185,10 +189,12 @@ def _calibrate(
     auto = recipe.train.precision == "auto"
     wanted: list[Precision] = ["32-true", "bf16-mixed"] if auto else [recipe.train.precision]  # type: ignore[list-item]
     why = "as the recipe says"
-    if auto and TASKS[recipe.task].acting:  # a batch of a few observations gains nothing from bf16
-        wanted, why = ["32-true"], "a few observations at a time gain nothing from bf16"
     budget, seconds = training_budget(recipe), {}
     settings = fill_in(recipe.train, spec, wanted[0], budget)
+    if auto and TASKS[recipe.task].acting:  # a batch of a few observations gains nothing from bf16
+        wanted, why = ["32-true"], "a few observations at a time gain nothing from bf16"
+    elif auto and settings.device == "cpu" and this_machine().lacks_bf16:
+        wanted, why = ["32-true"], "this processor has no instructions for bf16"
     for precision in wanted:
         seconds[precision] = time.step_seconds(
             spec, recipe.task, share.alone(replace(settings, precision=precision))
@@ -334,6 +340,8 @@ def race(
             ahead = min(horizon, FARTHEST * errors[-1][0])
             candidate.expected = metric.at_error(expected_error(errors, ahead))
         alive.sort(key=lambda candidate: metric.error(candidate.expected))
+        if len(alive) == 2 and number < MOST_ROUNDS and _near(metric, *alive):
+            continue
         keep = math.ceil(len(alive) / 2) if len(alive) > 2 else 1
         best = alive[0]
         for loser in alive[keep:]:
@@ -358,6 +366,11 @@ def race(
     if whole.steps is not None:
         return winner, Budget(steps=max(1, whole.steps - int(lost)))
     return winner, Budget(seconds=(whole.seconds or 0.0) - lost)
+
+
+def _near(metric: Metric, first: Candidate, second: Candidate) -> bool:
+    """Whether two curves promise nearly the same, so that another slice has to tell."""
+    return metric.error(second.expected) < (1 + NEAR) * metric.error(first.expected)
 
 
 def _fastest(recipe: Recipe, alive: list[Candidate]) -> tuple[Candidate, Budget]:
