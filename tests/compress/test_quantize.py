@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from modelwright.compress.calibrate import CALIBRATIONS, observe
 from modelwright.compress.quantize import FEWEST_SUMMED, quantize_graph
@@ -53,6 +53,20 @@ def test_weights_are_bytes(trained, histograms, tmp_path):
             weight, scale = reads[conv.input[1]].input[:2]
             assert TensorProto.INT8 == constants[weight].data_type
             assert [constants[weight].dims[0]] == list(constants[scale].dims)
+
+
+def test_no_pair_of_products_overflows(trained, histograms, tmp_path):
+    """Kernels without 8-bit dot products add two products in 16 bits: the largest pair fits."""
+    path = tmp_path / "int8.onnx"
+    quantize_graph(trained.graph, histograms, "minmax", path)
+    weights = [
+        numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer
+        if one.data_type == TensorProto.INT8 and len(one.dims) > 1
+    ]  # fmt: skip
+
+    assert len(weights) >= 5
+    assert 63 <= max(np.abs(one.astype(int)).max() for one in weights)
+    assert 2 * 255 * max(np.abs(one.astype(int)).max() for one in weights) < 2**15
 
 
 def test_the_float_graph_is_left_alone(trained, histograms, tmp_path):

@@ -61,7 +61,7 @@ def quantize_graph(
         quantizer = QDQQuantizer(
             copy,
             per_channel=True,
-            reduce_range=False,
+            reduce_range=True,  # weights of 7 bits: two products always fit into 16 (decision 0019)
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QUInt8,
             tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
