@@ -33,7 +33,7 @@ from modelwright.export import locate, parity
 from modelwright.export.catalog import KEPT_FIELDS
 from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.models.heads import HEADS
-from modelwright.plan import choose
+from modelwright.plan import choose, race
 from modelwright.plan.candidate import from_json
 from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
@@ -92,7 +92,7 @@ def plan(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     try:
         train, valid = (load_part(run.stage_folder("gate"), part) for part in ("train", "valid"))
         started = time.perf_counter()
-        winner, budget = choose.race(
+        winner, budget = race.run(
             recipe, candidates, train, valid, folder,
             lambda text: run.write("plan", "fallback", text=text),
         )  # fmt: skip

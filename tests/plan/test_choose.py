@@ -8,7 +8,7 @@ import pytest
 from modelwright.core import hardware
 from modelwright.core.errors import ConfigError, Exit, Infeasible
 from modelwright.models.catalog import MODELS
-from modelwright.plan import choose
+from modelwright.plan import choose, race
 from modelwright.plan.candidate import Candidate, from_json
 from modelwright.train.settings import Budget, training_budget
 
@@ -91,6 +91,19 @@ def test_a_size_that_makes_too_few_steps_gives_way(machine):
     assert {f"{family}-small" for family in FAMILIES} == fits(found)
     assert found["cnn-base"].reason.startswith("would make ")
     assert found["cnn-base"].reason.endswith("fewer than the 2,000 in which cnn-small can settle")
+
+
+def test_sizes_above_one_that_is_too_slow_are_not_timed(machine):
+    """In 5 s base makes 1,250 steps, so large would make fewer: it is left out, and says why."""
+    found = predicted(budget={"train_minutes": 5 / 60}, model={"family": "cnn"})
+
+    assert "cnn-large" not in {name for name, _ in machine.asked}
+    assert {} == found["cnn-large"].predicted
+    assert found["cnn-large"].num_params > found["cnn-base"].num_params
+    assert ("budget.train_minutes", "not timed: cnn-base would already make 1,250 steps in the "
+            "budget; the 2,000 in which it can settle are needed") == (
+        found["cnn-large"].binds, found["cnn-large"].reason,
+    )  # fmt: skip
 
 
 def test_a_ladder_that_settles_sooner_races_a_larger_size(machine, monkeypatch):
@@ -213,7 +226,7 @@ def test_all_dropped_is_infeasible(machine, tmp_path):
     recipe = recipe_of(goals={"latency_p50_ms": "<= 0.001 ms"})
     candidates = choose.predict(recipe, data_of())
     with pytest.raises(Infeasible, match="nothing was trained") as caught:
-        choose.race(recipe, candidates, rows(32), rows(16, 1), tmp_path)
+        race.run(recipe, candidates, rows(32), rows(16, 1), tmp_path)
 
     assert Exit.INFEASIBLE == caught.value.exit_code
     assert [] == list(tmp_path.iterdir())
@@ -265,20 +278,20 @@ def test_a_named_precision_is_not_questioned(machine):
 def fixed_accuracy(monkeypatch):
     """Families whose valid accuracy is known: (family, round) -> accuracy; else 0.5."""
     table: dict[tuple[str, int], float] = {}
-    slice_ = choose._slice
+    slice_ = race._slice
 
     def known(recipe, candidate, number, *more):
         found = slice_(recipe, candidate, number, *more)
         accuracy = table.get((candidate.spec.family, number), 0.5)
         return {**found, "value": accuracy, "curve": [(found["steps"], accuracy)]}
 
-    monkeypatch.setattr(choose, "_slice", known)
+    monkeypatch.setattr(race, "_slice", known)
     return table
 
 
 def raced(recipe, folder):
     candidates = choose.predict(recipe, data_of(64, 16))
-    winner, budget = choose.race(recipe, candidates, rows(64), rows(16, 1), folder)
+    winner, budget = race.run(recipe, candidates, rows(64), rows(16, 1), folder)
     return {one.spec.family: one for one in candidates}, winner, budget
 
 
@@ -330,7 +343,7 @@ def test_race_resumes_without_finished_slices(machine, fixed_accuracy, tmp_path,
     ends as one that ran through."""
     fixed_accuracy |= {("cnn", 1): 0.9, ("transformer", 1): 0.8, ("cnn", 2): 0.9}
     recipe, done = recipe_of(**RACE), []
-    slice_ = choose._slice
+    slice_ = race._slice
 
     def breaking(recipe, candidate, number, *more):
         if len(done) == 3:
@@ -339,7 +352,7 @@ def test_race_resumes_without_finished_slices(machine, fixed_accuracy, tmp_path,
         return slice_(recipe, candidate, number, *more)
 
     with monkeypatch.context() as context:
-        context.setattr(choose, "_slice", breaking)
+        context.setattr(race, "_slice", breaking)
         with pytest.raises(RuntimeError):
             raced(recipe, tmp_path / "race")
     (tmp_path / "straight").mkdir()
@@ -351,7 +364,7 @@ def test_race_resumes_without_finished_slices(machine, fixed_accuracy, tmp_path,
     }
     again = []
     monkeypatch.setattr(
-        choose, "_slice",
+        race, "_slice",
         lambda recipe, one, number, *more: (
             again.append((one.spec.family, number)) or slice_(recipe, one, number, *more)
         ),
@@ -365,7 +378,7 @@ def test_race_resumes_without_finished_slices(machine, fixed_accuracy, tmp_path,
 def test_race_resumes_within_a_slice(machine, tmp_path, monkeypatch):
     """A crash after a slice's checkpoint and before its record costs no step: the slice is not
     trained beyond its share, and the race ends as one that ran through."""
-    recipe, write_json = recipe_of(**RACE), choose.write_json
+    recipe, write_json = recipe_of(**RACE), race.write_json
     (tmp_path / "straight").mkdir()
     wanted = raced(recipe, tmp_path / "straight")
 
@@ -375,7 +388,7 @@ def test_race_resumes_within_a_slice(machine, tmp_path, monkeypatch):
         write_json(path, value)
 
     with monkeypatch.context() as context:
-        context.setattr(choose, "write_json", breaking)
+        context.setattr(race, "write_json", breaking)
         with pytest.raises(RuntimeError):
             raced(recipe, tmp_path / "broken")
     found = raced(recipe, tmp_path / "broken")
