@@ -1,20 +1,26 @@
 """What each part of the recipe for small language models is worth, at equal tokens.
 
 Each variant differs from the transformer's own defaults in one thing, and trains through the
-product's Trainer for as many steps of as many tokens. Valid is judged whole, on the averaged
-weights: nats a character of tinyshakespeare by characters, bits a byte of english_novels by BPE.
+product's Trainer on as many tokens, on one thread. Valid is judged whole, on the averaged weights:
+nats a character of tinyshakespeare by characters, bits a byte of english_novels by BPE. Trainings
+that are in --out already are not made again; two lanes share the work of two cores:
 
-    python benchmarks/ablations.py --data FOLDER-OF-DATA-SETS [--texts characters,bpe]
-        [--variants defaults,adamw] [--seeds 0,1,2] [--steps 200] [--json] [--quick]
+    python benchmarks/ablations.py --data FOLDER-OF-DATA-SETS --out FOLDER --lane 1/2 &
+    python benchmarks/ablations.py --data FOLDER-OF-DATA-SETS --out FOLDER --lane 2/2; wait
+    python benchmarks/ablations.py --data FOLDER-OF-DATA-SETS --out FOLDER [--texts characters,bpe]
+        [--variants defaults,adamw] [--seeds 0,1,2] [--steps 400] [--json] [--quick]
 """
 
 import json
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+import torch
 
 from bench import Row, arguments, finish
 from modelwright.core import recipe
@@ -27,7 +33,7 @@ from modelwright.train.settings import Budget, fill_in
 TASK = TASKS["language-modeling"]
 SIZE: dict[str, Any] = {"dim": 64, "num_layers": 2}  # twice tiny in both
 WINDOW, BATCH = 128, 32
-QUICK = {"steps": 20, "valid": 4_000}
+QUICK = {"steps": 24, "valid": 4_000}
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ TEXTS: dict[str, Text] = {
 }
 
 VARIANTS: dict[str, Variant] = {
-    "defaults": Variant(),
+    "defaults": Variant(),  # Muon, ReLU², normed queries and keys, rotary, zero init, averages
     # optimizers, the first two at the best of three and two rates
     "adamw": Variant(train={"optimizer": "adamw", "learning_rate": 6e-3}),
     "adafactor": Variant(train={"optimizer": "adafactor", "learning_rate": 0.05}),
@@ -77,6 +83,8 @@ VARIANTS: dict[str, Variant] = {
     "no zero init": Variant({"zero_init": False}),
     # the training
     "cautious decay": Variant(train={"cautious": True}),
+    "decay to nothing": Variant(train={"weight_decay_end": 0.0}),
+    "decay of 0.2 to nothing": Variant(train={"weight_decay": 0.2, "weight_decay_end": 0.0}),
     "dropout 0.05": Variant({"dropout": 0.05}),
     "dropout 0.1": Variant({"dropout": 0.1}),
     "dropout 0.2": Variant({"dropout": 0.2}),
@@ -86,6 +94,20 @@ VARIANTS: dict[str, Variant] = {
     "clip 1.0": Variant(train={"clip_norm": 1.0}),
     "no ema": Variant(train={"ema": 0.0}),
 }
+# what grows does so in these shares of the training, in whole eighths of steps
+GROWING = {
+    "batch warmup": ("batch_warmup_steps", 0.4),
+    "window warmup": ("window_warmup_steps", 0.5),
+}
+
+
+def variants_of(steps: int) -> dict[str, Variant]:
+    """All of them, for a training of so many whole batches."""
+    grown = {
+        name: Variant(train={key: 8 * round(share * steps / 8)})
+        for name, (key, share) in GROWING.items()
+    }
+    return VARIANTS | grown
 
 
 @dataclass(frozen=True)
@@ -111,13 +133,14 @@ def read(name: str, folder: Path, valid: int | None) -> Data:
     return Data(text, parts, loaded.inputs, loaded.outputs)
 
 
-def measure(data: Data, variant: Variant, seed: int, steps: int) -> tuple[float, int]:
-    """The metric on valid after `steps`, and the model's parameters."""
+def measure(data: Data, variant: Variant, seed: int, steps: int) -> dict[str, Any]:
+    """The metric on valid after the tokens of so many whole batches, and the model's parameters."""
     spec = ModelSpec("transformer", "small", data.inputs, data.outputs, {**SIZE, **variant.args})
     section = recipe.Train.model_validate(
         {"seed": seed, "batch_size": BATCH, "keep": "last", **variant.train}
     )
-    budget = Budget(steps=steps)
+    # of what a growing batch leaves out, a quarter and then a half for as long: 5 of 8 parts
+    budget = Budget(steps=steps + 5 * section.batch_warmup_steps // 8)
     settings = fill_in(section, spec, "bf16-mixed", budget)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
@@ -127,36 +150,88 @@ def measure(data: Data, variant: Variant, seed: int, steps: int) -> tuple[float,
         trainer.evaluations = 1  # nothing is looked at before the end
         trainer.run()
         values = trainer.evaluate(thorough=False).values
-    return values[data.text.metric], count_params(trainer.model)
+    tokens = trainer.examples_before(trainer.step) * WINDOW
+    assert tokens == steps * BATCH * WINDOW, tokens
+    return {"value": values[data.text.metric], "params": count_params(trainer.model)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training."""
+
+    text: str
+    variant: str
+    seed: int
+
+    def file(self, out: Path, steps: int) -> Path:
+        return out / f"{self.text}-{self.variant}-{self.seed}-{steps}.json".replace(" ", "_")
+
+
+def make(jobs: list[Job], folder: Path, out: Path, steps: int, valid: int | None) -> None:
+    """Train what is not in `out` yet; a text is read for the first that needs it."""
+    missing = [job for job in jobs if not job.file(out, steps).is_file()]
+    variants = variants_of(steps)
+    for text in dict.fromkeys(job.text for job in missing):
+        data = read(text, folder, valid)
+        for job in missing:
+            if job.text == text:
+                found = measure(data, variants[job.variant], job.seed, steps)
+                print(json.dumps(asdict(job) | found), file=sys.stderr, flush=True)
+                job.file(out, steps).write_text(json.dumps(found))
+
+
+def told(values: list[float]) -> str:
+    """
+    >>> told([1.0, 2.0])
+    '1.5000 ± 0.7071'
+    """
+    return f"{mean(values):.4f} ± {stdev(values) if len(values) > 1 else 0.0:.4f}"
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder of the data sets")
-    parser.add_argument("--texts", default=",".join(TEXTS))
-    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--texts", default="characters,bpe")
+    parser.add_argument("--variants", default=",".join(variants_of(0)))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--out", type=Path, help="where each training's figures are kept")
+    parser.add_argument(
+        "--lane", help="1/2 makes every other training and no table, 2/2 the others; for --out"
+    )
     given = parser.parse_args()
+    if given.lane and not given.out:
+        parser.error("--lane needs --out, which the lanes have in common")
+    torch.set_num_threads(1)  # so that two lanes do not disturb each other
     steps = QUICK["steps"] if given.quick else given.steps
     seeds = [0] if given.quick else [int(seed) for seed in given.seeds.split(",")]
-    rows, figures = [], []
-    for name in given.texts.split(","):
-        data = read(name, given.data, QUICK["valid"] if given.quick else None)
-        for variant in given.variants.split(","):
-            found = [measure(data, VARIANTS[variant], seed, steps) for seed in seeds]
-            values = [value for value, _ in found]
-            spread = stdev(values) if len(values) > 1 else 0.0
-            figures.append(
-                {
-                    "text": name, "variant": variant, "metric": data.text.metric,
-                    "values": values, "mean": mean(values), "sd": spread,
-                    "params": found[0][1], "steps": steps, "tokens": steps * BATCH * WINDOW,
-                }
-            )  # fmt: skip
-            print(json.dumps(figures[-1]), file=sys.stderr, flush=True)
-            rows.append(Row(f"{name}: {variant}", f"{mean(values):.4f} ± {spread:.4f}"))
-    finish(rows, as_json=given.json, figures=figures)
+    texts, variants = given.texts.split(","), given.variants.split(",")
+    # seed by seed, so that a run that is cut off has whole rows of the first ones
+    jobs = [Job(*one) for seed in seeds for one in product(texts, variants, [seed])]
+    with tempfile.TemporaryDirectory() as temporary:
+        out = given.out or Path(temporary)
+        out.mkdir(parents=True, exist_ok=True)
+        number, lanes = map(int, given.lane.split("/")) if given.lane else (1, 1)
+        valid = QUICK["valid"] if given.quick else None
+        make(jobs[number - 1 :: lanes], given.data, out, steps, valid)
+        if given.lane:
+            return
+        found = {job: json.loads(job.file(out, steps).read_text()) for job in jobs}
+    rows = []
+    for text, variant in product(texts, variants):
+        values = [found[Job(text, variant, seed)]["value"] for seed in seeds]
+        shown = told(values)
+        if variant != "defaults" and "defaults" in variants:  # with the same batches, seed by seed
+            apart = [
+                value - found[Job(text, "defaults", seed)]["value"]
+                for value, seed in zip(values, seeds, strict=True)
+            ]
+            shown += f", less the defaults {told(apart)}"
+        params = found[Job(text, variant, seeds[0])]["params"]
+        rows.append(Row(f"{text}: {variant}, {TEXTS[text].metric}", f"{shown}, {params:,} params"))
+    more = {"steps": steps, "tokens": steps * BATCH * WINDOW, "seeds": seeds}
+    figures = [asdict(job) | one for job, one in found.items()]
+    finish(rows, as_json=given.json, figures=figures, **more)
 
 
 if __name__ == "__main__":

@@ -99,11 +99,13 @@ def training(run: Run, name: str, trainer: Trainer, steps: int, seconds: float) 
     """What `steps` in `seconds` of a training took: time, speed, memory."""
     machine = this_machine().name
     if steps and seconds > 0:
-        epoch_s = seconds / steps * trainer.steps_per_epoch
+        first, batch = trainer.step - steps, trainer.settings.batch_size
+        examples = trainer.examples_before(trainer.step) - trainer.examples_before(first)
+        epoch_s = seconds / examples * batch * trainer.steps_per_epoch
         run.figure(
             "train", name, "epoch_s", Number(epoch_s, "s", "measured", "training loop", machine)
         )
-        speeds = trainer.journal.record.speeds(steps / seconds * trainer.settings.batch_size)
+        speeds = trainer.journal.record.speeds(examples / seconds)
         for speed, value in speeds.items():
             unit, how = SPEEDS[speed]
             run.figure("train", name, speed, Number(value, unit, "measured", how, machine))

@@ -160,7 +160,7 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     world.first_does(begin)
     budget = Budget(**chosen["train_budget"])
     settings = fill_in(recipe.train, spec, chosen["precision"], training_budget(recipe))
-    require_fit(world.layout, recipe.task, settings.batch_size)
+    require_fit(world.layout, recipe.task, settings.fewest_rows)
     given = (run, recipe, winner, spec, settings, train_rows)
     written = world.first_does(lambda: figures.record(*given)) or Record()
     if recipe.train.device == "auto" and world.first:
@@ -208,7 +208,7 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     return {
         "steps": trainer.step,
         "training_seconds": trainer.elapsed,
-        "examples": trainer.step * settings.batch_size,
+        "examples": trainer.examples_before(trainer.step),
         "digest": artifact.digest,
         **found,
     }

@@ -37,6 +37,45 @@ def test_every_row_once_an_epoch(number, batch_size, epochs):
         assert list(range(number)) == sorted(seen.tolist())
 
 
+@settings(max_examples=40, deadline=None)
+@given(number=st.integers(1, 50), quarter=st.integers(1, 8), growing=st.integers(0, 12))
+def test_a_batch_that_grows_leaves_no_row_out(number, quarter, growing):
+    """A quarter of the rows, then half, then all, and still whole permutations one by one."""
+    source = Loader(
+        rows(number), batch_size=4 * quarter, seed=0, num_classes=2, batch_steps=growing
+    )
+    taken = [source.indices(step) for step in range(growing + 3)]
+    sizes = [len(one) for one in taken]
+    early = growing // 2
+
+    assert [quarter] * early == sizes[:early]
+    assert [2 * quarter] * (growing - early) == sizes[early:growing]
+    assert [4 * quarter] * 3 == sizes[growing:]
+    assert list(itertools.accumulate(sizes, initial=0)) == [
+        source.rows_before(step) for step in range(growing + 4)
+    ]
+    stream = torch.cat(taken)
+    for epoch in range(len(stream) // number):
+        seen = stream[epoch * number : (epoch + 1) * number]
+        assert list(range(number)) == sorted(seen.tolist())
+
+
+def test_windows_that_grow_hold_the_same_tokens():
+    """A quarter as long, four times as many; each place keeps its target."""
+    ids = np.arange(200, dtype=np.int32)
+    source = Rows({"ids": Windows(ids[:, None], np.arange(0, 180), 16)},
+                  Windows(ids, np.arange(1, 181), 16), [""] * 180)  # fmt: skip
+    whole, short = (Loader(source, batch_size=3, seed=0, window_steps=steps) for steps in (0, 4))
+    shapes = [tuple(short.batch(step).inputs["ids"].shape) for step in range(5)]
+
+    assert [(12, 4, 1), (12, 4, 1), (6, 8, 1), (6, 8, 1), (3, 16, 1)] == shapes
+    for step in range(5):
+        one, other = whole.batch(step), short.batch(step)
+        assert torch.equal(one.inputs["ids"].flatten(), other.inputs["ids"].flatten())
+        assert torch.equal(one.targets.flatten(), other.targets.flatten())
+        assert torch.equal(other.inputs["ids"][..., 0] + 1, other.targets)
+
+
 def test_a_batch_depends_on_its_step_alone():
     """A new loader asked for step 9 first gives what an old one gave after eight others."""
     old, new = loader(augment=STEPS), loader(augment=STEPS)

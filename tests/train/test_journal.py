@@ -41,7 +41,7 @@ def test_the_line_on_screen(monkeypatch, record, wanted):
     shown = []
     monkeypatch.setattr(journal, "shown", lambda: True)
     monkeypatch.setattr(journal, "show", shown.append)
-    one = Journal(None, Budget(steps=20), 64, record)
+    one = Journal(None, Budget(steps=20), lambda step: 64 * step, record)
     one.begin("train", 0, 0.0)
     one.step(Budget(steps=20), 10, 1.0, loss=0.5, learning_rate=0.1, observed={})
 
@@ -68,7 +68,7 @@ def test_a_note_is_said_and_stands_in_the_ledger(tmp_path, capsys):
     )  # fmt: skip
     winner = {"forward_flops": 10, "backward_flops": 20, "memory": {"process": 5_000_000}}
     record = figures.record(run, recipe, winner, spec_of("cnn"), settings_of(), rows(8))
-    Journal(None, Budget(steps=1), 16, record).note("something else was done")
+    Journal(None, Budget(steps=1), int, record).note("something else was done")
 
     assert ["train: something else was done"] == [
         event["text"] for event in run.events("train", "fallback")

@@ -187,6 +187,18 @@ def test_every_layout_trains_as_one_process_does(task, family, tmp_path):
 
 
 @pytest.mark.slow
+def test_layouts_agree_while_batch_and_window_grow(tmp_path):
+    """Twenty steps pass through all three sizes of either."""
+    layouts = [Layout(data=2), Layout(sharded=2), Layout(pipeline=2), Layout(context=2)]
+    rows = compared(
+        "language-modeling", "transformer", tmp_path, layouts,
+        optimizer="adamw", batch_warmup_steps=12, window_warmup_steps=16,
+    )  # fmt: skip
+
+    assert all(row.agrees and row.loss is not None for row in rows), rows
+
+
+@pytest.mark.slow
 def test_adafactor_means_go_over_every_cut(tmp_path):
     """Of matrices cut by rows, by columns and by both."""
     layouts = [Layout(tensor=2), Layout(sharded=2, tensor=2)]

@@ -36,7 +36,11 @@ CASES = [
     ("cnn", "adamw", "32-true", None, {"ema": 0}),
     ("cnn", "adafactor", "32-true", None, {"clip_norm": 0.1}),
     ("transformer", "muon", "32-true", None, {"cautious": True, "schedule": "cosine"}),
-]
+    ("cnn", "adamw", "32-true", None,
+     {"batch_warmup_steps": 21, "weight_decay": 0.1, "weight_decay_end": 0.0}),
+    ("transformer", "muon", "32-true", None,
+     {"cautious": True, "weight_decay_end": 0.5, "batch_warmup_steps": 9, "micro_batch_size": 8}),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("family", "optimizer", "precision", "args", "keys"), CASES)

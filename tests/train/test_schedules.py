@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from modelwright.core.recipe import Train
+from modelwright.core.errors import ConfigError
+from modelwright.core.recipe import Recipe, Train
+from modelwright.models.catalog import ModelSpec
 from modelwright.train.schedules import SCHEDULES, ScheduleName, learning_rate_factor
-from modelwright.train.settings import Budget
+from modelwright.train.settings import Budget, fill_in
 
-from .conftest import trainer_of
+from .conftest import settings_of, trainer_of
 
 shares = st.floats(0, 1, allow_nan=False)
 
@@ -110,6 +112,60 @@ def test_constant_stays_up():
     rate = learning_rate_factor(99, 1.0, warmup_steps=10, decay=0.5, schedule="constant")
 
     assert 1.0 == rate
+
+
+@pytest.mark.parametrize("key", [{}, {"cautious": True}])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+def test_weight_decay_goes_to_its_end_in_a_straight_line(tmp_path, optimizer, key):
+    """Every step of matrices has its share of the way; what is spared stays spared."""
+    trainer = trainer_of(
+        tmp_path, "transformer", budget=Budget(steps=4), optimizer=optimizer,
+        weight_decay=0.4, weight_decay_end=0.0, **key,
+    )  # fmt: skip
+    name = "cautious_decay" if key else "weight_decay"
+    groups, seen = trainer.optimizer.param_groups, []
+    for _ in range(4):
+        trainer.train_step()
+        seen.append([group[name] for group in groups])
+    spared = [one for one in groups if not one["full_decay"]]
+
+    assert [0.4, 0.3, 0.2, 0.1] == pytest.approx([max(one) for one in seen])
+    assert 1 == len(spared) and not spared[0][name]
+
+
+def test_weight_decay_that_ends_without_a_beginning_is_refused():
+    """There is no way from nothing that a share could be taken of."""
+    with pytest.raises(ConfigError, match="weight_decay_end is about weight decay"):
+        settings_of("cnn", weight_decay=0, weight_decay_end=0.1)
+
+
+def test_a_batch_without_a_quarter_does_not_grow():
+    """The refusal names the key to set."""
+    with pytest.raises(ConfigError, match="a quarter of the batch, and 18 has none") as caught:
+        settings_of("cnn", batch_size=18, batch_warmup_steps=10)
+    assert caught.value.repair.startswith("set train.batch_size")
+
+
+def test_growing_windows_are_of_running_text_alone():
+    """Other tasks refuse the key; a window that has no quarter, too."""
+    recipe = {"task": "tagging", "data": {"source": "x"}, "train": {"window_warmup_steps": 10}}
+    with pytest.raises(ValidationError, match="tagging does not read it, only language-modeling"):
+        Recipe.model_validate(recipe)
+    spec = ModelSpec(
+        "transformer", "tiny", {"kind": "stream", "vocab_size": 9, "features": 1, "length": 30},
+        {"kind": "next", "num_classes": 9},
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="a quarter of the window, and 30 has none"):
+        fill_in(Train(window_warmup_steps=10), spec, "32-true", Budget(steps=60))
+
+
+def test_speeds_count_the_rows_of_a_growing_batch(tmp_path):
+    """Four steps of a quarter, four of half, and two of all of sixteen rows."""
+    trainer = trainer_of(tmp_path, batch_warmup_steps=8)
+    trainer.run(Budget(steps=10))
+
+    assert 4 * 4 + 4 * 8 + 2 * 16 == trainer.examples_before(10)
+    assert 4 == trainer.settings.fewest_rows
 
 
 def test_a_recipe_can_name_every_schedule():

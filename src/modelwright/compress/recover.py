@@ -40,7 +40,10 @@ def recover(
         budget = Budget(seconds=share * (whole.seconds or 0.0))
     settings = fill_in(recipe.train, spec, precision, budget)
     rate = LEARNING_RATE_SHARE * settings.learning_rate
-    settings = replace(settings, learning_rate=rate, schedule="wsd", decay=1.0, compile=False)
+    settings = replace(
+        settings, learning_rate=rate, schedule="wsd", decay=1.0, compile=False,
+        batch_warmup_steps=0, window_warmup_steps=0,
+    )  # fmt: skip
     trainer = make_trainer(
         model, spec, TASKS[recipe.task], train, valid, settings, budget, folder,
         record=Record(note=note),

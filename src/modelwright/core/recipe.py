@@ -229,8 +229,18 @@ class Train(Section):
     )
     learning_rate: Real | None = Field(None, gt=0)
     weight_decay: Real | None = Field(None, ge=0)
+    weight_decay_end: Real | None = Field(
+        None, ge=0, description="what it becomes by the budget's end, in a straight line; None: as "
+        "it is"
+    )  # fmt: skip
     warmup_steps: Whole | None = Field(
         None, ge=0, description="steps in which the rate rises; at most a tenth of a step budget"
+    )
+    batch_warmup_steps: Whole = Field(
+        0, ge=0, description="steps with fewer rows: a quarter of the batch, then half"
+    )
+    window_warmup_steps: Whole = Field(
+        0, ge=0, description="steps with shorter windows, as many tokens: a quarter, then half"
     )
     decay: Share | None = Field(
         None, description="of wsd: share of the budget in which it falls to zero"

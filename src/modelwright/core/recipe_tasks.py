@@ -105,6 +105,8 @@ TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
     "model.positions": ("image-classification", "detection"),
     "train.label_smoothing": _all_but(*NO_LABELS),
     "train.micro_batch_size": _all_but(*WHOLE_BATCHES),
+    "train.batch_warmup_steps": _all_but(*WHOLE_BATCHES),
+    "train.window_warmup_steps": ("language-modeling",),
     "train.algorithm": ("control",),
     "train.discount": ("control",),
     "train.stop_at": ("control",),

@@ -40,6 +40,12 @@ class Batch:
     targets_mixed: Tensor | None = None
     mix: float = 1.0
 
+    def cut(self, parts: int) -> "Batch":
+        """Each row over time in so many of equal length, side by side, as rows of their own."""
+        if parts == 1:
+            return self
+        return self._each(lambda one: one.reshape(len(one) * parts, -1, *one.shape[2:]))
+
     def split(self, size: int) -> "list[Batch]":
         """In pieces of at most `size` rows."""
         if size >= len(self.targets):
@@ -80,6 +86,8 @@ class Loader:
         augment: the recipe's steps, in order; data/augment.py.
         num_classes: every target must lie below it, where targets are classes.
         rate: samples a second, where rows are recordings.
+        batch_steps, window_steps: in which the number of rows, the length of windows grow:
+            `parts_at`.
     Raises: DataError without rows or with a target that is no class; ConfigError for a step that
         would change nothing.
     """
@@ -93,6 +101,8 @@ class Loader:
         augment: Sequence[Augment] = (),
         num_classes: int | None = None,
         rate: int | None = None,
+        batch_steps: int = 0,
+        window_steps: int = 0,
     ) -> None:
         if not len(rows):
             raise DataError("there are no rows to load", expected="at least one row")
@@ -116,6 +126,7 @@ class Loader:
             (augment_boxes if self._boxed else steps_of).check(augment)
         self.batch_size, self.seed, self.augment = batch_size, seed, tuple(augment)
         self._rows, self._rate = rows, rate
+        self._batch_steps, self._window_steps = batch_steps, window_steps
         dense = {
             name: torch.from_numpy(np.require(column, requirements=("C", "W")))
             for name, column in {**rows.inputs, "": rows.targets}.items()
@@ -134,11 +145,22 @@ class Loader:
         """Steps until every row has come once."""
         return math.ceil(len(self) / self.batch_size)
 
+    def rows_before(self, step: int) -> int:
+        """How many rows the steps before it took."""
+        quarter, whole = self._batch_steps // 2, self._batch_steps
+        of_half = max(0, min(step, whole) - quarter)
+        quarters = min(step, quarter) + 2 * of_half + 4 * max(0, step - whole)
+        return self.batch_size * quarters // 4
+
+    def window_parts(self, step: int) -> int:
+        """In how many rows of a batch each window lies."""
+        return parts_at(step, self._window_steps)
+
     def indices(self, step: int) -> Tensor:
-        """Which rows the batch of `step` (from 0) holds, int64 (batch_size,)."""
-        start, number = step * self.batch_size, len(self)
+        """Which rows the batch of `step` (from 0) holds, int64 (rows,)."""
+        start, number = self.rows_before(step), len(self)
         pieces = []
-        missing = self.batch_size
+        missing = self.batch_size // parts_at(step, self._batch_steps)
         while missing:
             epoch, place = divmod(start, number)
             piece = self._order(epoch)[place : place + missing]
@@ -149,6 +171,9 @@ class Loader:
 
     def batch(self, step: int) -> Batch:
         """The batch of `step` (from 0): the same whenever and in whatever order it is asked for."""
+        return self._whole(step).cut(self.window_parts(step))
+
+    def _whole(self, step: int) -> Batch:
         inputs, targets = self._gather(self.indices(step))
         if not self.augment:
             return Batch(inputs, targets)
@@ -206,6 +231,19 @@ def _bucketed(order: Tensor, lengths: Tensor, size: int, draw: Generator) -> Ten
 
 
 POOL_BATCHES = 32
+
+
+def parts_at(step: int, growing: int) -> int:
+    """In how many parts something comes that grows in its first steps: four, two, then one.
+
+    Source: Li et al. 2021, arXiv:2108.06084 (lengths that grow); Smith et al. 2017,
+    arXiv:1711.00489 (batches that grow). Three sizes only: each costs what a compiler or a
+    pipeline prepares for one.
+
+    >>> [parts_at(step, 6) for step in (0, 2, 3, 5, 6)], parts_at(0, 0)
+    ([4, 4, 2, 2, 1], 1)
+    """
+    return 1 if step >= growing else 4 if step < growing // 2 else 2
 
 
 def _generator(seed: int, purpose: str, counter: int) -> Generator:

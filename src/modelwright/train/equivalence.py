@@ -196,7 +196,7 @@ def _work(folder: Path, environment: Mapping[str, str] = os.environ) -> None:
         found: dict[str, Any]
         model = fresh_model(spec, 0)
         try:
-            parallel.require_fit(world.layout, recipe.task, settings.batch_size)
+            parallel.require_fit(world.layout, recipe.task, settings.fewest_rows)
             norms = any("Norm2d" in type(one).__name__ for one in model.modules())
             if settings.micro_batch_size < BATCH and norms:
                 raise ConfigError("batch norms see each pass alone: smaller ones train otherwise")

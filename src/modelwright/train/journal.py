@@ -69,13 +69,14 @@ class Journal:
 
     Args:
         path: of the curves, or None.
-        batch_size: examples a step.
+        examples: of all steps before one.
     """
 
     def __init__(
-        self, path: Path | None, budget: Budget, batch_size: int, record: Record | None = None
-    ) -> None:
-        self.path, self.budget, self.batch_size = path, budget, batch_size
+        self, path: Path | None, budget: Budget, examples: Callable[[int], int],
+        record: Record | None = None,
+    ) -> None:  # fmt: skip
+        self.path, self.budget, self.examples = path, budget, examples
         self.record = record or Record()
         self._loggers = list(self.record.loggers)
         self._writing = ThreadPoolExecutor(1) if self._loggers else None
@@ -110,7 +111,7 @@ class Journal:
             values = {
                 "loss": loss,
                 "learning_rate": learning_rate,
-                **self.record.speeds(self._rate * self.batch_size),
+                **self._speeds(step, elapsed),
                 "memory_bytes": peak_memory_bytes(),
                 **observed,
             }
@@ -189,12 +190,17 @@ class Journal:
                 kept.append(line + "\n")
         self.path.write_text("".join(kept))
 
+    def _speeds(self, step: int, elapsed: float) -> dict[str, float]:
+        """Since the training, or this part of it, began."""
+        examples = self.examples(step) - self.examples(self._first_step)
+        return self.record.speeds(examples / max(1e-9, elapsed - self._first_elapsed))
+
     def _line(self, limit: Budget, step: int, elapsed: float, loss: float) -> str:
         if limit.steps is not None:
             left = (limit.steps - step) / max(self._rate, 1e-9)
         else:
             left = (limit.seconds or 0.0) - elapsed
-        speeds = self.record.speeds(self._rate * self.batch_size)
+        speeds = self._speeds(step, elapsed)
         shown = [f"{speeds['examples_per_s']:,.0f} examples/s"]
         if "tokens_per_s" in speeds:
             shown = [f"{speeds['tokens_per_s']:,.0f} tokens/s"]

@@ -33,13 +33,12 @@ from modelwright.train.gradient import Gradient, loss_of, seed_draws
 from modelwright.train.guards import Guard, Signals, State, StopRequested, catch_signals
 from modelwright.train.journal import Journal, Record
 from modelwright.train.keep import copied, was_clearly_better
-from modelwright.train.optimizers import clip_, make_optimizer
+from modelwright.train.optimizers import clip_, make_optimizer, prepare_step
 from modelwright.train.out_of_memory import MicroBatch
 from modelwright.train.parallel import ALONE, World
 from modelwright.train.pipes import Pipe
 from modelwright.train.precision import LossScale, autocast
 from modelwright.train.saver import Saver
-from modelwright.train.schedules import learning_rate_factor
 from modelwright.train.settings import Budget, Settings
 from modelwright.train.weights import Weights
 
@@ -83,7 +82,7 @@ class Trainer:
         keep_freed_memory()
         self.settings, self.budget, self.folder, self.world = settings, budget, folder, world
         record, metrics = record or Record(), metrics if world.first else None
-        self.journal = Journal(metrics, budget, settings.batch_size, record)
+        self.journal = Journal(metrics, budget, self.examples_before, record)
         self._saver, self._asked = Saver(folder, settings.keep_checkpoints), asked
         self.task, self.spec, self.valid = task, spec, valid
         self._begin(train)
@@ -135,6 +134,8 @@ class Trainer:
             augment=self.settings.augment,
             num_classes=self.spec.outputs.get("num_classes"),
             rate=self.spec.inputs.get("rate"),
+            batch_steps=self.settings.batch_warmup_steps,
+            window_steps=self.settings.window_warmup_steps,
         )
         self._batches = Batches(self.loader, self.settings.device)
 
@@ -144,15 +145,8 @@ class Trainer:
         """Forward, backward, update; gives the mean loss of the batch, in nats."""
         settings = self.settings
         progress = self.budget.progress(self.step, self.elapsed)
-        factor = learning_rate_factor(
-            self.step,
-            progress,
-            warmup_steps=settings.warmup_steps,
-            decay=settings.decay,
-            schedule=settings.schedule,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"], group["at_step"] = settings.learning_rate * factor, self.step
+        rate, share = settings.rate(self.step, progress), settings.decay_share(progress)
+        prepare_step(self.optimizer, self.step, learning_rate=rate, decay_share=share)
         if not self.model.training:
             self.model.train()
 
@@ -168,7 +162,7 @@ class Trainer:
             self.scale.unscale(self.model.parameters())
             self.grad_norm = clip_(self.model.parameters(), settings.clip_norm, total)
             sound = not self.scale.overflowed(loss, self.grad_norm) and self.guard.passes(
-                loss, self.grad_norm, self.step, settings.learning_rate * factor
+                loss, self.grad_norm, self.step, rate
             )
             if sound:
                 self.optimizer.step()
@@ -180,7 +174,7 @@ class Trainer:
 
     def _backward(self, progress: float) -> float:
         """Put the gradient of this step's batch into the parameters; gives its loss."""
-        self._gradient.micro_batch_size = self.micro.size
+        self._gradient.micro_batch_size = self.micro.size * self.loader.window_parts(self.step)
         return self._gradient(self._batches(self.step))
 
     @property
@@ -192,6 +186,10 @@ class Trainer:
     def steps_per_epoch(self) -> int:
         """Steps until as many rows as train has were learned from."""
         return self.loader.steps_per_epoch
+
+    def examples_before(self, step: int) -> int:
+        """Rows of train that the steps before it learned from."""
+        return self.loader.rows_before(step)
 
     # the loop
 

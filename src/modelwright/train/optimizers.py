@@ -133,11 +133,27 @@ def make_optimizer(
         optimizer: torch.optim.Optimizer = Several([muon, adamw])
     else:
         optimizer = OPTIMIZERS[name].make(groups, learning_rate)
+    for group in optimizer.param_groups:
+        group["full_decay"] = group["weight_decay"]  # of which a step takes a share
     if cautious:
         decay_cautiously(optimizer)
     if any(parameter.dtype == torch.bfloat16 for parameter in model.parameters()):
         return Rounding(optimizer, model, seed)
     return optimizer
+
+
+def prepare_step(
+    optimizer: torch.optim.Optimizer, step: int, *, learning_rate: float, decay_share: float
+) -> None:
+    """Tell every group what the step is done with.
+
+    Args:
+        decay_share: of each group's weight decay.
+    """
+    for group in optimizer.param_groups:
+        group["lr"], group["at_step"] = learning_rate, step
+        decay = "cautious_decay" if "cautious_decay" in group else "weight_decay"
+        group[decay] = group["full_decay"] * decay_share
 
 
 def decay_cautiously(optimizer: torch.optim.Optimizer) -> None:

@@ -191,6 +191,9 @@ class Learner(Trainer):
     def steps_per_epoch(self) -> int:
         return -(-self._rows // self.settings.batch_size)
 
+    def examples_before(self, step: int) -> int:
+        return step * self.settings.batch_size
+
     def _backward(self, progress: float) -> float:
         with autocast(self.settings.precision):
             value = self.algorithm.loss(self.model, self.averaged, self.step, progress)

@@ -1,4 +1,5 @@
 """SCHEDULES: the learning rate as a function of step and progress. To add one: a function, a row.
+The weight decay may follow the progress too.
 
 Progress is the share of the budget that is spent, in steps or in time. A schedule that ends with
 the budget therefore ends with it whichever it is: when a budget of minutes lasts for fewer steps
@@ -74,3 +75,18 @@ def learning_rate_factor(
     """
     rising = min(1.0, (step + 1) / max(1, warmup_steps))
     return min(rising, SCHEDULES[schedule](step, progress, warmup_steps, decay))
+
+
+def weight_decay_factor(progress: float, begin: float, end: float | None) -> float:
+    """The share of the weight decay to use now: a straight line from `begin` to `end`.
+
+    Beside what the learning rate does: decoupled decay is multiplied by that as well.
+
+    >>> [weight_decay_factor(progress, 0.1, 0.0) for progress in (0.0, 0.5, 1.0)]
+    [1.0, 0.5, 0.0]
+    >>> weight_decay_factor(0.5, 0.1, None)
+    1.0
+    """
+    if end is None:
+        return 1.0
+    return 1.0 + min(1.0, progress) * (end / begin - 1.0)

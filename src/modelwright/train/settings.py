@@ -7,12 +7,17 @@ from typing import Any, Literal
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Augment, Recipe, Train
+from modelwright.data.loader import parts_at
 from modelwright.models.catalog import ModelSpec
 from modelwright.train import device as devices
 from modelwright.train.optimizers import OptimizerName
 from modelwright.train.precision import Precision, require
 from modelwright.train.recompute import Recompute
-from modelwright.train.schedules import ScheduleName
+from modelwright.train.schedules import (
+    ScheduleName,
+    learning_rate_factor,
+    weight_decay_factor,
+)
 
 # a training may go on with others: they only say where it runs, and how it is saved
 MAY_CHANGE = (
@@ -48,6 +53,9 @@ class Settings:
     schedule: ScheduleName = "wsd"
     clip_norm: float = 0.0  # 0 is off
     cautious: bool = False
+    weight_decay_end: float | None = None  # None: as at the beginning
+    batch_warmup_steps: int = 0
+    window_warmup_steps: int = 0
     keep_checkpoints: int = 2
     grace_seconds: float = 30.0
     device: devices.Kind = "cpu"
@@ -69,6 +77,22 @@ class Settings:
                 expected="the settings that the training was started with",
                 repair="start a new run, or go back to the old recipe",
             )
+
+    def rate(self, step: int, progress: float) -> float:
+        """The learning rate of a step."""
+        return self.learning_rate * learning_rate_factor(
+            step, progress, warmup_steps=self.warmup_steps, decay=self.decay,
+            schedule=self.schedule,
+        )  # fmt: skip
+
+    def decay_share(self, progress: float) -> float:
+        """Of the weight decay, in a step at that share of the budget."""
+        return weight_decay_factor(progress, self.weight_decay, self.weight_decay_end)
+
+    @property
+    def fewest_rows(self) -> int:
+        """Of a step's batch, over all devices."""
+        return self.batch_size // parts_at(0, self.batch_warmup_steps)
 
     @property
     def goes_back(self) -> bool:
@@ -120,8 +144,9 @@ def training_budget(recipe: Recipe) -> Budget:
 def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budget) -> Settings:
     """The recipe's train section with the family's defaults where it says nothing.
 
-    Raises: ConfigError if the micro batch does not divide the family's batch, or weights are to
-        decay cautiously and not at all; for a device that is not there, or can't compute so.
+    Raises: ConfigError if the micro batch does not divide the family's batch, weights are to
+        decay in some way and not at all, or what is to grow has no quarter; for a device that is
+        not there, or can't compute so.
     """
     defaults = {**DEFAULTS, **spec.ladder.train, **OWN_DEFAULTS.get(section.optimizer or "", {})}
     if budget.steps is not None:
@@ -130,12 +155,24 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         name: default if (own := getattr(section, name)) is None else own
         for name, default in defaults.items()
     }
-    if chosen["cautious"] and not chosen["weight_decay"]:
-        raise ConfigError(
-            f"train.cautious is about weight decay, and that of {spec.family} is 0 here",
-            expected="a train.weight_decay above 0",
-            repair="set it, or leave train.cautious out",
-        )
+    asked = {"cautious": chosen["cautious"], "weight_decay_end": section.weight_decay_end}
+    for key, value in asked.items():
+        if value not in (None, False) and not chosen["weight_decay"]:
+            raise ConfigError(
+                f"train.{key} is about weight decay, and that of {spec.family} is 0 here",
+                expected="a train.weight_decay above 0",
+                repair=f"set it, or leave train.{key} out",
+            )
+    whole = {"batch": chosen["batch_size"], "window": spec.inputs.get("length", 0)}
+    for what, size in whole.items():
+        if getattr(section, f"{what}_warmup_steps") and size % 4:
+            raise ConfigError(
+                f"train.{what}_warmup_steps: it begins with a quarter of the {what}, and {size} "
+                "has none",
+                expected="a multiple of 4",
+                repair=f"set {'train.batch_size' if what == 'batch' else 'data.window'}, or leave "
+                f"train.{what}_warmup_steps out",
+            )
     acting = spec.outputs["kind"] == "actions"
     device = devices.resolved(section.device, acting=acting)
     require(precision, device)
@@ -165,6 +202,9 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         algorithm=section.algorithm or Settings.algorithm,
         discount=section.discount or Settings.discount,
         stop_at=section.stop_at,
+        weight_decay_end=section.weight_decay_end,
+        batch_warmup_steps=section.batch_warmup_steps,
+        window_warmup_steps=section.window_warmup_steps,
         device=device,
         compile=False if acting else section.compile,
         **chosen,
