@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelwright.core.files import storage
+from modelwright.core.files import storage, write_bytes
 from modelwright.core.progress import Beat, say, show, shown
 from modelwright.core.units import format_bytes, format_count, format_seconds
 from modelwright.train.loggers import Logger
@@ -187,7 +187,7 @@ class Journal:
                 continue
             if entry["step"] <= step:
                 kept.append(line + "\n")
-        self.path.write_text("".join(kept))
+        write_bytes(self.path, "".join(kept).encode())
 
     def _line(self, limit: Budget, step: int, elapsed: float, loss: float) -> str:
         if limit.steps is not None:
