@@ -17,7 +17,7 @@ from modelwright.core.errors import (
     ModelwrightError,
     ParityError,
 )
-from modelwright.core.files import write_bytes
+from modelwright.core.files import storage, write_bytes
 from modelwright.core.progress import say
 from modelwright.core.recipe import Recipe
 from modelwright.core.run import STAGES, Run, create, find_unfinished, reopen
@@ -219,7 +219,10 @@ def _do(run: Run, recipe: Recipe, stage: str, world: World) -> None:
 @contextlib.contextmanager
 def _locked(run: Run) -> Iterator[None]:
     """Only one process works in a run; the system drops the lock when a process dies."""
-    with open(run.folder / ".lock", "w") as file:
+    path = run.folder / ".lock"
+    with contextlib.ExitStack() as opened:
+        with storage(path):
+            file = opened.enter_context(open(path, "w"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -19,7 +19,7 @@ from modelwright.compress import certify as certifying
 from modelwright.compress.search import MOST_FLIPPED, Search
 from modelwright.core.artifact import Artifact, open_artifact, write
 from modelwright.core.errors import Infeasible, IntegrityError
-from modelwright.core.files import write_json
+from modelwright.core.files import make_folder, storage, write_json
 from modelwright.core.goals import METRICS
 from modelwright.core.hardware import this_machine
 from modelwright.core.progress import say
@@ -55,8 +55,7 @@ PARITY_PLACES, PARITY_SCORES = 100_000, 8_000_000  # where each place of a row h
 
 def gate(run: Run, recipe: Recipe) -> dict[str, Any]:
     """Load the data, examine it, stop on what blocks."""
-    folder = run.stage_folder("gate")
-    folder.mkdir(exist_ok=True)
+    folder = make_folder(run.stage_folder("gate"))
     data, report = checks.check(load(recipe), recipe.data)
     task = TASKS[recipe.task]
     source = data_catalog.source_of(recipe.data, task.inputs, task.outputs)
@@ -79,8 +78,7 @@ def load(recipe: Recipe) -> Dataset:
 def plan(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     """Predict every candidate, race those that fit, name the winner and its budget; the first
     process does it, for all of `world`."""
-    folder = run.stage_folder("plan")
-    folder.mkdir(exist_ok=True)
+    folder = make_folder(run.stage_folder("plan"))
     data = read(run.stage_folder("gate") / "data.json")
     predictions = folder / PREDICTIONS
     if not predictions.is_file():  # kept, so that a continued run does not predict otherwise
@@ -150,12 +148,12 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
 
     def begin() -> None:
         if race.is_dir() and not checkpoints.is_dir():  # training goes on where the race ended
-            folder.mkdir(exist_ok=True)
-            partial = folder / ".checkpoints.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(race, partial)
-            partial.rename(checkpoints)
-        checkpoints.mkdir(parents=True, exist_ok=True)
+            partial = make_folder(folder) / ".checkpoints.partial"
+            with storage(partial):
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.copytree(race, partial)
+                partial.rename(checkpoints)
+        make_folder(checkpoints)
 
     world.first_does(begin)
     budget = Budget(**chosen["train_budget"])
@@ -216,8 +214,7 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
 
 def compress(run: Run, recipe: Recipe) -> dict[str, Any]:
     """Make the trained model smaller until the goals hold on valid and the target."""
-    folder = run.stage_folder("compress")
-    folder.mkdir(exist_ok=True)
+    folder = make_folder(run.stage_folder("compress"))
     parts = run.stage_folder("gate")
     search = Search(
         run, recipe, open_artifact(run.stage_folder("train") / "model", kinds=("trained",)),
@@ -253,8 +250,7 @@ def export(run: Run, recipe: Recipe) -> dict[str, Any]:
     rows = parity_rows(run)
     hops = prove(trained, base, chosen, rows, recipe)
     report = parity.parity_report(hops)
-    folder.mkdir(exist_ok=True)
-    write_json(folder / "parity.json", report)
+    write_json(make_folder(folder) / "parity.json", report)
     for hop in hops:
         say(f"export: {hop['name']}: {'equal' if hop['passed'] else 'NOT equal'}")
     parity.require(report)
@@ -263,8 +259,7 @@ def export(run: Run, recipe: Recipe) -> dict[str, Any]:
 
 def certify(run: Run, recipe: Recipe) -> dict[str, Any]:
     """Judge on the test part and the target; write deploy/ if every goal holds."""
-    folder = run.stage_folder("certify")
-    folder.mkdir(exist_ok=True)
+    folder = make_folder(run.stage_folder("certify"))
     chosen, _, _ = chain(run)
     shutil.rmtree(run.folder / "deploy", ignore_errors=True)  # of a judgement cut short
     # the drop is counted from the model as first trained, not from a pruned and recovered one

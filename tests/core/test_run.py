@@ -1,6 +1,8 @@
 """The run folder and its ledger."""
 
 import json
+import resource
+import signal
 import threading
 
 import pytest
@@ -138,6 +140,22 @@ def test_a_cut_ledger_loses_its_last_line_only(root, cut, junk):
 
     assert [json.loads(line) for line in whole] == list(again.events())[:-1]
     assert "resumed" == list(again.events())[-1]["event"]
+
+
+def test_a_line_that_a_full_disk_cut_spoils_no_other(root):
+    """Of an event that the disk refused halfway nothing stays: the next one has its own line."""
+    run = start(root)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (run.ledger.stat().st_size + 20, before[1]))
+    try:
+        with pytest.raises(StorageError, match="File too large"):
+            run.write("train", "decision", text="more than twenty letters")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    run.write("run", "refused")
+
+    assert ["started", "refused"] == [event["event"] for event in run.events()]
 
 
 def test_a_whole_ledger_is_left_alone(root):

@@ -1,33 +1,39 @@
-"""What can go wrong around a save: a kill, a full disk, a wrong bit. The samples here are small;
+"""What can go wrong around a save: a full disk, a wrong bit. The samples here are small;
 `scripts/check --all` takes all of them."""
 
-import builtins
 import errno
+import functools
 import os
 import random
 import shutil
-import time
-from pathlib import Path
+import signal
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from modelwright import cli
 from modelwright.core.errors import Exit, IntegrityError, StorageError
 from modelwright.train import checkpoint, state
 from modelwright.train.saver import Saver
 
-from .processes import start_ranks
+from .faults import Faults
+from .processes import run_ranks, start_command
+from .stripes import loaded, model_of, run_in, write_recipe
 
-EVERY = 2  # steps from save to save
-WIDTHS = {"small": 8, "medium": 96, "large": 512}
+pytestmark = pytest.mark.filterwarnings("ignore")
+CODES = [errno.ENOSPC, errno.EIO]
 
 
-def training(width):
-    """A model, its optimizer, both as a seed gives them."""
+def training(width, number=1):
+    """A model, its optimizer, both as a seed gives them; in pieces where there are two of us."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width))
+    if number > 1:
+        fully_shard(model, mesh=init_device_mesh("cpu", (number,)))
     return model, torch.optim.AdamW(model.parameters(), lr=1e-3)
 
 
@@ -44,155 +50,150 @@ def everything(model, optimizer):
     return state.gather(model, optimizer, average={}, best={}, more={})
 
 
-def resumed(folder, width):
-    """Model and optimizer of the newest checkpoint, and its step; 0 without one."""
-    model, optimizer = training(width)
+def resumed(folder, *size):
+    """Model and optimizer of the newest checkpoint, and its step."""
+    model, optimizer = training(*size)
     record = checkpoint.newest(folder)
-    if record is None:
-        return model, optimizer, 0
     checkpoint.restore(record, state.make_room(record, model, optimizer, average={}))
     return model, optimizer, record["step"]
 
 
-def train_on(rank, folder, width, begun):
-    """Train from the newest checkpoint on and save again and again, until killed."""
-    model, optimizer, step = resumed(folder, width)
-    saver = Saver(folder, keep=2)
-    while True:
-        step_of(model, optimizer, step)
-        step += 1
-        if step % EVERY == 0:
-            saver.begin(step=step, tensors=everything(model, optimizer), position={"step": step})
-            begun.value = step
+def fail_each_write(rank, number, folder, code, faulty, background):
+    """Refuse one write after the other of rank `faulty`; gives how many there were.
 
-
-SAMPLES = [("small", 1, 4), ("medium", 1, 2), ("large", 1, 2), ("medium", 2, 3)]
-WHOLE = [(size, number, 50) for size in WIDTHS for number in (1, 2)]
-
-
-@pytest.mark.parametrize(
-    ("size", "number", "kills"),
-    [*SAMPLES, *(pytest.param(*one, marks=pytest.mark.slow) for one in WHOLE)],
-)
-def test_a_kill_loses_only_the_save_in_flight(tmp_path, size, number, kills):
-    """kill -9 at random moments around saves, of all processes or of one: the newest checkpoint
-    can always be loaded and holds its step's weights bit by bit, at most the save in flight is
-    lost, and the next process goes on from it and saves."""
-    folder, chance, width = tmp_path / "kept", random.Random(f"{size}{number}"), WIDTHS[size]
-    quiet, last, reached = training(width), 0, 0
-    for _ in range(kills):
-        job = start_ranks(tmp_path, number, train_on, folder, width)
-        some = last + EVERY * chance.randint(1, 4)
-        while job.shared.value < some and job.alive():
-            time.sleep(0.0005)
-        assert job.alive(), "ended by itself: the save collided or the checkpoint was refused"
-        time.sleep(chance.random() * 0.03)
-        job.kill(chance.choice([None, *range(number)]))
-        begun = job.shared.value
-        model, optimizer, last = resumed(folder, width)
-        while reached < last:
-            step_of(*quiet, reached)
-            reached += 1
-        wanted, found = everything(*quiet), everything(model, optimizer)
-
-        assert begun - EVERY <= last <= begun + EVERY  # killed before it could say that it began
-        assert wanted.keys() == found.keys()
-        assert [] == [name for name in wanted if not torch.equal(wanted[name], found[name])]
-    assert last > EVERY
-
-
-class Faults:
-    """Fails the n-th call that writes: opening to write, writing, syncing, renaming, removing."""
-
-    def __init__(self, monkeypatch, code):
-        self.code, self.calls, self.failing = code, 0, None
-        writes = ((os, "fsync"), (os, "replace"), (shutil, "rmtree"))
-        mkdir = os.mkdir  # of what is there already, it writes nothing
-        new = self.counted(mkdir)
-        monkeypatch.setattr(
-            os, "mkdir", lambda path, *mode: (mkdir if Path(path).is_dir() else new)(path, *mode)
-        )
-        for module, name in writes:
-            monkeypatch.setattr(module, name, self.counted(getattr(module, name)))
-        real_open = builtins.open
-        faults = self
-
-        def counted_open(file, mode="r", *arguments, **keys):
-            if not {"w", "a", "x", "+"} & set(mode):
-                return real_open(file, mode, *arguments, **keys)
-            faults.count()
-            return Writing(real_open(file, mode, *arguments, **keys), faults)
-
-        monkeypatch.setattr(builtins, "open", counted_open)
-
-    def count(self):
-        self.calls += 1
-        if self.calls - 1 == self.failing:
-            raise OSError(self.code, os.strerror(self.code))
-
-    def counted(self, act):
-        def call(*arguments, **keys):
-            self.count()
-            return act(*arguments, **keys)
-
-        return call
-
-
-class Writing:
-    """An open file whose writes count; a failing one leaves half of its content."""
-
-    def __init__(self, file, faults):
-        self.file, self.faults = file, faults
-
-    def write(self, content):
-        try:
-            self.faults.count()
-        except OSError:
-            self.file.write(content[: len(content) // 2])
-            raise
-        return self.file.write(content)
-
-    def __getattr__(self, name):
-        return getattr(self.file, name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *arguments):
-        self.file.close()
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_whichever_write_fails_the_older_checkpoint_stays(tmp_path, monkeypatch, code):
-    """Whichever write of a save the disk refuses, the error is a StorageError with the system's
-    words, what was there can be loaded, nothing half-written is left, and the next save works."""
-    model, optimizer = training(4)
+    Each save has to fail on all ranks, to leave nothing but whole checkpoints, and to be followed
+    by one that works.
+    """
+    model, optimizer = training(4, number)
     step_of(model, optimizer, 0)
+    saver = Saver(folder, keep=2)
 
     def save(step):
-        tensors = everything(model, optimizer)
-        checkpoint.save(tmp_path, step=step, tensors=tensors, position={}, keep=2)
+        given = {"step": step, "tensors": everything(model, optimizer), "position": {}}
+        if background:
+            saver.begin(**given)
+            saver.wait()
+        else:
+            checkpoint.save(folder, keep=2, **given)
 
     save(1)
     save(2)
-    faults = Faults(monkeypatch, code)
+    faults = Faults(folder, code)
     save(3)
-    writes, newest = faults.calls, 3
-    for failing in range(writes):
-        faults.calls, faults.failing = 0, failing
+    writes = torch.tensor([faults.calls])
+    if number > 1:
+        dist.broadcast(writes, faulty)
+    newest = 3
+    for failing in range(int(writes)):
+        if rank == faulty:
+            faults.begin(failing)
         with pytest.raises(StorageError) as caught:
             save(newest + 1)
-        faults.failing = None
-        names = sorted(path.name for path in tmp_path.iterdir())
+        faults.begin(None)
+        if number > 1:
+            dist.barrier()
+        names = sorted(path.name for path in folder.iterdir())
 
         assert os.strerror(code) in caught.value.what and Exit.BAD_INPUT == caught.value.exit_code
-        assert resumed(tmp_path, 4)[2] in (newest, newest + 1)  # only dropping the old one failed
+        assert ("" if rank == faulty else f"rank {faulty}: ") + "cannot write" in caught.value.what
+        assert resumed(folder, 4, number)[2] in (newest, newest + 1)  # only dropping an old failed
         assert [] == [name for name in names if not name.startswith(("step-", ".step-"))]
-        newest = resumed(tmp_path, 4)[2] + 1
+        newest = resumed(folder, 4, number)[2] + 1
         save(newest)
-        assert [newest] == [resumed(tmp_path, 4)[2]]
-    assert 2 == len(list(tmp_path.iterdir()))
-    assert 12 + len(everything(model, optimizer)) <= writes
+        assert newest == resumed(folder, 4, number)[2]
+    if number > 1:
+        dist.barrier()
+    assert 2 == len(list(folder.iterdir()))
+    return int(writes)
+
+
+@pytest.mark.parametrize("background", [False, True], ids=["waiting", "in the background"])
+@pytest.mark.parametrize(
+    ("code", "number", "faulty"),
+    [(errno.ENOSPC, 1, 0), (errno.EIO, 2, 1),
+     *(pytest.param(*one, marks=pytest.mark.slow) for one in [
+         (errno.EIO, 1, 0), (errno.ENOSPC, 2, 1), (errno.EIO, 2, 0), (errno.ENOSPC, 2, 0)])],
+)  # fmt: skip
+def test_whichever_write_fails_the_older_checkpoint_stays(
+    tmp_path, code, number, faulty, background
+):
+    """Whichever write of a save the disk refuses, of whichever process, the error is a StorageError
+    with the system's words in all of them, what was there can be loaded, nothing half-written is
+    left, and the next save works."""
+    given = (number, tmp_path / "kept", code, faulty, background)
+    one, *others = run_ranks(tmp_path, number, fail_each_write, *given)
+
+    assert others == [one] * (number - 1)
+    assert (12 if faulty == 0 else 3) < one
+
+
+class Stopping:
+    """SIGTERM in a step, from within."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def __call__(self, rank):
+        from modelwright.train.loop import Trainer
+
+        train_step = Trainer.train_step
+
+        def act(trainer):
+            if trainer.step == self.step and trainer.journal.path:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return train_step(trainer)
+
+        Trainer.train_step = act
+
+
+def refuse_the_first(folder, code, failing, lasting, calls, rank):
+    if rank == 0:
+        Faults(folder, code, failing=failing, lasting=lasting, calls=calls)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "lasting", "every"),
+    [(1, errno.ENOSPC, False, 40), (1, errno.ENOSPC, True, 40),
+     *(pytest.param(*one, marks=pytest.mark.slow) for one in [
+         (1, errno.EIO, False, 1), (1, errno.ENOSPC, True, 3), (2, errno.EIO, False, 7)])],
+)  # fmt: skip
+def test_whichever_write_of_the_command_fails_nothing_is_lost(
+    tmp_path, number, code, lasting, every
+):
+    """Whichever write of a continued training the disk refuses, once or from then on: the command
+    ends with exit 2, the file and a repair, checkpoints can be loaded, and the same command, with
+    room again, ends with the weights of a training that nothing interrupted."""
+    keys = ("train.optimizer=sgd", "train.ema=0")
+    recipe = write_recipe(tmp_path, "cnn", steps=6, every=2)
+    command = ("train", recipe, *keys, "--out")
+    ready, out = tmp_path / "ready", tmp_path / "out"
+    assert [0] * number == start_command(tmp_path, number, *command, tmp_path / "q").ends_with()
+    stopped = start_command(tmp_path, number, *command, ready, before=Stopping(2))
+    assert [143] * number == stopped.ends_with()
+    failing, tolerated = 0, []
+    while True:
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(ready, out)
+
+        calls = Faults.counter()
+        refuse = functools.partial(refuse_the_first, out, code, failing, lasting, calls)
+        codes = start_command(tmp_path, number, "train", run_in(out), before=refuse).ends_with()
+        if calls.value <= failing:  # there are no more
+            break
+        said = (tmp_path / "said-0.txt").read_text()
+        if codes == [0] * number:
+            tolerated.append(failing)
+        else:
+            assert [2] * number == codes, said
+            assert f"cannot write {out}" in said and os.strerror(code) in said, said
+            assert "repair:" in said
+        assert 3 <= loaded(run_in(out) / "train/checkpoints")["step"]
+        again = start_command(tmp_path, number, "train", run_in(out)).ends_with()
+        assert [0] * number == again, (tmp_path / "said-0.txt").read_text()
+        assert model_of(tmp_path / "q") == model_of(out)
+        failing += every
+    assert failing >= 80
+    assert [] == tolerated
 
 
 RECIPE = """\
@@ -204,8 +205,7 @@ train: {precision: 32-true, checkpoint_steps: 5}
 """
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, pytest.param(errno.EIO, marks=pytest.mark.slow)])
-def test_a_full_disk_ends_the_command_with_words(tmp_path, monkeypatch, capsys, code):
+def test_a_full_disk_ends_the_command_with_words(tmp_path, monkeypatch, capsys):
     """A save that fails in the background ends the command with exit 2, the file and a repair; the
     same command goes on from the checkpoint before."""
     (tmp_path / "digits.yaml").write_text(RECIPE)
@@ -214,7 +214,7 @@ def test_a_full_disk_ends_the_command_with_words(tmp_path, monkeypatch, capsys, 
 
     def full(path, pieces):
         if path.parent.name.startswith(".step-00000020"):
-            raise OSError(code, os.strerror(code))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write_shard(path, pieces)
 
     with monkeypatch.context() as context:
@@ -222,41 +222,67 @@ def test_a_full_disk_ends_the_command_with_words(tmp_path, monkeypatch, capsys, 
         assert 2 == cli.call(command)
     said = capsys.readouterr().err
 
-    assert f"cannot write {tmp_path}" in said and os.strerror(code) in said
+    assert f"cannot write {tmp_path}" in said and os.strerror(errno.ENOSPC) in said
     assert "shard-00000.safetensors" in said and "repair:" in said
     assert 0 == cli.call(command)
     assert "continues at step 15 " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [120, pytest.param(1000, marks=pytest.mark.slow)])
-def test_every_wrong_bit_and_every_cut_is_found(tmp_path, number):
-    """One bit flipped anywhere, or any file cut short: refused before a tensor is touched, with
-    exit code 4, and the file is named."""
-    model, optimizer = training(16)
+def damage_again_and_again(rank, number, folder, times):
+    """Flip a bit or cut the end of a file of a checkpoint, and try to take it up; gives what was
+    taken up all the same, or refused under another name."""
+    model, optimizer = training(16, number)
     step_of(model, optimizer, 0)
-    checkpoint.save(
-        tmp_path, step=1, tensors=everything(model, optimizer), position={"a": [1, 2]}, keep=1
-    )
-    (folder,) = tmp_path.iterdir()
-    chance, accepted = random.Random(number), []
-    for _ in range(number):
-        path = chance.choice(sorted(folder.iterdir()))
+    tensors = everything(model, optimizer)
+    checkpoint.save(folder, step=1, tensors=tensors, position={"a": [1, 2]}, keep=1)
+    (kept,) = folder.iterdir()
+    chance, accepted = random.Random(times), []
+    untouched = [value.clone() for value in map(local, training(16, number)[0].parameters())]
+    for _ in range(times):
+        path = chance.choice(sorted(kept.iterdir()))
         content = bytearray(whole := path.read_bytes())
         place, cut = chance.randrange(len(content)), chance.random() < 0.3
         if cut:
             del content[place:]
         else:
             content[place] ^= 1 << chance.randrange(8)
-        path.write_bytes(content)
-        fresh = training(16)
+        together(number)
+        if rank == 0:
+            path.write_bytes(content)
+        together(number)
+        fresh = training(16, number)
         try:
-            record = checkpoint.newest(tmp_path)
+            record = checkpoint.newest(folder)
             checkpoint.restore(record, state.make_room(record, *fresh, average={}))
-            accepted.append((path.name, place, cut))
+            accepted.append((path.name, place, cut, "taken up"))
         except IntegrityError as error:
-            assert path.name in error.what and Exit.REFUSED == error.exit_code
-            assert all(map(torch.equal, fresh[0].parameters(), training(16)[0].parameters()))
-        path.write_bytes(whole)
+            if path.name not in error.what or Exit.REFUSED != error.exit_code:
+                accepted.append((path.name, place, cut, error.what))
+            assert all(map(torch.equal, map(local, fresh[0].parameters()), untouched))
+        together(number)
+        if rank == 0:
+            path.write_bytes(whole)
+    together(number)
+    return accepted, resumed(folder, 16, number)[2]
 
-    assert [] == accepted
-    assert 1 == resumed(tmp_path, 16)[2]
+
+def together(number):
+    if number > 1:
+        dist.barrier()
+
+
+def local(value):
+    return value.to_local() if hasattr(value, "to_local") else value
+
+
+@pytest.mark.parametrize(
+    ("times", "number"),
+    [(120, 1), (40, 2), *(pytest.param(1000, n, marks=pytest.mark.slow) for n in (1, 2))],
+)
+def test_every_wrong_bit_and_every_cut_is_found(tmp_path, times, number):
+    """Wherever a bit flips or a file ends early, in the record or in a shard of one process or of
+    two: it is refused by all of them, before a tensor is touched, with exit code 4, and the file is
+    named."""
+    given = (number, tmp_path / "kept", times)
+
+    assert [([], 1)] * number == run_ranks(tmp_path, number, damage_again_and_again, *given)

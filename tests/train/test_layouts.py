@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.train.conftest import settings_of, trainer_of
+from tests.train.conftest import settings_of
 from tests.train.processes import run_ranks
 
 from modelwright.core.errors import ConfigError
@@ -178,42 +178,6 @@ def test_resume_is_exact_with_dropout(tmp_path, monkeypatch, layout):
         tmp_path, layout.processes, resume_on, layout, tmp_path / "kept"
     ):
         assert resumed and went_on == again
-
-
-def train_apart(rank, layout, family, folder, number):
-    """The next steps on this rank, from what lies in the folder, and a checkpoint behind them."""
-    world = World(Place(rank, rank, layout.processes))
-    world.arrange(layout)
-    trainer = trainer_of(
-        folder, family, world=world, optimizer="adamw", ema=0.9, args=APART[family]
-    )
-    losses = losses_of(trainer, number)
-    trainer.save()
-    return losses
-
-
-APART = {"cnn": {}, "rnn": {}, "transformer": {**SIZE, "num_layers": 1}}
-MOVES = {"2 to 1": (Layout(data=2), Layout()), "1 to 2": (Layout(), Layout(data=2)),
-         "sharded to data": (Layout(sharded=2), Layout(data=2))}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("family", "move"),
-    [("cnn", "2 to 1"), *(
-        pytest.param(family, move, marks=pytest.mark.slow)
-        for family in APART for move in MOVES if (family, move) != ("cnn", "2 to 1")
-    )],
-)  # fmt: skip
-def test_another_number_of_processes_trains_on_alike(tmp_path, family, move):
-    """Stopped and taken up in another layout, losses and gradients are those of one process that
-    was never stopped: how many rows one of two had at once is not a setting of the training."""
-    before, after = MOVES[move]
-    wanted = train_apart(0, Layout(), family, tmp_path / "alone", 8)[4:]
-    for layout, folder in ((before, "before"), (after, "after")):
-        given = (layout, family, tmp_path / "kept", 4)
-        found = run_ranks(tmp_path / folder, layout.processes, train_apart, *given)[0]
-
-    np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 class Mesh:

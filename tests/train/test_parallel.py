@@ -18,8 +18,8 @@ from modelwright.core.errors import ConfigError, TrainingFailed
 from modelwright.core.recipe import Layout
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.models.stretch import chain_of, keep_blocks
-from modelwright.train import equivalence, launch, parallel
-from modelwright.train.equivalence import LAYOUTS, Compared, compare
+from modelwright.train import launch, parallel
+from modelwright.train.equivalence import LAYOUTS, compare
 from modelwright.train.launch import Place, break_off, first_node, place_of
 from modelwright.train.parallel import Left, resolved
 from modelwright.train.settings import Budget
@@ -208,39 +208,6 @@ def test_adafactor_means_go_over_every_cut(tmp_path):
     )  # fmt: skip
 
     assert all(row.agrees and row.loss is not None for row in rows), rows
-
-
-def test_a_layout_that_trains_otherwise_is_found(tmp_path, monkeypatch, capsys):
-    """A loss that is off by a ten-thousandth ends in exit code 4."""
-    recipe_of("text-classification", tmp_path)
-    right = [[1.0, 2.0]] * equivalence.STEPS
-    wrong = [*right[:-1], [1.0001, 2.0]]
-    answers = {"data": wrong, "tensor": "heads"}
-
-    def fake(folder, layout, micro_batch_size=0):
-        axes = [axis for axis, degree in layout.degrees.items() if degree > 1]
-        return answers.get(axes[0], right) if axes else right
-
-    monkeypatch.setattr(equivalence, "_run", fake)
-    found = call(["doctor", "--layouts", str(tmp_path / "recipe.yaml"), "model.family=rnn"])
-    shown = capsys.readouterr().out
-
-    assert 4 == found
-    assert "DIFFERS" in shown and "refused: heads" in shown
-    assert not Compared("data 2", 2, 2e-5, 0.0).agrees
-
-
-@pytest.mark.parametrize(
-    ("task", "why"),
-    [("control", "learns from acting"), ("image-text-matching", "compares all rows of a batch")],
-)
-def test_no_layouts_are_compared_of_what_one_process_trains(tmp_path, capsys, task, why):
-    """Before its data is looked at."""
-    (tmp_path / "recipe.yaml").write_text(f"task: {task}\ndata: {{source: nowhere}}\n")
-    found = call(["doctor", "--layouts", str(tmp_path / "recipe.yaml")])
-
-    assert 2 == found
-    assert f"doctor --layouts: {task} {why}, which one process does" in capsys.readouterr().err
 
 
 def test_blocks_computed_twice_change_nothing(tmp_path):

@@ -2,13 +2,14 @@
 
 import errno
 import os
+import shutil
 import signal
 import threading
 
 import pytest
 
 from modelwright.core.errors import StorageError, TrainingFailed
-from modelwright.train import checkpoint
+from modelwright.train import checkpoint, state
 from modelwright.train.guards import StopRequested
 from modelwright.train.loop import Trainer
 from modelwright.train.settings import Budget
@@ -87,6 +88,52 @@ def test_as_many_stay_as_the_recipe_says(tmp_path, keep):
 
     assert list(range(6 - keep, 6)) == steps_in(tmp_path)
     assert keep == len(list(tmp_path.iterdir()))
+
+
+def test_the_best_on_valid_stays(tmp_path, monkeypatch):
+    """Beside the newest checkpoints the one of the best look so far stays, by its name: it holds
+    the weights of that look, and a training that goes on from it ends as the first one did."""
+    verdicts = [True, False, True, False, False, False, False]
+    coming = iter(verdicts)
+    monkeypatch.setattr(Trainer, "_better", lambda *_: next(coming))
+    trainer = trainer_of(tmp_path, checkpoint_steps=5)
+    trainer.run()
+    trainer.save()
+    wanted, names = weights_of(trainer), sorted(one.name for one in tmp_path.iterdir())
+
+    assert ["step-00000024.best", "step-00000059", "step-00000060"] == names
+    for name in names[1:]:
+        shutil.rmtree(tmp_path / name)
+    record = checkpoint.newest(tmp_path)
+    kept = checkpoint.room_for(record, "")
+    checkpoint.restore(record, kept)
+    best, average = state.part("best", kept), state.part("average", kept)
+    assert best.keys() >= average.keys() and [] == differing(
+        {name: best[name] for name in average}, average
+    )
+    coming = iter(verdicts[3:])
+    again = trainer_of(tmp_path, checkpoint_steps=5)
+    assert 24 == again.step
+    again.run()
+    assert [] == differing(wanted, weights_of(again))
+
+
+def test_only_the_newest_best_stays(tmp_path):
+    """One that was the best before goes when its time has come; a second save of a step is newer
+    than its first, whichever of them was the best."""
+    trainer = trainer_of(tmp_path, keep_checkpoints=1)
+    for step in range(1, 6):
+        trainer.train_step()
+        trainer.save(best=step in (2, 3))
+    assert ["step-00000003.best", "step-00000005"] == sorted(p.name for p in tmp_path.iterdir())
+    trainer.save(best=True)
+    trainer.look(24)
+    trainer.save()
+
+    assert ["step-00000005.001.best", "step-00000005.002"] == sorted(
+        one.name for one in tmp_path.iterdir()
+    )
+    assert 1 == len(trainer_of(tmp_path).looks)
 
 
 def test_another_look_at_the_same_step_replaces_nothing(tmp_path):

@@ -26,6 +26,16 @@ def storage(path: Path) -> Iterator[None]:
         ) from error
 
 
+def make_folder(path: Path) -> Path:
+    """`path`, a folder from now on.
+
+    Raises: StorageError when the disk refuses.
+    """
+    with storage(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content`, whole or not at all.
 

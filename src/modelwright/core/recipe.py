@@ -285,7 +285,7 @@ class Train(Section):
     )
     checkpoint_minutes: Minutes = 0.5
     checkpoint_steps: Whole | None = Field(None, ge=1, description="instead of checkpoint_minutes")
-    keep_checkpoints: Whole = Field(2, ge=1, description="the newest ones; each has the best too")
+    keep_checkpoints: Whole = Field(2, ge=1, description="the newest ones, and the best on valid")
     grace_seconds: Real = Field(30.0, gt=0, description="to save after a signal, then it stops")
     on_nan: Literal["stop", "skip"] = Field(
         "stop", description="skip: back to earlier weights, past the batches since then"

@@ -4,8 +4,10 @@ The ledger is run.jsonl, one JSON object a line, append-only. A line cut short b
 dropped when the run is opened again. docs/reference/run-folder.md lists the events.
 """
 
+import contextlib
 import datetime
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -52,8 +54,15 @@ class Run:
         """Append one event to the ledger."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "stage": stage, "event": event, **fields}, allow_nan=False)
-        with storage(self.ledger), open(self.ledger, "ab") as file:
-            file.write(line.encode() + b"\n")
+        with storage(self.ledger):
+            size = self.ledger.stat().st_size if self.ledger.is_file() else 0
+            try:
+                with open(self.ledger, "ab") as file:
+                    file.write(line.encode() + b"\n")
+            except OSError:  # half a line would spoil the next one
+                with contextlib.suppress(OSError):
+                    os.truncate(self.ledger, size)
+                raise
 
     def figure(self, stage: str, subject: str, name: str, number: Number) -> None:
         """Record one figure about `subject` ("run", or a candidate's name)."""

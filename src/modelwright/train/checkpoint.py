@@ -3,7 +3,8 @@
 `step-00000123/` holds a file of pieces from each rank (train/shards.py) and a record that says what
 has to be there, with the SHA-256 of every file. It is filled aside and appears by one renaming, so
 what has that name is whole. Random state and data position need no room: both are functions of the
-seed and the step (data/loader.py, train/loop.py).
+seed and the step (data/loader.py, train/loop.py). One that was better on valid than all before is
+called `step-00000123.best`; the newest of these stays, whatever its age.
 
 With several processes every function here is called by each of them.
 """
@@ -39,6 +40,7 @@ from modelwright.train.shards import (
 )
 
 RECORD = "checkpoint.json"
+BEST = ".best"
 FIELDS = {"step", "position", "tensors", "shards"}
 Taken = dict[str, Piece]
 Box = Mapping[str, Any]  # of a piece, as plain JSON
@@ -47,17 +49,19 @@ Boxes = dict[str, Box]  # those of one rank, by the tensor's name
 
 def save(
     folder: Path, *, step: int, tensors: Mapping[str, Tensor], position: Mapping[str, Any],
-    keep: int,
+    keep: int, best: bool = False,
 ) -> None:  # fmt: skip
-    """Write the checkpoint of `step`, then drop all but the newest `keep`.
+    """Write the checkpoint of `step`, then drop all but the newest `keep` and the best.
 
     Args:
+        best: whether this one is better than all before.
         tensors: by name; a DTensor is cut as it lies on the ranks. What several ranks have alike
             is written once, by the one that has least to write.
         position: plain JSON: elapsed seconds, budget, what the loop needs back; rank 0's counts.
     Raises: StorageError if a disk refuses, on every rank; earlier checkpoints are intact.
     """
-    commit(folder, take(tensors, copy=False), step=step, position=position, keep=keep)
+    taken = take(tensors, copy=False)
+    commit(folder, taken, step=step, position=position, keep=keep, best=best)
 
 
 def take(tensors: Mapping[str, Tensor], *, copy: bool = True) -> Taken:
@@ -71,14 +75,15 @@ def take(tensors: Mapping[str, Tensor], *, copy: bool = True) -> Taken:
 
 
 def commit(
-    folder: Path, taken: Taken, *, step: int, position: Mapping[str, Any], keep: int
-) -> None:
+    folder: Path, taken: Taken, *, step: int, position: Mapping[str, Any], keep: int,
+    best: bool = False,
+) -> None:  # fmt: skip
     """Write what was taken: agree on who writes what, write, then make it visible.
 
     Args and errors as of `save`.
     """
     first = ranks.place()[0] == 0
-    names = ranks.together(lambda: _prepare(folder, step) if first else "")
+    names = ranks.together(lambda: _prepare(folder, step, best) if first else "")
     target, boxes = folder / names[0], ranks.share(_boxes(taken))
     try:
         written = ranks.together(lambda: _write(_aside(target), taken, boxes))
@@ -91,16 +96,18 @@ def commit(
         raise
 
 
-def _prepare(folder: Path, step: int) -> str:
+def _prepare(folder: Path, step: int, best: bool) -> str:
     """An empty place to write in; gives the name that it will have."""
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".step-*.partial"):  # of a process that was killed
             shutil.rmtree(leftover)
-        name, number = f"step-{step:08d}", 0
-        while (folder / name).exists():  # saved before this step's last look at valid
-            number += 1
-            name = f"step-{step:08d}.{number:03d}"
+        name = f"step-{step:08d}"
+        before = [one for one in map(_moment, _all(folder)) if one.startswith(name)]
+        if before:  # saved before this step's last look at valid
+            number = int(before[-1].removeprefix(name)[1:] or 0) + 1
+            name = f"{name}.{number:03d}"
+        name += BEST if best else ""
         _aside(folder / name).mkdir()
     return name
 
@@ -128,7 +135,9 @@ def _publish(target: Path, record: dict[str, Any], boxes: list[Boxes], keep: int
     with storage(target):
         os.replace(_aside(target), target)
         sync_folder(target.parent)
-        for old in _all(target.parent)[:-keep]:
+        there = _all(target.parent)
+        best = [one for one in there if one.name.endswith(BEST)][-1:]
+        for old in set(there[:-keep]).difference(best):
             os.replace(old, _aside(old))  # never half of one under its name
             shutil.rmtree(_aside(old))
 
@@ -213,7 +222,11 @@ def room_for(record: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
 
 def _all(folder: Path) -> list[Path]:
     """Checkpoints, the oldest first."""
-    return sorted(folder.glob("step-*"))
+    return sorted(folder.glob("step-*"), key=_moment)
+
+
+def _moment(path: Path) -> str:
+    return path.name.removesuffix(BEST)
 
 
 def _aside(path: Path) -> Path:

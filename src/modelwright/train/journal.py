@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelwright.core.files import storage
+from modelwright.core.files import storage, write_bytes
 from modelwright.core.progress import Beat, say, show, shown
 from modelwright.core.units import format_bytes, format_count, format_seconds
 from modelwright.train.loggers import Logger
@@ -188,7 +188,7 @@ class Journal:
                 continue
             if entry["step"] <= step:
                 kept.append(line + "\n")
-        self.path.write_text("".join(kept))
+        write_bytes(self.path, "".join(kept).encode())
 
     def _speeds(self, step: int, elapsed: float) -> dict[str, float]:
         """Since the training, or this part of it, began."""

@@ -260,12 +260,15 @@ class Trainer:
         return found
 
     def _look(self) -> None:
-        """The first process judges the weights of now."""
+        """The first process judges the weights of now; if none were better, they are saved."""
+        before = self._best
         self.weights.gather()
         if self.world.first:
             self._consider(self.evaluate(self.curve_rows, thorough=False))
         self.evaluation_seconds = self.world.told(self.evaluation_seconds, patient=True)
         self.micro.asked = int(self.world.told(self.micro.asked))
+        if self.world.told(float(self._best is not before)):
+            self.save(wait=False, best=True)
 
     def _consider(self, found: Quality) -> None:
         """Note a look's metrics; keep its weights if none were better so far."""
@@ -324,17 +327,19 @@ class Trainer:
 
     # save and resume
 
-    def save(self, *, wait: bool = True) -> None:
+    def save(self, *, wait: bool = True, best: bool = False) -> None:
         """A checkpoint of this step, unless there is one.
 
         Args:
+            best: it is better on valid than all before, and stays.
             wait: until it is on the disk; if not, the loop goes on as soon as the state is copied.
         Raises: StorageError if this save failed, or the one before.
         """
         saved = (self._saved_step, self._saved_looks) == (self.step, len(self.looks))
-        if not saved or self._saver.failed:
+        if not saved or best or self._saver.failed:
             self._saver.begin(
                 step=self.step,
+                best=best,
                 tensors=state.gather(
                     self.model,
                     self.optimizer,

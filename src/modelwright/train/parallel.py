@@ -35,6 +35,7 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.tensor import DTensor
 
 from modelwright.core.errors import ConfigError, Exit, ModelwrightError
+from modelwright.core.files import make_folder
 from modelwright.core.progress import hush
 from modelwright.core.recipe import WHOLE_BATCHES, Layout
 from modelwright.data.loader import Batch
@@ -152,7 +153,7 @@ class World:
         groups = [dist.group.WORLD, self.same, *map(self.mesh.get_group, AXES)]
         for group in groups:
             _set_pg_timeout(timeout, group)
-        self.first_does(lambda: folder.mkdir(parents=True, exist_ok=True))
+        self.first_does(lambda: make_folder(folder))
         with Watch(folder, self.rank, self.size, timeout.total_seconds()) as self._watch:
             try:
                 with self._watch.waiting():

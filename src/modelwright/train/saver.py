@@ -20,7 +20,7 @@ class Saver:
     which a loop may call at each step. With several processes each of them has to do the same.
 
     Args:
-        keep: how many checkpoints stay.
+        keep: how many of the newest checkpoints stay.
 
     failed: whether the last save has raised.
     """
@@ -36,8 +36,9 @@ class Saver:
                 thread.join()
 
     def begin(
-        self, *, step: int, tensors: Mapping[str, Tensor], position: Mapping[str, Any]
-    ) -> None:
+        self, *, step: int, tensors: Mapping[str, Tensor], position: Mapping[str, Any],
+        best: bool = False,
+    ) -> None:  # fmt: skip
         """Copy the state, and write it in the background; arguments as of `checkpoint.save`.
 
         Raises: what the save before raised, once that has ended.
@@ -48,7 +49,9 @@ class Saver:
 
         def write() -> None:
             try:
-                checkpoint.commit(self.folder, taken, step=step, position=then, keep=self.keep)
+                checkpoint.commit(
+                    self.folder, taken, step=step, position=then, keep=self.keep, best=best
+                )
             except Exception as error:  # whatever it is: the loop raises it
                 self._failure = error
 
