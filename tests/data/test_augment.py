@@ -11,12 +11,13 @@ from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import SOUND_STEPS, STEPS_OF_BOXES, STEPS_OF_TASK, Augment
 from modelwright.data import augment, augment_boxes, augment_rows, augment_sound
 from modelwright.data.augment import apply, warp
+from modelwright.data.draw import Draw
 
 from .conftest import noise
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def seeded(seed: int = 0) -> Draw:
+    return Draw(torch.Generator().manual_seed(seed))
 
 
 def batch(rows: int = 16, shape: tuple[int, ...] = (2, 6, 8)) -> torch.Tensor:

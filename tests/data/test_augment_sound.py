@@ -9,6 +9,7 @@ from modelwright.core import recipe
 from modelwright.core.errors import ConfigError
 from modelwright.data import augment_sound
 from modelwright.data.augment_sound import Sound, mask_frequency, mask_time, speed
+from modelwright.data.draw import Draw
 from modelwright.data.loader import Loader
 from modelwright.data.rows import Rows, ragged
 
@@ -23,8 +24,8 @@ def tones(rows: int = 6, time: int = 4000) -> Sound:
     return samples * (torch.arange(time) < lengths[:, None]), lengths
 
 
-def draw(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
+def draw(seed: int = 0) -> Draw:
+    return Draw(Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("step", augment_sound.STEPS.values(), ids=augment_sound.STEPS)

@@ -12,6 +12,7 @@ from modelwright.core import recipe, recipe_file
 from modelwright.core.errors import ConfigError, DataError
 from modelwright.core.signature import NO_TARGET
 from modelwright.data import annotations, augment_boxes, catalog, checks, drawing, image
+from modelwright.data.draw import Draw
 from modelwright.data.loader import Loader
 from modelwright.data.rows import Ragged, Rows
 
@@ -241,7 +242,7 @@ def test_boxes_go_where_the_pixels_go(step):
     """Inside each box it is bright, and what is bright lies in a box or was cut too small."""
     images, targets = boxed()
     steps = [recipe.Augment(**step)]
-    moved, boxes = augment_boxes.apply(images, targets, steps, Generator().manual_seed(1))
+    moved, boxes = augment_boxes.apply(images, targets, steps, Draw(Generator().manual_seed(1)))
     real = boxes[..., 4] >= 0
     assert real.any(1).float().mean() > 0.8
     for row in range(len(moved)):

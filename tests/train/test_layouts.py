@@ -97,6 +97,49 @@ def same_as_alone(folder, layout, task="language-modeling", **keys):
     return [seen for *_, seen in found]
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [Layout(data=2), pytest.param(Layout(sharded=2, pipeline=2), marks=pytest.mark.slow)],
+    ids=lambda layout: layout.name.replace(" × ", ", "),
+)
+@pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
+def test_rows_are_augmented_as_in_one_process(tmp_path, monkeypatch, layout, mixing):
+    """Each process makes its rows alone, and those that are mixed into them."""
+    steps = [{"flip": "horizontal"}, {"rotate": 10}, {mixing: 0.4}]
+
+    assert layout.processes == len(
+        same_as_alone(tmp_path, layout, "image-classification", augment=steps)
+    )
+
+
+@pytest.mark.parametrize("axis", ["data", "sharded"])
+def test_a_process_makes_its_rows_alone(tmp_path, axis):
+    """Half the batch each, together all of it."""
+    first, second = run_ranks(
+        tmp_path, 2, rows_made, Layout(**{axis: 2}), tmp_path / "kept"
+    )  # fmt: skip
+
+    assert [4] * STEPS == [len(step) for step in first] == [len(step) for step in second]
+    loader = trainer_in(Layout(), "language-modeling", tmp_path / "alone").loader
+    for step in range(STEPS):
+        assert loader.indices(step).tolist() == first[step] + second[step]
+
+
+def rows_made(rank, layout, folder):
+    """Which rows the columns were asked for, step by step."""
+    trainer = trainer_in(layout, "language-modeling", folder, rank)
+    asked, dense = [], trainer.loader._dense
+
+    class Column:
+        def index_select(self, dim, chosen):
+            asked.append(chosen.tolist())
+            return dense["ids"].index_select(dim, chosen)
+
+    trainer.loader._dense = {**dense, "ids": Column()}
+    losses_of(trainer)
+    return asked
+
+
 def test_each_process_of_a_context_has_half_the_places(tmp_path):
     """Of nine places, made twelve: three from either end; losses, gradients, weights are those of
     one process."""

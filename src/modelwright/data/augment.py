@@ -1,9 +1,9 @@
 """Augmentation of whole batches as tensor operations, one row a step.
 
 Every image is uint8 or float32 (batch, channels, height, width) on the 0–255 scale; what comes in
-from outside the image is 0. Random numbers come from the generator given, on the CPU, so that the
-same generator gives the same batch. Pixel steps keep uint8; affine and mixup interpolate and give
-float32.
+from outside the image is 0. Random numbers come from the draw given, on the CPU, so that the same
+draw gives the same batch, or some rows of it (data/draw.py). Pixel steps keep uint8; affine and
+mixup interpolate and give float32.
 """
 
 import math
@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional as F
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Augment
+from modelwright.data.draw import Draw
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """A batch after its steps.
+    """A batch after its steps, or those rows of it that are made.
 
-    partner: int64 (batch,): which row was mixed into each, or None.
+    partner: int64 (batch,): which of them was mixed into each, or None.
     share: of the row itself; 1.0 where nothing was mixed.
     """
 
@@ -33,16 +34,16 @@ class Mixed:
     share: float = 1.0
 
 
-def flip(images: Tensor, which: str, generator: Generator) -> Tensor:
+def flip(images: Tensor, which: str, draw: Draw) -> Tensor:
     """Mirror each image with probability 1/2, "both" along each side independently."""
     for dim, names in ((3, ("horizontal", "both")), (2, ("vertical", "both"))):
         if which in names:
-            chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
+            chosen = draw.uniform(len(images), 1, 1, 1) < 0.5
             images = torch.where(chosen.to(images.device), images.flip(dim), images)
     return images
 
 
-def crop(images: Tensor, pad: int, generator: Generator) -> Tensor:
+def crop(images: Tensor, pad: int, draw: Draw) -> Tensor:
     """Pad every side by `pad` zeros and cut the old size back at a random place of each image.
 
     Raises: ConfigError if some place would leave nothing of the image.
@@ -56,14 +57,14 @@ def crop(images: Tensor, pad: int, generator: Generator) -> Tensor:
             repair=f"write crop: {max(1, min(height, width) // 8)}, or leave it out",
         )
     padded = F.pad(images, (pad, pad, pad, pad)).flatten(2)
-    corner = torch.randint(2 * pad + 1, (2, batch, 1), generator=generator)
-    rows = (corner[0] + torch.arange(height)) * (width + 2 * pad)
-    index = (rows[:, :, None] + (corner[1] + torch.arange(width))[:, None, :]).view(batch, 1, -1)
+    top, left = (draw.integers(2 * pad + 1, batch, 1) for _ in range(2))
+    rows = (top + torch.arange(height)) * (width + 2 * pad)
+    index = (rows[:, :, None] + (left + torch.arange(width))[:, None, :]).view(batch, 1, -1)
     cut = padded.gather(2, index.to(images.device).expand(-1, channels, -1))
     return cut.view(batch, channels, height, width)
 
 
-def erase(images: Tensor, share: float, generator: Generator) -> Tensor:
+def erase(images: Tensor, share: float, draw: Draw) -> Tensor:
     """Set one square of each image to 0, wholly inside, its side `share` of the shorter side.
 
     Source: DeVries and Taylor 2017, arXiv:1708.04552 (Cutout), but without cutting it off at the
@@ -71,8 +72,8 @@ def erase(images: Tensor, share: float, generator: Generator) -> Tensor:
     """
     batch, _, height, width = images.shape
     side = max(1, round(share * min(height, width)))
-    top = torch.randint(height - side + 1, (batch, 1), generator=generator)
-    left = torch.randint(width - side + 1, (batch, 1), generator=generator)
+    top = draw.integers(height - side + 1, batch, 1)
+    left = draw.integers(width - side + 1, batch, 1)
     rows, columns = torch.arange(height) - top, torch.arange(width) - left
     inside_rows = (rows >= 0) & (rows < side)
     inside_columns = (columns >= 0) & (columns < side)
@@ -84,17 +85,17 @@ def erase(images: Tensor, share: float, generator: Generator) -> Tensor:
 # pixels from the centre, x to the right and y down.
 
 
-def shift(batch: int, size: tuple[int, int], share: float, generator: Generator) -> Tensor:
+def shift(batch: int, size: tuple[int, int], share: float, draw: Draw) -> Tensor:
     """A move by up to `share` of each side, both ways, uniform."""
     matrix = torch.eye(3).repeat(batch, 1, 1)
     for row, side in ((0, size[1]), (1, size[0])):
-        matrix[:, row, 2] = _uniform(batch, share * side, generator)
+        matrix[:, row, 2] = _uniform(batch, share * side, draw)
     return matrix
 
 
-def rotate(batch: int, size: tuple[int, int], degrees: float, generator: Generator) -> Tensor:
+def rotate(batch: int, size: tuple[int, int], degrees: float, draw: Draw) -> Tensor:
     """A turn about the centre by up to `degrees`, both ways, uniform."""
-    angle = _uniform(batch, math.radians(degrees), generator)
+    angle = _uniform(batch, math.radians(degrees), draw)
     matrix = torch.eye(3).repeat(batch, 1, 1)
     matrix[:, 0, 0] = matrix[:, 1, 1] = angle.cos()
     matrix[:, 0, 1] = angle.sin()
@@ -102,22 +103,22 @@ def rotate(batch: int, size: tuple[int, int], degrees: float, generator: Generat
     return matrix
 
 
-def shear(batch: int, size: tuple[int, int], degrees: float, generator: Generator) -> Tensor:
+def shear(batch: int, size: tuple[int, int], degrees: float, draw: Draw) -> Tensor:
     """A horizontal slant by up to `degrees`, both ways, uniform in the angle."""
     matrix = torch.eye(3).repeat(batch, 1, 1)
-    matrix[:, 0, 1] = _uniform(batch, math.radians(degrees), generator).tan()
+    matrix[:, 0, 1] = _uniform(batch, math.radians(degrees), draw).tan()
     return matrix
 
 
-def zoom(batch: int, size: tuple[int, int], share: float, generator: Generator) -> Tensor:
+def zoom(batch: int, size: tuple[int, int], share: float, draw: Draw) -> Tensor:
     """A scale about the centre by 1 - `share` to 1 + `share`, uniform."""
-    scale = 1 + _uniform(batch, share, generator)
+    scale = 1 + _uniform(batch, share, draw)
     matrix = torch.eye(3).repeat(batch, 1, 1)
     matrix[:, 0, 0] = matrix[:, 1, 1] = 1 / scale
     return matrix
 
 
-def mixup(images: Tensor, partner: Tensor, share: float, generator: Generator) -> Mixed:
+def mixup(images: Tensor, partner: Tensor, share: float, draw: Draw) -> Mixed:
     """Each image blended with its partner: `share` of itself.
 
     Source: Zhang et al. 2017, arXiv:1710.09412.
@@ -126,7 +127,7 @@ def mixup(images: Tensor, partner: Tensor, share: float, generator: Generator) -
     return Mixed(wide[partner].lerp_(wide, share), partner, share)
 
 
-def cutmix(images: Tensor, partner: Tensor, share: float, generator: Generator) -> Mixed:
+def cutmix(images: Tensor, partner: Tensor, share: float, draw: Draw) -> Mixed:
     """One rectangle, the same in each image, replaced by the partner's.
 
     It covers 1 - `share` of the image before the border cuts it; the share given back is the true
@@ -136,7 +137,7 @@ def cutmix(images: Tensor, partner: Tensor, share: float, generator: Generator) 
     edges = []
     for side in images.shape[2:]:
         half = side * math.sqrt(1 - share) / 2
-        centre = float(torch.rand((), generator=generator)) * side
+        centre = draw.share() * side
         edges.append((max(0, round(centre - half)), min(side, round(centre + half))))
     (top, bottom), (left, right) = edges
     mixed = images.clone()
@@ -146,18 +147,18 @@ def cutmix(images: Tensor, partner: Tensor, share: float, generator: Generator) 
 
 
 # The keys of recipe.Augment, by what they do to a batch.
-PIXEL_STEPS: dict[str, Callable[[Tensor, Any, Generator], Tensor]] = {
+PIXEL_STEPS: dict[str, Callable[[Tensor, Any, Draw], Tensor]] = {
     "flip": flip,
     "crop": crop,
     "erase": erase,
 }
-AFFINE_STEPS: dict[str, Callable[[int, tuple[int, int], float, Generator], Tensor]] = {
+AFFINE_STEPS: dict[str, Callable[[int, tuple[int, int], float, Draw], Tensor]] = {
     "shift": shift,
     "rotate": rotate,
     "shear": shear,
     "zoom": zoom,
 }
-MIX_STEPS: dict[str, Callable[[Tensor, Tensor, float, Generator], Mixed]] = {
+MIX_STEPS: dict[str, Callable[[Tensor, Tensor, float, Draw], Mixed]] = {
     "mixup": mixup,
     "cutmix": cutmix,
 }
@@ -174,7 +175,7 @@ def check(steps: Sequence[Augment]) -> None:
             )
 
 
-def apply(images: Tensor, steps: Sequence[Augment], generator: Generator) -> Mixed:
+def apply(images: Tensor, steps: Sequence[Augment], draw: Draw) -> Mixed:
     """The batch after its steps, in the order written.
 
     images: uint8 or float32 (batch, channels, height, width)
@@ -188,20 +189,20 @@ def apply(images: Tensor, steps: Sequence[Augment], generator: Generator) -> Mix
     moved = False
     for key, value in todo:
         if key in PIXEL_STEPS:
-            images = PIXEL_STEPS[key](images, value, generator)
+            images = PIXEL_STEPS[key](images, value, draw)
         elif key in AFFINE_STEPS and not moved:
             moved = True
             size = (images.shape[2], images.shape[3])
             inverse = torch.eye(3).repeat(len(images), 1, 1)
             for name, number in affine:  # inverse of (last · … · first)
-                inverse = inverse @ AFFINE_STEPS[name](len(images), size, number, generator)
+                inverse = inverse @ AFFINE_STEPS[name](len(images), size, number, draw)
             images = warp(images, inverse)
     if not mixing:
         return Mixed(images)
-    key, alpha = mixing[_integer(len(mixing), generator)]
-    partner = torch.randperm(len(images), generator=generator).to(images.device)
-    share = random.Random(_integer(2**62, generator)).betavariate(alpha, alpha)
-    return MIX_STEPS[key](images, partner, share, generator)
+    key, alpha = mixing[draw.one(len(mixing))]
+    partner = draw.beside(draw.order(len(images))).to(images.device)
+    share = random.Random(draw.one(2**62)).betavariate(alpha, alpha)
+    return MIX_STEPS[key](images, partner, share, draw)
 
 
 def warp(images: Tensor, inverse: Tensor) -> Tensor:
@@ -232,9 +233,5 @@ def key_and_value(step: Augment) -> tuple[str, Any]:
     return key, value
 
 
-def _uniform(batch: int, limit: float, generator: Generator) -> Tensor:
-    return (2 * torch.rand(batch, generator=generator) - 1) * limit
-
-
-def _integer(limit: int, generator: Generator) -> int:
-    return int(torch.randint(limit, (), generator=generator))
+def _uniform(batch: int, limit: float, draw: Draw) -> Tensor:
+    return (2 * draw.uniform(batch) - 1) * limit

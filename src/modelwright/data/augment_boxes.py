@@ -9,24 +9,25 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import STEPS_OF_BOXES, Augment
 from modelwright.core.signature import NO_TARGET
 from modelwright.data import augment
+from modelwright.data.draw import Draw
 
 LEAST_LEFT = 0.25  # share of a box's area that must stay in the picture
 MIDDLE = (0.3, 0.7)  # where the four pictures of a mosaic may meet, as shares of the sides
 Both = tuple[Tensor, Tensor]
 
 
-def flip(images: Tensor, boxes: Tensor, which: str, generator: Generator) -> Both:
+def flip(images: Tensor, boxes: Tensor, which: str, draw: Draw) -> Both:
     """Mirror each picture with probability 1/2, "both" along each side independently."""
     for dim, low, names in ((3, 0, ("horizontal", "both")), (2, 1, ("vertical", "both"))):
         if which not in names:
             continue
-        chosen = torch.rand(len(images), generator=generator) < 0.5
+        chosen = draw.uniform(len(images)) < 0.5
         images = torch.where(chosen[:, None, None, None], images.flip(dim), images)
         turned = boxes.clone()
         turned[..., low] = images.shape[dim] - boxes[..., low + 2]
@@ -35,18 +36,20 @@ def flip(images: Tensor, boxes: Tensor, which: str, generator: Generator) -> Bot
     return images, boxes
 
 
-def mosaic(images: Tensor, boxes: Tensor, share: float, generator: Generator) -> Both:
+def mosaic(images: Tensor, boxes: Tensor, share: float, draw: Draw) -> Both:
     """That share of the pictures become four that meet at a point, each cut out of its own.
 
     Source: Bochkovskiy et al. 2020, arXiv:2004.10934, section 3.3, but at their own scale.
     """
     number, _, height, width = images.shape
-    chosen = torch.rand(number, generator=generator) < share
-    partners = torch.randint(number, (number, 4), generator=generator)
-    partners[:, 0] = torch.arange(number)
-    low, high = MIDDLE
-    meet = low + (high - low) * torch.rand(number, 2, generator=generator)
-    places = torch.rand(number, 4, 2, generator=generator)
+    every = draw.whole.uniform(number) < share
+    partners = draw.others(number, 4)
+    partners[:, 0] = torch.arange(len(partners))
+    # the others stay as they are, and look at none
+    partners = draw.beside(torch.where(every[:, None], partners, partners[:, :1]))
+    chosen, (low, high) = draw.own(every), MIDDLE
+    meet = low + (high - low) * draw.uniform(number, 2)
+    places = draw.uniform(number, 4, 2)
     mixed, targets = images.clone(), []
     for row in range(number):
         if not chosen[row]:
@@ -71,16 +74,17 @@ def mosaic(images: Tensor, boxes: Tensor, share: float, generator: Generator) ->
 
 
 def _unmoved(
-    step: Callable[[Tensor, Any, Generator], Tensor],
-) -> Callable[[Tensor, Tensor, Any, Generator], Both]:
-    return lambda images, boxes, value, generator: (step(images, value, generator), boxes)
+    step: Callable[[Tensor, Any, Draw], Tensor],
+) -> Callable[[Tensor, Tensor, Any, Draw], Both]:
+    return lambda images, boxes, value, draw: (step(images, value, draw), boxes)
 
 
-STEPS: dict[str, Callable[[Tensor, Tensor, Any, Generator], Both]] = {
+STEPS: dict[str, Callable[[Tensor, Tensor, Any, Draw], Both]] = {
     "flip": flip,
     "mosaic": mosaic,
     "erase": _unmoved(augment.erase),
 }
+MIX_STEPS = ("mosaic",)  # of them, those after which a picture shows others too
 STRAIGHT = ("shift", "zoom")  # affine steps after which a box is a box
 
 
@@ -96,20 +100,20 @@ def check(steps: Sequence[Augment]) -> None:
             )
 
 
-def apply(images: Tensor, boxes: Tensor, steps: Sequence[Augment], generator: Generator) -> Both:
+def apply(images: Tensor, boxes: Tensor, steps: Sequence[Augment], draw: Draw) -> Both:
     """The batch after its steps, in the order written; shift and zoom are one interpolation."""
     todo = [augment.key_and_value(step) for step in steps]
     size = (images.shape[2], images.shape[3])
     moved = False
     for key, value in todo:
         if key in STEPS:
-            images, boxes = STEPS[key](images, boxes, value, generator)
+            images, boxes = STEPS[key](images, boxes, value, draw)
         elif not moved:
             moved = True
             inverse = torch.eye(3).repeat(len(images), 1, 1)
             for name, number in todo:
                 if name in STRAIGHT:
-                    step = augment.AFFINE_STEPS[name](len(images), size, number, generator)
+                    step = augment.AFFINE_STEPS[name](len(images), size, number, draw)
                     inverse = inverse @ step
             images, boxes = augment.warp(images, inverse), _moved(boxes, inverse, size)
     return images, boxes

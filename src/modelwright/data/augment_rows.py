@@ -1,22 +1,23 @@
 """Augmentation of batches of texts and of series: of what goes in, never of what should come out.
 
-Random numbers come from the generator given, so that the same generator gives the same batch.
+Random numbers come from the draw given, so that the same draw gives the same batch, or some rows of
+it (data/draw.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from modelwright.core.recipe import Augment
 from modelwright.data.augment import key_and_value
+from modelwright.data.draw import Draw
 from modelwright.data.text import NOTHING, UNKNOWN
 
 Inputs = dict[str, Tensor]
 
 
-def drop_tokens(inputs: Inputs, share: float, generator: Generator) -> Inputs:
+def drop_tokens(inputs: Inputs, share: float, draw: Draw) -> Inputs:
     """Every token that a model reads, with that probability, as if it were unknown.
 
     ids: int64 (batch, time, features); or source and target, int64 (batch, time), whose end and
@@ -31,7 +32,7 @@ def drop_tokens(inputs: Inputs, share: float, generator: Generator) -> Inputs:
             continue
         ids = inputs[name]
         first = ids[..., 0] if ids.ndim == 3 else ids
-        chosen = torch.rand(first.shape, generator=generator) < share
+        chosen = draw.uniform(*first.shape) < share
         chosen &= first != NOTHING
         if name == "source":  # its last token is its end
             chosen[:, -1] = False
@@ -42,7 +43,7 @@ def drop_tokens(inputs: Inputs, share: float, generator: Generator) -> Inputs:
     return found
 
 
-def jitter(inputs: Inputs, share: float, generator: Generator) -> Inputs:
+def jitter(inputs: Inputs, share: float, draw: Draw) -> Inputs:
     """Noise on what is looked back at, `share` of each series' spread within its window.
 
     window: float32 (batch, length, channels). The values to forecast stay as they are.
@@ -52,20 +53,20 @@ def jitter(inputs: Inputs, share: float, generator: Generator) -> Inputs:
     that is scaled with its window is the same forecast, of another weight in the loss.
     """
     window = inputs["window"]
-    noise = torch.randn(window.shape, generator=generator)
+    noise = draw.normal(*window.shape)
     return {**inputs, "window": window + share * window.std(1, keepdim=True) * noise}
 
 
-STEPS: dict[str, Callable[[Inputs, Any, Generator], Inputs]] = {
+STEPS: dict[str, Callable[[Inputs, Any, Draw], Inputs]] = {
     "drop_tokens": drop_tokens,
     "jitter": jitter,
 }
 
 
-def apply(inputs: Mapping[str, Tensor], steps: Sequence[Augment], generator: Generator) -> Inputs:
+def apply(inputs: Mapping[str, Tensor], steps: Sequence[Augment], draw: Draw) -> Inputs:
     """A batch's inputs after its steps, in the order written."""
     found = dict(inputs)
     for step in steps:
         key, value = key_and_value(step)
-        found = STEPS[key](found, value, generator)
+        found = STEPS[key](found, value, draw)
     return found

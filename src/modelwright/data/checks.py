@@ -26,11 +26,10 @@ from modelwright.data.rows import (
     Images,
     Indices,
     Rows,
-    Windows,
     dataset,
     row_hashes,
 )
-from modelwright.data.shared import Shared, telling
+from modelwright.data.shared import Shared, Windows, telling
 
 __all__ = ["CHECKS", "Finding", "check", "refuse"]
 

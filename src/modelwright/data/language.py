@@ -17,7 +17,8 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, MissingExtra
 from modelwright.core.progress import say
-from modelwright.data.rows import PARTS, Array, Column, Prepared, Ragged, Rows, Windows
+from modelwright.data.rows import PARTS, Array, Column, Prepared, Ragged, Rows
+from modelwright.data.shared import Windows
 from modelwright.data.text import NOTHING, UNKNOWN
 
 SUFFIXES = (".txt", ".gz")

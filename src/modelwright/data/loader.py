@@ -19,6 +19,7 @@ from modelwright.core.errors import DataError
 from modelwright.core.recipe import Augment
 from modelwright.data import augment as steps_of
 from modelwright.data import augment_boxes, augment_rows, augment_sound
+from modelwright.data.draw import Draw, rows_behind
 from modelwright.data.rows import Ragged, Rows
 
 _ORDERS_KEPT = 2  # a batch mostly lies in one epoch's order or two
@@ -58,6 +59,10 @@ class Batch:
             Batch(dict(zip(self.inputs, inputs, strict=True)), own, other, self.mix)
             for own, other, *inputs in zip(targets, others, *columns, strict=True)
         ]
+
+    def take(self, rows: Tensor) -> "Batch":
+        """The rows at those places."""
+        return self._each(lambda one: one[rows])
 
     def to(self, device: torch.device) -> "Batch":
         """On a device; from pinned memory without waiting until it is there."""
@@ -169,21 +174,58 @@ class Loader:
             missing -= len(piece)
         return torch.cat(pieces)
 
-    def batch(self, step: int) -> Batch:
-        """The batch of `step` (from 0): the same whenever and in whatever order it is asked for."""
-        return self._whole(step).cut(self.window_parts(step))
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """The batch of `step` (from 0): the same whenever and in whatever order it is asked for.
 
-    def _whole(self, step: int) -> Batch:
-        inputs, targets = self._gather(self.indices(step))
+        Args:
+            part: which of so many equal parts of its rows to make; the others are not looked at,
+                but where a step of augmentation mixes rows.
+        """
+        return self._part(step, part, parts).cut(self.window_parts(step))
+
+    def _part(self, step: int, part: int, parts: int) -> Batch:
+        every = self.indices(step)
+        if parts == 1:
+            return self._made(step, every)[0]
+        size = len(every) // parts
+        own = rows = torch.arange(part * size, (part + 1) * size)
+        if self._mixes:  # what one row of them is made from says it of all
+            rows = rows_behind(own, self._made(step, every, own[:1])[1])
+        found, _ = self._made(step, every, rows)
+        return found if len(rows) == size else found.take(torch.searchsorted(rows, own))
+
+    @property
+    def _mixes(self) -> bool:
+        """Whether augmented rows show more than themselves."""
+        mixing = (*steps_of.MIX_STEPS, *augment_boxes.MIX_STEPS)
+        return any(one.key in mixing for one in self.augment)
+
+    def _made(
+        self, step: int, every: Tensor, rows: Tensor | None = None
+    ) -> tuple[Batch, list[Tensor]]:
+        """Rows of a batch after their steps, and what all its rows look at (data/draw.py).
+
+        Args:
+            every: the rows that the whole batch holds; rows: places among them, or all.
+        """
+        inputs, targets = self._gather(every if rows is None else every[rows], every)
         if not self.augment:
-            return Batch(inputs, targets)
-        draw = _generator(self.seed, "augment", step)
+            return Batch(inputs, targets), []
+        draw = Draw(_generator(self.seed, "augment", step), len(every), rows)
+        return self._augmented(inputs, targets, every, draw), draw.looked_at
+
+    def _augmented(
+        self, inputs: dict[str, Tensor], targets: Tensor, every: Tensor, draw: Draw
+    ) -> Batch:
         if self._boxed:
             images, targets = augment_boxes.apply(inputs["image"], targets, self.augment, draw)
             return Batch({"image": images}, targets)
         if "samples" in inputs:
-            assert self._rate is not None
-            return Batch(augment_sound.apply(inputs, self.augment, self._rate, draw), targets)
+            column = self._rows.inputs["samples"]
+            assert self._rate is not None and isinstance(column, Ragged)
+            lengths = torch.from_numpy(column.lengths_of(every.numpy()))
+            sound = augment_sound.apply(inputs, lengths, self.augment, self._rate, draw)
+            return Batch(sound, targets)
         if "image" not in inputs:
             return Batch(augment_rows.apply(inputs, self.augment, draw), targets)
         mixed = steps_of.apply(inputs["image"], self.augment, draw)
@@ -192,14 +234,15 @@ class Loader:
         others = targets[mixed.partner]
         return Batch({**inputs, "image": mixed.images}, targets, others, mixed.share)
 
-    def _gather(self, chosen: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def _gather(self, chosen: Tensor, every: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Rows as tensors, as long as `every` row of their batch needs it."""
         if self._dense is not None:
             found = {name: column.index_select(0, chosen) for name, column in self._dense.items()}
             return found, found.pop("")
-        indices = chosen.numpy()
-        arrays = self._rows.batch(indices)
+        indices, among = chosen.numpy(), every.numpy()
+        arrays = self._rows.batch(indices, among)
         inputs = {name: torch.from_numpy(value) for name, value in arrays.items()}
-        return inputs, torch.from_numpy(self._rows.batch_targets(indices))
+        return inputs, torch.from_numpy(self._rows.batch_targets(indices, among))
 
     def _order(self, epoch: int) -> Tensor:
         """The permutation of one epoch; kept for the next call, but a function of (seed, epoch)."""

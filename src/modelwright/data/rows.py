@@ -19,7 +19,7 @@ import safetensors.numpy
 from modelwright.core.errors import ConfigError, DataError, IntegrityError, did_you_mean
 from modelwright.core.files import sha256, write_bytes, write_json
 from modelwright.core.signature import NO_TARGET, Signature
-from modelwright.data.shared import Shared
+from modelwright.data.shared import Shared, Windows
 
 Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
@@ -65,13 +65,19 @@ class Ragged:
         """int64 (rows,)."""
         return np.diff(self.offsets)
 
-    def padded(self, indices: Indices, fill: float = 0) -> Array:
+    def lengths_of(self, indices: Indices) -> Indices:
+        """Of the rows at `indices` alone."""
+        return self.offsets[indices + 1] - self.offsets[indices]
+
+    def padded(self, indices: Indices, fill: float = 0, among: Indices | None = None) -> Array:
         """The rows at `indices`, (len(indices), time, ...), filled up behind their ends.
 
-        Time is the longest of them, rounded up to PAD_MULTIPLE, so that few shapes come up.
+        Time is the longest of `among`, or else of them, rounded up to PAD_MULTIPLE, so that few
+        shapes come up.
         """
-        lengths = self.lengths[indices]
-        time = max(1, -(-int(lengths.max(initial=1)) // PAD_MULTIPLE)) * PAD_MULTIPLE
+        lengths = self.lengths_of(indices)
+        longest = lengths if among is None else self.lengths_of(among)
+        time = max(1, -(-int(longest.max(initial=1)) // PAD_MULTIPLE)) * PAD_MULTIPLE
         places = np.arange(time)
         inside = places < lengths[:, None]
         out = np.full((len(indices), time, *self.values.shape[1:]), fill, self.values.dtype)
@@ -81,28 +87,6 @@ class Ragged:
     def take(self, indices: Indices) -> "Ragged":
         """The rows at `indices`, in that order."""
         return ragged([self[int(row)] for row in indices], self.values)
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Stretches of one long table, cut out only when they are asked for.
-
-    values: (time, ...); starts: int64 (rows,), where each stretch begins
-    """
-
-    values: Array
-    starts: Indices
-    length: int
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getitem__(self, row: int) -> Array:
-        return self.values[self.starts[row] : self.starts[row] + self.length]
-
-    def gather(self, indices: Indices) -> Array:
-        """The stretches at `indices`, (len(indices), length, ...)."""
-        return np.asarray(self.values[self.starts[indices][:, None] + np.arange(self.length)])
 
 
 def ragged(rows: Sequence[Array], like: Array | None = None) -> Ragged:
@@ -171,14 +155,14 @@ class Rows:
         inputs = {name: _take(column, indices) for name, column in self.inputs.items()}
         return Rows(inputs, _take(self.targets, indices), [self.origins[i] for i in indices])
 
-    def batch(self, indices: Indices) -> dict[str, Array]:
+    def batch(self, indices: Indices, among: Indices | None = None) -> dict[str, Array]:
         """The inputs at `indices` as arrays, padded where rows differ in length."""
-        return batch(self.inputs, indices)
+        return batch(self.inputs, indices, among)
 
-    def batch_targets(self, indices: Indices) -> Array:
+    def batch_targets(self, indices: Indices, among: Indices | None = None) -> Array:
         """The targets at `indices`; NO_TARGET behind the end of shorter rows."""
         if isinstance(self.targets, Ragged):
-            return _wide(self.targets.padded(indices, NO_TARGET))
+            return _wide(self.targets.padded(indices, NO_TARGET, among))
         return _gather(self.targets, indices)
 
     def name(self, part: str, index: int) -> str:
@@ -192,18 +176,19 @@ NAME_LENGTH = 60
 Inputs = Mapping[str, Column]
 
 
-def batch(inputs: Inputs, indices: Indices) -> dict[str, Array]:
+def batch(inputs: Inputs, indices: Indices, among: Indices | None = None) -> dict[str, Array]:
     """The rows at `indices` as the arrays of a signature, with "lengths" where a model takes them.
 
-    Sound is padded with silence, which no mask could tell from a quiet recording.
+    They are as long as the longest of `among`, or else of them. Sound is padded with silence, which
+    no mask could tell from a quiet recording.
     """
     arrays: dict[str, Array] = {}
     for name, column in inputs.items():
         if isinstance(column, Ragged):
-            arrays[name] = _wide(column.padded(indices))
+            arrays[name] = _wide(column.padded(indices, among=among))
             if name == "samples":
                 arrays[name] = arrays[name].astype(np.float32) / SOUND_SCALE
-                arrays["lengths"] = column.lengths[indices]
+                arrays["lengths"] = column.lengths_of(indices)
         else:
             arrays[name] = _gather(column, indices)
     return arrays
@@ -296,14 +281,10 @@ class Prepared:
 
 
 def dataset(
-    parts: Mapping[str, Rows],
-    labels: Sequence[str],
-    source: str,
-    findings: Sequence[Finding],
-    inputs: Mapping[str, Any],
-    outputs: Mapping[str, Any],
+    parts: Mapping[str, Rows], labels: Sequence[str], source: str, findings: Sequence[Finding],
+    inputs: Mapping[str, Any], outputs: Mapping[str, Any],
     files: Mapping[str, bytes] | None = None,
-) -> Dataset:
+) -> Dataset:  # fmt: skip
     """A Dataset with its digest computed from the rows given."""
     ordered = {part: parts[part] for part in PARTS}
     return Dataset(

@@ -25,7 +25,8 @@ from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.core.progress import say
 from modelwright.data import jsonl, parquet
-from modelwright.data.rows import PARTS, Array, Column, Finding, Loaded, Prepared, Rows, Windows
+from modelwright.data.rows import PARTS, Array, Column, Finding, Loaded, Prepared, Rows
+from modelwright.data.shared import Windows
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".gz", jsonl.SUFFIX, parquet.SUFFIX)
 STARTER_HORIZON = 24  # steps that a starter recipe forecasts

@@ -1,4 +1,5 @@
-"""A column whose rows share values: a picture with five captions is kept once, not five times."""
+"""Columns whose rows share values: a picture with five captions is kept once, not five times; so is
+a table of which rows are stretches that overlap."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,6 +48,28 @@ class Shared:
             np.concatenate([self.values, other.values]),
             np.concatenate([self.index, other.index + len(self.values)]),
         )
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Stretches of one long table, cut out only when they are asked for.
+
+    values: (time, ...); starts: int64 (rows,), where each stretch begins
+    """
+
+    values: Array
+    starts: Indices
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, row: int) -> Array:
+        return self.values[self.starts[row] : self.starts[row] + self.length]
+
+    def gather(self, indices: Indices) -> Array:
+        """The stretches at `indices`, (len(indices), length, ...)."""
+        return np.asarray(self.values[self.starts[indices][:, None] + np.arange(self.length)])
 
 
 def telling(inputs: Mapping[str, Any]) -> dict[str, Any]:

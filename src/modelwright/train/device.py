@@ -104,17 +104,21 @@ def wait_for(device: torch.device) -> None:
 
 class Batches:
     """A loader's batches for a device. For a GPU a thread makes the next one, in pinned memory,
-    while the device computes; which batch a step has is the loader's business alone."""
+    while the device computes; which batch a step has is the loader's business alone.
 
-    def __init__(self, loader: Loader, kind: Kind) -> None:
-        self._loader = loader
+    Args:
+        part, parts: of every batch, as Loader.batch has it.
+    """
+
+    def __init__(self, loader: Loader, kind: Kind, part: int = 0, parts: int = 1) -> None:
+        self._loader, self._part = loader, (part, parts)
         self._thread = ThreadPoolExecutor(1) if kind == "cuda" else None
         self._next: tuple[int, Future[Batch]] | None = None
 
     def __call__(self, step: int) -> Batch:
-        """The batch of `step`, still on the CPU."""
+        """This process's rows of `step`, still on the CPU."""
         if self._thread is None:
-            return self._loader.batch(step)
+            return self._loader.batch(step, *self._part)
         # all are made by the one thread: a loader keeps the order of an epoch
         there = self._next is not None and self._next[0] == step
         found = self._next[1] if there and self._next else self._thread.submit(self._make, step)
@@ -123,4 +127,4 @@ class Batches:
         return batch
 
     def _make(self, step: int) -> Batch:
-        return self._loader.batch(step).pinned()
+        return self._loader.batch(step, *self._part).pinned()

@@ -67,10 +67,10 @@ class Gradient:
         self._called = self._model
 
     def __call__(self, batch: Batch) -> float:
-        """Gives this process's share of the batch's loss."""
-        whole = self._weight(batch.targets)
+        """Gives this process's share of the batch's loss, of its rows alone."""
+        whole = self._world.of_all_rows(self._weight(batch.targets))
         scale = self._enlarged
-        pieces = self._world.own(batch).to(self._device).split(self.micro_batch_size)
+        pieces = self._world.placed(batch).to(self._device).split(self.micro_batch_size)
         losses: list[Tensor] = []
         for number, micro in enumerate(pieces, 1):
             self._world.passing(self._model, last=number == len(pieces))

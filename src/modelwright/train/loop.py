@@ -8,6 +8,7 @@ The budget is a number of steps or of seconds; the schedule follows the share of
 import functools
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,8 @@ class Trainer:
             batch_steps=self.settings.batch_warmup_steps,
             window_steps=self.settings.window_warmup_steps,
         )
-        self._batches = Batches(self.loader, self.settings.device)
+        part, parts = self.world.reader, self.world.layout.readers
+        self._batches = Batches(self.loader, self.settings.device, part, parts)
 
     # one step
 
@@ -150,10 +152,12 @@ class Trainer:
         if not self.model.training:
             self.model.train()
 
+        passes = self._passes(progress)  # its rows are here before others wait for this process
+
         def gradient() -> float:
             # dropout's draw: one alone has the first process's
             seed_draws(settings.seed * 1_000_003 + self.step + (self.world.draw << 40))
-            return self._backward(progress)
+            return passes()
 
         loss = self.world.total(self.micro.fitting(gradient, f"in step {self.step}"))
         with self.micro.enough(f"behind the gradient of step {self.step}"):
@@ -172,10 +176,15 @@ class Trainer:
             self.weights.move(self.step)
         return loss
 
-    def _backward(self, progress: float) -> float:
-        """Put the gradient of this step's batch into the parameters; gives its loss."""
-        self._gradient.micro_batch_size = self.micro.size * self.loader.window_parts(self.step)
-        return self._gradient(self._batches(self.step))
+    def _passes(self, progress: float) -> Callable[[], float]:
+        """What puts the gradient of this step's batch into the parameters, and gives its loss."""
+        batch = self._batches(self.step)
+
+        def passes() -> float:
+            self._gradient.micro_batch_size = self.micro.size * self.loader.window_parts(self.step)
+            return self._gradient(batch)
+
+        return passes
 
     @property
     def cycle(self) -> int:

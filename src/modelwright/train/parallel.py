@@ -1,8 +1,8 @@
 """Which processes train together, and how a model lies on them; launch.py says who they are.
 
-A step's batch is the same whoever asks for it (data/loader.py), so every process makes it and takes
-its own rows; nothing has to be dealt out, and the loss is the mean over the whole batch in every
-layout. Five ways to spread, and their products:
+A row of a step's batch is the same whoever makes it (data/loader.py), so every process makes its own
+and nothing has to be dealt out; the loss is the mean over the whole batch in every layout. Five ways
+to spread, and their products:
 
 - data: each process has the whole model and some of the rows. Gradients are added up behind all
   passes, and not within the last one as torch's DDP does: memory that ends in one process can then
@@ -122,6 +122,7 @@ class World:
         self.patient: dist.ProcessGroup | None = None  # who waits for the first to gate and plan
         self.mesh: DeviceMesh | None = None
         self._same: DeviceMesh | None = None  # those with the same parameters
+        self._readers: DeviceMesh | None = None  # those with other rows
         self.dealt: Dealt | None = None  # the blocks of a pipeline
         self.places: Places | None = None  # of what is dealt out by places, with their targets
 
@@ -135,7 +136,7 @@ class World:
             degrees = tuple(self.layout.degrees[axis] for axis in AXES)
             self.mesh = init_device_mesh(device, degrees, mesh_dim_names=AXES)
             self._same = self.mesh["data", "context"]._flatten("same")
-            self.mesh["data", "sharded"]._flatten("readers")  # here, where all of them come by
+            self._readers = self.mesh["data", "sharded"]._flatten("readers")
 
     @contextlib.contextmanager
     def watched(self, folder: Path, minutes: float) -> Iterator[None]:
@@ -150,7 +151,7 @@ class World:
             return
         assert self.mesh is not None
         timeout = datetime.timedelta(minutes=minutes)
-        groups = [dist.group.WORLD, self.same, *map(self.mesh.get_group, AXES)]
+        groups = [dist.group.WORLD, self.same, self.readers, *map(self.mesh.get_group, AXES)]
         for group in groups:
             _set_pg_timeout(timeout, group)
         self.first_does(lambda: make_folder(folder))
@@ -277,14 +278,19 @@ class World:
         rank = 0 if self.mesh is None else self.mesh.get_local_rank("context")
         return int(self.reader * self.layout.context + rank)
 
-    def own(self, batch: Batch) -> Batch:
-        """This process's rows of a batch, with the targets of its places where those bring any."""
-        if self.mesh is None:
-            return batch
-        own = batch.split(len(batch.targets) // self.layout.readers)[self.reader]
+    def placed(self, batch: Batch) -> Batch:
+        """Rows with the targets of this process's places, where those bring any."""
         if self.places is None:
-            return own
-        return replace(own, targets=own_targets(self.places, own.targets))
+            return batch
+        return replace(batch, targets=own_targets(self.places, batch.targets))
+
+    def of_all_rows(self, weight: Tensor) -> Tensor:
+        """The whole batch's weight, of that of this process's rows."""
+        if self.layout.readers == 1:
+            return weight
+        weight = weight.clone()
+        dist.all_reduce(weight, group=self.readers)
+        return weight
 
     # models
 
@@ -308,7 +314,7 @@ class World:
             group = self.mesh.get_group("pipeline")
             self.dealt = deal_blocks(model, group, degrees.virtual_pipeline)
         if degrees.readers > 1:
-            synchronize_batch_norms(model, self.mesh["data", "sharded"])
+            synchronize_batch_norms(model, self.readers)
         if degrees.tensor > 1:
             cut_matrices(model, self.mesh["tensor"])
         if degrees.tensor > 1 or degrees.context > 1:
@@ -364,6 +370,12 @@ class World:
         """The processes with the same parameters and other rows or places."""
         assert self._same is not None
         return self._same.get_group()
+
+    @property
+    def readers(self) -> dist.ProcessGroup:
+        """The processes that make a batch's rows together."""
+        assert self._readers is not None
+        return self._readers.get_group()
 
     @property
     def copies(self) -> int:

@@ -45,10 +45,12 @@ class Pipe(Gradient):
         self._everywhere = [p for name, p in model.named_parameters() if name not in dealt.homes]
         self._schedules: dict[tuple[torch.Size, ...], Schedule] = {}
         self._batch: Batch | None = None
+        self._whole = torch.tensor(0)  # its weight
 
     def __call__(self, batch: Batch) -> float:
-        """Gives this process's share of the batch's loss."""
-        own, self._batch = self._world.own(batch).to(self._device), batch
+        """Gives this process's share of the batch's loss, of its rows alone."""
+        own, self._batch = self._world.placed(batch).to(self._device), batch
+        self._whole = self._world.of_all_rows(self._weight(batch.targets))
         columns = {f"column_{number}": one for number, one in enumerate(own.inputs.values())}
         targets = own.targets
         if own.targets_mixed is not None:
@@ -86,7 +88,7 @@ class Pipe(Gradient):
         assert self._batch is not None
         own, mixed = (targets, None) if self._batch.targets_mixed is None else targets.unbind(1)
         piece = Batch({}, own, mixed, self._batch.mix)
-        return self._enlarged * self._share(outputs, piece, self._weight(self._batch.targets))
+        return self._enlarged * self._share(outputs, piece, self._whole)
 
     def _sum_gradients(self) -> None:
         """Of what every process of the pipeline has, over those; World.add_up does the rest."""

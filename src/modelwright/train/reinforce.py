@@ -200,11 +200,14 @@ class Learner(Trainer):
     def examples_before(self, step: int) -> int:
         return step * self.settings.batch_size
 
-    def _backward(self, progress: float) -> float:
-        with autocast(self.settings.precision):
-            value = self.algorithm.loss(self.model, self.averaged, self.step, progress)
-        value.backward()  # type: ignore[no-untyped-call]
-        return float(value.item())
+    def _passes(self, progress: float) -> Callable[[], float]:
+        def passes() -> float:
+            with autocast(self.settings.precision):
+                value = self.algorithm.loss(self.model, self.averaged, self.step, progress)
+            value.backward()  # type: ignore[no-untyped-call]
+            return float(value.item())
+
+        return passes
 
     def run(self, until: Budget | None = None, *, title: str = "train") -> None:
         """As of a Trainer, with a first look before the first step."""

@@ -133,12 +133,11 @@ def _does_not_fit(parts: int, reason: str) -> ConfigError:
     )
 
 
-def synchronize_batch_norms(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Let batch norms in training see the rows of all readers, so that layouts agree.
+def synchronize_batch_norms(model: nn.Module, group: dist.ProcessGroup) -> None:
+    """Let batch norms in training see the rows of all in a group, so that layouts agree.
 
     torch's own needs a GPU.
     """
-    group = mesh._flatten("readers").get_group()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.__class__ = _SyncedBatchNorm
