@@ -1,8 +1,8 @@
 """Which processes train together, and how a model lies on them; launch.py says who they are.
 
-A row of a step's batch is the same whoever makes it (data/loader.py), so every process makes its own
-and nothing has to be dealt out; the loss is the mean over the whole batch in every layout. Five ways
-to spread, and their products:
+A row of a step's batch is the same whoever makes it (data/loader.py), so every process makes its
+own, and nothing has to be dealt out; the loss is the mean over the whole batch in every layout.
+Five ways to spread, and their products:
 
 - data: each process has the whole model and some of the rows. Gradients are added up behind all
   passes, and not within the last one as torch's DDP does: memory that ends in one process can then
@@ -21,7 +21,7 @@ import contextlib
 import copy
 import datetime
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -38,6 +38,7 @@ from modelwright.core.errors import ConfigError, Exit, ModelwrightError
 from modelwright.core.progress import hush
 from modelwright.core.recipe import WHOLE_BATCHES, Layout
 from modelwright.data.loader import Batch
+from modelwright.train.buckets import sum_together
 from modelwright.train.launch import Place, break_off, meeting_place, place_of
 from modelwright.train.optimizers import squared_norm
 from modelwright.train.places import Places, deal_places, deals_targets, own_targets
@@ -55,7 +56,6 @@ Result = TypeVar("Result")
 AXES = ("pipeline", "data", "context", "sharded", "tensor")
 # for the gate and the plan, and the most that train.stuck_minutes can be: a week hangs in gloo
 WAIT = datetime.timedelta(days=1)
-BUCKET_BYTES = 25 * 2**20  # of gradients that travel at once; as torch's DDP has it
 
 
 class Left(ModelwrightError):
@@ -176,6 +176,16 @@ class World:
         dist.broadcast(number, 0, group=self.patient if patient else None)
         return float(number.item())
 
+    def heard(self, told: Sequence[float], seen: Sequence[float]) -> list[float]:
+        """In one message, the first process's numbers and the largest that any has seen, for all;
+        none is below 0."""
+        if self.size == 1:
+            return [*told, *seen]
+        own = told if self.first else [0.0] * len(told)
+        numbers = torch.tensor([*own, *seen], dtype=torch.float64)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        return list(numbers.tolist())
+
     def told_text(self, text: str) -> str:
         """The same of a text."""
         if self.size == 1:
@@ -188,16 +198,16 @@ class World:
             dist.broadcast(letters, 0)
         return letters.numpy().tobytes().decode()
 
-    def total(self, loss: float) -> float:
+    def total(self, loss: Tensor) -> Tensor:
         """The sum of every process's share of the batch's loss; rows that several share count
         once."""
         if self.size == 1:
             return loss
-        number = torch.tensor([loss * self.shares / self.size], dtype=torch.float64)
+        number = loss * self.shares / self.size
         dist.all_reduce(number)
-        return float(number.item())
+        return number
 
-    def total_of_blocks(self, model: nn.Module, squared: float) -> float:
+    def total_of_blocks(self, model: nn.Module, squared: Tensor) -> Tensor:
         """The gradient's squared length, with that of blocks that others have, equal in all.
 
         squared: this process's own.
@@ -205,10 +215,9 @@ class World:
         if self.dealt is None:
             return squared
         homes, named = self.dealt.homes, list(model.named_parameters())
-        own = squared_norm(value for name, value in named if name in homes)
-        every = torch.tensor([own], dtype=torch.float64)
+        every = squared_norm(value for name, value in named if name in homes).to(squared.device)
         dist.all_reduce(every, group=self.dealt.group)
-        return squared_norm(v for name, v in named if name not in homes) + float(every.item())
+        return squared_norm(v for name, v in named if name not in homes) + every
 
     def all(self, so: bool) -> bool:
         """Whether every process says so."""
@@ -345,13 +354,7 @@ class World:
         has happened already."""
         if self.mesh is None or self.cut or self.copies == 1:
             return
-        for bucket in buckets([one.grad for one in model.parameters() if one.grad is not None]):
-            together = torch.cat([one.reshape(-1) for one in bucket])
-            dist.all_reduce(together, group=self.same)
-            begin = 0
-            for one in bucket:
-                one.copy_(together[begin : begin + one.numel()].view_as(one))
-                begin += one.numel()
+        sum_together([one.grad for one in model.parameters() if one.grad is not None], self.same)
 
     @property
     def shares(self) -> int:
@@ -437,16 +440,3 @@ def imagined(layout: Layout | None) -> Iterator[World]:
         yield world
     finally:
         dist.destroy_process_group()
-
-
-def buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    """As many together as BUCKET_BYTES hold, of one dtype; in order but for that."""
-    bucket: list[Tensor] = []
-    for one in sorted(gradients, key=lambda one: str(one.dtype)):
-        size = sum(other.nbytes for other in bucket) + one.nbytes
-        if bucket and (size > BUCKET_BYTES or one.dtype != bucket[0].dtype):
-            yield bucket
-            bucket = []
-        bucket.append(one)
-    if bucket:
-        yield bucket

@@ -191,12 +191,12 @@ class Learner(Trainer):
     def steps_per_epoch(self) -> int:
         return -(-self._rows // self.settings.batch_size)
 
-    def _passes(self, progress: float) -> Callable[[], float]:
-        def passes() -> float:
+    def _passes(self, progress: float) -> Callable[[], Tensor]:
+        def passes() -> Tensor:
             with autocast(self.settings.precision):
                 value = self.algorithm.loss(self.model, self.averaged, self.step, progress)
             value.backward()  # type: ignore[no-untyped-call]
-            return float(value.item())
+            return value.detach().double()
 
         return passes
 

@@ -44,10 +44,10 @@ class Weights:
         self.result.eval()
         self._pairs = pairs(self.averaged, self.model) if settings.ema else None
 
-    def move(self, step: int) -> None:
-        """The average by one step, from 1."""
+    def move(self, step: int, held: Tensor | None = None) -> None:
+        """The average by one step, from 1; as `move_average`."""
         if self._pairs is not None:
-            move_average(self._pairs, self._decay, step)
+            move_average(self._pairs, self._decay, step, held)
 
     def gather(self) -> None:
         """Put together what comes out; every process has to call it."""
