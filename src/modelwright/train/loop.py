@@ -25,6 +25,7 @@ from modelwright.data.loader import Loader
 from modelwright.data.rows import Rows
 from modelwright.measure.quality import Quality, evaluate
 from modelwright.models.catalog import ModelSpec
+from modelwright.models.later import Later
 from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import Task
 from modelwright.train import checkpoint, state
@@ -66,7 +67,7 @@ class Trainer:
     evaluations, curve_rows = EVALUATIONS, CURVE_ROWS
 
     def __init__(
-        self, model: nn.Module, spec: ModelSpec, task: Task, train: Rows, valid: Rows,
+        self, model: nn.Module | Later, spec: ModelSpec, task: Task, train: Rows, valid: Rows,
         settings: Settings, budget: Budget, folder: Path, *, metrics: Path | None = None,
         record: Record | None = None, asked: Path | None = None, world: World = ALONE,
     ) -> None:  # fmt: skip
@@ -304,7 +305,8 @@ class Trainer:
         if values:
             self.journal.write(self.step, self.elapsed, values)
         self.save()
-        self.result.to("cpu")  # from here on it is handed over
+        if self.world.first:
+            self.result.to("cpu")  # from here on it is handed over
         return values
 
     def _chosen(self, found: Quality) -> Quality:

@@ -121,7 +121,7 @@ class World:
         self.patient: dist.ProcessGroup | None = None  # who waits for the first to gate and plan
         self.mesh: DeviceMesh | None = None
         self._same: DeviceMesh | None = None  # those with the same parameters
-        self._readers: DeviceMesh | None = None  # those with other rows
+        self.readers: dist.ProcessGroup | None = None  # those that make a batch's rows together
         self.dealt: Dealt | None = None  # the blocks of a pipeline
         self.places: Places | None = None  # of what is dealt out by places, with their targets
 
@@ -135,7 +135,7 @@ class World:
             degrees = tuple(self.layout.degrees[axis] for axis in AXES)
             self.mesh = init_device_mesh(device, degrees, mesh_dim_names=AXES)
             self._same = self.mesh["data", "context"]._flatten("same")
-            self._readers = self.mesh["data", "sharded"]._flatten("readers")
+            self.readers = self.mesh["data", "sharded"]._flatten("readers").get_group()
 
     @contextlib.contextmanager
     def watched(self, folder: Path, minutes: float) -> Iterator[None]:
@@ -321,7 +321,7 @@ class World:
         if degrees.pipeline > 1:
             group = self.mesh.get_group("pipeline")
             self.dealt = deal_blocks(model, group, degrees.virtual_pipeline)
-        if degrees.readers > 1:
+        if self.readers is not None and degrees.readers > 1:
             synchronize_batch_norms(model, self.readers)
         if degrees.tensor > 1:
             cut_matrices(model, self.mesh["tensor"])
@@ -338,6 +338,11 @@ class World:
         """Whether parameters are pieces; of plain copies, gradients are added up instead."""
         degrees = self.layout
         return degrees.sharded > 1 or degrees.tensor > 1
+
+    @property
+    def parts(self) -> bool:
+        """Whether a process holds a part of the model alone."""
+        return self.cut or self.layout.pipeline > 1
 
     def passing(self, model: nn.Module, *, last: bool) -> None:
         """Before one of several passes of a step: gradients of pieces travel with the last one."""
@@ -374,25 +379,25 @@ class World:
         return self._same.get_group()
 
     @property
-    def readers(self) -> dist.ProcessGroup:
-        """The processes that make a batch's rows together."""
-        assert self._readers is not None
-        return self._readers.get_group()
-
-    @property
     def copies(self) -> int:
         """How many they are."""
         return self.layout.data * self.layout.context
 
+    def each_whole(self, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Pieces put together, one tensor after the other, in every process."""
+        device = next(iter(state.values())).device
+        for name in state if self.dealt is None else self.dealt.shapes:
+            value = state.get(name)
+            if isinstance(value, DTensor):
+                value = value.full_tensor()
+            if self.dealt is not None:
+                value = self.dealt.send(name, value, device)
+            assert value is not None
+            yield name, value
+
     def whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Pieces put together, in every process."""
-        found = {
-            name: value.full_tensor() if isinstance(value, DTensor) else value
-            for name, value in state.items()
-        }
-        if self.dealt is not None:
-            self.dealt.exchange(found)
-        return found
+        """All of them at once."""
+        return dict(self.each_whole(state))
 
 
 ALONE = World(Place())

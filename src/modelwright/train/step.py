@@ -132,8 +132,9 @@ class Steps:
             seed_draws(settings.seed * 1_000_003 + number + (self._world.draw << 40))
             return passes()
 
-        loss = self._world.total(self._micro.fitting(gradient, f"in step {number}"))
+        own = self._micro.fitting(gradient, f"in step {number}")
         with self._micro.enough(f"behind the gradient of step {number}"):
+            loss = self._world.total(own)
             self._world.add_up(model)
             self._scale.unscale(model.parameters())
             every = functools.partial(self._world.total_of_blocks, model)
