@@ -31,7 +31,7 @@ from modelwright.data import checks
 from modelwright.data.rows import Dataset, Rows, joined, load_files, load_part, save
 from modelwright.export import locate, parity
 from modelwright.export.catalog import KEPT_FIELDS
-from modelwright.models.catalog import ModelSpec, fresh_model
+from modelwright.models.catalog import ModelSpec
 from modelwright.models.heads import HEADS
 from modelwright.plan import choose, race
 from modelwright.plan.candidate import from_json
@@ -46,6 +46,7 @@ from modelwright.train.parallel import ALONE, World, require_fit
 from modelwright.train.peak import reset_peak_memory
 from modelwright.train.save import write_trained
 from modelwright.train.settings import Budget, fill_in, training_budget
+from modelwright.train.weights import first_model
 
 PREDICTIONS = "predictions.json"  # in the plan's folder
 PARITY_ROWS = 2000  # real rows from valid and train; all there are where there are fewer
@@ -142,7 +143,9 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     raced_s = winner["rounds"][-1]["seconds"] if winner["rounds"] else 0.0
     spec = ModelSpec.from_json(chosen["spec"])
     parts = run.stage_folder("gate")
-    train_rows, valid_rows = load_part(parts, "train"), load_part(parts, "valid")
+    train_rows = load_part(parts, "train")
+    # which the first process alone looks at
+    valid_rows = load_part(parts, "valid") if world.first else train_rows
     checkpoints = folder / "checkpoints"
     race = run.stage_folder("plan") / "race" / spec.name
 
@@ -166,9 +169,9 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     reset_peak_memory()
     with world.watched(folder / "ranks", recipe.train.stuck_minutes):
         trainer = make_trainer(
-            fresh_model(spec, settings.seed), spec, TASKS[recipe.task], train_rows, valid_rows,
-            settings, budget, checkpoints, metrics=folder / "metrics.jsonl", record=written,
-            asked=run.folder / "checkpoint-now", world=world,
+            first_model(spec, settings.seed, world), spec, TASKS[recipe.task], train_rows,
+            valid_rows, settings, budget, checkpoints, metrics=folder / "metrics.jsonl",
+            record=written, asked=run.folder / "checkpoint-now", world=world,
         )  # fmt: skip
         announce(trainer, "train")
         before_step, before = trainer.step, trainer.elapsed

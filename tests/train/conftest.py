@@ -9,13 +9,14 @@ import torch.distributed as dist
 
 from modelwright.core.recipe import Augment, Layout, Train
 from modelwright.data.rows import Rows
-from modelwright.models.catalog import ModelSpec, fresh_model
+from modelwright.models.catalog import ModelSpec
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.journal import Record
 from modelwright.train.launch import Place
 from modelwright.train.loop import Trainer
 from modelwright.train.parallel import ALONE, World
 from modelwright.train.settings import Budget, Settings, fill_in
+from modelwright.train.weights import first_model
 
 FAMILIES = ("cnn", "rnn", "transformer")
 SHAPE, NUM_CLASSES = (1, 8, 8), 4
@@ -69,7 +70,7 @@ def trainer_of(
     folder.mkdir(parents=True, exist_ok=True)
     spec = spec_of(family, **(args or {}))
     return Trainer(
-        fresh_model(spec, settings.seed), spec, TASKS["image-classification"], rows(72),
+        first_model(spec, settings.seed, world), spec, TASKS["image-classification"], rows(72),
         rows(24, 1), settings, budget, folder, metrics=metrics, record=record,
         world=world,
     )  # fmt: skip

@@ -54,7 +54,7 @@ def work(rank):
             rows = torch.randn(16, 6)
             for net, optimizer in zip(nets, optimizers, strict=True):
                 (net(rows) ** 2).sum().backward()
-                norms.append(clip_(net.parameters(), MAX_NORM))
+                norms.append(clip_(net.parameters(), MAX_NORM).item())
                 optimizer.step()
                 optimizer.zero_grad()
         pairs = zip(whole.parameters(), sharded.parameters(), strict=True)

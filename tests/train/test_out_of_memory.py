@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.train.test_parallel import recipe_of
 
 from modelwright.core.errors import Exit, TrainingFailed
 from modelwright.tasks.catalog import TASKS
@@ -148,16 +149,14 @@ def train_short_of_memory(rank, folder, degrees):
         trainer.run()
     except TrainingFailed as error:
         return error.what, error.repair
-    except RuntimeError as error:  # of those that the other rank has left
-        return (str(error),)
     weights = world.whole(trainer.averaged.state_dict())
     sums = {name: value.double().sum().item() for name, value in weights.items()}
     return trainer.step, trainer.micro.size, texts, sums
 
 
-def require_trained(sums, folder):
+def require_trained(sums, folder, args=None):
     """The weights are those that one process finds that puts through all rows at once."""
-    alone = trainer_of(folder, "transformer", budget=Budget(steps=6))
+    alone = trainer_of(folder, "transformer", budget=Budget(steps=6), args=args)
     alone.run()
     wanted = {name: one.double().sum().item() for name, one in alone.averaged.named_parameters()}
     assert wanted == pytest.approx({name: sums[name] for name in wanted}, abs=1e-3)
@@ -177,19 +176,97 @@ def test_ranks_agree_on_fewer_rows(tmp_path):
     require_trained(first[3], tmp_path / "alone")
 
 
-@pytest.mark.slow
-def test_ranks_that_wait_in_a_pass_start_again_with_fewer_rows(tmp_path):
-    """With parameters in pieces all stop; the same command goes on with the smaller size."""
-    given = (2, train_short_of_memory, tmp_path / "kept", {"sharded": 2})
-    _, (what, repair) = run_ranks(tmp_path, *given)
+def train_short_in_a_pass(rank, folder, degrees, most):
+    """Train on this rank; the second one has no memory for more than so many rows at once from step
+    3 on. Gives the same."""
+    world, texts = world_of(rank, **degrees), []
+    planned = "the plan predicted 1 GB" if rank == 0 else ""
+    trainer = trainer_of(
+        folder, "transformer", world=world, budget=Budget(steps=6), checkpoint_steps=2,
+        record=Record(note=texts.append, planned=planned), args=DEALT,
+    )  # fmt: skip
+
+    def look(*given):
+        if trainer.step >= 3 and rank == 1 and trainer.micro.size > most:
+            raise RuntimeError(CPU)
+
+    for block in trainer.model.body.blocks:
+        block.register_forward_hook(look)
+    try:
+        trainer.run()
+    except TrainingFailed as error:
+        return error.what, error.repair
+    weights = world.whole(trainer.averaged.state_dict())
+    sums = {name: value.double().sum().item() for name, value in weights.items()}
+    return trainer.step, trainer.micro.size, texts, sums
+
+
+DEALT = {"dim": 64, "num_layers": 2}
+WAITING = [("sharded", 8), ("tensor", 16), ("context", 16), ("pipeline", 4)]
+
+
+@pytest.mark.parametrize(
+    ("axis", "rows"),
+    [WAITING[0], *(pytest.param(*one, marks=pytest.mark.slow) for one in WAITING[1:])],
+)
+def test_ranks_that_wait_in_a_pass_start_again_with_fewer_rows(tmp_path, axis, rows):
+    """Of matrices, blocks or places that are dealt out all stop, with the words of the one that was
+    short and with what the plan had predicted; the same command goes on with half of the rows, and
+    ends where one process does."""
+    half = rows // 2
+    given = (2, train_short_in_a_pass, tmp_path / "kept", {axis: 2}, half)
+    stopped = run_ranks(tmp_path, *given)
     first, second = run_ranks(tmp_path, *given)
 
-    assert "rank 1: memory ended in step 3, with 8 rows at once" in what
-    assert "train.micro_batch_size 4" in repair
-    assert (6, 4) == first[:2] == second[:2]
+    for what, repair in stopped:
+        assert f"rank 1: memory ended in step 3, with {rows} rows at once" in what
+        assert "can't allocate memory" in what and "the plan predicted 1 GB" in what
+        assert f"train.micro_batch_size {half}" in repair and "--max-restarts" in repair
+    assert (6, half) == first[:2] == second[:2]
     (text,) = first[2]
-    assert "memory ended with more rows at once: train.micro_batch_size is 4 now" in text
-    require_trained(first[3], tmp_path / "alone")
+    assert f"memory ended with more rows at once: train.micro_batch_size is {half} now" in text
+    require_trained(first[3], tmp_path / "alone", args=DEALT)
+
+
+SHORT = """\
+import os, sys
+import torch
+from modelwright.cli import main
+from modelwright.models.transformer import EncoderBlock
+
+plain = EncoderBlock.forward
+
+
+def short(self, sequence, *given, **more):
+    if os.environ["RANK"] == "1" and self.training and len(sequence) > 4:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 99 bytes.")
+    return plain(self, sequence, *given, **more)
+
+
+EncoderBlock.forward = short
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_the_launcher_starts_again_with_fewer_rows(tmp_path):
+    """With --max-restarts nobody has to do anything: one start finds what memory takes, the next
+    one trains to the end."""
+    recipe_of("text-classification", tmp_path)
+    script = tmp_path / "short.py"
+    script.write_text(SHORT)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "--max-restarts", "1", str(script), "run", str(tmp_path / "recipe.yaml"),
+         "model.size=tiny", "model.family=transformer", "budget.train_steps=10",
+         "train.batch_size=16", "train.layout.sharded=2", "--out", str(tmp_path / "runs")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert 0 == done.returncode, done.stderr[-3000:]
+    assert "rank 1: memory ended in step 0, with 8 rows at once (CUDA out of memory" in done.stderr
+    assert "the plan predicted" in done.stderr
+    assert "train.micro_batch_size is 4 now" in done.stderr
 
 
 def test_no_memory_for_the_update_is_an_error(tmp_path, monkeypatch):

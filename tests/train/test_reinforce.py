@@ -185,7 +185,7 @@ def test_the_best_weights_come_out(learner_of, monkeypatch):
     monkeypatch.setattr(learner, "evaluate", judged)
     learner._consider(learner.evaluate(5))
     with torch.no_grad():
-        learner.step += 1
+        learner.steps.number += 1
         bias[1] = 9.0
     found = learner.finish()
 

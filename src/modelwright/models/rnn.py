@@ -60,6 +60,12 @@ def _(sequence: Tensor, past: Tensor, weights: list[Tensor], cell: str) -> tuple
     return found, past.new_empty(past.shape)
 
 
+def orthogonal_(square: Tensor) -> None:
+    """nn.init.orthogonal_, which does nothing where no values are yet (models/later.py)."""
+    basis, upper = torch.linalg.qr(square.new_empty(square.shape).normal_())
+    square.copy_(basis * torch.diag(upper).sign())
+
+
 STATES = {"lstm": 2, "gru": 1}  # vectors that a cell hands on
 
 
@@ -172,7 +178,7 @@ class RecurrentBody(nn.Module):
         for name, weight in self.layers.named_parameters():
             if "weight_hh" in name:  # one orthogonal block per gate keeps long products stable
                 for gate in weight.detach().chunk(4 if cell == "lstm" else 3):
-                    nn.init.orthogonal_(gate)
+                    orthogonal_(gate)
             elif "weight_ih" in name:
                 nn.init.xavier_uniform_(weight)
             else:

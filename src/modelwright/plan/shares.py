@@ -17,7 +17,8 @@ from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Layout, Recipe
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.models.stretch import blocks_of
-from modelwright.train.parallel import BUCKET_BYTES, World, require_fit
+from modelwright.train.buckets import BUCKET_BYTES
+from modelwright.train.parallel import World, require_fit
 from modelwright.train.pipes import PIECES, pieces_of
 from modelwright.train.settings import Settings, fill_in, training_budget
 from modelwright.train.shards import local

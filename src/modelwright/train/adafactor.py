@@ -39,16 +39,14 @@ class Adafactor(torch.optim.Optimizer):
         state, gradient = self.state[parameter], local(parameter.grad)
         state.setdefault("step", torch.tensor(0.0)).add_(1)
         step = state["step"].item()
-        scale = max(
-            LEAST_SCALE, _length(local(parameter), parameter) / math.sqrt(parameter.numel())
-        )
+        scale = _mean_length(local(parameter), parameter).clamp_min(LEAST_SCALE)
         parameter.mul_(1 - rate * decay)
         estimate = self._second_moment(parameter, gradient, step**DECAY)
         smallest = torch.finfo(parameter.dtype).eps
         update = estimate.clamp_(min=smallest * smallest).rsqrt_().mul_(gradient)
-        mean_length = _length(update, parameter) / math.sqrt(parameter.numel())
-        longest = max(1.0, mean_length / LONGEST_UPDATE)
-        local(parameter).add_(update, alpha=-scale * min(rate, step**-0.5) / longest)
+        longest = (_mean_length(update, parameter) / LONGEST_UPDATE).clamp_min(1.0)
+        factor = scale / longest * min(rate, step**-0.5)
+        local(parameter).sub_(update.mul_(factor.to(update.dtype)))
 
     def _second_moment(self, parameter: Tensor, gradient: Tensor, newest: float) -> Tensor:
         """Of this process's piece, brought up to date."""
@@ -68,9 +66,11 @@ class Adafactor(torch.optim.Optimizer):
         return _piece(rows, parameter) * _piece(columns, parameter)
 
 
-def _length(values: Tensor, parameter: Tensor) -> float:
-    """Euclidean, of a whole of which each process has a piece, cut as the parameter is."""
-    return math.sqrt(_summed(values.norm().square(), parameter).item())
+def _mean_length(values: Tensor, parameter: Tensor) -> Tensor:
+    """Root of the mean square, of a whole of which each process has a piece, cut as the parameter
+    is; float64, on its device."""
+    squares = _summed(values.norm().square(), parameter)
+    return squares.double().sqrt() / math.sqrt(parameter.numel())
 
 
 def _summed(sums: Tensor, parameter: Any, dim: int | None = None) -> Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 
 from modelwright.data.rows import Rows
 from modelwright.models.catalog import ModelSpec
+from modelwright.models.later import Later
 from modelwright.tasks.catalog import Task
 from modelwright.train.dqn import DQN
 from modelwright.train.journal import Record
@@ -26,7 +27,7 @@ AUTO = "ppo"  # docs/experiments.md
 
 
 def make_trainer(
-    model: nn.Module,
+    model: nn.Module | Later,
     spec: ModelSpec,
     task: Task,
     train: Rows,

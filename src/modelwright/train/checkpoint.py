@@ -211,10 +211,11 @@ def restore(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     ranks.together(read)
 
 
-def room_for(record: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
-    """Empty tensors on the CPU for the saved ones whose names begin so; by their whole names."""
+def room_for(record: Mapping[str, Any], prefix: str, device: str = "cpu") -> dict[str, Tensor]:
+    """Empty tensors for the saved ones whose names begin so; by their whole names. On the device
+    "meta" they take no memory, and say shapes and types."""
     return {
-        name: torch.empty(shape, dtype=DTYPES[dtype])
+        name: torch.empty(shape, dtype=DTYPES[dtype], device=device)
         for name, (shape, dtype) in record["tensors"].items()
         if name.startswith(prefix)
     }

@@ -22,11 +22,13 @@ from modelwright.core.errors import ConfigError, ModelwrightError
 from modelwright.core.files import write_json
 from modelwright.core.recipe import WHOLE_BATCHES, Layout, Recipe
 from modelwright.data.rows import PARTS, Dataset, load_part, save
-from modelwright.models.catalog import ModelSpec, fresh_model
+from modelwright.models.catalog import ModelSpec
+from modelwright.models.later import Later
 from modelwright.tasks.catalog import TASKS
 from modelwright.train import parallel
 from modelwright.train.loop import Trainer
 from modelwright.train.settings import Budget, fill_in
+from modelwright.train.weights import first_model
 
 # of what a model has of these: so that there is something to deal out, and no masks
 ENOUGH = {"dim": 64, "num_layers": 4, "dropout": 0.0}
@@ -194,10 +196,11 @@ def _work(folder: Path, environment: Mapping[str, str] = os.environ) -> None:
         world.arrange(Layout(**layout["layout"]))
         settings = fill_in(section, spec, "32-true", budget)
         found: dict[str, Any]
-        model = fresh_model(spec, 0)
+        model = first_model(spec, 0, world)
+        built = model.model if isinstance(model, Later) else model
         try:
             parallel.require_fit(world.layout, recipe.task, settings.fewest_rows)
-            norms = any("Norm2d" in type(one).__name__ for one in model.modules())
+            norms = any("Norm2d" in type(one).__name__ for one in built.modules())
             if settings.micro_batch_size < BATCH and norms:
                 raise ConfigError("batch norms see each pass alone: smaller ones train otherwise")
             trainer = Trainer(

@@ -66,30 +66,31 @@ class Gradient:
         """Back to no compiling."""
         self._called = self._model
 
-    def __call__(self, batch: Batch) -> float:
-        """Gives this process's share of the batch's loss, of its rows alone."""
+    def __call__(self, batch: Batch) -> Tensor:
+        """Gives this process's share of the batch's loss, of its rows alone; float64 (), on the
+        device, which nobody has waited for."""
         whole = self._world.of_all_rows(self._weight(batch.targets))
-        scale = self._enlarged
-        pieces = self._world.placed(batch).to(self._device).split(self.micro_batch_size)
+        scale, batch, size = self._enlarged, self._world.placed(batch), self.micro_batch_size
+        # while they are here: what is there can't be asked without waiting
+        weights = [self._weight(piece.targets) for piece in batch.split(size)]
         losses: list[Tensor] = []
-        for number, micro in enumerate(pieces, 1):
-            self._world.passing(self._model, last=number == len(pieces))
+        pieces = zip(batch.to(self._device).split(size), weights, strict=True)
+        for number, (micro, own) in enumerate(pieces, 1):
+            self._world.passing(self._model, last=number == len(weights))
             with autocast(self._precision, self._device.type):
                 outputs = self._called(*micro.inputs.values())
-            value = self._share(outputs, micro, whole)
+            value = self._share(outputs, micro, own, whole)
             (value if scale == 1 else value * scale).backward()  # type: ignore[no-untyped-call]
             losses.append(value.detach())
-        # looked at last: an accelerator computes on while the next pass is prepared
-        return float(sum(value.item() for value in losses))
+        return torch.stack(losses).double().sum()
 
     @property
     def _enlarged(self) -> float:
         """What losses are multiplied by before their gradients are taken."""
         return self._world.scale * self._scale.factor
 
-    def _share(self, outputs: Tensor, piece: Batch, whole: Tensor) -> Tensor:
-        """Of the whole batch's mean, by one piece of it."""
-        own = self._weight(piece.targets)
+    def _share(self, outputs: Tensor, piece: Batch, own: Tensor, whole: Tensor) -> Tensor:
+        """Of the whole batch's mean, by one piece of it; both their weights."""
         if self._world.places is not None and not own:
             return outputs.sum() * 0.0  # padding alone has no mean, but others wait for a gradient
         return own / whole * mixed_loss(self._loss, outputs, piece)

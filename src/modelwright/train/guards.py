@@ -152,10 +152,18 @@ class Guard:
         self._go_back(what, step, finite)
         return False
 
+    def patient(self, step: int) -> bool:
+        """Whether the verdict on a step may come after those behind it: no loss bounds the next
+        ones, and there is nothing to copy."""
+        return self.settings.on_spike == "ignore" and not self._copy_due(step)
+
+    def _copy_due(self, step: int) -> bool:
+        due = not self._snapshot or step - self._snapshot_step >= SNAPSHOT_STEPS
+        return due and step > 0 and self.settings.goes_back  # at step 0 there are no moments yet
+
     def _keep(self, step: int) -> None:
         """A copy of the state every so often: of weights that have just given a sound loss."""
-        due = not self._snapshot or step - self._snapshot_step >= SNAPSHOT_STEPS
-        if due and step and self.settings.goes_back:  # at step 0 there are no moments yet
+        if self._copy_due(step):
             tensors = self.state.tensors()
             self._snapshot = {
                 name: one.detach().to("cpu", copy=True) for name, one in tensors.items()

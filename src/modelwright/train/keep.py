@@ -10,6 +10,7 @@ from modelwright.tasks.catalog import Task
 from modelwright.train.shards import local
 
 Pairs = tuple[list[Tensor], list[Tensor]]
+AT_ONCE = 32  # tensors of which there are copies while an average is moved
 
 
 def pairs(averaged: nn.Module, model: nn.Module) -> Pairs:
@@ -28,12 +29,24 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def move_average(both: Pairs, decay: float, step: int) -> None:
-    """One step of an exponential average; a young one forgets faster."""
+def move_average(both: Pairs, decay: float, step: int, held: Tensor | None = None) -> None:
+    """One step of an exponential average; a young one forgets faster.
+
+    Args:
+        held: a flag on the device; where it is 1, nothing moves.
+    """
     averaged, current = both
     if any(one.dtype != other.dtype for one, other in zip(averaged, current, strict=True)):
         current = [one.to(of.dtype) for one, of in zip(current, averaged, strict=True)]
-    torch._foreach_lerp_(averaged, current, 1 - min(decay, step / (step + 9)))
+    share = 1 - min(decay, step / (step + 9))
+    if held is None:
+        torch._foreach_lerp_(averaged, current, share)
+        return
+    for begin in range(0, len(averaged), AT_ONCE):
+        own = averaged[begin : begin + AT_ONCE]
+        apart = torch._foreach_sub(current[begin : begin + AT_ONCE], own)
+        torch._foreach_mul_(apart, share * (1 - held))
+        torch._foreach_add_(own, apart)
 
 
 def was_clearly_better(seen: np.ndarray, last: Quality, task: Task) -> bool:

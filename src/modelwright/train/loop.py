@@ -1,4 +1,4 @@
-"""One training step and the loop around it, readable top to bottom.
+"""The loop around the steps of a training (train/step.py), readable top to bottom.
 
 Every step is a function of the weights, the seed and the step's number: batch, augmentation and
 dropout draw from counters, never from a stream. Resume is exact because nothing else is carried.
@@ -25,22 +25,24 @@ from modelwright.data.loader import Loader
 from modelwright.data.rows import Rows
 from modelwright.measure.quality import Quality, evaluate
 from modelwright.models.catalog import ModelSpec
+from modelwright.models.later import Later
 from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import Task
 from modelwright.train import checkpoint, state
 from modelwright.train.compiling import Compiling
 from modelwright.train.device import Batches, of_process
-from modelwright.train.gradient import Gradient, loss_of, seed_draws
+from modelwright.train.gradient import Gradient, loss_of
 from modelwright.train.guards import Guard, Signals, State, StopRequested, catch_signals
 from modelwright.train.journal import Journal, Record
 from modelwright.train.keep import copied, was_clearly_better
-from modelwright.train.optimizers import clip_, make_optimizer, prepare_step
+from modelwright.train.optimizers import make_optimizer
 from modelwright.train.out_of_memory import MicroBatch
 from modelwright.train.parallel import ALONE, World
 from modelwright.train.pipes import Pipe
 from modelwright.train.precision import LossScale, autocast
 from modelwright.train.saver import Saver
 from modelwright.train.settings import Budget, Settings
+from modelwright.train.step import AHEAD, Steps
 from modelwright.train.weights import Weights
 
 CURVE_ROWS = 2000  # valid rows looked at while training; the last evaluation takes all of them
@@ -65,21 +67,10 @@ class Trainer:
     evaluations, curve_rows = EVALUATIONS, CURVE_ROWS
 
     def __init__(
-        self,
-        model: nn.Module,
-        spec: ModelSpec,
-        task: Task,
-        train: Rows,
-        valid: Rows,
-        settings: Settings,
-        budget: Budget,
-        folder: Path,
-        *,
-        metrics: Path | None = None,
-        record: Record | None = None,
-        asked: Path | None = None,
-        world: World = ALONE,
-    ) -> None:
+        self, model: nn.Module | Later, spec: ModelSpec, task: Task, train: Rows, valid: Rows,
+        settings: Settings, budget: Budget, folder: Path, *, metrics: Path | None = None,
+        record: Record | None = None, asked: Path | None = None, world: World = ALONE,
+    ) -> None:  # fmt: skip
         keep_freed_memory()
         self.settings, self.budget, self.folder, self.world = settings, budget, folder, world
         record, metrics = record or Record(), metrics if world.first else None
@@ -91,13 +82,9 @@ class Trainer:
         self.weights = weights = Weights(model, settings, self.device, world)
         self.model, self.averaged, self.result = weights.model, weights.averaged, weights.result
         self.optimizer = make_optimizer(
-            self.model,
-            settings.optimizer,
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            cautious=settings.cautious,
-            seed=settings.seed,
-        )
+            self.model, settings.optimizer, learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay, cautious=settings.cautious, seed=settings.seed,
+        )  # fmt: skip
         self.micro = MicroBatch(
             settings, self.model, folder, whole=task.whole_batches, planned=record.planned,
             note=self.journal.note, world=world,
@@ -105,16 +92,18 @@ class Trainer:
         held = State(self.model, self.averaged, self.optimizer)
         self.guard = Guard(settings, held, self.journal.note)
         self._loss = loss_of(task, settings.label_smoothing)
-        self.step, self.elapsed, self.evaluation_seconds = 0, 0.0, 0.0
-        self.looked_s = 0.0  # at valid, by this process
-        self.loss, self.grad_norm, self.went_back = 0.0, 0.0, False  # the norm is unclipped
+        self.scale = LossScale(settings.precision == "16-mixed")
+        self.steps = Steps(
+            settings, weights, self.optimizer, self.guard, self.scale, self.micro, world
+        )
+        self.elapsed, self.evaluation_seconds = 0.0, 0.0
+        self.looked_s, self.went_back = 0.0, False  # looked at valid, by this process
         self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid metric
         self._saved_step, self._saved_looks = 0, 0
         self._saved_at, self._evaluated_at = 0.0, 0.0
         self.best_value: float | None = None  # of the metric, at the looks while training
         self._best: dict[str, Tensor] = {}  # the averaged weights then
         self._seen: np.ndarray | None = None  # what each row added to the metric then
-        self.scale = LossScale(settings.precision == "16-mixed")
         make = Pipe if world.layout.pipeline > 1 else Gradient
         self._gradient: Gradient = make(
             self.model, self._loss, task.weight, micro_batch_size=settings.micro_batch_size,
@@ -128,63 +117,45 @@ class Trainer:
 
     def _begin(self, train: Rows) -> None:
         """Make what steps are made from."""
+        settings, spec = self.settings, self.spec
         self.loader = Loader(
-            train,
-            batch_size=self.settings.batch_size,
-            seed=self.settings.seed,
-            augment=self.settings.augment,
-            num_classes=self.spec.outputs.get("num_classes"),
-            rate=self.spec.inputs.get("rate"),
-            batch_steps=self.settings.batch_warmup_steps,
-            window_steps=self.settings.window_warmup_steps,
-        )
+            train, batch_size=settings.batch_size, seed=settings.seed, augment=settings.augment,
+            num_classes=spec.outputs.get("num_classes"), rate=spec.inputs.get("rate"),
+            batch_steps=settings.batch_warmup_steps, window_steps=settings.window_warmup_steps,
+        )  # fmt: skip
         part, parts = self.world.reader, self.world.layout.readers
-        self._batches = Batches(self.loader, self.settings.device, part, parts)
+        self._batches = Batches(self.loader, settings.device, part, parts)
 
     # one step
 
     def train_step(self) -> float:
-        """Forward, backward, update; gives the mean loss of the batch, in nats."""
-        settings = self.settings
+        """Forward, backward, update; gives the mean loss of the last batch that is known, in nats:
+        of this one, unless steps are handed over ahead of that (train/step.py)."""
+        self.steps.begin()
         progress = self.budget.progress(self.step, self.elapsed)
-        rate, share = settings.rate(self.step, progress), settings.decay_share(progress)
-        prepare_step(self.optimizer, self.step, learning_rate=rate, decay_share=share)
-        if not self.model.training:
-            self.model.train()
+        # its rows are here before others wait for this process
+        self.steps.take(self._passes(progress), progress)
+        return self.steps.last.loss
 
-        passes = self._passes(progress)  # its rows are here before others wait for this process
-
-        def gradient() -> float:
-            # dropout's draw: one alone has the first process's
-            seed_draws(settings.seed * 1_000_003 + self.step + (self.world.draw << 40))
-            return passes()
-
-        loss = self.world.total(self.micro.fitting(gradient, f"in step {self.step}"))
-        with self.micro.enough(f"behind the gradient of step {self.step}"):
-            self.world.add_up(self.model)
-            total = functools.partial(self.world.total_of_blocks, self.model)
-            self.scale.unscale(self.model.parameters())
-            self.grad_norm = clip_(self.model.parameters(), settings.clip_norm, total)
-            sound = not self.scale.overflowed(loss, self.grad_norm) and self.guard.passes(
-                loss, self.grad_norm, self.step, rate
-            )
-            if sound:
-                self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        if sound:
-            self.weights.move(self.step)
-        return loss
-
-    def _passes(self, progress: float) -> Callable[[], float]:
+    def _passes(self, progress: float) -> Callable[[], Tensor]:
         """What puts the gradient of this step's batch into the parameters, and gives its loss."""
         batch = self._batches(self.step)
 
-        def passes() -> float:
+        def passes() -> Tensor:
             self._gradient.micro_batch_size = self.micro.size * self.loader.window_parts(self.step)
             return self._gradient(batch)
 
         return passes
+
+    @property
+    def step(self) -> int:
+        """The number of the next one; of those taken so far."""
+        return self.steps.number
+
+    @property
+    def grad_norm(self) -> float:
+        """Of the last gradient that is known, before it was clipped."""
+        return self.steps.last.grad_norm
 
     @property
     def cycle(self) -> int:
@@ -213,39 +184,69 @@ class Trainer:
         self.journal.begin(title, first_step, first_elapsed)
         started = time.perf_counter() - self.elapsed
         with catch_signals() as signals:
-            while not self._spent(limit, first_step, first_elapsed):
+            hear = functools.partial(self._hear, signals, started, title)
+            while not self._over(limit, first_step, first_elapsed):
                 try:
                     self.world.at(self.step)
                     if until is None and self.compiling.due(self.step - first_step):
                         pace_s = (self.elapsed - first_elapsed) / max(1, self.step - first_step)
                         left_s = self.budget.seconds_left(self.step, self.elapsed, pace_s)
                         self.compiling.settle(self._batches(self.step), left_s)
-                    self.loss = self.train_step()
+                    self.steps.ahead = AHEAD[self.device.type]
+                    self.train_step()
                 except Exception:
                     self._saver.wait()  # what was good before the step is kept
                     raise
-                self.elapsed = self.world.told(time.perf_counter() - started)
-                self.journal.step(
-                    limit,
-                    self.step,
-                    self.elapsed,
-                    loss=self.loss,
-                    learning_rate=self.optimizer.param_groups[0]["lr"],
-                    observed=self._observed(),
-                )
+                asked, busy = hear(), False
+                self._note_steps(limit)
                 progress = self.budget.progress(self.step, self.elapsed)
                 if until is None and progress - self._evaluated_at >= 1 / self.evaluations:
                     self._evaluated_at = progress
                     if progress < 1 - 0.5 / self.evaluations:
+                        busy = True
                         self._look()
-                self._stop_if_asked(signals, title)
                 self._saver.check()
                 if self._save_due():
+                    busy = True
                     self.save(wait=False)
-                if self.world.told(float(self._asked is not None and self._asked.exists())):
+                if asked:
+                    busy = True
                     self._save_as_asked(title)
-                self.elapsed = self.world.told(time.perf_counter() - started)
-            self._stop_if_asked(signals, title)  # it came with the last step
+                if busy:
+                    hear()
+            self._note_steps(limit)
+            self.steps.ahead = 0
+            hear()  # a signal came with the last step
+
+    def _hear(self, signals: Signals, started: float, title: str) -> bool:
+        """Agree on the time, and on what people and schedulers want; gives whether a checkpoint is
+        asked for.
+
+        Raises: StopRequested if a signal came, to any process.
+        """
+        there = self._asked is not None and self._asked.exists()
+        told = (time.perf_counter() - started, float(there))
+        self.elapsed, asked, received = self.world.heard(told, [float(signals.received or 0)])
+        if received:
+            self._stop(int(received), title)
+        return bool(asked)
+
+    def _note_steps(self, limit: Budget) -> None:
+        """In the curves, and for who watches: what came of the last steps."""
+        while self.steps.known:
+            one = self.steps.known.popleft()
+            self.journal.step(
+                limit, one.number + 1, self.elapsed, loss=one.loss,
+                learning_rate=one.learning_rate,
+                observed={**self._observed(), "grad_norm": one.grad_norm},
+            )  # fmt: skip
+
+    def _over(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:
+        """Whether the budget is spent, and no step of it has to be taken again."""
+        if self._spent(limit, first_step, first_elapsed):
+            self.steps.look_back()
+            return self._spent(limit, first_step, first_elapsed)
+        return False
 
     def evaluate(self, rows: int | None = None, *, thorough: bool = True) -> Quality:
         """Metrics of the averaged weights on (the first `rows` of) the valid part; those of one
@@ -270,6 +271,7 @@ class Trainer:
 
     def _look(self) -> None:
         """The first process judges the weights of now; if none were better, they are saved."""
+        self.steps.look_back()
         before = self._best
         self.weights.gather()
         if self.world.first:
@@ -311,7 +313,8 @@ class Trainer:
         if values:
             self.journal.write(self.step, self.elapsed, values)
         self.save()
-        self.result.to("cpu")  # from here on it is handed over
+        if self.world.first:
+            self.result.to("cpu")  # from here on it is handed over
         return values
 
     def _chosen(self, found: Quality) -> Quality:
@@ -344,6 +347,7 @@ class Trainer:
             wait: until it is on the disk; if not, the loop goes on as soon as the state is copied.
         Raises: StorageError if this save failed, or the one before.
         """
+        self.steps.look_back()
         saved = (self._saved_step, self._saved_looks) == (self.step, len(self.looks))
         if not saved or best or self._saver.failed:
             self._saver.begin(
@@ -379,12 +383,8 @@ class Trainer:
             self._asked.unlink(missing_ok=True)
         say(f"{title}: step {self.step} is saved, as {self._asked.name} asked")
 
-    def _stop_if_asked(self, signals: Signals, title: str) -> None:
-        """If a signal came, to any process: save within the time of grace, and stop; if there was
-        too little, say so."""
-        received = self.world.largest(int(signals.received or 0))
-        if not received:
-            return
+    def _stop(self, received: int, title: str) -> None:
+        """Save within the time of grace, and stop; if there was too little, say so."""
         grace = self.settings.grace_seconds
         saved = self._saver.within(grace, self.world, lambda: self.save(wait=False))
         found = "is saved" if saved else f"could not be saved in train.grace_seconds: {grace:g}"
@@ -403,7 +403,7 @@ class Trainer:
         )  # fmt: skip
         checkpoint.restore(record, tensors)
         self._best = state.part("best", tensors)
-        self.step, self.elapsed = int(record["step"]), float(position["elapsed"])
+        self.steps.number, self.elapsed = int(record["step"]), float(position["elapsed"])
         self.evaluation_seconds = float(position["evaluation_seconds"])
         self._evaluated_at = float(position["evaluated_at"])
         self.best_value = position["best_value"]
@@ -441,7 +441,7 @@ class Trainer:
 
     def _observed(self) -> dict[str, float]:
         """What else the curves show."""
-        return {"grad_norm": self.grad_norm, **self.scale.observed()}
+        return self.scale.observed()
 
 
 def _named(found: Quality) -> dict[str, float]:

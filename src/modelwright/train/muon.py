@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modelwright.train.shards import local
+
 MOMENTUM = 0.95
 ROUNDS, COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)  # of Jordan et al.
 RMS_OF_ADAMW = 0.2  # arXiv:2502.16982, section 2.2: steps as large as AdamW's
@@ -23,7 +25,12 @@ class Muon(torch.optim.Optimizer):
     Args:
         params: matrices, or groups of them.
         learning_rate: as AdamW's, whatever the shape.
+
+    found_inf: a flag on the device; where it is 1, a step changes nothing (optimizers.hold_back).
     """
+
+    _step_supports_amp_scaling = True  # what torch's own say if they look at that flag
+    found_inf: Tensor | None = None
 
     def __init__(self, params: Any, learning_rate: float, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": learning_rate, "weight_decay": weight_decay})
@@ -38,10 +45,15 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[matrix]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(matrix.grad)
+                changed = [local(matrix), local(state["momentum_buffer"])]
+                flag = self.found_inf
+                before = [] if flag is None else [one.clone() for one in changed]
                 momentum = state["momentum_buffer"].lerp_(matrix.grad, 1 - MOMENTUM)
                 update = orthogonal_update(matrix.grad.lerp(momentum, MOMENTUM))
                 matrix.mul_(1 - rate * decay)
                 matrix.add_(update, alpha=-rate * RMS_OF_ADAMW * math.sqrt(max(matrix.shape)))
+                for one, old in zip(changed, before, strict=False):
+                    one.copy_(torch.where(flag > 0, old, one))  # type: ignore[operator, arg-type]
 
 
 def orthogonal_update(update: Tensor) -> Tensor:

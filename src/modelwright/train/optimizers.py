@@ -3,7 +3,6 @@
 To add an optimizer: a row here, and its name among the recipe's choices (core/recipe.py).
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -201,10 +200,33 @@ def state_bytes(model: nn.Module, name: OptimizerName) -> int:
     )
 
 
+def can_hold_back(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether `hold_back` reaches all of it: torch's fused steps, and Muon's."""
+    return all(hasattr(one, "_step_supports_amp_scaling") for one in _single(optimizer))
+
+
+def hold_back(optimizer: torch.optim.Optimizer, flag: Tensor | None) -> None:
+    """Let coming steps leave weights and moments as they are where the flag is 1; the host need not
+    know. None lets all of them pass.
+
+    It is what torch.amp.GradScaler asks of an optimizer, under the same names.
+    """
+    for one in _single(optimizer):
+        one.found_inf = flag  # type: ignore[attr-defined]
+
+
+def _single(optimizer: torch.optim.Optimizer) -> Sequence[torch.optim.Optimizer]:
+    """Those that move weights themselves."""
+    inner = optimizer.inner if isinstance(optimizer, Rounding) else optimizer
+    return inner.parts if isinstance(inner, Several) else [inner]
+
+
 def clip_(
-    parameters: Iterable[Tensor], max_norm: float, total: Callable[[float], float] = lambda one: one
-) -> float:
-    """Scale the whole gradient down to `max_norm` where it is longer; gives its length before.
+    parameters: Iterable[Tensor], max_norm: float,
+    total: Callable[[Tensor], Tensor] = lambda one: one,
+) -> Tensor:  # fmt: skip
+    """Scale the whole gradient down to `max_norm` where it is longer; gives its length before,
+    float64 (), which nobody has waited for.
 
     Of parameters in shards (DTensor) it is the length of the whole, the same in every process. A
     length that is no number scales nothing: who calls sees it, and what made it stays to be found.
@@ -215,20 +237,23 @@ def clip_(
     Source: Pascanu et al. 2012, arXiv:1211.5063, section 3.2.
     """
     learned = [parameter for parameter in parameters if parameter.grad is not None]
-    length = math.sqrt(total(squared_norm(learned)))
-    if max_norm and math.isfinite(length):
+    length = total(squared_norm(learned)).sqrt()
+    if max_norm:
+        finite = torch.where(length.isfinite(), length, 0.0).float()
         for part in _by_mesh(learned):
-            nn.utils.clip_grads_with_norm_(part, max_norm, torch.tensor(length))
+            nn.utils.clip_grads_with_norm_(part, max_norm, finite)
     return length
 
 
-def squared_norm(parameters: Iterable[Tensor]) -> float:
-    """Of their gradients; of shards the whole's, the same in every process."""
-    squared = 0.0
+def squared_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """Of their gradients, float64 (); of shards the whole's, the same in every process."""
+    norms = []
     for part in _by_mesh(parameters):
         norm = nn.utils.get_total_norm([one.grad for one in part if one.grad is not None])
-        squared += float(getattr(norm, "full_tensor", lambda norm=norm: norm)()) ** 2
-    return squared
+        norms.append(torch.as_tensor(getattr(norm, "full_tensor", lambda norm=norm: norm)()))
+    if not norms:
+        return torch.zeros((), dtype=torch.float64)
+    return torch.stack(norms).double().square().sum()
 
 
 def _by_mesh(parameters: Iterable[Tensor]) -> list[list[Tensor]]:

@@ -3,17 +3,21 @@
 A step is tried again with half the rows in each pass through the model, and the gradient is still
 that of the whole batch. Of several processes whose passes wait for no other (plain data parallel)
 all are asked behind every try, before gradients travel, and all go on with the same smaller size.
-Where passes need the others (pieces of parameters, batch norms over all rows), these can't be asked
-while they wait: all stop, and the next start takes the smaller size, be it a person's or the
-launcher's. What this cannot reach is a kill by the system: on Linux memory is often promised first
-and refused by SIGKILL; then the newest checkpoint is where training goes on.
+
+Where passes need the others (pieces of parameters, cut matrices, dealt out blocks or places, batch
+norms over all rows), these can't be asked: they wait for what the short process was about to send,
+and a collective that one has left can't be taken back, by gloo nor by NCCL, without making all
+groups anew, which the laid out model holds on to. So all stop, with the same words, and the next
+start takes the smaller size, be it a person's or the launcher's. What this cannot reach is a kill
+by the system: on Linux memory is often promised first and refused by SIGKILL; then the newest
+checkpoint is where training goes on.
 """
 
 import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -64,7 +68,8 @@ class MicroBatch:
     Args:
         folder: of the training, where a smaller size is left for the next start.
         whole: rows of a batch are compared with each other: it cannot be split.
-        planned: what the plan predicted, in words; empty where there was no plan.
+        planned: what the plan predicted, in words; empty where there was no plan. The first process
+            knows it.
         note: told what was done differently, in a sentence.
         world: the processes that train together.
 
@@ -83,7 +88,7 @@ class MicroBatch:
         world: World = ALONE,
     ) -> None:
         self.batch_size, self.model, self.world = settings.batch_size, model, world
-        self.whole, self.planned, self.note = whole, planned, note
+        self.whole, self.planned, self.note = whole, world.told_text(planned), note
         pieces, pipeline = world.layout.readers, world.layout.pipeline
         if pipeline > 1:
             pieces *= PIECES * pipeline
@@ -101,7 +106,8 @@ class MicroBatch:
 
     def take_up(self, asked: int) -> None:
         """Go on with what a checkpoint says, or with a smaller size that was left since then."""
-        left = json.loads(self._left.read_bytes()) if self._left.is_file() else asked
+        found = self._found()
+        left = asked if found is None else int(found["micro_batch_size"])
         known, self.asked = self.asked, min(asked, left)
         if self.asked == left < min(asked, self.rows) and known != left:
             self.note(f"memory ended with more rows at once: train.micro_batch_size is {left} now")
@@ -123,6 +129,7 @@ class MicroBatch:
                 found = act()
             except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is the former
                 if not out_of_memory(error):
+                    self._stop_as_others_do(error)
                     raise
                 short = _first_line(error)
             # from here on no traceback holds the tensors of the try
@@ -132,6 +139,19 @@ class MicroBatch:
                 return found  # type: ignore[return-value]
             found = None
             self._halve(short, doing, stop=together and self.world.size > 1 and not asked)
+
+    def _found(self) -> dict[str, Any] | None:
+        """What one process left behind that had too little memory."""
+        return json.loads(self._left.read_bytes()) if self._left.is_file() else None
+
+    def _stop_as_others_do(self, error: Exception) -> None:
+        """
+        Raises: TrainingFailed if this error comes of another process's lack of memory: the words
+            that it has left since this one began.
+        """
+        found = self._found() if self.world.size > 1 else None
+        if found is not None and int(found["micro_batch_size"]) < self.asked:
+            raise _stopped(str(found["why"]), int(found["micro_batch_size"])) from error
 
     @contextlib.contextmanager
     def enough(self, doing: str) -> Iterator[None]:
@@ -143,6 +163,7 @@ class MicroBatch:
             yield
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
+                self._stop_as_others_do(error)
                 raise
             raise exhausted(self._told(doing, _first_line(error))) from error
 
@@ -160,13 +181,9 @@ class MicroBatch:
         if not size:
             raise exhausted(what, self.whole)
         if stop:
-            write_json(self._left, size)
-            raise TrainingFailed(
-                f"train: rank {self.world.rank}: {what}",
-                expected="memory for the passes of every process",
-                repair="run the same command again: it goes on from the newest checkpoint with "
-                f"train.micro_batch_size {size}, and the same batch",
-            )
+            what = f"rank {self.world.rank}: {what}"
+            write_json(self._left, {"micro_batch_size": size, "why": what})
+            raise _stopped(what, size)
         if self._shrunk:  # the plan's words were in the first note
             what = what.removesuffix(f"; {self.planned}")
         self.asked, self._shrunk = size, True
@@ -176,6 +193,15 @@ class MicroBatch:
             f"the batch stays at {self.batch_size}"
             + (", but batch norm now sees groups of that size" if norm else "")
         )
+
+
+def _stopped(what: str, size: int) -> TrainingFailed:
+    return TrainingFailed(
+        f"train: {what}",
+        expected="memory for the passes of every process",
+        repair="run the same command again, as torchrun --max-restarts does by itself: it goes on "
+        f"from the newest checkpoint with train.micro_batch_size {size}, and the same batch",
+    )
 
 
 def exhausted(what: str, whole: bool = False) -> TrainingFailed:

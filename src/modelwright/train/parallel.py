@@ -1,8 +1,8 @@
 """Which processes train together, and how a model lies on them; launch.py says who they are.
 
-A row of a step's batch is the same whoever makes it (data/loader.py), so every process makes its own
-and nothing has to be dealt out; the loss is the mean over the whole batch in every layout. Five ways
-to spread, and their products:
+A row of a step's batch is the same whoever makes it (data/loader.py), so every process makes its
+own, and nothing has to be dealt out; the loss is the mean over the whole batch in every layout.
+Five ways to spread, and their products:
 
 - data: each process has the whole model and some of the rows. Gradients are added up behind all
   passes, and not within the last one as torch's DDP does: memory that ends in one process can then
@@ -21,7 +21,7 @@ import contextlib
 import copy
 import datetime
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -39,6 +39,7 @@ from modelwright.core.files import make_folder
 from modelwright.core.progress import hush
 from modelwright.core.recipe import WHOLE_BATCHES, Layout
 from modelwright.data.loader import Batch
+from modelwright.train.buckets import sum_together
 from modelwright.train.launch import Place, break_off, meeting_place, place_of
 from modelwright.train.optimizers import squared_norm
 from modelwright.train.places import Places, deal_places, deals_targets, own_targets
@@ -56,7 +57,6 @@ Result = TypeVar("Result")
 AXES = ("pipeline", "data", "context", "sharded", "tensor")
 # for the gate and the plan, and the most that train.stuck_minutes can be: a week hangs in gloo
 WAIT = datetime.timedelta(days=1)
-BUCKET_BYTES = 25 * 2**20  # of gradients that travel at once; as torch's DDP has it
 
 
 class Left(ModelwrightError):
@@ -122,7 +122,7 @@ class World:
         self.patient: dist.ProcessGroup | None = None  # who waits for the first to gate and plan
         self.mesh: DeviceMesh | None = None
         self._same: DeviceMesh | None = None  # those with the same parameters
-        self._readers: DeviceMesh | None = None  # those with other rows
+        self.readers: dist.ProcessGroup | None = None  # those that make a batch's rows together
         self.dealt: Dealt | None = None  # the blocks of a pipeline
         self.places: Places | None = None  # of what is dealt out by places, with their targets
 
@@ -136,7 +136,7 @@ class World:
             degrees = tuple(self.layout.degrees[axis] for axis in AXES)
             self.mesh = init_device_mesh(device, degrees, mesh_dim_names=AXES)
             self._same = self.mesh["data", "context"]._flatten("same")
-            self._readers = self.mesh["data", "sharded"]._flatten("readers")
+            self.readers = self.mesh["data", "sharded"]._flatten("readers").get_group()
 
     @contextlib.contextmanager
     def watched(self, folder: Path, minutes: float) -> Iterator[None]:
@@ -177,6 +177,16 @@ class World:
         dist.broadcast(number, 0, group=self.patient if patient else None)
         return float(number.item())
 
+    def heard(self, told: Sequence[float], seen: Sequence[float]) -> list[float]:
+        """In one message, the first process's numbers and the largest that any has seen, for all;
+        none is below 0."""
+        if self.size == 1:
+            return [*told, *seen]
+        own = told if self.first else [0.0] * len(told)
+        numbers = torch.tensor([*own, *seen], dtype=torch.float64)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        return list(numbers.tolist())
+
     def told_text(self, text: str) -> str:
         """The same of a text."""
         if self.size == 1:
@@ -189,16 +199,16 @@ class World:
             dist.broadcast(letters, 0)
         return letters.numpy().tobytes().decode()
 
-    def total(self, loss: float) -> float:
+    def total(self, loss: Tensor) -> Tensor:
         """The sum of every process's share of the batch's loss; rows that several share count
         once."""
         if self.size == 1:
             return loss
-        number = torch.tensor([loss * self.shares / self.size], dtype=torch.float64)
+        number = loss * self.shares / self.size
         dist.all_reduce(number)
-        return float(number.item())
+        return number
 
-    def total_of_blocks(self, model: nn.Module, squared: float) -> float:
+    def total_of_blocks(self, model: nn.Module, squared: Tensor) -> Tensor:
         """The gradient's squared length, with that of blocks that others have, equal in all.
 
         squared: this process's own.
@@ -206,10 +216,9 @@ class World:
         if self.dealt is None:
             return squared
         homes, named = self.dealt.homes, list(model.named_parameters())
-        own = squared_norm(value for name, value in named if name in homes)
-        every = torch.tensor([own], dtype=torch.float64)
+        every = squared_norm(value for name, value in named if name in homes).to(squared.device)
         dist.all_reduce(every, group=self.dealt.group)
-        return squared_norm(v for name, v in named if name not in homes) + float(every.item())
+        return squared_norm(v for name, v in named if name not in homes) + every
 
     def all(self, so: bool) -> bool:
         """Whether every process says so."""
@@ -313,7 +322,7 @@ class World:
         if degrees.pipeline > 1:
             group = self.mesh.get_group("pipeline")
             self.dealt = deal_blocks(model, group, degrees.virtual_pipeline)
-        if degrees.readers > 1:
+        if self.readers is not None and degrees.readers > 1:
             synchronize_batch_norms(model, self.readers)
         if degrees.tensor > 1:
             cut_matrices(model, self.mesh["tensor"])
@@ -331,6 +340,11 @@ class World:
         degrees = self.layout
         return degrees.sharded > 1 or degrees.tensor > 1
 
+    @property
+    def parts(self) -> bool:
+        """Whether a process holds a part of the model alone."""
+        return self.cut or self.layout.pipeline > 1
+
     def passing(self, model: nn.Module, *, last: bool) -> None:
         """Before one of several passes of a step: gradients of pieces travel with the last one."""
         if self.cut:
@@ -346,13 +360,7 @@ class World:
         has happened already."""
         if self.mesh is None or self.cut or self.copies == 1:
             return
-        for bucket in buckets([one.grad for one in model.parameters() if one.grad is not None]):
-            together = torch.cat([one.reshape(-1) for one in bucket])
-            dist.all_reduce(together, group=self.same)
-            begin = 0
-            for one in bucket:
-                one.copy_(together[begin : begin + one.numel()].view_as(one))
-                begin += one.numel()
+        sum_together([one.grad for one in model.parameters() if one.grad is not None], self.same)
 
     @property
     def shares(self) -> int:
@@ -372,25 +380,25 @@ class World:
         return self._same.get_group()
 
     @property
-    def readers(self) -> dist.ProcessGroup:
-        """The processes that make a batch's rows together."""
-        assert self._readers is not None
-        return self._readers.get_group()
-
-    @property
     def copies(self) -> int:
         """How many they are."""
         return self.layout.data * self.layout.context
 
+    def each_whole(self, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Pieces put together, one tensor after the other, in every process."""
+        device = next(iter(state.values())).device
+        for name in state if self.dealt is None else self.dealt.shapes:
+            value = state.get(name)
+            if isinstance(value, DTensor):
+                value = value.full_tensor()
+            if self.dealt is not None:
+                value = self.dealt.send(name, value, device)
+            assert value is not None
+            yield name, value
+
     def whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Pieces put together, in every process."""
-        found = {
-            name: value.full_tensor() if isinstance(value, DTensor) else value
-            for name, value in state.items()
-        }
-        if self.dealt is not None:
-            self.dealt.exchange(found)
-        return found
+        """All of them at once."""
+        return dict(self.each_whole(state))
 
 
 ALONE = World(Place())
@@ -438,16 +446,3 @@ def imagined(layout: Layout | None) -> Iterator[World]:
         yield world
     finally:
         dist.destroy_process_group()
-
-
-def buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    """As many together as BUCKET_BYTES hold, of one dtype; in order but for that."""
-    bucket: list[Tensor] = []
-    for one in sorted(gradients, key=lambda one: str(one.dtype)):
-        size = sum(other.nbytes for other in bucket) + one.nbytes
-        if bucket and (size > BUCKET_BYTES or one.dtype != bucket[0].dtype):
-            yield bucket
-            bucket = []
-        bucket.append(one)
-    if bucket:
-        yield bucket

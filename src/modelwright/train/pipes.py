@@ -47,7 +47,7 @@ class Pipe(Gradient):
         self._batch: Batch | None = None
         self._whole = torch.tensor(0)  # its weight
 
-    def __call__(self, batch: Batch) -> float:
+    def __call__(self, batch: Batch) -> Tensor:
         """Gives this process's share of the batch's loss, of its rows alone."""
         own, self._batch = self._world.placed(batch).to(self._device), batch
         self._whole = self._world.of_all_rows(self._weight(batch.targets))
@@ -61,8 +61,10 @@ class Pipe(Gradient):
             told |= {"target": targets, "losses": losses}
         self._schedule(columns).step(**told, return_outputs=False)
         self._sum_gradients()
-        total = sum(float(value.item()) for value in losses) / self._enlarged
-        return total * self._world.layout.pipeline  # the others of the pipeline have none
+        if not losses:  # that is the last process's of the pipeline
+            return torch.zeros((), dtype=torch.float64, device=self._device)
+        total = torch.stack(losses).detach().double().sum() / self._enlarged
+        return total * self._world.layout.pipeline
 
     def _schedule(self, columns: dict[str, Tensor]) -> Schedule:
         """For batches of those shapes; the first one of a shape finds those in between."""
@@ -88,7 +90,7 @@ class Pipe(Gradient):
         assert self._batch is not None
         own, mixed = (targets, None) if self._batch.targets_mixed is None else targets.unbind(1)
         piece = Batch({}, own, mixed, self._batch.mix)
-        return self._enlarged * self._share(outputs, piece, self._whole)
+        return self._enlarged * self._share(outputs, piece, self._weight(own), self._whole)
 
     def _sum_gradients(self) -> None:
         """Of what every process of the pipeline has, over those; World.add_up does the rest."""

@@ -174,10 +174,16 @@ class LossScale:
         if not math.isfinite(norm) and self.factor > LEAST_SCALE:
             self.factor, self._good, self.skipped = self.factor / 2, 0, self.skipped + 1
             return True
+        self.count()
+        return False
+
+    def count(self) -> None:
+        """A step without an overflow."""
+        if not self.on:
+            return
         self._good += 1
         if self._good == GROWS_AFTER:
             self.factor, self._good = self.factor * 2, 0
-        return False
 
     def observed(self) -> dict[str, float]:
         """What curves show of it."""

@@ -200,12 +200,12 @@ class Learner(Trainer):
     def examples_before(self, step: int) -> int:
         return step * self.settings.batch_size
 
-    def _passes(self, progress: float) -> Callable[[], float]:
-        def passes() -> float:
+    def _passes(self, progress: float) -> Callable[[], Tensor]:
+        def passes() -> Tensor:
             with autocast(self.settings.precision):
                 value = self.algorithm.loss(self.model, self.averaged, self.step, progress)
             value.backward()  # type: ignore[no-untyped-call]
-            return float(value.item())
+            return value.detach().double()
 
         return passes
 

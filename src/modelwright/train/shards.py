@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from modelwright.core.errors import Unsupported
 
@@ -74,6 +74,22 @@ def piece_of(name: str, tensor: Tensor) -> Piece:
     if len(chunks) != 1 or tuple(chunks[0].sizes) != tuple(own.shape):
         raise Unsupported(f"a checkpoint cannot hold {name}: a rank has several parts of it")
     return Piece(shape, tuple(chunks[0].offsets), own)
+
+
+@torch.no_grad()
+def fill(model: nn.Module, name: str, whole: Tensor) -> None:
+    """Give this rank's piece of a parameter or buffer its values, if the model has one of that
+    name."""
+    owner, _, own = name.rpartition(".")
+    try:
+        module = model.get_submodule(owner)
+    except AttributeError:  # of a block that another has
+        return
+    found = getattr(module, own, None)
+    if isinstance(found, Tensor):
+        piece = piece_of(name, found)
+        end = [start + size for start, size in zip(piece.offsets, piece.values.shape, strict=True)]
+        piece.values.copy_(whole[_within(list(piece.offsets), end, (0,) * whole.ndim)])
 
 
 def require_whole(name: str, boxes: Sequence[Mapping[str, Any]]) -> None:

@@ -43,17 +43,16 @@ class Dealt:
     homes: dict[str, int]
     shapes: dict[str, tuple[torch.Size, torch.dtype]]
 
-    def exchange(self, found: dict[str, Tensor]) -> None:
-        """Add to what this process has what the others have, in all of them."""
-        device = next(iter(found.values())).device
-        for name, home in self.homes.items():
+    def send(self, name: str, value: Tensor | None, device: torch.device) -> Tensor:
+        """What one process has alone, from that one to all of them; what all have stays."""
+        if name in self.homes:
             shape, dtype = self.shapes[name]
-            value = found.get(name)
             if value is None:
                 value = torch.empty(shape, dtype=dtype, device=device)
             value = value.contiguous()
-            dist.broadcast(value, group=self.group, group_src=home)
-            found[name] = value
+            dist.broadcast(value, group=self.group, group_src=self.homes[name])
+        assert value is not None
+        return value
 
 
 def deal_blocks(model: nn.Module, group: dist.ProcessGroup, stretches: int) -> Dealt:

@@ -57,14 +57,18 @@ def make_room(
         **_named("average", average),
         **_named("optimizer", _optimizer_room(model, optimizer, record)),
     }
-    more, snapshot = room_for(record, "more."), f"more.{SNAPSHOT}"
+    more, snapshot = room_for(record, "more.", "meta"), f"more.{SNAPSHOT}"
     copied = {
         f"{snapshot}{name}": torch.empty_like(value)
         for name, value in found.items()
         if f"{snapshot}{name}" in more
     }
-    rest = {name: value for name, value in more.items() if not name.startswith(snapshot)}
-    return {**found, **(room_for(record, "best.") if first else {}), **copied, **rest}
+    whole = {name: value for name, value in more.items() if not name.startswith(snapshot)}
+    whole |= room_for(record, "best.", "meta") if first else {}
+    return {
+        **found, **copied,
+        **{name: torch.empty_like(value, device="cpu") for name, value in whole.items()},
+    }  # fmt: skip
 
 
 def part(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -100,7 +104,7 @@ def _optimizer_room(
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
-    for whole, saved in room_for(record, "optimizer.").items():
+    for whole, saved in room_for(record, "optimizer.", "meta").items():
         name, _, key = whole.removeprefix("optimizer.").rpartition(".")
         if name not in parameters:
             continue  # restoring refuses what nothing takes
@@ -108,7 +112,8 @@ def _optimizer_room(
         if saved.shape == parameter.shape:
             value = torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False)
         else:  # a count of steps: torch keeps it on the CPU unless the step is one kernel
-            value = saved.to(parameter.device if fused[id(parameter)] else "cpu")
+            where = parameter.device if fused[id(parameter)] else "cpu"
+            value = torch.empty_like(saved, device=where)
         optimizer.state[parameter][key] = value
         room[f"{name}.{key}"] = value
     return room
