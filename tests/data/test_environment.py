@@ -55,10 +55,10 @@ def test_what_is_learned_comes_from_bounds_and_random_play():
 def test_a_window_holds_the_last_observations():
     """The first observation fills the window; each further one goes behind the others."""
     worlds = Environments("CartPole-v1", 1, 3)
-    worlds.start(0, 5)
+    worlds.start([5])
     first = worlds.observations[0, -1].copy()
     assert (worlds.observations[0] == first).all()
-    worlds.step(0, 1)
+    worlds.step(np.array([1]))
 
     assert (worlds.observations[0, :2] == first).all()
     assert (worlds.observations[0, 2] != first).any()
@@ -69,12 +69,41 @@ def test_an_episode_is_a_function_of_seed_and_actions():
     found = []
     worlds = Environments("Acrobot-v1", 1, 1)
     for _ in range(2):
-        worlds.start(0, 7)
-        steps = [worlds.step(0, place % 3) for place in range(50)]
+        worlds.start([7])
+        steps = [worlds.step(np.array([place % 3])) for place in range(50)]
         found.append((steps, worlds.observations.copy()))
 
     assert found[0][0] == found[1][0]
     assert np.array_equal(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "FrozenLake-v1", "Blackjack-v1"])
+def test_stepped_together_they_are_plain_environments(env_id):
+    """Several at once see, earn and end as each alone in gymnasium's own loop, whatever kind of
+    observation it is; one that is over shows its last observation until it is started again."""
+    worlds, space = Environments(env_id, 3, 1), create(env_id).observation_space
+    alone = [create(env_id) for _ in range(3)]
+    draw, ends = np.random.default_rng(0), 0
+    worlds.start([0, 1, 2])
+    seen = [one.reset(seed=place)[0] for place, one in enumerate(alone)]
+    for turn in range(60):
+        actions = draw.integers(alone[0].action_space.n, size=3)
+        told = [one.step(int(action)) for one, action in zip(alone, actions, strict=True)]
+        rewards, ended, cut = worlds.step(actions)
+        seen = [gymnasium.spaces.flatten(space, one[0]) for one in told]
+
+        assert np.array_equal(np.stack(seen).astype(np.float32), worlds.observations[:, -1])
+        assert [one[1:4] for one in told] == list(
+            zip(rewards.tolist(), ended.tolist(), cut.tolist(), strict=True)
+        )
+        over, seed = ended | cut, 3 * turn + 3
+        worlds.start([seed + place if new else None for place, new in enumerate(over)])
+        for place in np.flatnonzero(over).tolist():
+            first = alone[place].reset(seed=seed + place)[0]
+            first = gymnasium.spaces.flatten(space, first).astype(np.float32)
+            assert np.array_equal(first, worlds.observations[place, -1])
+        ends += over.sum()
+    assert ends > 3
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from modelwright.train.settings import Budget, fill_in
 
 from .conftest import differing, weights_of
 
-pytest.importorskip("gymnasium")
+gymnasium = pytest.importorskip("gymnasium")
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,46 @@ def test_what_follows_an_episode_is_not_its_next_observation(data):
     assert (players.seen[0, 0] == players.seen[0, 1]).all()  # the first observation fills both
     assert 0.5 == taken.rewards[0]
     assert 1 == len(players.latest)
+
+
+def test_a_limit_of_steps_is_no_end(data):
+    """An episode that is cut short is over but not ended, and what it led to is its own last
+    observation, so that the worth behind it still counts."""
+    worlds = {**data.inputs, "env_id": "MountainCar-v0", "length": 1}
+    players, alone = Players(worlds, 2, 1.0, 0), gymnasium.make("MountainCar-v0")
+    alone.reset(seed=players._seed(0))
+    for _ in range(199):
+        assert not players.act(np.ones(2, np.int64)).over.any()
+        alone.step(1)
+    taken = players.act(np.ones(2, np.int64))
+
+    assert taken.over.all() and not taken.ended.any()
+    assert np.array_equal(alone.step(1)[0], taken.after[0, -1])
+    assert [-200.0, -200.0] == players.latest
+
+
+def test_episodes_of_unlike_lengths_are_taken_up(data):
+    """Played again, each running episode stands where it stood: observations, returns, what
+    follows; one that has just begun too, and one that was over while others waited."""
+    players, draw = Players(data.inputs, 4, 1.0, 3), np.random.default_rng(0)
+    lengths = set()
+    for _ in range(40):
+        over = players.act(draw.integers(2, size=4)).over
+        if over.any():
+            position = players.position()
+            again = Players(data.inputs, 4, 1.0, 3)
+            again.take_up(position)
+            lengths.add(tuple(map(len, position["actions"])))
+
+            assert position == again.position()
+            assert np.array_equal(players.seen, again.seen)
+            assert np.array_equal(players._returns, again._returns)
+    actions = np.ones(4, np.int64)
+    again.take_up(players.position())
+    for _ in range(20):
+        ours, theirs = players.act(actions), again.act(actions)
+        assert np.array_equal(ours.after, theirs.after) and np.array_equal(ours.over, theirs.over)
+    assert len(lengths) > 3 and all(0 in one and max(one) > 0 for one in lengths)
 
 
 def test_the_best_weights_come_out(learner_of, monkeypatch):

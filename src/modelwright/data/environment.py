@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,10 @@ def is_named(source: str) -> bool:
 
 
 class Environments:
-    """Several copies of one environment, each with its last observations.
+    """Several copies of one environment, stepped together by gymnasium's SyncVectorEnv.
+
+    No episode begins by itself (autoreset DISABLED): each begins from a seed of its own, so it can
+    be played again, and the last observation of one is never the first of the next.
 
     observations: float32 (number, length, features), oldest first; the first observation of an
         episode fills all places. It is written anew by `step` and `start`, so keep copies.
@@ -69,32 +73,46 @@ class Environments:
     """
 
     def __init__(self, env_id: str, number: int, length: int) -> None:
-        self._worlds = [create(env_id) for _ in range(number)]
-        self._space = self._worlds[0].observation_space
-        self._first = int(self._worlds[0].action_space.start)
-        self.observations = np.zeros((number, length, width(self._worlds[0])), np.float32)
+        vector = _gymnasium().vector
+        self._worlds = vector.SyncVectorEnv(
+            [partial(create, env_id)] * number, copy=False,
+            autoreset_mode=vector.AutoresetMode.DISABLED,
+        )  # fmt: skip
+        features = width(self._worlds.envs[0])
+        self._first = int(self._worlds.single_action_space.start)
+        self.observations = np.zeros((number, length, features), np.float32)
 
     def __len__(self) -> int:
-        return len(self._worlds)
+        return len(self.observations)
 
-    def start(self, place: int, seed: int) -> None:
-        """Begin the episode that a seed gives."""
-        self.observations[place] = self._flat(self._worlds[place].reset(seed=seed)[0])
+    def start(self, seeds: Sequence[int | None]) -> None:
+        """Begin the episode that a seed gives; those without a seed stay where they are.
 
-    def step(self, place: int, action: int) -> tuple[float, bool, bool]:
-        """Take an action in one of them; gives the reward, and whether the episode came to its end
-        or to its limit of steps.
+        The first time all of them need one.
         """
-        seen, reward, ended, cut, _ = self._worlds[place].step(action + self._first)
-        own = self.observations[place]
-        own[:-1] = own[1:]
-        own[-1] = self._flat(seen)
-        return float(reward), bool(ended), bool(cut)
+        begun = np.array([seed is not None for seed in seeds])
+        if begun.any():
+            seen, _ = self._worlds.reset(seed=list(seeds), options={"reset_mask": begun})
+            self.observations[begun] = self._flat(seen)[begun, None]
+
+    def step(self, actions: Array) -> tuple[Array, Array, Array]:
+        """Take an action in each; gives (number,) rewards, float64, and whether the episodes came
+        to their end or to their limit of steps. One that did has to `start` before the next step.
+        """
+        seen, rewards, ended, cut, _ = self._worlds.step(actions + self._first)
+        self.observations[:, :-1] = self.observations[:, 1:]
+        self.observations[:, -1] = self._flat(seen)
+        return rewards, ended, cut
 
     def _flat(self, seen: Any) -> Array:
-        if isinstance(seen, np.ndarray):
-            return seen.astype(np.float32).ravel()
-        return np.asarray(_gymnasium().spaces.flatten(self._space, seen), np.float32)
+        """Observations of all, as gymnasium puts them together: (number, features) float32."""
+        gymnasium, worlds = _gymnasium(), self._worlds
+        if isinstance(worlds.single_observation_space, gymnasium.spaces.Box):
+            return np.asarray(seen, np.float32).reshape(len(self), -1)
+        every = gymnasium.vector.utils.iterate(worlds.observation_space, seen)
+        return np.stack(
+            [gymnasium.spaces.flatten(worlds.single_observation_space, one) for one in every]
+        ).astype(np.float32)
 
 
 def create(env_id: str) -> Any:
@@ -177,7 +195,7 @@ def read(path: Path, section: recipe.Data) -> Loaded:
         seeds = np.arange(number) + first + SEEDS[part]
         seen = np.empty((number, *worlds.observations.shape[1:]), np.float32)
         for row, seed in enumerate(seeds.tolist()):
-            worlds.start(0, seed)
+            worlds.start([seed])
             seen[row] = worlds.observations[0]
         parts[part] = Rows(
             {"observation": seen}, seeds[:, None], [f"{env_id} {seed}" for seed in seeds]
@@ -202,7 +220,7 @@ def _random_play(env_id: str, length: int, seed: int) -> Rows:
     played = 0
     while len(seen) < TRAIN_ROWS or played < PLAYERS:
         draw = np.random.default_rng((seed, played))
-        worlds.start(0, seed + played)
+        worlds.start([seed + played])
         rewards: list[float] = []
         action, over = 0, False
         while not over:
@@ -210,9 +228,9 @@ def _random_play(env_id: str, length: int, seed: int) -> Rows:
             origins.append(f"{env_id} {seed + played}")
             if not rewards or draw.random() > STICKY:
                 action = int(draw.integers(actions))
-            reward, ended, cut = worlds.step(0, action)
-            rewards.append(reward)
-            over = ended or cut
+            reward, ended, cut = worlds.step(np.array([action]))
+            rewards.append(float(reward[0]))
+            over = bool(ended[0] or cut[0])
         returns = np.zeros(len(rewards) + 1)
         for step in reversed(range(len(rewards))):
             returns[step] = rewards[step] + DISCOUNT * returns[step + 1]

@@ -1,6 +1,7 @@
 """Episodes played by a model, greedily: the action of the largest score at every step.
 
-The same for every runtime. Episodes run side by side, one call of the model for a step of all.
+The same for every runtime. Episodes run side by side, one call of the model for a step of all;
+where one is over, the next of those that wait begins.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ from modelwright.data.environment import Environments, episode
 from modelwright.data.rows import Rows
 from modelwright.runtime.catalog import Session
 
-MOST_TOGETHER = 256
+MOST_TOGETHER = 32  # what is over and has no next is stepped on, unwatched, so not all at once
 
 
 def play(session: Session, rows: Rows) -> dict[str, np.ndarray]:
@@ -21,23 +22,17 @@ def play(session: Session, rows: Rows) -> dict[str, np.ndarray]:
     Returns: by name (rows,) float64: "return", the sum of the rewards; "length", the steps.
     Raises: IntegrityError if an output is not a number.
     """
-    returns, lengths = np.zeros(len(rows)), np.zeros(len(rows))
-    for start in range(0, len(rows), MOST_TOGETHER):
-        _play(session, rows, range(start, min(start + MOST_TOGETHER, len(rows))), returns, lengths)
-    return {"return": returns, "length": lengths}
-
-
-def _play(
-    session: Session, rows: Rows, chosen: range, returns: np.ndarray, lengths: np.ndarray
-) -> None:
     spec = session.signature.inputs[0]
     length = spec.shape[1]
     assert isinstance(length, int)
-    worlds = Environments(episode(rows.origins[chosen[0]])[0], len(chosen), length)
-    for place, row in enumerate(chosen):
-        worlds.start(place, episode(rows.origins[row])[1])
-    running = np.arange(len(chosen))
-    while len(running):
+    seeds = [episode(origin)[1] for origin in rows.origins]
+    number = -(-len(rows) // -(-len(rows) // MOST_TOGETHER))  # so that all play about as many
+    worlds = Environments(episode(rows.origins[0])[0], number, length)
+    returns, lengths = np.zeros(len(rows)), np.zeros(len(rows))
+    at, following = np.arange(number), number  # which row each of them plays; which is the next
+    worlds.start(seeds[:number])
+    running = np.ones(number, np.bool_)
+    while running.any():
         found = session({spec.name: worlds.observations[running]})
         scores = found[session.signature.outputs[0].name]
         if not np.isfinite(scores).all():
@@ -46,12 +41,15 @@ def _play(
                 expected="finite outputs",
                 repair="take an earlier checkpoint, or train again with a lower learning rate",
             )
-        still = np.ones(len(running), np.bool_)
-        for turn, (place, action) in enumerate(
-            zip(running.tolist(), scores.argmax(-1).tolist(), strict=True)
-        ):
-            reward, ended, cut = worlds.step(place, action)
-            returns[chosen[place]] += reward
-            lengths[chosen[place]] += 1
-            still[turn] = not (ended or cut)
-        running = running[still]
+        actions = np.zeros(number, np.int64)
+        actions[running] = scores.argmax(-1)
+        rewards, ended, cut = worlds.step(actions)
+        returns[at[running]] += rewards[running]
+        lengths[at[running]] += 1
+        over = ended | cut
+        for place in np.flatnonzero(over & running).tolist():
+            running[place] = following < len(rows)
+            if running[place]:
+                at[place], following = following, following + 1
+        worlds.start([seeds[at[place]] if new else None for place, new in enumerate(over)])
+    return {"return": returns, "length": lengths}

@@ -57,9 +57,8 @@ class Players:
         self.scale, self.seed = scale, seed
         self.turns, self.latest = 0, list[float]()
         self._episodes, self._actions = [0] * number, [list[int]() for _ in range(number)]
-        self._returns = [0.0] * number
-        for place in range(number):
-            self._start(place)
+        self._returns = np.zeros(number)
+        self.worlds.start([self._seed(place) for place in range(number)])
 
     def __len__(self) -> int:
         return len(self.worlds)
@@ -72,27 +71,24 @@ class Players:
     def act(self, actions: np.ndarray) -> Taken:
         """Take an action in each episode."""
         before = self.seen
-        told = np.array([self._step(place, int(one)) for place, one in enumerate(actions)])
-        after = self.seen
-        over = (told[:, 1] + told[:, 2]) > 0
+        rewards, ended, cut = self.worlds.step(actions)
+        after, over = self.seen, ended | cut
         self.turns += 1
+        self._returns += rewards
+        for place, action in enumerate(actions.tolist()):
+            self._actions[place].append(action)
         for place in np.flatnonzero(over).tolist():
-            self.latest = [*self.latest, self._returns[place]][-LATEST:]
+            self.latest = [*self.latest, float(self._returns[place])][-LATEST:]
             self._episodes[place] += 1
-            self._start(place)
-        rewards = (told[:, 0] / self.scale).astype(np.float32)
-        return Taken(before, actions.astype(np.int64), rewards, after, told[:, 1] > 0, over)
+            self._actions[place], self._returns[place] = [], 0.0
+        self.worlds.start([self._seed(place) if new else None for place, new in enumerate(over)])
+        scaled = (rewards / self.scale).astype(np.float32)
+        return Taken(before, actions.astype(np.int64), scaled, after, ended, over)
 
-    def _step(self, place: int, action: int) -> tuple[float, bool, bool]:
-        self._actions[place].append(action)
-        found = self.worlds.step(place, action)
-        self._returns[place] += found[0]
-        return found
-
-    def _start(self, place: int) -> None:
+    def _seed(self, place: int) -> int:
+        """What the running episode of a player begins from."""
         digest = hashlib.sha256(f"{self.seed}/{place}/{self._episodes[place]}".encode()).digest()
-        self.worlds.start(place, TRAIN_SEEDS + int.from_bytes(digest[:4]))
-        self._actions[place], self._returns[place] = [], 0.0
+        return TRAIN_SEEDS + int.from_bytes(digest[:4])
 
     def position(self) -> dict[str, Any]:
         """Where every episode is, as plain JSON."""
@@ -102,13 +98,23 @@ class Players:
         }  # fmt: skip
 
     def take_up(self, position: dict[str, Any]) -> None:
-        """Play every episode again up to there."""
+        """Play every episode again up to there.
+
+        All end together, as they do now: one with fewer actions waits, which is to begin anew
+        before each turn until its own first one.
+        """
         self.turns, self.latest = int(position["turns"]), list(position["latest"])
         self._episodes = [int(one) for one in position["episodes"]]
-        for place, actions in enumerate(position["actions"]):
-            self._start(place)
-            for action in actions:
-                self._step(place, int(action))
+        played = [[int(one) for one in actions] for actions in position["actions"]]
+        seeds = [self._seed(place) for place in range(len(self))]
+        for left in range(max(map(len, played)), -1, -1):
+            waits = np.array([len(one) <= left for one in played])
+            self.worlds.start([seeds[at] if wait else None for at, wait in enumerate(waits)])
+            self._returns[waits] = 0
+            if left:
+                turn = [one[-left] if len(one) >= left else 0 for one in played]
+                self._returns += self.worlds.step(np.array(turn))[0]
+        self._actions = played
 
 
 class Algorithm(Protocol):
