@@ -1,13 +1,14 @@
 """Cleaning steps over captions and running text, by language, and where none would count."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from modelwright.core.errors import ConfigError, MissingExtra
 from modelwright.core.recipe import Clean
-from modelwright.data import catalog, clean, text_stream
+from modelwright.data import catalog, clean, parallel, text, text_stream
 from modelwright.data.image import encode_png
 
 from .conftest import section
@@ -114,3 +115,64 @@ def test_without_the_classifier_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "py3langid.langid", None)
     with pytest.raises(MissingExtra, match=r"modelwright\[text\]"):
         list(clean.cleaned(iter([]), [Clean(language="en")], {}))
+
+
+def peak_of(act):
+    """The most memory that Python and NumPy held beyond what was there before."""
+    tracemalloc.start()
+    try:
+        result = act()
+        return tracemalloc.get_traced_memory()[1], result
+    finally:
+        tracemalloc.stop()
+
+
+LONG = "x" * 2000
+
+
+def _lines_of_text(folder):
+    lines = (LONG if number % 100 else f"line {number}" for number in range(4000))
+    (folder / "a.txt").write_text("\n".join(lines))
+    return folder / "a.txt", lambda path, keys: text_stream.read(path, keys)[0]
+
+
+def _pairs_of_texts(folder):
+    for language in ("de", "en"):
+        lines = (LONG if number % 100 else f"line {number}" for number in range(2000))
+        (folder / f"train.{language}").write_text("\n".join(lines))
+    return folder, lambda path, keys: parallel.read(path, keys)[0]
+
+
+def _texts_in_classes(folder):
+    lines = (f"{LONG if number % 100 else number},{number % 2}" for number in range(4000))
+    (folder / "a.csv").write_text("\n".join(["text,label", *lines]))
+    return folder / "a.csv", lambda path, keys: text.read_table(path, keys)[0]
+
+
+@pytest.mark.parametrize("make", [_lines_of_text, _pairs_of_texts, _texts_in_classes])
+def test_what_is_left_out_is_never_in_memory(tmp_path, make):
+    """Rows are cleaned as they are read: 8 MB of which a hundredth stays never take one of them."""
+    path, read = make(tmp_path)
+    steps = [{"normalize": "NFC"}, {"longest": 100}, {"drop": "duplicates"}]
+    keys = {"pair": ["de", "en"]} if path.is_dir() else {}
+    asked = section(path, clean=steps, **keys)
+    most, parts = peak_of(lambda: read(path, asked))
+
+    assert len(parts["train"]) and most < 1_000_000
+
+
+@pytest.mark.parametrize("step", [
+    {"normalize": "NFKC"}, {"strip": "html"}, {"shortest": 3}, {"longest": 9}, {"script": "latin"},
+])  # fmt: skip
+def test_memory_of_a_step_does_not_grow(step):
+    """Ten times as many rows take no more, whatever a step does to them."""
+
+    def rows(number):
+        return ((f"line {place}", f"<b>text {place}</b>", "") for place in range(number))
+
+    def clean_all(number):
+        return lambda: sum(1 for _ in clean.cleaned(rows(number), [Clean(**step)], {}))
+
+    few, many = (peak_of(clean_all(number))[0] for number in (500, 5000))
+
+    assert many < few + 4000

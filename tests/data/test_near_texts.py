@@ -1,10 +1,12 @@
 """Near-duplicate texts: planted ones are found, others are not."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from modelwright.core.recipe import Clean, Data
-from modelwright.data import catalog
+from modelwright.data import catalog, near_texts
 from modelwright.data.checks import check
 from modelwright.data.near_texts import NearTexts, near_pairs, runs
 
@@ -83,3 +85,53 @@ def test_the_gate_notes_them_and_a_step_drops_them(tmp_path):
     assert "2 texts are nearly an earlier one, 1 across parts" == found["text"]
     assert found["rows"][0][0].startswith("train 5") and found["rows"][0][1].startswith("test 3")
     assert 1 == left["count"] and 20 == len(data.parts["train"])
+
+
+def test_the_index_finds_what_looking_at_all_finds(monkeypatch):
+    """Beyond several blocks and merges, with near and equal texts among others, the nearest earlier
+    text is the one that comparing all numbers gives, the first of several."""
+    import rensa
+
+    monkeypatch.setattr(near_texts, "BLOCK", 16)
+    draw = np.random.default_rng(0)
+    originals = texts(60)
+    every: list[str] = []
+    for number in range(400):
+        words = originals[int(draw.integers(60))].split()
+        for place in draw.integers(40, size=int(draw.integers(4))):
+            words[place] = f"other{draw.integers(3)}"
+        every.append(" ".join(words) if number % 3 else texts(1, 1000 + number)[0])
+    sketches = []
+    for text in every:
+        sketches.append(rensa.RMinHash(num_perm=near_texts.NUMBERS, seed=0))
+        sketches[-1].update(runs(text))
+    seen, found = NearTexts(), 0
+    for number, (text, own) in enumerate(zip(every, sketches, strict=True)):
+        shares = [(own.jaccard(other), -place) for place, other in enumerate(sketches[:number])]
+        share, nearest = max(shares, default=(0.0, 0))
+        wanted = -nearest if share >= near_texts.SIMILARITY else None
+
+        assert wanted == seen.add(text)
+        found += wanted is not None
+    assert 50 < found < 350
+
+
+def test_memory_is_bounded_by_the_text():
+    """Less than 800 bytes for each different text, whatever its length, and none for one more of
+    the same; while parts of the index are merged, less than 1,200."""
+    seen, number = NearTexts(), 4 * near_texts.BLOCK
+    made = texts(number)
+    tracemalloc.start()
+    try:
+        for text in made:
+            assert seen.add(text) is None
+        kept, most = tracemalloc.get_traced_memory()
+        for text in made[:100]:
+            assert seen.add(text) is not None
+        more = tracemalloc.get_traced_memory()[0] - kept
+    finally:
+        tracemalloc.stop()
+
+    assert 700 < kept / number < 800
+    assert most / number < 1200
+    assert more < 10 * 100

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.errors import DataError
 from modelwright.data import image, text
-from modelwright.data.clean import Record, cleaned, findings
+from modelwright.data.clean import Step, every_step, findings
 from modelwright.data.folder import IMAGES
 from modelwright.data.rows import Column, Finding, Loaded, Prepared, Rows, ragged
 from modelwright.data.shared import Shared
@@ -64,25 +64,24 @@ def read(path: Path, section: recipe.Data) -> Loaded:
     table = _table(path)
     if table is None:
         raise DataError(f"{path} has no table of pictures and their texts", expected=_LINE)
-    said: dict[str, list[Record]] = {}
-    missing = {}
+    counts: dict[str, int] = {}
+    listed: dict[str, list[tuple[Path, str]]] = {}
+    steps: dict[str, Step] = {}  # of each part its own: what was there in another is no duplicate
+    missing, empty = {}, []
     for line, record in _records(table):
         file, texts, part = _record(table, line, record)
         if not file.is_file():
             missing[file] = "it is not there"
             continue
-        where = f"{table.name} line {line}"
-        said.setdefault(part, []).extend((where, one, str(file)) for one in texts)
-    counts: dict[str, int] = {}
-    listed: dict[str, list[tuple[Path, str]]] = {}
-    empty = []
-    for part, own in said.items():
-        listed[part] = []
-        for where, one, name in cleaned(iter(own), section.clean, counts):
+        if part not in steps:
+            steps[part], listed[part] = every_step(section.clean, counts), []
+        for one in map(steps[part], texts):
+            if one is None:
+                continue
             if one.strip():
-                listed[part].append((Path(name), one.strip()))
+                listed[part].append((file, one.strip()))
             else:
-                empty.append(where)
+                empty.append(f"{table.name} line {line}")
     files = list(dict.fromkeys(file for rows in listed.values() for file, _ in rows))
     contents, broken = IMAGES.read(files, section)
     if not contents:

@@ -6,10 +6,9 @@ and what a target begins with.
 Source of the tokens: Sennrich et al. 2015, arXiv:1508.07909, section 3.2 (joint ones).
 """
 
-import gzip
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from modelwright.core.progress import say
 from modelwright.data.clean import cleaned_pairs, findings
 from modelwright.data.language import TOKENS, Tokens, learn, tokens_of
 from modelwright.data.rows import PARTS, Array, Finding, Loaded, Prepared, Ragged, Rows, ragged
-from modelwright.data.tables import records
+from modelwright.data.tables import lines_of, records
 from modelwright.data.text import NOTHING, PART_NAMES, UNKNOWN, code_points, part_files
 
 SOURCE_TOKENS = "source_tokens.json"  # where each side has its own
@@ -69,13 +68,13 @@ def read(path: Path, section: recipe.Data) -> Loaded:
     counts: dict[str, int] = {}
     raw, empty = {}, []
     for part, pairs in _parts(path, section):
-        kept = []
+        sources, targets = [], []
         for where, source, target in cleaned_pairs(pairs, section.clean, counts):
             if source.strip() and target.strip():
-                kept.append((source.strip(), target.strip()))
+                sources.append(source.strip())
+                targets.append(target.strip())
             else:
                 empty.append(where)
-        sources, targets = ([pair[side] for pair in kept] for side in (0, 1))
         points = code_points(targets)
         raw[part] = Rows({"source": code_points(sources), "target": points}, points, sources)
     found = findings(counts)
@@ -162,24 +161,29 @@ def _side(folder: Path, stem: str, language: str) -> Path:
 
 
 def _lines(source: Path, target: Path) -> Iterator[Pair]:
-    sides = []
-    for file in (source, target):
-        try:
-            content = file.read_bytes()
-            content = gzip.decompress(content) if file.suffix == ".gz" else content
-            text = content.decode("utf-8-sig").replace("\r\n", "\n")
-        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-            raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
-        # not splitlines: a text may hold characters that it takes for a line's end
-        sides.append(text.removesuffix("\n").split("\n"))
-    if len(sides[0]) != len(sides[1]):
-        raise DataError(
-            f"{source.name} has {len(sides[0]):,} lines and {target.name} has {len(sides[1]):,}",
-            expected="as many lines in both, each the translation of the other's",
-            repair="look for a line that was split or lost; an untranslated one can be left empty",
-        )
-    for number, pair in enumerate(zip(*sides, strict=True), 1):
-        yield f"{source.name} line {number}", *pair
+    sides = [_side_lines(file) for file in (source, target)]
+    for number, (ours, theirs) in enumerate(zip_longest(*sides), 1):
+        if ours is None or theirs is None:
+            more = number + sum(1 for side in sides for _ in side)
+            counts = [number - 1 if one is None else more for one in (ours, theirs)]
+            raise DataError(
+                f"{source.name} has {counts[0]:,} lines and {target.name} has {counts[1]:,}",
+                expected="as many lines in both, each the translation of the other's",
+                repair="look for a line that was split or lost; "
+                "an untranslated one can be left empty",
+            )
+        yield f"{source.name} line {number}", ours, theirs
+
+
+def _side_lines(file: Path) -> Iterator[str]:
+    """Each line, but for the empty one that stands behind the last newline."""
+    place, last = 0, ""
+    for place, line in enumerate(lines_of(file)):
+        if place:
+            yield last.removesuffix("\r")
+        last = line
+    if last or not place:
+        yield last
 
 
 # rows

@@ -7,6 +7,7 @@ Reads files line by line, or by row groups; nothing here knows what the columns 
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -27,10 +28,29 @@ def table_suffix(path: Path) -> str:
     return suffix if suffix in TABLE_SUFFIXES else ""
 
 
-def open_text(file: Path) -> IO[str]:
-    """A UTF-8 file, plain or .gz, as text."""
+def open_text(file: Path, newline: str = "") -> IO[str]:
+    """A UTF-8 file, plain or .gz, as text; line ends as they are, and all kinds or `newline`."""
     opener = gzip.open if file.suffix.lower() == ".gz" else open
-    return opener(file, "rt", encoding="utf-8-sig", newline="")
+    return opener(file, "rt", encoding="utf-8-sig", newline=newline)
+
+
+def lines_of(file: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, plain or .gz, as they are read: what newlines divide, so that
+    joined by them they are the file again.
+
+    Not what Python takes for the end of a line: a text may hold such characters.
+
+    Raises: DataError if it cannot be read.
+    """
+    line = "\n"
+    try:
+        with open_text(file, "\n") as text:
+            for line in text:
+                yield line.removesuffix("\n")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
+    if line.endswith("\n"):
+        yield ""
 
 
 NAMED = (

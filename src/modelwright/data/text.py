@@ -11,6 +11,7 @@ import functools
 import json
 import re
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.data import parquet
-from modelwright.data.clean import cleaned, findings
+from modelwright.data.clean import Record, cleaned, findings
 from modelwright.data.rows import Finding, Loaded, Prepared, Ragged, Rows, ragged
 from modelwright.data.tables import open_text, records, table_suffix, tagged_rows
 
@@ -49,31 +50,44 @@ def read_table(path: Path, section: recipe.Data) -> Loaded:
     Raises: DataError naming file and line of what cannot be read.
     """
     counts: dict[str, int] = {}
-    raw = {
-        part: list(cleaned(labelled(file, section.columns), section.clean, counts))
+    parts, labels, found = labelled_rows(
+        (part, cleaned(labelled(file, section.columns), section.clean, counts))
         for part, file in part_files(path, section).items()
-    }
-    labels = sorted({label for _, _, label in raw["train"]}, key=_order)
-    parts, labels, found = labelled_rows(raw, labels)
+    )
     return parts, labels, found + findings(counts)
 
 
-def labelled_rows(raw: Mapping[str, Sequence[tuple[str, str, str]]], labels: list[str]) -> Loaded:
-    """Rows of place, text and label; those without a text or of another label become findings."""
-    number = {label: index for index, label in enumerate(labels)}
+def labelled_rows(
+    raw: Iterable[tuple[str, Iterable[Record]]], labels: Sequence[str] | None = None
+) -> Loaded:
+    """Rows of place, text and label; those without a text or of another label become findings.
+
+    Args:
+        raw: part by part, train first; each row is taken as it comes.
+        labels: those of train if None, in order.
+    """
+    number = {label: index for index, label in enumerate(labels or ())}
+    known = None if labels is None else list(labels)
     parts, empty, strange = {}, [], []
-    for part, given in raw.items():
-        kept = []
+    for part, given in raw:
+        texts, targets = [], array("q")
         for where, text, label in given:
+            if known is None:
+                number.setdefault(label, len(number))
             if not text.strip():
                 empty.append(where)
             elif label not in number:
                 strange.append(where)
             else:
-                kept.append((text, number[label]))
-        texts = [text for text, _ in kept]
-        targets = np.array([target for _, target in kept], np.int64)
-        parts[part] = Rows({"ids": code_points(texts)}, targets, texts)
+                texts.append(text)
+                targets.append(number[label])
+        classes = np.array(targets, np.int64)
+        if known is None:  # numbers in the order of the labels, not in that of the rows
+            known = sorted(number, key=_order)
+            places = {label: index for index, label in enumerate(known)}
+            classes = np.array([places[label] for label in number], np.int64)[classes]
+            number = places
+        parts[part] = Rows({"ids": code_points(texts)}, classes, texts)
     found = [
         Finding(check, len(rows), f"{len(rows)} {what}", tuple((row,) for row in rows[:100]))
         for check, rows, what in (
@@ -82,7 +96,7 @@ def labelled_rows(raw: Mapping[str, Sequence[tuple[str, str, str]]], labels: lis
         )
         if rows
     ]
-    return parts, labels, found
+    return parts, known or [], found
 
 
 def read_tagged(path: Path, section: recipe.Data) -> Loaded:
@@ -217,10 +231,9 @@ def _tag_order(tag: str) -> tuple[bool, str, str]:
 
 def code_points(texts: Sequence[str]) -> Ragged:
     """Texts as numbers, until the vocabulary is known: equal exactly where the texts are."""
-    return ragged(
-        [np.frombuffer(text.encode("utf-32-le", "replace"), np.uint32) for text in texts],
-        np.zeros(0, np.uint32),
-    )
+    offsets = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum([len(text) for text in texts], out=offsets[1:])
+    return Ragged(np.frombuffer("".join(texts).encode("utf-32-le", "replace"), np.uint32), offsets)
 
 
 # tokens and ids

@@ -6,14 +6,14 @@ Parts and labels are those of folder.read_classes, cleaning and empty texts thos
 import gzip
 import io
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from modelwright.core import recipe
 from modelwright.core.errors import DataError
 from modelwright.data import folder
-from modelwright.data.clean import cleaned, findings
-from modelwright.data.rows import Column, Loaded, Ragged
+from modelwright.data.clean import Record, cleaned, findings
+from modelwright.data.rows import Column, Loaded, Ragged, Rows
 from modelwright.data.tables import MAX_TEXT_BYTES
 from modelwright.data.text import code_points, labelled_rows
 
@@ -34,17 +34,19 @@ def read(root: Path, section: recipe.Data) -> Loaded:
     """
     parts, labels, found = folder.read_classes(root, section, TEXTS)
     counts: dict[str, int] = {}
-    raw = {}
-    for part, rows in parts.items():
-        texts = rows.inputs["ids"]
-        assert isinstance(texts, Ragged)
-        records = (
-            (origin, texts[row].tobytes().decode("utf-32-le"), labels[int(rows.classes[row])])
-            for row, origin in enumerate(rows.origins)
-        )
-        raw[part] = list(cleaned(records, section.clean, counts))
+    raw = (
+        (part, cleaned(_records(rows, labels), section.clean, counts))
+        for part, rows in parts.items()
+    )
     made, labels, more = labelled_rows(raw, labels)
     return made, labels, [*found, *more, *findings(counts)]
+
+
+def _records(rows: Rows, labels: Sequence[str]) -> Iterator[Record]:
+    texts = rows.inputs["ids"]
+    assert isinstance(texts, Ragged)
+    for row, origin in enumerate(rows.origins):
+        yield origin, texts[row].tobytes().decode("utf-32-le"), labels[int(rows.classes[row])]
 
 
 def decode(content: bytes) -> str:

@@ -4,6 +4,7 @@
 """
 
 import gzip
+import io
 import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from modelwright.core.progress import say
 from modelwright.data import folder
 from modelwright.data.clean import Record, cleaned, findings
 from modelwright.data.rows import PARTS, Loaded, Rows
-from modelwright.data.tables import records, rows_of, table_suffix
+from modelwright.data.tables import lines_of, records, rows_of, table_suffix
 from modelwright.data.text import code_points, part_files
 
 SUFFIXES = (".txt", ".txt.gz")
@@ -78,8 +79,10 @@ def read(path: Path, section: recipe.Data) -> Loaded:
     texts = {}
     for part, own in files.items():
         rows = (row for file in own for row in _records(file, section, whole))
-        kept = cleaned(rows, section.clean, counts, keep_blank=True)
-        texts[part] = "\n".join(text for _, text, _ in kept)
+        written = io.StringIO()
+        for place, row in enumerate(cleaned(rows, section.clean, counts, keep_blank=True)):
+            written.write(("\n" if place else "") + row[1])
+        texts[part] = written.getvalue()
     texts = _divided(texts, section)
     for part, text in texts.items():
         if len(text) < 2:
@@ -134,18 +137,10 @@ def _records(file: Path, section: recipe.Data, whole: bool) -> Iterator[Record]:
         for where, *values in records(file, names if isinstance(names, tuple) else (names,)):
             yield where, " ".join(values), ""
     elif whole:
-        yield file.name, _text(file), ""
+        yield file.name, "\n".join(lines_of(file)), ""
     else:
-        for number, line in enumerate(_text(file).split("\n"), 1):
+        for number, line in enumerate(lines_of(file), 1):
             yield f"{file.name} line {number}", line, ""
-
-
-def _text(file: Path) -> str:
-    try:
-        content = file.read_bytes()
-        return (gzip.decompress(content) if file.suffix == ".gz" else content).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
 
 
 def _divided(texts: Mapping[str, str], section: recipe.Data) -> dict[str, str]:
