@@ -12,8 +12,8 @@ import torch
 from torch import Generator, Tensor
 
 from modelwright.core.recipe import Augment
+from modelwright.core.signature import PAD_MULTIPLE
 from modelwright.data.augment import key_and_value
-from modelwright.data.rows import PAD_MULTIPLE
 
 Sound = tuple[Tensor, Tensor]  # samples and lengths
 

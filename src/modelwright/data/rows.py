@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from modelwright.core.errors import ConfigError, DataError, IntegrityError, did_you_mean
 from modelwright.core.files import sha256, write_bytes, write_json
-from modelwright.core.signature import NO_TARGET, Signature
+from modelwright.core.signature import NO_TARGET, PAD_MULTIPLE, Signature
 from modelwright.data.shared import Shared
 
 Array = npt.NDArray[Any]
@@ -68,7 +68,7 @@ class Ragged:
     def padded(self, indices: Indices, fill: float = 0) -> Array:
         """The rows at `indices`, (len(indices), time, ...), filled up behind their ends.
 
-        Time is the longest of them, rounded up to PAD_MULTIPLE, so that few shapes come up.
+        Time is the longest of them, rounded up to PAD_MULTIPLE.
         """
         lengths = self.lengths[indices]
         time = max(1, -(-int(lengths.max(initial=1)) // PAD_MULTIPLE)) * PAD_MULTIPLE
@@ -113,7 +113,6 @@ def ragged(rows: Sequence[Array], like: Array | None = None) -> Ragged:
     return Ragged(np.concatenate([empty, *rows]), offsets)
 
 
-PAD_MULTIPLE = 8
 Column = Array | Ragged | Windows | Shared
 
 
