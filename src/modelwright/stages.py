@@ -398,8 +398,11 @@ def _manifest_fields(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
-    """How the files of texts were read, for those that the model will be asked about."""
-    if not (column := data_catalog.KINDS[data["inputs"]["kind"]].column):
+    """How files were read, for those that the model will be asked about."""
+    kind = data_catalog.KINDS[data["inputs"]["kind"]]
+    if kind.questions is not None:
+        return {"columns": kind.columns(recipe.data)}
+    if not (column := kind.column):
         return {}
     own = getattr(recipe.data.columns, "words" if data["outputs"]["kind"] == "tags" else column)
     columns = list(own) if isinstance(own, tuple) else [own]

@@ -156,7 +156,8 @@ def predict(
 
     Args:
         inputs: paths; where the model takes text, a text itself, or a file with one on each line;
-            where it takes items, a user's history: ids or names divided by commas, oldest first;
+            where it takes items, a user's history: ids or names divided by commas, oldest first,
+            or a table of users and items;
             where it acts, what is observed: numbers divided by commas.
             A language model goes on with a text, or with a whole file. "-" is what stands on
             the standard input. Files are read as those that the model was trained on (data/asked).

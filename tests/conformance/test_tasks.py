@@ -8,6 +8,7 @@ import dataclasses
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -29,6 +30,7 @@ from modelwright.core import recipe
 from modelwright.core.artifact import open_artifact
 from modelwright.core.errors import IntegrityError, ModelwrightError, Unsupported
 from modelwright.core.goals import METRICS
+from modelwright.core.recipe_tasks import NO_LONGEST
 from modelwright.data.kinds import KINDS
 from modelwright.data.loader import Loader
 from modelwright.export.parity import check_hop
@@ -351,6 +353,30 @@ def test_the_server_answers_as_predict(cell: Cell):
     }
 
 
+def whole_run(source: Source, task: str, folder: Path, family: str, **model: str) -> dict[str, Any]:
+    """What a whole run of a tiny model came to, with goals that are easily reached."""
+    metric = METRICS[TASKS[task].metric]
+    methods = ["quantize"] if (task, family, "int8") not in REFUSED else ["quantize_weights"]
+    # of errors of which a row can have more than one, as many as rows are
+    bound = metric.at_error(
+        0.5 * metric.scale if metric.higher_is_better else 1.0 if metric.unit == "share" else 2.0
+    )
+    path = folder / "whole.yaml"
+    path.write_text(yaml.safe_dump({
+        "task": task,
+        "data": {"source": str(source.source), **source.maker.data},
+        "budget": {"train_steps": source.maker.steps},
+        "goals": {metric.name: f"{metric.op} {bound}", "size_mb": "<= 1"},
+        "model": {"family": family, "size": "tiny", **model},
+        "train": {"batch_size": 16, "precision": "32-true", "learning_rate": 0.01},
+        "compress": [
+            {"quantize": {"calibration": "minmax"}} if one == "quantize" else one
+            for one in methods
+        ],
+    }))  # fmt: skip
+    return verbs.run(path, out=folder / "runs")
+
+
 FAMILY_OF = {task: list(MODELS)[place % len(MODELS)] for place, task in enumerate(TASKS)}
 
 
@@ -358,26 +384,7 @@ FAMILY_OF = {task: list(MODELS)[place % len(MODELS)] for place, task in enumerat
 def test_a_whole_run_ends_certified(source_of, task, tmp_path):
     """From files to a deploy folder that answers, each task with one of the families in turn."""
     source: Source = source_of(task)
-    family, metric = FAMILY_OF[task], METRICS[TASKS[task].metric]
-    methods = ["quantize"] if (task, family, "int8") not in REFUSED else ["quantize_weights"]
-    # of errors of which a row can have more than one, as many as rows are
-    bound = metric.at_error(
-        0.5 * metric.scale if metric.higher_is_better else 1.0 if metric.unit == "share" else 2.0
-    )
-    path = tmp_path / "whole.yaml"
-    path.write_text(yaml.safe_dump({
-        "task": task,
-        "data": {"source": str(source.source), **source.maker.data},
-        "budget": {"train_steps": source.maker.steps},
-        "goals": {metric.name: f"{metric.op} {bound}", "size_mb": "<= 1"},
-        "model": {"family": family, "size": "tiny"},
-        "train": {"batch_size": 16, "precision": "32-true", "learning_rate": 0.01},
-        "compress": [
-            {"quantize": {"calibration": "minmax"}} if one == "quantize" else one
-            for one in methods
-        ],
-    }))  # fmt: skip
-    result = verbs.run(path, out=tmp_path / "runs")
+    result = whole_run(source, task, tmp_path, FAMILY_OF[task])
     found = verbs.predict(result["run"], [str(source.question)], **source.maker.predict)
 
     assert "certified" == result["verdict"]
@@ -386,4 +393,28 @@ def test_a_whole_run_ends_certified(source_of, task, tmp_path):
     assert [] == found["failed"]
     assert "answer" in found["answers"][0]
     # predict reads files of texts as these were read
-    assert bool(KINDS[TASKS[task].inputs].column) == ({"columns", "whole_files"} <= done.keys())
+    kind = KINDS[TASKS[task].inputs]
+    assert bool(kind.column) == ({"columns", "whole_files"} <= done.keys())
+    if kind.questions is not None:  # and a table of users and items as the table of the training
+        found = verbs.predict(result["run"], [str(source.source)])
+        users = {line.partition(",")[0] for line in source.source.read_text().splitlines()[1:]}
+
+        assert [] == found["failed"]
+        assert {f"user {user}" for user in users} == {one["file"] for one in found["answers"]}
+
+
+@pytest.mark.slow
+@every_task
+def test_other_positions_go_the_whole_road(source_of, task, tmp_path):
+    """Learned positions, or fixed ones where rows have no bound: trained, compressed, exported,
+    proven the same and certified, whatever the task."""
+    source: Source = source_of(task)
+    positions = "sinusoidal" if task in NO_LONGEST else "learned"
+    result = whole_run(source, task, tmp_path, "transformer", positions=positions)
+    found = verbs.predict(result["run"], [str(source.question)], **source.maker.predict)
+
+    assert "certified" == result["verdict"]
+    assert [] == found["failed"] and "answer" in found["answers"][0]
+    args = open_artifact(Path(result["artifact"])).manifest["model"]["args"]
+    towers = [args.get(name, args) for name in ("image", "text")]
+    assert [positions] * 2 == [one["positions"] for one in towers]

@@ -139,9 +139,9 @@ MISTAKES = {
                                  "all do but recommendation and control"),
     "unit of another task": ("task: tagging\ndata: {source: x, tokens: {unit: bpe}}", 2,
                              "data.tokens.unit", "tagging takes characters, words, given"),
-    "positions of what goes on": ("task: language-modeling\ndata: {source: x}\n"
-                                  "model: {family: transformer, positions: learned}", 3,
-                                  "model.positions", "language-modeling does not read it"),
+    "positions without an end": ("task: translation\ndata: {source: x}\n"
+                                 "model: {family: transformer, positions: learned}", 3,
+                                 "model.positions", "take sinusoidal or rotary"),
     "option of another family": ("model: {family: cnn, num_kv_heads: 1}", 3, "model",
                                  "num_kv_heads: only the family transformer reads it"),
     "as many as there are": ("task: transcription\ndata:\n  source: x\n"

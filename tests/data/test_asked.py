@@ -130,3 +130,61 @@ def test_what_cannot_be_read_costs_no_other_answer(tmp_path):
     ]
     assert f"{tmp_path / 'b.txt'} line 2" == found[2].name
     assert "iconv" in found[0].problem.repair
+
+
+USES = {"kind": "items", "answer": "ranking", "columns": ["user", "item", "time"]}
+RATED = {"kind": "ratings", "answer": "rating", "columns": ["user", "item"]}
+
+
+def questions(*inputs, **how):
+    """Name and text of each question, or the reason why there is none."""
+    found = asking.asked([str(one) for one in inputs], asking.reader(manifest(**how)))
+    return [(one.name, one.problem.what if one.problem else one.content.decode()) for one in found]
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("a.csv", "item,user,time\nx,7,2\ny,7,1\n\"a, b\",8,1\n"),
+    ("a.tsv", "user\titem\ttime\n7\tx\t2\n7\ty\t1\n8\ta, b\t1\n"),
+    ("a.dat", "user::item::time\n7::x::2\n7::y::1\n8::a, b::1\n"),
+    ("a.jsonl", '{"user": 7, "item": "x", "time": 2}\n{"user": 7, "item": "y", "time": 1}\n'
+                '{"user": 8, "item": "a, b", "time": 1}\n'),
+])  # fmt: skip
+def test_a_table_of_uses_asks_for_each_user(tmp_path, name, content):
+    """Their items in the order of time, as a person would name them; packed or within a folder too;
+    of ratings each row asks for its item by its user, whatever rating it has."""
+    (tmp_path / name).write_text(content)
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content.encode()))
+    each = [("user 7", "y,x"), ("user 8", '"a, b"')]
+    rows = [("user 7", "@7,x"), ("user 7", "@7,y"), ("user 8", '@8,"a, b"')]
+
+    assert each == questions(tmp_path / name, **USES)
+    assert each + each == questions(tmp_path, **USES)
+    assert sorted(rows) == sorted(questions(tmp_path / name, **RATED))
+
+
+@pytest.mark.parametrize(("how", "content", "wanted"), [
+    (USES, "user,item\n7,x\n7,y\n", [("user 7", "x,y")]),  # without times as they stand
+    ({**USES, "columns": [0, 1, 3]}, "7,x,5,2\n7,y,5,1\n", [("user 7", "y,x")]),
+    ({**USES, "columns": [0, 1, 3]}, "userId,movieId\n7,x\n7,y\n", [("user 7", "x,y")]),
+    (RATED, "user,item\n,x\n", [("a.csv line 2", "x")]),  # a stranger
+    ({**RATED, "columns": ["who", "what"]}, "what,who\nx,7\n", [("user 7", "@7,x")]),
+    (USES, "user,film\n7,x\n", [("{}", "{} has no column 'item'")]),
+    (RATED, "user,item\n7,x\n8\n", [("user 7", "@7,x"), ("{}", "a.csv line 3: 1 fields")]),
+    (USES, "user,item,time\n7,x,noon\n", [("{}", "a.csv line 2: 'noon' is no time")]),
+    (RATED, "", [("{}", "it is empty")]),
+])  # fmt: skip
+def test_columns_of_users_and_items_are_those_of_the_training(tmp_path, how, content, wanted):
+    """By name or by number; what is missing is told, and how the columns have to be called."""
+    (tmp_path / "a.csv").write_text(content)
+    path = tmp_path / "a.csv"
+
+    assert [tuple(one.format(path) for one in pair) for pair in wanted] == questions(path, **how)
+
+
+def test_lines_of_items_stay_lines(tmp_path):
+    """A text file has a history on each line; so does any file for a model of an older release."""
+    (tmp_path / "a.txt").write_text("x, y\nz\n")
+    (tmp_path / "a.csv").write_text("x, y\n")
+
+    assert ["x, y", "z"] == contents(tmp_path / "a.txt", **USES)
+    assert ["x, y"] == contents(tmp_path / "a.csv", kind="items", answer="ranking")

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.core.errors import IntegrityError
-from modelwright.core.signature import NO_TARGET
+from modelwright.core.signature import NO_TARGET, PAD_MULTIPLE
 from modelwright.data import rows as module
 from modelwright.data.rows import (
-    PAD_MULTIPLE,
     SOUND_SCALE,
     Rows,
     Windows,

@@ -108,6 +108,16 @@ def test_a_true_export_passes(made, family, task):
     assert hop["decisions_total"] == (0 if task in ("forecasting", "recommendation") else places)
 
 
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
+@pytest.mark.parametrize("task", ["tagging", "forecasting", "recommendation"])
+def test_positions_of_every_kind_pass(tmp_path, task, positions):
+    """Fixed and learned positions are the same in the graph, at every length."""
+    hop = Made("transformer", task, tmp_path / "model.onnx", positions=positions).hop()
+
+    assert [] == hop["failures"]
+    assert hop["max_error"] < 5e-5 and hop["batch_error"] < 5e-5
+
+
 def test_a_skip_from_the_embedding_and_capped_logits_pass(tmp_path):
     """The graph of a language model with both agrees with PyTorch, and its state goes on."""
     args = {"num_layers": 2, "embed_skip": True, "soft_cap": 5.0}

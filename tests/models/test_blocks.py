@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from modelwright.compress.prune import prune
-from modelwright.core.errors import ConfigError, Unsupported
-from modelwright.models.carried import Carried
+from modelwright.core.errors import ConfigError
 from modelwright.models.catalog import ModelSpec, build, examples
 from modelwright.models.cnn import SequenceBlock
 from modelwright.models.embed import TokenEmbed
@@ -166,17 +165,6 @@ def test_a_soft_cap_on_another_answer_is_refused():
 
     with pytest.raises(ConfigError, match="soft_cap is of the next token's logits"):
         build(spec)
-
-
-def test_positions_from_the_beginning_cannot_be_carried_on():
-    """Learned positions do not know how much of a text came before."""
-    stream = {**STREAM, "max_length": 12}
-    body = build(ModelSpec("transformer", "tiny", stream, NEXT, {"positions": "learned"})).body
-    past = [torch.zeros(1, 1, 0, 32)] * 2
-
-    assert (12, 32) == body.positions.shape
-    with pytest.raises(Unsupported, match="counted from its beginning"):
-        body(torch.zeros(1, 3, 32), None, Carried(past))
 
 
 @pytest.mark.parametrize("args", [{"embed_skip": True}, {"soft_cap": 15.0}])

@@ -19,18 +19,24 @@ END = VOCAB - 1
 MOST = 9
 
 
-@pytest.fixture(scope="module", params=MODELS)
+OTHERS = [pytest.param(("transformer", {"positions": one}), id=one) for one in ("sinusoidal",)]
+
+
+@pytest.fixture(
+    scope="module", params=[*(pytest.param((one, {}), id=one) for one in MODELS), *OTHERS]
+)
 def sessions(request, tmp_path_factory):
     """One model with strong opinions, in PyTorch and as a graph in ONNX Runtime."""
+    family, args = request.param
     inputs = {"kind": "pairs", "vocab_size": VOCAB, "length": 8, "max_length": 12, "end": END}
     outputs = {"kind": "sequence", "num_classes": VOCAB, "labels": list("?" * VOCAB), "end": END}
-    spec = ModelSpec(request.param, "tiny", inputs, outputs)
+    spec = ModelSpec(family, "tiny", inputs, outputs, args)
     torch.manual_seed(3)
     model = build(spec).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    path = tmp_path_factory.mktemp(request.param) / "model.onnx"
+    path = tmp_path_factory.mktemp(family) / "model.onnx"
     return TorchSession(model, spec, 1), OnnxSession(path, export_onnx(model, path, spec), 1)
 
 

@@ -110,19 +110,27 @@ def test_an_empty_prompt_is_refused():
         list(written(lambda ids: LOGITS, CHARS, "", Writing()))
 
 
-@pytest.fixture(scope="module", params=MODELS)
+OTHERS = [
+    pytest.param(("transformer", {"positions": one}), id=one) for one in ("sinusoidal", "learned")
+]
+
+
+@pytest.fixture(
+    scope="module", params=[*(pytest.param((one, {}), id=one) for one in MODELS), *OTHERS]
+)
 def sessions(request, tmp_path_factory):
     """One model in PyTorch and as a graph in ONNX Runtime."""
+    family, args = request.param
     stream = {"kind": "stream", "vocab_size": len(CHARS), "features": 1, "length": WINDOW,
               "max_length": WINDOW, "unit": "characters"}  # fmt: skip
     outputs = {"kind": "next", "num_classes": len(CHARS), "labels": CHARS.labels}
-    spec = ModelSpec(request.param, "tiny", stream, outputs)
+    spec = ModelSpec(family, "tiny", stream, outputs, args)
     torch.manual_seed(0)
     model = build(spec).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    path = tmp_path_factory.mktemp(request.param) / "model.onnx"
+    path = tmp_path_factory.mktemp(family) / "model.onnx"
     signature = export_onnx(model, path, spec)
     return TorchSession(model, spec, 1), OnnxSession(path, signature, 1)
 

@@ -51,7 +51,7 @@ def deployed(folder, task, nodes, signature, constants=(), files=None, **fields)
     return folder
 
 
-def tagger(folder):
+def tagger(folder, **spec):
     """(1, time, 1) ids to the scores of every place."""
     signature = Signature(
         (TensorSpec("ids", "int64", ("batch", "time", 1)),),
@@ -65,7 +65,7 @@ def tagger(folder):
     return deployed(
         folder, "tagging", nodes, signature,
         [("last", np.array([2])), ("scores", SCORES)], {VOCABULARY: WORDS.to_bytes()},
-        labels=TAGS, model={"inputs": TEXT, "outputs": {"kind": "tags", "num_classes": 3}},
+        labels=TAGS, model={"inputs": TEXT, "outputs": {"kind": "tags", "num_classes": 3}, **spec},
     )  # fmt: skip
 
 
@@ -234,6 +234,23 @@ def test_a_row_longer_than_the_model_is_meant_for_is_refused(asked, shape, words
 
     assert 400 == reply.status_code
     assert words in reply.json()["error"]
+
+
+def test_learned_positions_bound_a_row(tmp_path):
+    """Behind the last place that has a position nothing is computed."""
+    spec = {"family": "transformer", "size": "tiny", "args": {"positions": "learned"}}
+    with (
+        running(tagger(tmp_path / "deploy", **spec), name="model") as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
+        replies = []
+        for places in (16, 17):
+            tensor = {"name": "ids", "shape": [1, places, 1], "datatype": "INT64",
+                      "data": [1] * places}  # fmt: skip
+            replies.append(client.post("/v2/models/model/infer", json={"inputs": [tensor]}))
+
+    assert [200, 400] == [one.status_code for one in replies]
+    assert "a row may have 16 places at most" in replies[1].json()["error"]
 
 
 def test_nested_rows_of_a_free_length_are_no_flood(asked):

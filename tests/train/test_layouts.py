@@ -199,6 +199,18 @@ def test_what_blocks_see_of_the_embedding_is_learned_alike(tmp_path, monkeypatch
     assert 2 == len(same_as_alone(tmp_path, Layout(**{axis: 2})))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", ["tensor", "context", "pipeline"])
+@pytest.mark.parametrize(
+    ("task", "positions"), [("tagging", "learned"), ("translation", "sinusoidal")]
+)
+def test_places_are_counted_alike_in_every_layout(tmp_path, monkeypatch, axis, task, positions):
+    """Whichever of them a process has, each place has its own position, and teaches it."""
+    monkeypatch.setitem(SPECS[task].args, "positions", positions)
+
+    assert 2 == len(same_as_alone(tmp_path, Layout(**{axis: 2}), task))
+
+
 def resume_on(rank, layout, folder):
     """Losses behind a checkpoint: as it went on, and taken up again."""
     keys = {"activation_checkpointing": "full"}

@@ -36,6 +36,7 @@ from modelwright.core.recipe_data import (
 )
 from modelwright.core.recipe_tasks import (
     NEEDS_HORIZON,
+    NO_LONGEST,
     QUALITY_OF,
     SOUND_STEPS,
     STEPS_OF_BOXES,
@@ -113,7 +114,7 @@ class Model(Section):
         None, ge=1, description="of a transformer: heads of keys and values, fewer than of queries"
     )
     positions: Literal["sinusoidal", "learned", "rotary"] | None = Field(
-        None, description="of a transformer over pictures; None: learned"
+        None, description="of a transformer; None: learned over pictures, else rotary"
     )
 
     @property
@@ -372,6 +373,11 @@ class Recipe(Section):
             raise ValueError("data.tokens.vocab_size: bytes are as many as there are, 256")
         if self.task in NEEDS_HORIZON and self.data.horizon is None:
             raise ValueError("data.horizon: forecasting needs it: the number of steps to forecast")
+        if self.task in NO_LONGEST and self.model.positions == "learned":
+            raise ValueError(
+                f"model.positions: a row of {self.task} may be longer than any of train, and "
+                "learned positions end there; take sinusoidal or rotary"
+            )
         return self
 
     @model_validator(mode="after")

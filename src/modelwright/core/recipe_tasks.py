@@ -51,6 +51,8 @@ UNITS_OF_TASK = {
     "language-modeling": _STREAMS, "transcription": _STREAMS, "translation": _STREAMS,
 }  # fmt: skip
 NEEDS_HORIZON = ("forecasting",)
+# whose rows are not cut: one that is asked for, or written, may be longer than any of train
+NO_LONGEST = ("audio-classification", "transcription", "translation")
 
 
 def _all_but(*tasks: str) -> tuple[str, ...]:
@@ -101,8 +103,6 @@ TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
     "data.checks.label_noise": tuple(
         task for task, metric in QUALITY_OF.items() if metric == "accuracy"
     ),
-    # whose rows have as many places each; elsewhere a served row may be longer than any before
-    "model.positions": ("image-classification", "detection"),
     "train.label_smoothing": _all_but(*NO_LABELS),
     "train.micro_batch_size": _all_but(*WHOLE_BATCHES),
     "train.batch_warmup_steps": _all_but(*WHOLE_BATCHES),

@@ -15,6 +15,7 @@ TARGET_TIME = "target_time"  # the free size of a text to be written, its beginn
 
 FRAMES_PER_S = 100  # of sound: a frame of 25 ms every 10 ms, whatever the rate
 NEVER = -1e4  # a logit whose probability is zero in every precision
+PAD_MULTIPLE = 8  # rows of unequal length are filled up to one of it, so that few shapes come up
 NO_TARGET = -100  # of a place that is padding; no loss and no metric counts it
 
 

@@ -1,7 +1,7 @@
 """What a person names to be answered: files, folders, tables, texts, the standard input.
 
 Files are read as those that the model was trained on, which the manifest's `preprocess` says: a
-table by its column, tagged words sentence by sentence, a file of a folder of texts whole, and any
+table by its columns, tagged words sentence by sentence, a file of a folder of texts whole, and any
 other text line by line. Gives one Asked for each answer, or for each thing that cannot be read.
 """
 
@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.core.errors import DataError
-from modelwright.data import parquet, text
+from modelwright.data import text
 from modelwright.data.kinds import KINDS, Kind
 from modelwright.data.tables import records, rows_of_words
 
 STANDARD_INPUT = "-"
-TABLES = (".csv", ".tsv", ".jsonl", parquet.SUFFIX)
 TAGGED = (".conll", ".bio", ".iob", ".iob2")  # always sentences; other files where they look so
 GZIP = b"\x1f\x8b"
 _TAG = re.compile(r"O|[BIESLU]-\S+")
@@ -45,7 +44,8 @@ class Asked:
 class Reader:
     """How one model's questions stand in files.
 
-    columns: of a table, whose values are one text; none where no table is read.
+    columns: of a table, whose values are one text, or what `kind.questions` makes of them; none
+        where no table is read.
     whole: whether a file is one text; else each of its lines is one.
     tags: what the model gives to words, if it does.
     endings: of the files that are taken from a folder.
@@ -64,7 +64,7 @@ def reader(manifest: Mapping[str, Any]) -> Reader:
     kind = KINDS[described["kind"]]
     columns = tuple(done.get("columns") or ([kind.column] if kind.column else []))
     tagged = manifest["model"]["outputs"]["kind"] == "tags"
-    endings = kind.suffixes + (TABLES if columns else ()) + (TAGGED if tagged else ())
+    endings = kind.suffixes + (kind.tables if columns else ()) + (TAGGED if tagged else ())
     if described["kind"] == "pairs":  # such as train.de
         endings += (f".{described['pair'][0]}",)
     return Reader(
@@ -121,7 +121,11 @@ def _one(given: str | Path, name: str, how: Reader) -> Iterator[Asked]:
 
 def _file(path: Path, how: Reader) -> Iterator[Asked]:
     name = os.fsencode(path).decode("utf-8", "replace")
-    if how.columns and _ending(path, how.kind) in TABLES:
+    if how.columns and _ending(path, how.kind) in how.kind.tables:
+        if how.kind.questions is not None:
+            for one, question in how.kind.questions(path, how.columns):
+                yield Asked(one, question.encode())
+            return
         repair = (
             f"the model was trained on {' and '.join(map(repr, how.columns))}: call the column so, "
             "or save the texts as .txt, one on each line"

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from modelwright.core.recipe import Augment
+from modelwright.core.signature import PAD_MULTIPLE
 from modelwright.data.augment import key_and_value
 from modelwright.data.draw import Draw
-from modelwright.data.rows import PAD_MULTIPLE
 
 Sound = tuple[Tensor, Tensor]  # samples, of rows that are made; lengths, of all
 

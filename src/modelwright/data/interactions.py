@@ -11,7 +11,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.errors import DataError, did_you_mean
 from modelwright.data.rows import PARTS, Column, Finding, Loaded, Prepared, Ragged, Rows, ragged
-from modelwright.data.uses import Use, items_of, labels_of, line_of, order, uses
+from modelwright.data.uses import Use, asked_about, items_of, labels_of, line_of, order, uses
 
 ITEMS = "items.json"  # in the data's and in the model's folder
 FIRST_ID = 2  # 0 is padding, 1 is left to an item that nobody knows
@@ -142,6 +142,27 @@ def _flat(rows: Rows) -> npt.NDArray[Any]:
 def keep(labels: Sequence[str]) -> dict[str, bytes]:
     """The items by place, which must travel with the model."""
     return {ITEMS: json.dumps(list(labels), ensure_ascii=False, separators=(",", ":")).encode()}
+
+
+def columns(section: recipe.Data) -> list[str | int]:
+    """Of a table that is asked about: user, item and time."""
+    own = section.interactions or recipe.Interactions()
+    return [own.user, own.item, own.time]
+
+
+def questions(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str, str]]:
+    """Of each user of a table the name, and the history as a line of items.
+
+    It is in the order of time, or of the lines where the table has no times.
+
+    Raises: DataError as `asked_about`.
+    """
+    histories: dict[str, list[Use]] = {}
+    for _, use in asked_about(path, columns):
+        histories.setdefault(use.user, []).append(use)
+    for user, own in histories.items():
+        in_time = sorted(own, key=lambda use: use.value)  # ties stay as in the file
+        yield f"user {user}", line_of(use.item for use in in_time)
 
 
 def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:

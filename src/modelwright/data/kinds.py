@@ -1,6 +1,6 @@
 """KINDS: what is done to one kind of data, whatever its source. To add one: a file, a row."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from modelwright.data import (
     language,
     pairs,
     parallel,
+    parquet,
     ratings,
     series,
     tables,
     text,
     transcripts,
+    uses,
 )
 from modelwright.data.rows import Prepared, Rows
 
@@ -37,6 +39,8 @@ class Kind:
     suffixes: of the files that hold one; lines: whether each line of a file is one.
     texts: whether what is no file is one itself.
     column: of a table with a text in each row, the key of data.columns that names it.
+    columns: of a table of another sort those that the recipe names; questions: name and text of
+        each question in it, by these columns; tables: the suffixes that it has.
     tokens: what a person brings, cut into what answers are about: words, items; of a picture, how
         large it is.
     keep: what of the labels must travel with the model, by name.
@@ -52,6 +56,9 @@ class Kind:
     lines: bool = False
     texts: bool = False
     column: str = ""
+    columns: Callable[[recipe.Data], list[str | int]] = lambda section: []
+    questions: Callable[[Path, Sequence[str | int]], Iterator[tuple[str, str]]] | None = None
+    tables: tuple[str, ...] = (".csv", ".tsv", ".jsonl", parquet.SUFFIX)
     tokens: Callable[[bytes, Mapping[str, Any], Mapping[str, bytes]], list[str]] = (
         lambda content, inputs, files: []
     )
@@ -98,6 +105,9 @@ KINDS: dict[str, Kind] = {
         (".txt",),
         lines=True,
         texts=True,
+        columns=interactions.columns,
+        questions=interactions.questions,
+        tables=tuple(one for one in uses.SUFFIXES if one != ".txt"),  # a history on each line
         tokens=interactions.tokens,
         keep=interactions.keep,
     ),
@@ -108,6 +118,9 @@ KINDS: dict[str, Kind] = {
         (".txt",),
         lines=True,
         texts=True,
+        columns=ratings.columns,
+        questions=ratings.questions,
+        tables=tuple(one for one in uses.SUFFIXES if one != ".txt"),
         tokens=ratings.tokens,
         keep=interactions.keep,
     ),

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from modelwright.core.errors import DataError, did_you_mean
 from modelwright.core.signature import NO_TARGET
 from modelwright.data.rows import PARTS, Column, Finding, Loaded, Prepared, Ragged, Rows, ragged
 from modelwright.data.text import code_points, part_files
-from modelwright.data.uses import Use, items_of, labels_of, line_of, order, uses
+from modelwright.data.uses import Use, asked_about, items_of, labels_of, line_of, order, uses
 from modelwright.data.uses import is_here as is_table
 
 ITEMS, USERS = "items.json", "users.json"  # in the data's and in the model's folder
@@ -304,6 +304,22 @@ def _ids(
 def _values(column: Any) -> npt.NDArray[Any]:
     assert isinstance(column, Ragged)
     return column.values
+
+
+def columns(section: recipe.Data) -> list[str | int]:
+    """Of a table that is asked about: user and item."""
+    own = section.interactions or recipe.Interactions()
+    return [own.user, own.item]
+
+
+def questions(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str, str]]:
+    """Of each row of a table its user, and what that user would ask about the item.
+
+    Raises: DataError as `asked_about`.
+    """
+    for where, use in asked_about(path, columns):
+        who = [f"@{use.user}"] if use.user else []
+        yield f"user {use.user}" if use.user else where, line_of([*who, use.item])
 
 
 def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from modelwright.core.errors import ConfigError, DataError, IntegrityError, did_you_mean
 from modelwright.core.files import sha256, write_bytes, write_json
-from modelwright.core.signature import NO_TARGET, Signature
+from modelwright.core.signature import NO_TARGET, PAD_MULTIPLE, Signature
 from modelwright.data.shared import Shared, Windows
 
 Array = npt.NDArray[Any]
@@ -72,8 +72,8 @@ class Ragged:
     def padded(self, indices: Indices, fill: float = 0, among: Indices | None = None) -> Array:
         """The rows at `indices`, (len(indices), time, ...), filled up behind their ends.
 
-        Time is the longest of `among`, or else of them, rounded up to PAD_MULTIPLE, so that few
-        shapes come up.
+from modelwright.core.signature import NO_TARGET, PAD_MULTIPLE, Signature
+from modelwright.data.shared import Shared, Windows
         """
         lengths = self.lengths_of(indices)
         longest = lengths if among is None else self.lengths_of(among)
@@ -97,7 +97,6 @@ def ragged(rows: Sequence[Array], like: Array | None = None) -> Ragged:
     return Ragged(np.concatenate([empty, *rows]), offsets)
 
 
-PAD_MULTIPLE = 8
 Column = Array | Ragged | Windows | Shared
 
 

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,7 +78,7 @@ def uses(path: Path, own: recipe.Interactions, what: Literal["time", "rating"]) 
         raise DataError(f"{path} is empty", expected="a row for each use of an item by a user")
     value_of, expected = _VALUES[what]
     columns = (own.user, own.item, getattr(own, what))
-    head = [field.partition(":")[0] if path.suffix == ".inter" else field for field in rows[0][1]]
+    head = _head(path, rows)
     header = any(isinstance(one, str) for one in columns)
     wanted = [_column_of(path, one, head) for one in columns]
     if not header:
@@ -103,6 +103,45 @@ def uses(path: Path, own: recipe.Interactions, what: Literal["time", "rating"]) 
     return found
 
 
+def asked_about(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str, Use]]:
+    """Place and row of a table that a model is asked about; its value is the time, or the line's
+    number where the table has none.
+
+    Args:
+        columns: of user and item, as in the training; of the time if that counts.
+    Raises: DataError for a column that is not there or, with the line, for a table that cannot be
+        read.
+    """
+    rows = _lines(path)
+    if not rows:
+        raise DataError("it is empty", expected="a table with rows")
+    head = _head(path, rows)
+    places = []
+    for column in columns[:2]:
+        if (place := _place_of(column, head)) is None:
+            raise DataError(
+                f"{path} has no column {column!r}",
+                expected=did_you_mean(str(column), [*head, *map(str, range(len(head)))]),
+                repair=f"the model was trained on {' and '.join(map(repr, columns[:2]))}: call the "
+                "columns so",
+            )
+        places.append(place)
+    user, item = places
+    time = _place_of(columns[2], head) if len(columns) > 2 else None
+    named = any(isinstance(one, str) for one in columns) or rows[0][0] == 0
+    called = _USER.fullmatch(head[user]) and _ITEM.fullmatch(head[item])
+    for line, fields in rows[bool(named or called) :]:
+        where = f"{path.name} line {line}"
+        if len(fields) <= max(user, item, time or 0):
+            raise DataError(f"{where}: {len(fields)} fields", expected=f"{len(head)}")
+        value = line if time is None else _time(fields[time])
+        if value is None:
+            raise DataError(
+                f"{where}: {fields[time or 0]!r} is no time", expected=_VALUES["time"][1]
+            )
+        yield where, Use(fields[user], fields[item], value)
+
+
 def labels_of(items: Sequence[str], path: Path, own: recipe.Interactions) -> list[str]:
     """What each item is called: its title, if there are titles beside the table, and its id.
 
@@ -112,11 +151,20 @@ def labels_of(items: Sequence[str], path: Path, own: recipe.Interactions) -> lis
     return [f"{titles[item]} [{item}]" if item in titles else item for item in items]
 
 
+def _head(path: Path, rows: Sequence[tuple[int, list[str]]]) -> list[str]:
+    """The first line, which may be names: those of .inter have a type behind them."""
+    return [field.partition(":")[0] if path.suffix == ".inter" else field for field in rows[0][1]]
+
+
+def _place_of(column: str | int, head: Sequence[str]) -> int | None:
+    if isinstance(column, str):
+        return head.index(column) if column in head else None
+    return column if 0 <= column < len(head) else None
+
+
 def _column_of(path: Path, column: str | int, head: Sequence[str]) -> int:
-    if isinstance(column, str) and column in head:
-        return head.index(column)
-    if isinstance(column, int) and 0 <= column < len(head):
-        return column
+    if (place := _place_of(column, head)) is not None:
+        return place
     raise ConfigError(
         f"{path} has no column {column!r}",
         expected=did_you_mean(str(column), [*head, *map(str, range(len(head)))]),

@@ -6,7 +6,7 @@ families and their sizes.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,20 @@ from modelwright.core.signature import TensorSpec
 from modelwright.models import cnn, rnn, transformer
 from modelwright.models.chain import Model
 from modelwright.models.cnn import KERNEL_SIZE, GridBody, ResidualBody, SequenceBody
-from modelwright.models.embed import EMBEDS, ImageEmbed, Normalize, Patches, ToldEmbed
+from modelwright.models.embed import (
+    EMBEDS,
+    ImageEmbed,
+    Normalize,
+    Patches,
+    ToldEmbed,
+    most_places,
+)
 from modelwright.models.groups import Groups
 from modelwright.models.heads import HEADS
 from modelwright.models.layers import Convolution
 from modelwright.models.pairs import Decoder, EncoderDecoder, memory
 from modelwright.models.rnn import GridRecurrentBody, RecurrentBlock, RecurrentBody
-from modelwright.models.transformer import EncoderBlock, EncoderBody, num_heads
+from modelwright.models.transformer import EncoderBlock, EncoderBody, Positions, num_heads
 
 Description = Mapping[str, Any]
 Specs = tuple[TensorSpec, ...]
@@ -300,15 +307,15 @@ def transformer_sequence(
     mlp_ratio: int = 2,
     head_dim: int = 32,
     dropout: float = 0.0,
-    positions: Literal["sinusoidal", "learned", "rotary"] = "rotary",
+    positions: Positions = "rotary",
     soft_cap: float = 0.0,
     **body_args: Any,
 ) -> Model:
-    """Attention among places, turned by their distance; `body_args` as EncoderBody takes them.
+    """Attention among places; `body_args` as EncoderBody takes them.
 
     Args:
         soft_cap: of the next token's logits, TagHead's.
-    Raises: ConfigError for a cap on another answer.
+    Raises: ConfigError for a cap on another answer, or for learned positions of rows without bound.
     """
     if soft_cap and outputs["kind"] != "next":
         raise ConfigError(f"soft_cap is of the next token's logits, not of {outputs['kind']!r}")
@@ -316,7 +323,7 @@ def transformer_sequence(
         dim,
         num_heads=max(1, dim // head_dim),
         mlp_dims=mlp_dims or [mlp_ratio * dim] * num_layers,
-        max_len=0 if positions == "rotary" else inputs["max_length"],
+        max_len=most_places(inputs) if positions == "learned" else 0,
         positions=positions,
         causal=_causal(outputs),
         dropout=dropout,
@@ -328,10 +335,10 @@ def transformer_sequence(
 
 def _pairs(
     inputs: Description, outputs: Description, dim: int, dropout: float,
-    body: Any, layers: Sequence[nn.Module],
+    body: Any, layers: Sequence[nn.Module], sinusoidal: bool = False,
 ) -> Model:  # fmt: skip
     head = HEADS[outputs["kind"]].build(outputs, inputs, dim, dropout)
-    decoder = Decoder(layers, dim, body.out_dim, dropout)
+    decoder = Decoder(layers, dim, body.out_dim, dropout, sinusoidal)
     return EncoderDecoder(
         body, decoder, head, dim, outputs["num_classes"], inputs.get("source_vocab_size"), dropout
     )
@@ -368,21 +375,28 @@ def rnn_pairs(
 
 def transformer_pairs(
     inputs: Description, outputs: Description, dim: int, num_layers: int,
-    mlp_dims: Sequence[int] | None = None, dropout: float = 0.0, **block_args: Any,
+    mlp_dims: Sequence[int] | None = None, dropout: float = 0.0, positions: Positions = "rotary",
+    **block_args: Any,
 ) -> Model:  # fmt: skip
     """Attention on both sides; the first half of `mlp_dims` is the encoder's. `block_args` are of
-    every EncoderBlock; where the target's look at the source stays as it is."""
+    every EncoderBlock; where the target's look at the source stays as it is.
+
+    Raises: ConfigError for learned positions: what is written has no bound.
+    """
+    if positions == "learned":
+        most_places(inputs)
     mlp_dims = mlp_dims or [2 * dim] * 2 * num_layers
     heads = num_heads(dim)
     body = EncoderBody(
-        dim, num_heads=heads, mlp_dims=mlp_dims[:num_layers], positions="rotary", dropout=dropout,
+        dim, num_heads=heads, mlp_dims=mlp_dims[:num_layers], positions=positions, dropout=dropout,
         **block_args,
     )  # fmt: skip
+    rotary = positions == "rotary"
     layers = [
-        EncoderBlock(dim, heads, mlp_dim, dropout, rotary=True, causal=True, **block_args)
+        EncoderBlock(dim, heads, mlp_dim, dropout, rotary=rotary, causal=True, **block_args)
         for mlp_dim in mlp_dims[num_layers:]
     ]
-    return _pairs(inputs, outputs, dim, dropout, body, layers)
+    return _pairs(inputs, outputs, dim, dropout, body, layers, not rotary)
 
 
 # what a writing model remembers of its source and carries on, by its head and its arguments

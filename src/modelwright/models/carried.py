@@ -4,7 +4,7 @@ Without it every new token costs a look at all tokens before it. Attention keeps
 convolution its last inputs, a recurrence its state; a fresh start is all zeros, or of length zero.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -27,8 +27,13 @@ class Carried:
     """
 
     def __init__(self, past: Sequence[Tensor]) -> None:
-        self._past: Iterator[Tensor] = iter(past)
+        self._all, self._past = past, iter(past)
         self.present: list[Tensor] = []
+
+    @property
+    def places(self) -> int:
+        """How many of them attention has seen so far."""
+        return self._all[0].shape[2]
 
     def take(self) -> Tensor:
         """The next layer's past."""

@@ -37,7 +37,7 @@ from modelwright.models.assemble import (
 )
 from modelwright.models.carried import Carried
 from modelwright.models.chain import Model
-from modelwright.models.embed import EMBEDS
+from modelwright.models.embed import EMBEDS, most_places
 from modelwright.models.groups import Groups
 from modelwright.models.heads import HEADS
 from modelwright.models.ladders import LADDERS
@@ -159,6 +159,14 @@ class ModelSpec:
             EMBEDS[self.inputs["kind"]].inputs(self.inputs), head.outputs(self.outputs),
             *carries(self.outputs, self.arguments),
         )  # fmt: skip
+
+    @property
+    def most_places(self) -> int | None:
+        """Of a row, padding included, where its places are learned; None where nothing bounds
+        them."""
+        inputs, args = (one.get("text", one) for one in (self.inputs, self.arguments))
+        learned = self.has_time and args.get("positions") == "learned"
+        return most_places(inputs) if learned else None
 
     @property
     def has_time(self) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelwright.core.signature import FRAMES_PER_S, TARGET_TIME, TensorSpec
+from modelwright.core.errors import ConfigError
+from modelwright.core.signature import FRAMES_PER_S, PAD_MULTIPLE, TARGET_TIME, TensorSpec
 from modelwright.models.layers import mel_filters
 
 Masked = tuple[Tensor, Tensor | None]
@@ -272,15 +273,23 @@ class Embed:
     sequence: (description, dim, dropout) -> the module that makes a sequence; None for images,
         which each family cuts its own way, for pictures with texts, which are two inputs, and for
         pairs of sequences (models/pairs.py).
+    most_places: of such a sequence, padding included; None where one that is asked for may be
+        longer than any that was trained on.
     """
 
     inputs: Callable[[Mapping[str, Any]], tuple[TensorSpec, ...]]
     sequence: Callable[[Mapping[str, Any], int, float], nn.Module] | None
+    most_places: Callable[[Mapping[str, Any]], int] | None = None
+
+
+def _most_tokens(own: Mapping[str, Any]) -> int:
+    return -(-int(own["max_length"]) // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
 _TOKENS = Embed(
     lambda own: (TensorSpec("ids", "int64", ("batch", "time", own["features"])),),
     lambda own, dim, dropout: TokenEmbed(own["vocab_size"], dim, dropout=dropout),
+    _most_tokens,
 )
 
 EMBEDS: dict[str, Embed] = {
@@ -296,6 +305,7 @@ EMBEDS: dict[str, Embed] = {
     "stream": Embed(
         _TOKENS.inputs,
         lambda own, dim, dropout: TokenEmbed(own["vocab_size"], dim, dropout=dropout, whole=False),
+        _most_tokens,
     ),
     "items": _TOKENS,
     "ratings": Embed(
@@ -303,6 +313,7 @@ EMBEDS: dict[str, Embed] = {
         lambda own, dim, dropout: ToldEmbed(
             own["vocab_size"], own["items"], own["levels"], dim, dropout=dropout
         ),
+        _most_tokens,
     ),
     "image_text": Embed(
         lambda own: tuple(
@@ -324,11 +335,28 @@ EMBEDS: dict[str, Embed] = {
             TensorSpec("window", "float32", ("batch", own["length"], len(own["channels"]))),
         ),
         lambda own, dim, dropout: WindowEmbed(own["length"], own["patch"], dim, dropout=dropout),
+        lambda own: own["length"] // own["patch"],
     ),
     "observation": Embed(
         lambda own: (
             TensorSpec("observation", "float32", ("batch", own["length"], own["features"])),
         ),
         lambda own, dim, dropout: ObservationEmbed(own["mean"], own["std"], dim),
+        lambda own: own["length"],
     ),
 }
+
+
+def most_places(inputs: Mapping[str, Any]) -> int:
+    """For how many places positions can be learned, by the description of what comes in.
+
+    Raises: ConfigError where rows have no bound.
+    """
+    most = EMBEDS[inputs["kind"]].most_places
+    if most is None:
+        raise ConfigError(
+            f"model.positions: learned ones end with the longest row of training, and of the kind "
+            f"{inputs['kind']!r} there may be longer ones",
+            expected="sinusoidal or rotary",
+        )
+    return most(inputs)

@@ -82,18 +82,22 @@ CONV_NORMS: dict[Convolution, type[ConvNorm | SeparableConvNorm]] = {
 }
 
 
-def sinusoidal_positions(length: int, dim: int) -> Tensor:
+def sinusoidal_positions(
+    length: int, dim: int, first_place: int = 0, device: torch.device | None = None
+) -> Tensor:
     """Fixed position vectors, (length, dim); pairs of sine and cosine.
 
+    Args:
+        first_place: of the first of them.
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.5.
 
     >>> sinusoidal_positions(4, 6).shape
     torch.Size([4, 6])
     """
-    position = torch.arange(length, dtype=torch.float32)[:, None]
-    rate = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10_000.0) / dim))
-    angle = position * rate
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).reshape(length, -1)[:, :dim]
+    places = torch.arange(length, device=device, dtype=torch.float32) + first_place
+    even = torch.arange(0, dim, 2, device=device, dtype=torch.float32)
+    angle = places[:, None] * torch.exp(even * (-math.log(10_000.0) / dim))
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :dim]
 
 
 def mel_filters(rate: int, size: int, num_mels: int) -> Tensor:

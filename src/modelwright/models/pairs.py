@@ -20,7 +20,7 @@ from modelwright.models.carried import Carried
 from modelwright.models.chain import Model
 from modelwright.models.embed import PAD, Words
 from modelwright.models.layers import CrossAttention
-from modelwright.models.transformer import num_heads
+from modelwright.models.transformer import num_heads, with_sinusoidal
 
 
 class Decoder(nn.Module):
@@ -28,12 +28,15 @@ class Decoder(nn.Module):
 
     Args:
         layers: (sequence, mask, carried, look) -> sequence, all around their own skips.
+        sinusoidal: whether places are told by fixed vectors, as of transformers.
     """
 
     def __init__(
-        self, layers: Sequence[nn.Module], dim: int, memory_dim: int, dropout: float
-    ) -> None:
+        self, layers: Sequence[nn.Module], dim: int, memory_dim: int, dropout: float,
+        sinusoidal: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.sinusoidal = sinusoidal
         self.layers = nn.ModuleList(layers)
         self.looks = nn.ModuleList(
             CrossAttention(dim, num_heads(dim), memory_dim, dropout) for _ in layers
@@ -49,7 +52,7 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """(batch, places, dim) -> the same; memory: as `remember` gives it, then the mask."""
         *sides, mask = memory
-        sequence = self.enter(sequence)
+        sequence = self.enter(sequence, carried)
         for layer, look, key, value in zip(
             self.layers, self.looks, sides[::2], sides[1::2], strict=True
         ):
@@ -57,9 +60,9 @@ class Decoder(nn.Module):
             sequence = layer(sequence, None, carried, there)
         return torch.as_tensor(self.norm(sequence))
 
-    def enter(self, sequence: Tensor) -> Tensor:
+    def enter(self, sequence: Tensor, carried: Carried | None = None) -> Tensor:
         """What the first layer sees."""
-        return sequence
+        return with_sinusoidal(sequence, carried) if self.sinusoidal else sequence
 
 
 class EncoderDecoder(Model):

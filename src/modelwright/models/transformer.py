@@ -9,11 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from modelwright.core.errors import Unsupported
 from modelwright.core.signature import PAST, TensorSpec
 from modelwright.models.carried import Carried, Look, unmoved
 from modelwright.models.groups import Group, Groups, Place
 from modelwright.models.layers import NORMS, Attention, feed_forward, sinusoidal_positions
+
+Positions = Literal["sinusoidal", "learned", "rotary"]
 
 
 class EncoderBlock(nn.Module):
@@ -66,7 +67,7 @@ class EncoderBody(nn.Module):
 
     Args:
         mlp_dims: hidden size of each block's feed-forward net; as many as there are blocks.
-        max_len: longest sequence; positions are made for it, but for rotary ones.
+        max_len: longest sequence, for which learned positions are made.
         positions: "sinusoidal" is fixed, "learned" is trained, "rotary" turns queries and keys.
         class_token: put a learned vector first, as the published ViT does.
         embed_skip: before each block, add a learned share of what came in (github.com/KellerJordan/
@@ -81,7 +82,7 @@ class EncoderBody(nn.Module):
         num_heads: int,
         mlp_dims: Sequence[int],
         max_len: int = 0,
-        positions: Literal["sinusoidal", "learned", "rotary"] = "learned",
+        positions: Positions = "learned",
         class_token: bool = False,
         embed_skip: bool = False,
         dropout: float = 0.0,
@@ -90,13 +91,12 @@ class EncoderBody(nn.Module):
     ) -> None:
         super().__init__()
         self.token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
-        length, rotary = max_len + int(class_token), positions == "rotary"
+        self.sinusoidal = positions == "sinusoidal"
         self.positions: Tensor | None = None
         if positions == "learned":
+            length = max_len + int(class_token)
             self.positions = nn.Parameter(torch.randn(length, dim) * 0.02)
-        elif not rotary:
-            del self.positions  # a plain attribute of that name would keep the buffer out
-            self.register_buffer("positions", sinusoidal_positions(length, dim))
+        rotary = positions == "rotary"
         self.blocks = nn.ModuleList(
             EncoderBlock(dim, num_heads, mlp_dim, dropout, rotary=rotary, norm=norm, **block)
             for mlp_dim in mlp_dims
@@ -127,14 +127,21 @@ class EncoderBody(nn.Module):
         if self.token is not None:
             token = self.token.expand(sequence.shape[0], -1, -1)
             sequence = torch.cat([token, sequence], dim=1)
-        if self.positions is not None:
-            if carried is not None:
-                raise Unsupported(
-                    "a text cannot be carried on with positions counted from its beginning",
-                    expected='positions="rotary"',
-                )
-            sequence = sequence + self.positions[: sequence.shape[1]]
+        if self.sinusoidal:
+            sequence = with_sinusoidal(sequence, carried)
+        elif self.positions is not None:
+            places = torch.arange(sequence.shape[1], device=sequence.device)
+            before = 0 if carried is None else carried.places
+            sequence = sequence + self.positions[places + before]
         return sequence, mask
+
+
+def with_sinusoidal(sequence: Tensor, carried: Carried | None = None) -> Tensor:
+    """(batch, time, dim) and the fixed vectors of its places, which are behind those carried."""
+    before = 0 if carried is None else carried.places
+    time, dim = sequence.shape[1:]
+    found = sinusoidal_positions(time, dim, before, sequence.device)
+    return sequence + found.to(sequence.dtype)
 
 
 def num_heads(dim: int) -> int:

@@ -14,10 +14,11 @@ import numpy as np
 from modelwright.core.artifact import Artifact
 from modelwright.core.decode import settle
 from modelwright.core.errors import ConfigError, DataError, MissingExtra
-from modelwright.core.signature import Signature
+from modelwright.core.signature import PAD_MULTIPLE, Signature
 from modelwright.data import audio, language
 from modelwright.data.catalog import KINDS
 from modelwright.data.image import MAX_PIXELS
+from modelwright.models.catalog import ModelSpec
 from modelwright.models.heads import HEADS
 from modelwright.runtime.answering import beside
 from modelwright.runtime.catalog import WritingSession
@@ -28,7 +29,6 @@ from modelwright.tasks.catalog import TASKS
 
 Arrays = Mapping[str, np.ndarray]
 GZIP = b"\x1f\x8b"  # a small one can unpack to more than the memory holds
-PADDING = 8  # clients may fill rows up to a multiple of it
 MOST_BEAMS = 64  # texts that the search of a transcription may keep for a stranger
 TEXTS = ("stop",)  # of what a request may say; everything else is a number
 
@@ -76,6 +76,7 @@ class Answers:
 
     inputs, outputs: the descriptions in the manifest; files: what travels with the model.
     shipped: how it is to write, where that is not the default.
+    bound: places of a row, where its positions were learned.
     """
 
     task: str
@@ -84,6 +85,15 @@ class Answers:
     labels: list[str]
     files: dict[str, bytes]
     shipped: dict[str, Any]
+    bound: int | None = None
+
+    @property
+    def longest(self) -> int | None:
+        """Most places of one row that are computed: twice as many as training saw, or the bound;
+        None: no matter. Clients may fill rows up to a multiple of eight."""
+        if self.bound is not None or "max_length" not in self.inputs:
+            return self.bound
+        return -(-2 * int(self.inputs["max_length"]) // PAD_MULTIPLE) * PAD_MULTIPLE
 
     @property
     def kind(self) -> str:
@@ -186,7 +196,7 @@ class Answers:
         except MissingExtra as error:
             raise Refused(500, f"this server cannot read a {medium.noun}: {error.what}") from None
         places = max(value.shape[1] for value in inputs.values() if value.ndim > 1)
-        if places > (longest(self.inputs) or places):
+        if places > (self.longest or places):
             raise Refused(413, f"the {medium.noun} is too long for this model: cut it into pieces")
         return inputs, tokens
 
@@ -233,13 +243,8 @@ def answers_of(artifact: Artifact) -> Answers | None:
         return None
     files = artifact.extras if "preprocess" in manifest else {}
     named = labels or list(inputs.get("channels", []))
-    return Answers(task, inputs, outputs, named, files, manifest.get("decode", {}))
-
-
-def longest(inputs: Mapping[str, Any]) -> int | None:
-    """Most places of one row that are computed: twice as many as training saw; None: no matter."""
-    most = inputs.get("max_length")
-    return None if most is None else -(-2 * int(most) // PADDING) * PADDING
+    bound = ModelSpec.from_json(model).most_places if "args" in model else None
+    return Answers(task, inputs, outputs, named, files, manifest.get("decode", {}), bound)
 
 
 def _takes_pictures(signature: Signature) -> bool:

@@ -23,7 +23,7 @@ from modelwright.core.decode import settle
 from modelwright.core.errors import ConfigError, MissingExtra
 from modelwright.core.signature import Signature
 from modelwright.runtime.decode import Writing
-from modelwright.serve.answers import Answers, answers_of, longest
+from modelwright.serve.answers import Answers, answers_of
 from modelwright.serve.batcher import Batcher
 from modelwright.serve.limits import Access, Intake, Limits
 
@@ -170,7 +170,7 @@ def _open(artifact: Artifact, threads: int | None, name: str | None, limits: Lim
                 expected="one of: " + ", ".join(DATATYPES),
             )
     answers = answers_of(artifact)
-    most = longest(answers.inputs) if answers else None
+    most = answers.longest if answers else None
     if most is not None:
         limits = replace(limits, free_size=min(limits.free_size, most))
     session = open_session(artifact, threads=threads)

@@ -166,8 +166,8 @@ class _Body(EncoderBody):
 class _Decoder(Decoder):
     places: Places
 
-    def enter(self, sequence: Tensor) -> Tensor:
-        return self.places.begin(super().enter(sequence), None)[0]
+    def enter(self, sequence: Tensor, carried: Any = None) -> Tensor:
+        return self.places.begin(super().enter(sequence, carried), None)[0]
 
 
 class _Attention(Attention):
