@@ -1,5 +1,6 @@
 """Each precision trains as float32 does, keeps what it promises to keep, and resumes exactly."""
 
+import json
 import math
 import sys
 
@@ -92,6 +93,18 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(tmp_path, monkeypatch):
     assert [] == differing(before, weights_of(trainer))
     assert {"loss_scale": 2.0**59, "skipped_steps": 1} == trainer.scale.observed()
     assert trainer._observed().keys() >= {"loss_scale", "skipped_steps"}
+
+
+def test_a_step_that_overflows_leaves_its_loss_in_the_curves(tmp_path, monkeypatch):
+    """And not its norm, which is no number and would be no JSON."""
+    monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**60)
+    metrics = tmp_path / "metrics.jsonl"
+    trainer = trainer_of(tmp_path / "c", "transformer", precision="16-mixed", metrics=metrics)
+    trainer.run(Budget(steps=2))
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in metrics.open()]
+
+    assert [1, 2] == [line["step"] for line in lines]
+    assert all("loss" in line and "grad_norm" not in line for line in lines)
 
 
 def test_the_scale_grows_after_good_steps(monkeypatch):

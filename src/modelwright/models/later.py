@@ -99,14 +99,14 @@ class Later:
             yield name, place.within(memory)
 
 
-class _Notes(TorchDispatchMode):
+class _Notes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Lets everything happen on the meta device, and writes it down.
 
     done: in order; known: memory that was there already, such as of a list of numbers.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.done: list[Done] = []
         self.known: dict[int, Tensor] = {}
         self._numbers: dict[int, int] = {}  # of memories, by their addresses

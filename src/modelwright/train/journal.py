@@ -113,9 +113,10 @@ class Journal:
                 "learning_rate": learning_rate,
                 **self._speeds(step, elapsed),
                 "memory_bytes": peak_memory_bytes(),
-                **observed,
+                **observed,  # the norm of a step that was skipped may be no number
             }
-            self.write(step, elapsed, values)
+            finite = {name: value for name, value in values.items() if math.isfinite(value)}
+            self.write(step, elapsed, finite)
         if self._beat.due() and shown():  # a line costs a look at the memory
             show(self._line(limit, step, elapsed, loss))
 

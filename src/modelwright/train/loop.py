@@ -93,9 +93,8 @@ class Trainer:
         self.guard = Guard(settings, held, self.journal.note)
         self._loss = loss_of(task, settings.label_smoothing)
         self.scale = LossScale(settings.precision == "16-mixed")
-        self.steps = Steps(
-            settings, weights, self.optimizer, self.guard, self.scale, self.micro, world
-        )
+        given = (self.optimizer, self.guard, self.scale, self.micro, world)
+        self.steps = Steps(settings, weights, *given)
         self.elapsed, self.evaluation_seconds = 0.0, 0.0
         self.looked_s, self.went_back = 0.0, False  # looked at valid, by this process
         self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid metric
@@ -123,8 +122,8 @@ class Trainer:
             num_classes=spec.outputs.get("num_classes"), rate=spec.inputs.get("rate"),
             batch_steps=settings.batch_warmup_steps, window_steps=settings.window_warmup_steps,
         )  # fmt: skip
-        part, parts = self.world.reader, self.world.layout.readers
-        self._batches = Batches(self.loader, settings.device, part, parts)
+        own = self.world.reader, self.world.layout.readers
+        self._batches = Batches(self.loader, settings.device, *own)
 
     # one step
 
@@ -185,8 +184,8 @@ class Trainer:
         started = time.perf_counter() - self.elapsed
         with catch_signals() as signals:
             hear = functools.partial(self._hear, signals, started, title)
-            while not self._over(limit, first_step, first_elapsed):
-                try:
+            try:
+                while not self._over(limit, first_step, first_elapsed):
                     self.world.at(self.step)
                     if until is None and self.compiling.due(self.step - first_step):
                         pace_s = (self.elapsed - first_elapsed) / max(1, self.step - first_step)
@@ -194,29 +193,36 @@ class Trainer:
                         self.compiling.settle(self._batches(self.step), left_s)
                     self.steps.ahead = AHEAD[self.device.type]
                     self.train_step()
-                except Exception:
-                    self._saver.wait()  # what was good before the step is kept
-                    raise
-                asked, busy = hear(), False
-                self._note_steps(limit)
-                progress = self.budget.progress(self.step, self.elapsed)
-                if until is None and progress - self._evaluated_at >= 1 / self.evaluations:
-                    self._evaluated_at = progress
-                    if progress < 1 - 0.5 / self.evaluations:
-                        busy = True
-                        self._look()
-                self._saver.check()
-                if self._save_due():
-                    busy = True
-                    self.save(wait=False)
-                if asked:
-                    busy = True
-                    self._save_as_asked(title)
-                if busy:
-                    hear()
+                    asked = hear()
+                    if self._between_steps(limit, asked, title, whole=until is None):
+                        hear()  # it took time
+            except Exception as error:
+                if not isinstance(error, StopRequested):
+                    self._saver.wait()  # what was good before is kept
+                raise
             self._note_steps(limit)
             self.steps.ahead = 0
             hear()  # a signal came with the last step
+
+    def _between_steps(self, limit: Budget, asked: bool, title: str, *, whole: bool) -> bool:
+        """Notes, looks and saves that are due; gives whether there were any but notes.
+
+        Args:
+            asked: for a checkpoint, by a person; whole: it is the whole budget that is spent.
+        """
+        self._note_steps(limit)
+        progress = self.budget.progress(self.step, self.elapsed)
+        look = whole and progress - self._evaluated_at >= 1 / self.evaluations
+        if look:
+            self._evaluated_at = progress
+            if look := progress < 1 - 0.5 / self.evaluations:
+                self._look()
+        self._saver.check()
+        if save := self._save_due():
+            self.save(wait=False)
+        if asked:
+            self._save_as_asked(title)
+        return look or save or asked
 
     def _hear(self, signals: Signals, started: float, title: str) -> bool:
         """Agree on the time, and on what people and schedulers want; gives whether a checkpoint is
@@ -224,8 +230,7 @@ class Trainer:
 
         Raises: StopRequested if a signal came, to any process.
         """
-        there = self._asked is not None and self._asked.exists()
-        told = (time.perf_counter() - started, float(there))
+        told = (time.perf_counter() - started, bool(self._asked and self._asked.exists()))
         self.elapsed, asked, received = self.world.heard(told, [float(signals.received or 0)])
         if received:
             self._stop(int(received), title)
@@ -235,18 +240,18 @@ class Trainer:
         """In the curves, and for who watches: what came of the last steps."""
         while self.steps.known:
             one = self.steps.known.popleft()
+            observed = {**self._observed(), "grad_norm": one.grad_norm}
             self.journal.step(
                 limit, one.number + 1, self.elapsed, loss=one.loss,
-                learning_rate=one.learning_rate,
-                observed={**self._observed(), "grad_norm": one.grad_norm},
+                learning_rate=one.learning_rate, observed=observed,
             )  # fmt: skip
 
     def _over(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:
         """Whether the budget is spent, and no step of it has to be taken again."""
-        if self._spent(limit, first_step, first_elapsed):
-            self.steps.look_back()
-            return self._spent(limit, first_step, first_elapsed)
-        return False
+        if not self._spent(limit, first_step, first_elapsed):
+            return False
+        self.steps.look_back()
+        return self._spent(limit, first_step, first_elapsed)
 
     def evaluate(self, rows: int | None = None, *, thorough: bool = True) -> Quality:
         """Metrics of the averaged weights on (the first `rows` of) the valid part; those of one
