@@ -72,8 +72,8 @@ class Ragged:
     def padded(self, indices: Indices, fill: float = 0, among: Indices | None = None) -> Array:
         """The rows at `indices`, (len(indices), time, ...), filled up behind their ends.
 
-from modelwright.core.signature import NO_TARGET, PAD_MULTIPLE, Signature
-from modelwright.data.shared import Shared, Windows
+        from modelwright.core.signature import NO_TARGET, PAD_MULTIPLE, Signature
+        from modelwright.data.shared import Shared, Windows
         """
         lengths = self.lengths_of(indices)
         longest = lengths if among is None else self.lengths_of(among)

@@ -355,26 +355,17 @@ class Trainer:
         self.steps.look_back()
         saved = (self._saved_step, self._saved_looks) == (self.step, len(self.looks))
         if not saved or best or self._saver.failed:
-            self._saver.begin(
-                step=self.step,
-                best=best,
-                tensors=state.gather(
-                    self.model,
-                    self.optimizer,
-                    average=self.weights.average(),
-                    best=self._best,
-                    more=self._tensors(),
-                ),
-                position={
-                    "best_value": self.best_value,
-                    "elapsed": self.elapsed,
-                    "evaluation_seconds": self.evaluation_seconds,
-                    "evaluated_at": self._evaluated_at,
-                    "looks": self.looks,
-                    "settings": self.settings.plain(),
-                    **self._position(),
-                },
-            )
+            tensors = state.gather(
+                self.model, self.optimizer, average=self.weights.average(), best=self._best,
+                more=self._tensors(),
+            )  # fmt: skip
+            position = {
+                "best_value": self.best_value, "elapsed": self.elapsed,
+                "evaluation_seconds": self.evaluation_seconds, "looks": self.looks,
+                "evaluated_at": self._evaluated_at, "settings": self.settings.plain(),
+                **self._position(),
+            }  # fmt: skip
+            self._saver.begin(step=self.step, tensors=tensors, position=position, best=best)
             self._saved_step, self._saved_at = self.step, self.elapsed
             self._saved_looks = len(self.looks)
         if wait:
