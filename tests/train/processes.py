@@ -60,7 +60,7 @@ class Job:
 
         One that raised fails the test with its traceback.
         """
-        found = []
+        found, errors = [], []
         for end, process in zip(self.ends, self.processes, strict=True):
             try:
                 good, value = end.recv()
@@ -68,8 +68,8 @@ class Job:
                 good, value = True, None
             process.join()
             killed = process.exitcode in (0, -signal.SIGKILL)
-            assert good and (value is not None or killed), value
-            found.append(value)
+            (found if good and (value is not None or killed) else errors).append(value)
+        assert not errors, "\n".join(map(str, errors))
         return found
 
 

@@ -22,7 +22,7 @@ from modelwright.train.saver import Saver
 
 from .faults import Faults
 from .processes import run_ranks, start_command
-from .stripes import loaded, model_of, run_in, write_recipe
+from .stripes import loaded, model_of, newest_step, run_in, write_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 CODES = [errno.ENOSPC, errno.EIO]
@@ -228,6 +228,29 @@ def test_a_full_disk_ends_the_command_with_words(tmp_path, monkeypatch, capsys):
     assert "continues at step 15 " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_wrong_bit_ends_the_command_with_exit_4(tmp_path, number):
+    """Training does not start over: the command names the file and the way back, and behind that
+    goes on from the checkpoint before."""
+    recipe, out = write_recipe(tmp_path, steps=6, every=2), tmp_path / "out"
+    command = (tmp_path, number, "train", recipe, "--out", out)
+    assert [143] * number == start_command(*command, before=Stopping(2)).ends_with()
+    *_, newest = sorted((run_in(out) / "train/checkpoints").glob("step-*"))
+    path = newest / f"shard-{number - 1:05d}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 8
+    path.write_bytes(content)
+
+    assert [4] * number == start_command(*command).ends_with()
+    said = "".join((tmp_path / f"said-{rank}.txt").read_text() for rank in range(number))
+    assert 1 == said.count("is not what was written") == said.count(path.name)
+    assert "remove the newest step-* folder" in said and newest.name[:13] == "step-00000003"
+    shutil.rmtree(newest)
+    step = newest_step(out)
+    assert [0] * number == start_command(*command).ends_with()
+    assert f"continues at step {step} " in (tmp_path / "said-0.txt").read_text() and 0 < step < 3
+
+
 def damage_again_and_again(rank, number, folder, times):
     """Flip a bit or cut the end of a file of a checkpoint, and try to take it up; gives what was
     taken up all the same, or refused under another name."""
@@ -262,7 +285,7 @@ def damage_again_and_again(rank, number, folder, times):
         together(number)
         if rank == 0:
             path.write_bytes(whole)
-    together(number)
+        together(number)
     return accepted, resumed(folder, 16, number)[2]
 
 

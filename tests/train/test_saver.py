@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 
 import pytest
 
@@ -88,6 +89,24 @@ def test_as_many_stay_as_the_recipe_says(tmp_path, keep):
 
     assert list(range(6 - keep, 6)) == steps_in(tmp_path)
     assert keep == len(list(tmp_path.iterdir()))
+
+
+def test_saves_by_the_clock(tmp_path, monkeypatch):
+    """Where the recipe says minutes, a save is due when so many have gone by since the last."""
+    seconds, train_step = [0.0], Trainer.train_step
+
+    def slow(trainer):
+        seconds[0] += 7
+        return train_step(trainer)
+
+    monkeypatch.setattr(Trainer, "train_step", slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])
+    keys = {"checkpoint_steps": None, "checkpoint_minutes": 0.5, "keep_checkpoints": 9}
+    trainer = trainer_of(tmp_path, **keys)
+    trainer.run(Budget(steps=17))
+    trainer._saver.wait()
+
+    assert [5, 10, 15] == steps_in(tmp_path)
 
 
 def test_the_best_on_valid_stays(tmp_path, monkeypatch):
