@@ -9,7 +9,7 @@ from tests.conformance.makers import MAKERS
 
 from modelwright.cli import call
 from modelwright.core.recipe import Layout
-from modelwright.train import equivalence, parallel
+from modelwright.train import buckets, equivalence, parallel
 from modelwright.train.equivalence import Compared, compare
 from modelwright.train.parallel import World
 
@@ -36,8 +36,8 @@ def as_forks(folder, number):
     return [""]
 
 
-def all_but_one(gradients, buckets=parallel.buckets):
-    return list(buckets(gradients))[1:]
+def all_but_one(gradients, every=buckets.buckets):
+    return list(every(gradients))[1:]
 
 
 def twice_in_pieces(world):
@@ -46,7 +46,7 @@ def twice_in_pieces(world):
 
 FAULTS = {
     "a bucket of gradients is added up nowhere": (
-        "data 2", (parallel, "buckets", all_but_one), (parallel, "BUCKET_BYTES", 20_000)),
+        "data 2", (buckets, "buckets", all_but_one), (buckets, "BUCKET_BYTES", 20_000)),
     "a shard is scaled twice": (
         "sharded 2", (World, "scale", property(twice_in_pieces))),
     "all ranks take the first one's rows": ("data 2", (World, "reader", 0)),

@@ -362,25 +362,30 @@ def test_same_seed_same_training(tmp_path):
 
 
 def test_checkpoints_come_as_often_as_asked(tmp_path, monkeypatch):
-    """With checkpoint_steps 7, twenty steps save at 7 and 14."""
+    """With checkpoint_steps 7, twenty steps save at 7 and 14, whatever was best in between."""
     saved = []
     commit = checkpoint.commit
     monkeypatch.setattr(
-        checkpoint, "commit", lambda *a, **k: (saved.append(k["step"]), commit(*a, **k))
+        checkpoint,
+        "commit",
+        lambda *a, **k: (saved.append((k["step"], k["best"])), commit(*a, **k)),
     )
     trainer = trainer_of(tmp_path, budget=Budget(steps=20), checkpoint_steps=7)
     trainer.run()
 
-    assert [7, 14] == saved
+    assert [7, 14] == [step for step, best in saved if not best]
 
 
 def test_only_two_checkpoints_are_kept(tmp_path):
-    """Old checkpoints go, the newest two stay, and nothing else lies in the folder."""
+    """Old checkpoints go, the newest two and the best stay, and nothing else lies in the folder."""
     trainer = trainer_of(tmp_path, budget=Budget(steps=50), checkpoint_steps=10)
     trainer.run()
     trainer.save()
 
-    assert ["step-00000040", "step-00000050"] == sorted(path.name for path in tmp_path.iterdir())
+    names = sorted(path.name for path in tmp_path.iterdir())
+    plain = [name for name in names if not name.endswith(".best")]
+    assert "step-00000050" == plain[-1] and 1 <= len(names) - len(plain)
+    assert 2 <= len(names) <= 3 and names[0][:-5] not in names
 
 
 def test_family_defaults_give_way_to_the_recipe():

@@ -98,8 +98,7 @@ class Trainer:
         self.elapsed, self.evaluation_seconds = 0.0, 0.0
         self.looked_s, self.went_back = 0.0, False  # looked at valid, by this process
         self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid metric
-        self._saved_step, self._saved_looks = 0, 0
-        self._saved_at, self._evaluated_at = 0.0, 0.0
+        self._saved_step, self._saved_looks, self._saved_at, self._evaluated_at = 0, 0, 0.0, 0.0
         self.best_value: float | None = None  # of the metric, at the looks while training
         self._best: dict[str, Tensor] = {}  # the averaged weights then
         self._seen: np.ndarray | None = None  # what each row added to the metric then
@@ -256,18 +255,16 @@ class Trainer:
     def evaluate(self, rows: int | None = None, *, thorough: bool = True) -> Quality:
         """Metrics of the averaged weights on (the first `rows` of) the valid part; those of one
         call of the model unless `thorough`. The weights have to be gathered before."""
-        started = time.perf_counter()
+        started, doing = time.perf_counter(), f"looking at valid after step {self.step}"
         part = self.valid.take(np.arange(min(rows or len(self.valid), len(self.valid))))
         session = TorchSession(self.result, self.spec, torch.get_num_threads())
         labels = self.spec.outputs.get("labels", ())
 
         def judge() -> Quality:
-            # no more rows at once than in a step: of long ones, 256 took twice a step's memory
-            size = self.micro.size
+            size = self.micro.size  # of more long rows, 256 took twice a step's memory
             return evaluate(session, part, self.task, labels, batch_size=size, thorough=thorough)
 
         with autocast(self.settings.precision, self.device.type):
-            doing = f"looking at valid after step {self.step}"
             found = self.micro.fitting(judge, doing, together=False)
         seconds = time.perf_counter() - started
         self.evaluation_seconds = seconds * len(self.valid) / len(part)
@@ -284,7 +281,9 @@ class Trainer:
         self.evaluation_seconds = self.world.told(self.evaluation_seconds, patient=True)
         self.micro.asked = int(self.world.told(self.micro.asked))
         if self.world.told(float(self._best is not before)):
+            due = self._saved_step, self._saved_at
             self.save(wait=False, best=True)
+            self._saved_step, self._saved_at = due  # what is due comes as it would have
 
     def _consider(self, found: Quality) -> None:
         """Note a look's metrics; keep its weights if none were better so far."""
@@ -404,8 +403,8 @@ class Trainer:
         self._evaluated_at = float(position["evaluated_at"])
         self.best_value = position["best_value"]
         self.looks = [(float(spent), float(value)) for spent, value in position["looks"]]
-        self._saved_step, self._saved_at = self.step, self.elapsed
-        self._saved_looks = len(self.looks)
+        self._saved_step, self._saved_looks = self.step, len(self.looks)
+        self._saved_at = self.elapsed
         self._take_up(position, state.part("more", tensors))
         self.journal.drop_after(self.step)
         return True
