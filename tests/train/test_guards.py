@@ -79,6 +79,7 @@ def test_falling_losses_are_no_spikes(tmp_path):
 )  # fmt: skip
 def test_stopping_keeps_the_checkpoint(tmp_path, value, keys, words):
     """Unless told to skip, a bad loss ends in exit 2 before its gradient moves a weight."""
+    keys = {**keys, "keep": "last"}
     trainer = trainer_of(tmp_path, "transformer", checkpoint_steps=10, **keys)
     planted(trainer, 40, value=value)
     with pytest.raises(TrainingFailed, match=words) as caught:
@@ -136,7 +137,7 @@ def test_skipping_goes_back_and_on(tmp_path, often, value, optimizer):
 
 def test_skipping_stops_where_it_does_not_help(tmp_path, often):
     """Weights that give no number any more are gone back from three times, then it ends."""
-    trainer = planted(trainer_of(tmp_path, **SKIP), *range(30, 60))
+    trainer = planted(trainer_of(tmp_path, **SKIP, keep="last"), *range(30, 60))
     texts = noted(trainer)
     with pytest.raises(TrainingFailed, match="after 3 returns to earlier weights") as caught:
         trainer.run()

@@ -281,9 +281,7 @@ class Trainer:
         self.evaluation_seconds = self.world.told(self.evaluation_seconds, patient=True)
         self.micro.asked = int(self.world.told(self.micro.asked))
         if self.world.told(float(self._best is not before)):
-            due = self._saved_step, self._saved_at
             self.save(wait=False, best=True)
-            self._saved_step, self._saved_at = due  # what is due comes as it would have
 
     def _consider(self, found: Quality) -> None:
         """Note a look's metrics; keep its weights if none were better so far."""
