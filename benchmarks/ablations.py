@@ -24,6 +24,7 @@ import torch
 
 from bench import Row, arguments, finish
 from modelwright.core import recipe
+from modelwright.core.files import write_json
 from modelwright.data import catalog as data_catalog
 from modelwright.models.catalog import ModelSpec, count_params, fresh_model
 from modelwright.tasks.catalog import TASKS
@@ -177,7 +178,7 @@ def make(jobs: list[Job], folder: Path, out: Path, steps: int, valid: int | None
             if job.text == text:
                 found = measure(data, variants[job.variant], job.seed, steps)
                 print(json.dumps(asdict(job) | found), file=sys.stderr, flush=True)
-                job.file(out, steps).write_text(json.dumps(found))
+                write_json(job.file(out, steps), found)
 
 
 def told(values: list[float]) -> str:

@@ -11,7 +11,7 @@ own length side by side, so that every character counts once; the time that this
 for neither. The schedule of either follows the number of steps, which has to be chosen beforehand:
 of trainings of growing length, in the same proportions for both, the first one that gets there
 counts, and those that did not are no cost to anybody. Each is kept in a file of its own, so what
-was cut off goes on with the training that it was in.
+was cut off goes on with the training that it was in; the files are of one machine and one recipe.
 """
 
 import json
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from bench import Row, at_least
 from modelwright.core import recipe_file
+from modelwright.core.files import write_json
 from modelwright.core.recipe import Recipe
 from modelwright.data.rows import Dataset, Ragged, Windows
 from modelwright.models.catalog import ModelSpec, fresh_model
@@ -300,7 +301,7 @@ def first_to_reach(
             found = Tried(**json.loads(path.read_text()))
         else:
             found = train(steps)
-            path.write_text(json.dumps(asdict(found)))
+            write_json(path, asdict(found))
         if found.reached:
             break
     return found
@@ -320,15 +321,16 @@ def race(
     recipe = recipe_file.read(RECIPE, {"data.source": str(text), "data.split_rows": divided(text)})
     data, shape = load(recipe), SETTINGS[other]
     train, valid = streams(data)
+    kind = f"{target}-{torch.get_num_threads()}-threads"
     pairs = [
         (
             first_to_reach(
-                f"{target}-ours-{seed}", OUR_LENGTHS,
+                f"{kind}-ours-{seed}", OUR_LENGTHS,
                 lambda steps, seed=seed: ours(recipe, data, steps, seed, target, clock),
                 out,
             ),
             first_to_reach(
-                f"{target}-{other}-{seed}", shape.lengths,
+                f"{kind}-{other}-{seed}", shape.lengths,
                 lambda steps, seed=seed: theirs(shape, train, valid, steps, seed, target, clock),
                 out,
             ),

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from bench import Row, arguments, at_least, finish
 from cases import NOVELS
 from modelwright.core import recipe_file
+from modelwright.core.files import write_json
 from modelwright.core.recipe import Recipe
 from modelwright.data.rows import Dataset
 from modelwright.measure.quality import Quality, evaluate
@@ -111,7 +112,7 @@ def plain(
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What is in the file, or what `make` gives, which is in it from then on."""
     if not path.is_file():
-        path.write_text(json.dumps(make()))
+        write_json(path, make())
     return dict(json.loads(path.read_text()))
 
 
@@ -126,6 +127,7 @@ def measure(
     if quick:
         data.parts["valid"] = data.parts["valid"].take(range(QUICK_ROWS))
     spec, seconds, budget = spec_of(recipe, data), 60 * minutes, Budget(seconds=60 * minutes)
+    kind = f"{name}-{minutes:g}-minutes-{torch.get_num_threads()}-threads"
     first = fill_in(recipe.train, spec, "32-true", budget)
     precision = faster_precision(spec, recipe.task, first)
 
@@ -135,13 +137,13 @@ def measure(
 
     def other(seed: int, rate: float) -> dict[str, Any]:
         return kept(
-            out / f"{name}-{minutes:g}-adamw-{rate:g}-{seed}.json",
+            out / f"{kind}-adamw-{rate:g}-{seed}.json",
             lambda: plain(data, spec, settings(seed), seconds, rate),
         )
 
     mine = [
         kept(
-            out / f"{name}-{minutes:g}-ours-{seed}.json",
+            out / f"{kind}-ours-{seed}.json",
             lambda seed=seed: ours(recipe, data, spec, settings(seed), seconds),
         )
         for seed in seeds
