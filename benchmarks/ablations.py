@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 import torch
 
 from bench import Row, arguments, finish
@@ -130,7 +131,7 @@ def read(name: str, folder: Path, valid: int | None) -> Data:
     loaded = data_catalog.load(section, TASK.inputs, TASK.outputs)
     parts = dict(loaded.parts)
     if valid is not None:
-        parts["valid"] = parts["valid"].take(range(max(1, valid // WINDOW)))
+        parts["valid"] = parts["valid"].take(np.arange(max(1, valid // WINDOW)))
     return Data(text, parts, loaded.inputs, loaded.outputs)
 
 

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -31,7 +32,8 @@ from bench import Row, at_least
 from modelwright.core import recipe_file
 from modelwright.core.files import write_json
 from modelwright.core.recipe import Recipe
-from modelwright.data.rows import Dataset, Ragged, Windows
+from modelwright.data.rows import Dataset, Ragged
+from modelwright.data.shared import Windows
 from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.plan.choose import BF16_MARGIN
 from modelwright.plan.time import step_seconds
@@ -93,11 +95,12 @@ class Block(nn.Module):
 
     def forward(self, sequence: Tensor) -> Tensor:
         parts = self.qkv(self.attention_norm(sequence)).chunk(3, dim=2)
-        heads = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in parts)
+        q, k, v = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in parts)
         dropped = self.share if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(*heads, dropout_p=dropped, is_causal=True)
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropped, is_causal=True)
         sequence = sequence + self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
-        return sequence + self.dropout(self.down(F.gelu(self.up(self.mlp_norm(sequence)))))
+        added: Tensor = self.dropout(self.down(F.gelu(self.up(self.mlp_norm(sequence)))))
+        return sequence + added
 
 
 class GPT(nn.Module):
@@ -175,7 +178,7 @@ class Baseline:
             logits = self.model(batch[:, :-1])
         loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
 
@@ -189,7 +192,9 @@ class Baseline:
                 if len(part) < 2:
                     continue
                 rows = zip(
-                    part[:-1].view(-1, length).split(64), part[1:].split(64 * length), strict=True
+                    torch.split(part[:-1].view(-1, length), 64),
+                    torch.split(part[1:], 64 * length),
+                    strict=True,
                 )
                 for inputs, targets in rows:
                     logits = self.model(inputs).flatten(0, 1)
@@ -326,12 +331,12 @@ def race(
         (
             first_to_reach(
                 f"{kind}-ours-{seed}", OUR_LENGTHS,
-                lambda steps, seed=seed: ours(recipe, data, steps, seed, target, clock),
+                partial(ours, recipe, data, seed=seed, target=target, clock=clock),
                 out,
             ),
             first_to_reach(
                 f"{kind}-{other}-{seed}", shape.lengths,
-                lambda steps, seed=seed: theirs(shape, train, valid, steps, seed, target, clock),
+                partial(theirs, shape, train, valid, seed=seed, target=target, clock=clock),
                 out,
             ),
         )

@@ -15,10 +15,12 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -125,7 +127,7 @@ def measure(
     )
     data = load(recipe)
     if quick:
-        data.parts["valid"] = data.parts["valid"].take(range(QUICK_ROWS))
+        data.parts["valid"] = data.parts["valid"].take(np.arange(QUICK_ROWS))
     spec, seconds, budget = spec_of(recipe, data), 60 * minutes, Budget(seconds=60 * minutes)
     kind = f"{name}-{minutes:g}-minutes-{torch.get_num_threads()}-threads"
     first = fill_in(recipe.train, spec, "32-true", budget)
@@ -144,7 +146,7 @@ def measure(
     mine = [
         kept(
             out / f"{kind}-ours-{seed}.json",
-            lambda seed=seed: ours(recipe, data, spec, settings(seed), seconds),
+            partial(ours, recipe, data, spec, settings(seed), seconds),
         )
         for seed in seeds
     ]

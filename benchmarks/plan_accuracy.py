@@ -81,7 +81,7 @@ def measure(family: str, size: str, steps: int) -> dict[str, tuple[float, float]
 
     model = fresh_model(spec, 0).train()
     with (
-        torch.backends.mkldnn.flags(enabled=False),  # type: ignore[no-untyped-call]
+        torch.backends.mkldnn.flags(enabled=False),
         sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False) as counter,
     ):

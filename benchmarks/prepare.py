@@ -119,9 +119,9 @@ def fsdd_words(source: Path, destination: Path) -> dict[str, int]:
             for index in chosen:
                 pieces += [own[index][1], silence(draw)]
             name = f"{part}/{count:05}.wav"
-            with wave.open(str(destination / name), "wb") as file:
-                file.setparams((1, 2, FSDD_RATE, 0, "NONE", ""))
-                file.writeframes(np.concatenate(pieces).tobytes())
+            with wave.open(str(destination / name), "wb") as sound:
+                sound.setparams((1, 2, FSDD_RATE, 0, "NONE", ""))
+                sound.writeframes(np.concatenate(pieces).tobytes())
             lines.append(f"{name}\t{' '.join(own[index][0] for index in chosen)}")
         (destination / f"{part}.tsv").write_text("\n".join(lines) + "\n")
         written[part] = number

@@ -97,6 +97,7 @@ class Caller(asyncio.Protocol):
         self.came = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
     def ask(self) -> None:

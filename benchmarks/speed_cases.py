@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from modelwright.core.recipe import Augment, Train
 from modelwright.data.augment import apply
-from modelwright.data.rows import Rows, Windows
+from modelwright.data.draw import Draw
+from modelwright.data.rows import Rows
+from modelwright.data.shared import Windows
 from modelwright.models.catalog import ModelSpec, fresh_model
 from modelwright.train.precision import Precision
 from modelwright.train.settings import Budget, Settings, fill_in
@@ -62,7 +64,8 @@ class Case:
     def model(self) -> nn.Module:
         torch.manual_seed(0)
         model = (self.own() if self.own else fresh_model(self.spec, 0)).train()
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
 
     def product_model(self) -> nn.Module:
         """The same, of rows as they lie in memory."""
@@ -140,10 +143,10 @@ def lenet() -> Case:
     """
     pixels, labels, rows, spec = _pictures()
     steps = (Augment(crop=PAD), Augment(flip="horizontal"))
-    before, numbers = Normalized(), labels.tolist()
+    before, numbers, draw = Normalized(), labels.tolist(), Draw(torch.default_generator)
 
     def gather(rows: Tensor) -> Batch:
-        images = apply(pixels.index_select(0, rows), steps, torch.default_generator).images
+        images = apply(pixels.index_select(0, rows), steps, draw).images
         return before(images), labels.index_select(0, rows)
 
     def item(row: int) -> Batch:

@@ -75,7 +75,7 @@ def bare(case: Case) -> tuple[nn.Module, Block]:
             inputs, targets = case.gather(torch.randint(number, (case.batch_size,)))
             loss = loss_of(model(inputs), targets)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
     return model, train
@@ -132,7 +132,7 @@ def lightning(items: Items, workers: int) -> tuple[nn.Module, Block]:
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
-    class Module(L.LightningModule):
+    class Module(L.LightningModule):  # type: ignore[misc]
         def __init__(self, model: nn.Module) -> None:
             super().__init__()
             self.model = model
