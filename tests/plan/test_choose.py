@@ -403,14 +403,21 @@ def test_race_resumes_within_a_slice(machine, tmp_path, monkeypatch):
     assert (wanted[1].spec.name, wanted[2]) == (found[1].spec.name, found[2])
 
 
-def test_a_race_goes_by_what_a_curve_promises(machine, fixed_accuracy, tmp_path):
-    """A candidate that learns faster beats one that is ahead now."""
+@pytest.mark.parametrize(
+    ("later", "rounds", "winner"),
+    [({("cnn", 3): 0.82, ("rnn", 3): 0.88}, 3, "rnn-tiny"),
+     ({("cnn", 3): 0.81, ("rnn", 3): 0.79, ("cnn", 4): 0.81, ("rnn", 4): 0.79}, 4, "cnn-tiny")],
+)  # fmt: skip
+def test_a_steep_curve_has_to_go_on(machine, fixed_accuracy, tmp_path, later, rounds, winner):
+    """One that promises more and is behind wins as soon as it is ahead; it loses if it flattens."""
     fixed_accuracy |= {
         ("cnn", 1): 0.80, ("cnn", 2): 0.81, ("rnn", 1): 0.60, ("rnn", 2): 0.79,
-        ("transformer", 1): 0.1,
+        ("transformer", 1): 0.1, **later,
     }  # fmt: skip
+    found, best, _ = raced(recipe_of(**RACE), tmp_path)
 
-    assert "rnn-tiny" == raced(recipe_of(**RACE), tmp_path)[1].spec.name
+    assert winner == best.spec.name
+    assert [rounds, rounds, 1] == [len(found[one].rounds) for one in FAMILIES]
 
 
 @pytest.mark.parametrize(

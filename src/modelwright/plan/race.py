@@ -33,8 +33,8 @@ LOOKS = 3  # points of the learning curve in each slice
 # times of what is spent that a curve is followed; a power law promises more than can be had
 FARTHEST, AHEAD = 4, "once four times as much is spent"
 RACE_SLICE = 0.04  # of the budget, for each candidate in each round
-# of two candidates whose promised errors differ by less than NEAR neither is chosen before round
-# MOST_ROUNDS (docs/experiments.md)
+# of two candidates whose promised errors differ by less than NEAR, or of which the one that promises
+# less is ahead, neither is chosen before round MOST_ROUNDS (docs/experiments.md)
 NEAR, MOST_ROUNDS = 0.05, 4
 
 
@@ -79,7 +79,7 @@ def run(
             ahead = min(horizon, FARTHEST * errors[-1][0])
             candidate.expected = metric.at_error(expected_error(errors, ahead))
         alive.sort(key=lambda candidate: metric.error(candidate.expected))
-        if len(alive) == 2 and number < MOST_ROUNDS and _near(metric, *alive):
+        if len(alive) == 2 and number < MOST_ROUNDS and _undecided(metric, *alive):
             continue
         keep = math.ceil(len(alive) / 2) if len(alive) > 2 else 1
         best = alive[0]
@@ -107,9 +107,14 @@ def run(
     return winner, Budget(seconds=(whole.seconds or 0.0) - lost)
 
 
-def _near(metric: Metric, first: Candidate, second: Candidate) -> bool:
-    """Whether two curves promise nearly the same, so that another slice has to tell."""
-    return metric.error(second.expected) < (1 + NEAR) * metric.error(first.expected)
+def _undecided(metric: Metric, first: Candidate, second: Candidate) -> bool:
+    """Whether another slice has to tell: the second promises nearly as much, or is ahead so far.
+
+    What is steep is behind as long as its slope is that of a beginning, which promises too much.
+    """
+    near = metric.error(second.expected) < (1 + NEAR) * metric.error(first.expected)
+    now, other = (metric.error(one.rounds[-1]["value"]) for one in (first, second))
+    return near or other < now
 
 
 def _fastest(recipe: Recipe, alive: list[Candidate]) -> tuple[Candidate, Budget]:
