@@ -181,6 +181,8 @@ def test_signal_saves_and_the_same_command_continues(
     assert 101 == newest_step(tmp_path / "stopped")
     assert 0 == cli.call(command)
     assert wanted == model_of(tmp_path / "stopped")
+    curve = (run_in(tmp_path / "stopped") / "train/metrics.jsonl").read_text()
+    assert STEPS == curve.count('"loss"')
 
 
 def test_a_signal_to_one_process_stops_and_saves_all(tmp_path):

@@ -195,9 +195,11 @@ class Trainer:
                     asked = hear()
                     if self._between_steps(limit, asked, title, whole=until is None):
                         hear()  # it took time
-            except Exception as error:
-                if not isinstance(error, StopRequested):
-                    self._saver.wait()  # what was good before is kept
+            except StopRequested:
+                self._note_steps(limit)  # the step that was in hand
+                raise
+            except Exception:
+                self._saver.wait()  # what was good before is kept
                 raise
             self._note_steps(limit)
             self.steps.ahead = 0
