@@ -42,6 +42,18 @@ def test_every_rule_stays_within_what_was_seen(name, values):
     assert min(values.min(), 0) - 1e-9 <= low < high <= values.max() + 1e-9
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("name", ["mse", "entropy"])
+def test_values_of_one_sign_are_rounded_from_zero(name, sign):
+    """Eight bits hold zero: ends are looked for on the values' side of it, and never meet."""
+    values = sign * np.random.default_rng(3).uniform(1, 4, 100_000)
+    with np.errstate(all="raise"):
+        low, high = CALIBRATIONS[name](histogram_of(values))
+
+    assert 0 in (low, high)
+    assert pytest.approx(4.0, abs=0.05) == high - low
+
+
 def test_minmax_covers_everything():
     """The range is exactly from the smallest to the largest value."""
     assert (HEAVY.min(), HEAVY.max()) == calibrate.minmax(histogram_of(HEAVY))

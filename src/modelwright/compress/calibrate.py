@@ -141,7 +141,7 @@ def entropy(histogram: Histogram) -> Range:
 
 def _narrowed(histogram: Histogram, cost: Callable[[float, float], float]) -> Range:
     """The range of least cost, one end after the other: an outlier on one side costs only there."""
-    low, high = histogram.low, histogram.high
+    low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)  # eight bits hold zero anyway
     high = min((high * share for share in SHRINKS), key=lambda end: cost(low, end))
     low = min((low * share for share in SHRINKS), key=lambda end: cost(end, high))
     return low, high
