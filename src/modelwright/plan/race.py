@@ -33,8 +33,8 @@ LOOKS = 3  # points of the learning curve in each slice
 # times of what is spent that a curve is followed; a power law promises more than can be had
 FARTHEST, AHEAD = 4, "once four times as much is spent"
 RACE_SLICE = 0.04  # of the budget, for each candidate in each round
-# of two candidates whose promised errors differ by less than NEAR, or of which the one that promises
-# less is ahead, neither is chosen before round MOST_ROUNDS (docs/experiments.md)
+# of two whose promised errors differ by less than NEAR, or of which the one that promises less is
+# ahead, neither is chosen before round MOST_ROUNDS (docs/experiments.md)
 NEAR, MOST_ROUNDS = 0.05, 4
 
 
