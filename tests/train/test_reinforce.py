@@ -79,7 +79,7 @@ def test_resume_is_exact(learner_of, family, algorithm, monkeypatch):
         assert torch.equal(value, learner.algorithm.tensors()[name]), name
 
 
-@pytest.mark.parametrize("algorithm", ["dqn", pytest.param("ppo", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_killed_run_ends_with_the_same_weights(learner_of, algorithm, monkeypatch):
     """Killed between two looks at valid, a run goes on to the same best weights and figures."""
     keys = {"algorithm": algorithm, "budget": Budget(steps=60), "checkpoint_steps": 1}

@@ -81,7 +81,7 @@ BITWISE = [
 
 @pytest.mark.parametrize(
     ("family", "axis", "args", "number"),
-    [("rnn", "data", {}, 1), ("cnn", "sharded", {}, 1),
+    [("rnn", "data", {}, 1), ("transformer", "sharded", DROPOUT, 1),
      *(pytest.param(*one, 20, marks=pytest.mark.slow) for one in BITWISE)],
 )  # fmt: skip
 def test_two_processes_go_on_bit_by_bit(tmp_path, family, axis, args, number):
