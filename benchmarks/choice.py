@@ -1,13 +1,15 @@
 """Whether `model: auto` chooses as well as somebody who tries every family for as long.
 
 For each data set one run leaves the model open, and one run a family has the same total minutes;
-the figures are those of the test part, the rows those of quality.py.
+the figures are means over the seeds, on the test part, the rows those of quality.py. With --out,
+runs that are there already are taken up where they ended.
 
-    python benchmarks/choice.py --data FOLDER-OF-DATA-SETS [--rows fsdd] [--minutes 5]
+    python benchmarks/choice.py --data FOLDER-OF-DATA-SETS [--rows fsdd] [--minutes 5] [--seeds 3]
 """
 
 import tempfile
 from pathlib import Path
+from statistics import mean
 
 from bench import Row, arguments, at_least, finish
 from cases import CASES, Case, Overrides
@@ -18,19 +20,27 @@ FAMILIES = ("cnn", "rnn", "transformer")
 LEAST = 0.99  # of what the best family reaches
 
 
-def mean_metric(case: Case, source: Path | None, out: Path, model: Overrides) -> float:
-    """Over the variants of a row."""
-    runs = [road(case, source, out, {**variant, **model})["metric"] for variant in case.variants]
-    return float(sum(runs) / len(runs))
+def mean_metric(
+    case: Case, source: Path | None, out: Path, seeds: int, model: Overrides
+) -> tuple[float, list[str]]:
+    """Over the seeds and variants of a row, and which models those were."""
+    runs = [
+        road(case, source, out, {**variant, **model, "train.seed": str(seed)})
+        for variant in case.variants
+        for seed in range(seeds)
+    ]
+    return mean(run["metric"] for run in runs), [run["model"] for run in runs]
 
 
-def measure(name: str, data: Path, out: Path, minutes: float) -> list[Row]:
+def measure(name: str, data: Path, out: Path, minutes: float, seeds: int) -> list[Row]:
     case = CASES[name]
     source = prepared(name, case, data, out)
     budget = {"budget.train_minutes": str(minutes)}
-    auto = mean_metric(case, source, out, {**budget, "model": "auto"})
+    auto, chosen = mean_metric(case, source, out, seeds, {**budget, "model": "auto"})
     alone = {
-        family: mean_metric(case, source, out, {**budget, "model": f"{{family: {family}}}"})
+        family: mean_metric(case, source, out, seeds, {**budget, "model": f"{{family: {family}}}"})[
+            0
+        ]
         for family in FAMILIES
     }
     assert case.floor is not None
@@ -42,7 +52,9 @@ def measure(name: str, data: Path, out: Path, minutes: float) -> list[Row]:
         at_least(f"{name}: auto over the best family, {case.metric}", reached, LEAST),
         Row(f"{name}: auto", round(auto, 4)),
         *(Row(f"{name}: {family}", round(value, 4)) for family, value in alone.items()),
+        Row(f"{name}: chosen", ", ".join(chosen)),
         Row(f"{name}: minutes each", minutes),
+        Row(f"{name}: seeds", seeds),
     ]
 
 
@@ -51,6 +63,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder of data sets")
     parser.add_argument("--rows", default=",".join(ROWS), help="names, with commas")
     parser.add_argument("--minutes", type=float, help="instead of each row's own")
+    parser.add_argument("--seeds", type=int, help="instead of three, or one with --quick")
     parser.add_argument("--out", type=Path, help="where the runs are kept")
     asked = parser.parse_args()
     names = asked.rows.split(",")
@@ -61,7 +74,8 @@ def main() -> None:
         for name in names:
             own = CASES[name].minutes
             minutes = asked.minutes or (own / 5 if asked.quick else own)
-            rows += measure(name, asked.data, asked.out or Path(temporary), minutes)
+            seeds = asked.seeds or (1 if asked.quick else 3)
+            rows += measure(name, asked.data, asked.out or Path(temporary), minutes, seeds)
     finish(rows, as_json=asked.json)
 
 

@@ -51,6 +51,18 @@ def test_help_loads_no_torch():
     assert "LOADED set()" == done.stdout.splitlines()[-1]
 
 
+def test_commands_load_no_compiler():
+    """What all commands load is without what only tracing, export and layouts take: seconds each."""
+    code = (
+        "import sys, modelwright.pipeline, modelwright.verbs, modelwright.serve.server;"
+        "print([name for name in sys.argv[1:] if name in sys.modules])"
+    )
+    heavy = ("torch._dynamo", "sympy", "onnxscript", "torch.distributed.tensor")
+    done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True)
+
+    assert "[]\n" == done.stdout, done.stderr
+
+
 def test_help_lists_every_command(call):
     """Each command stands at the start of a line of the help, with a sentence of its own."""
     code, out, err = call("--help")

@@ -9,14 +9,13 @@ import copy
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
-from onnxscript import opset20 as op
 from torch import nn
 
 from modelwright.core.errors import ModelwrightError, ParityError, Unsupported
@@ -63,6 +62,8 @@ def traced(model: nn.Module, spec: ModelSpec) -> torch.onnx.ONNXProgram:
 
     Raises: Unsupported if PyTorch cannot export an operation.
     """
+    from modelwright.export import recurrence  # onnxscript is slow to import
+
     twin = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     signature = spec.signature
     given = (*signature.inputs, *signature.state)
@@ -88,8 +89,8 @@ def traced(model: nn.Module, spec: ModelSpec) -> torch.onnx.ONNXProgram:
                 output_names=outputs_of(signature),
                 dynamic_shapes=(shapes,),
                 custom_translation_table={
-                    torch.ops.modelwright.recur.default: _recurrent_node,
-                    torch.ops.modelwright.carry_on.default: _carrying_node,
+                    torch.ops.modelwright.recur.default: recurrence.recurrent_node,
+                    torch.ops.modelwright.carry_on.default: recurrence.carrying_node,
                 },
                 verbose=False,
             )
@@ -109,52 +110,6 @@ def outputs_of(signature: Signature) -> list[str]:
     """The names of all that a graph gives, in its order."""
     memory = [one.name for one in signature.memory]
     return [*(one.name for one in signature.outputs), *signature.present, *memory]
-
-
-def _recurrent_node(sequence: Any, weights: Sequence[Any], cell: str) -> Any:
-    """One layer in one direction, from a zero state."""
-    return _recurrence(sequence, weights, cell, [])[0]
-
-
-def _carrying_node(sequence: Any, past: Any, weights: Sequence[Any], cell: str) -> Any:
-    """The same from a given state, which is given on."""
-    if cell == "lstm":
-        states = list(op.Split(past, axis=1, num_outputs=2))
-    else:
-        states = [past]
-    first = op.Constant(value_ints=[0])
-    states = [op.Unsqueeze(one, first) for one in states]
-    found, *last = _recurrence(sequence, weights, cell, states)
-    if cell == "lstm":
-        return found, op.Concat(*(op.Squeeze(one, first) for one in last), axis=1)
-    return found, op.Squeeze(last[0], first)
-
-
-def _recurrence(sequence: Any, weights: Sequence[Any], cell: str, states: list[Any]) -> list[Any]:
-    """One layer in one direction as ONNX has it: time first, gates in another order.
-
-    Source: ONNX operators, LSTM (gates input, output, forget, cell) and GRU (update, reset, new).
-    """
-    order = (0, 3, 1, 2) if cell == "lstm" else (1, 0, 2)
-
-    def gates(value: Any, axis: int = 0) -> list[Any]:
-        parts = op.Split(value, axis=axis, num_outputs=len(order))
-        return [parts[index] for index in order]
-
-    inputs, state, first, second = (
-        op.Unsqueeze(op.Concat(*gates(value), axis=0), op.Constant(value_ints=[0]))
-        for value in weights
-    )
-    biases = op.Concat(first, second, axis=1)
-    over_time = op.Transpose(sequence, perm=[1, 0, 2])
-    size = weights[1].shape[1]
-    given = (over_time, inputs, state, biases, *([None, *states] if states else []))
-    if cell == "lstm":
-        found, *last = op.LSTM(*given, hidden_size=size)
-    else:
-        found, *last = op.GRU(*given, hidden_size=size, linear_before_reset=1)
-    out = op.Transpose(op.Squeeze(found, op.Constant(value_ints=[1])), perm=[1, 0, 2])
-    return [out, *last]
 
 
 def strip(graph: onnx.ModelProto) -> None:

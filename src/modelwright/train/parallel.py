@@ -24,7 +24,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -32,7 +32,6 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
-from torch.distributed.tensor import DTensor
 
 from modelwright.core.errors import ConfigError, Exit, ModelwrightError
 from modelwright.core.files import make_folder
@@ -42,15 +41,11 @@ from modelwright.data.loader import Batch
 from modelwright.train.buckets import sum_together
 from modelwright.train.launch import Place, break_off, meeting_place, place_of
 from modelwright.train.optimizers import squared_norm
-from modelwright.train.places import Places, deal_places, deals_targets, own_targets
-from modelwright.train.spread import (
-    Dealt,
-    cut_everything,
-    cut_matrices,
-    deal_blocks,
-    synchronize_batch_norms,
-)
 from modelwright.train.watch import Watch
+
+if TYPE_CHECKING:
+    from modelwright.train.places import Places
+    from modelwright.train.spread import Dealt
 
 Result = TypeVar("Result")
 # from the slowest links to the fastest
@@ -291,7 +286,7 @@ class World:
         """Rows with the targets of this process's places, where those bring any."""
         if self.places is None:
             return batch
-        return replace(batch, targets=own_targets(self.places, batch.targets))
+        return replace(batch, targets=self.places.own_targets(batch.targets))
 
     def of_all_rows(self, weight: Tensor) -> Tensor:
         """The whole batch's weight, of that of this process's rows."""
@@ -318,20 +313,24 @@ class World:
         """
         if self.mesh is None:
             return model
+        from modelwright.train import places, spread  # slow to import
+
         degrees = self.layout
         if degrees.pipeline > 1:
             group = self.mesh.get_group("pipeline")
-            self.dealt = deal_blocks(model, group, degrees.virtual_pipeline)
+            self.dealt = spread.deal_blocks(model, group, degrees.virtual_pipeline)
         if self.readers is not None and degrees.readers > 1:
-            synchronize_batch_norms(model, self.readers)
+            spread.synchronize_batch_norms(model, self.readers)
         if degrees.tensor > 1:
-            cut_matrices(model, self.mesh["tensor"])
+            spread.cut_matrices(model, self.mesh["tensor"])
         if degrees.tensor > 1 or degrees.context > 1:
-            places = deal_places(model, self.mesh["context"], self.mesh["tensor"])
-            self.places = places if deals_targets(model) else None
+            dealt = places.deal_places(model, self.mesh["context"], self.mesh["tensor"])
+            self.places = dealt if places.deals_targets(model) else None
         if self.cut:
             assert self._same is not None
-            cut_everything(model, DeviceMesh._concatenate([self._same, self.mesh["sharded"]]))
+            spread.cut_everything(
+                model, DeviceMesh._concatenate([self._same, self.mesh["sharded"]])
+            )
         return model
 
     @property
@@ -389,7 +388,7 @@ class World:
         device = next(iter(state.values())).device
         for name in state if self.dealt is None else self.dealt.shapes:
             value = state.get(name)
-            if isinstance(value, DTensor):
+            if value is not None and hasattr(value, "full_tensor"):  # pieces
                 value = value.full_tensor()
             if self.dealt is not None:
                 value = self.dealt.send(name, value, device)

@@ -4,13 +4,11 @@ Source: Narayanan et al. 2021, arXiv:2104.04473, section 2.2 (one forward, one b
 interleaved where a process has several stretches).
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
-from torch.distributed.pipelining.stage import _PipelineStageBase
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Layout
@@ -21,7 +19,9 @@ from modelwright.train.parallel import World
 from modelwright.train.precision import Precision, autocast
 from modelwright.train.shards import local
 
-Schedule = Schedule1F1B | ScheduleInterleaved1F1B
+if TYPE_CHECKING:
+    from torch.distributed.pipelining.schedules import _PipelineSchedule as Schedule
+    from torch.distributed.pipelining.stage import _PipelineStageBase
 PIECES = 2  # of a batch for each process: half of them idle at its ends
 
 
@@ -66,12 +66,14 @@ class Pipe(Gradient):
         total = torch.stack(losses).detach().double().sum() / self._enlarged
         return total * self._world.layout.pipeline
 
-    def _schedule(self, columns: dict[str, Tensor]) -> Schedule:
+    def _schedule(self, columns: dict[str, Tensor]) -> "Schedule":
         """For batches of those shapes; the first one of a shape finds those in between."""
+        from torch.distributed import pipelining  # slow to import
+
         shapes = tuple(column.shape for column in columns.values())
         if shapes not in self._schedules:
             stages: list[_PipelineStageBase] = [
-                PipelineStage(
+                pipelining.PipelineStage(
                     stretch, part, len(self._dealt.blocks), self._device, group=self._dealt.group
                 )
                 for part, stretch in self._stretches.items()
@@ -79,9 +81,9 @@ class Pipe(Gradient):
             pieces = pieces_of(shapes[0][0], self.micro_batch_size, self._world.layout)
             loss = self._share_of_loss
             self._schedules[shapes] = (
-                Schedule1F1B(stages[0], pieces, loss, scale_grads=False)
+                pipelining.Schedule1F1B(stages[0], pieces, loss, scale_grads=False)
                 if len(stages) == 1
-                else ScheduleInterleaved1F1B(stages, pieces, loss, scale_grads=False)
+                else pipelining.ScheduleInterleaved1F1B(stages, pieces, loss, scale_grads=False)
             )
         return self._schedules[shapes]
 

@@ -55,6 +55,10 @@ class Places:
         cut = sequence.chunk(pieces, dim=1)
         return torch.cat([cut[self.rank], cut[-1 - self.rank]], dim=1)
 
+    def own_targets(self, targets: Tensor) -> Tensor:
+        """(batch, time) -> (batch, own time)"""
+        return self.own(targets, NO_TARGET)
+
     def starts(self, size: int) -> tuple[int, int]:
         """The first place of either piece of this process, each of that size."""
         return self.rank * size, (2 * self.parts - 1 - self.rank) * size
@@ -132,11 +136,6 @@ def deal_places(model: nn.Module, context: DeviceMesh, tensor: DeviceMesh) -> Pl
 def deals_targets(model: nn.Module) -> bool:
     """Whether places bring their targets along: otherwise each process has the whole loss."""
     return isinstance(model.get_submodule("head"), PLACEWISE)
-
-
-def own_targets(places: Places, targets: Tensor) -> Tensor:
-    """(batch, time) -> (batch, own time)"""
-    return places.own(targets, NO_TARGET)
 
 
 def _become(module: nn.Module, kind: type[nn.Module], places: Places) -> None:
