@@ -52,7 +52,7 @@ def test_help_loads_no_torch():
 
 
 def test_commands_load_no_compiler():
-    """What all commands load is without what only tracing, export and layouts take: seconds each."""
+    """What all commands load is without what only tracing, export and layouts take."""
     code = (
         "import sys, modelwright.pipeline, modelwright.verbs, modelwright.serve.server;"
         "print([name for name in sys.argv[1:] if name in sys.modules])"
