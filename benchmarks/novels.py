@@ -122,9 +122,9 @@ def measure(
     name: str, folder: Path, out: Path, seeds: list[int], minutes: float, *, quick: bool
 ) -> list[Row]:
     """One text: both sides with every seed."""
-    recipe = recipe_file.read(
-        RECIPE, {"data.source": str(folder / "english_novels"), **TEXTS[name]}
-    )
+    keys = {"data.source": str(folder / "english_novels"), **TEXTS[name]}
+    words = [f"{key}={value}" for key, value in keys.items()]
+    recipe = recipe_file.read(RECIPE, recipe_file.parse_overrides(words))
     data = load(recipe)
     if quick:
         data.parts["valid"] = data.parts["valid"].take(np.arange(QUICK_ROWS))
