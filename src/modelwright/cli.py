@@ -23,6 +23,7 @@ app = App(
     version=__version__,
     version_flags=["--version"],
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # or it ends the process without a word
 )
 
 Overrides = Annotated[
@@ -224,7 +225,10 @@ app.command(recipe_app)
 
 def main() -> None:
     """Entry point of `modelwright` and `mw`."""
-    sys.exit(call(sys.argv[1:]))
+    code = call(sys.argv[1:])
+    if code == 128 + signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more changes nothing: it ends already
+    sys.exit(code)
 
 
 def _with_standard_input(words: list[str]) -> list[str]:

@@ -3,11 +3,33 @@
 import ast
 import importlib
 import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPTS = sorted((Path(__file__).parents[2] / "benchmarks").glob("*.py"))
+from modelwright import verbs
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
+DATA = ROOT.parent / "shared" / "data"
+# what is run with --quick, and with what besides; DATA stands for the folder of data sets
+QUICK = {
+    "ablations": ("--data", "DATA", "--texts", "bpe", "--variants", "defaults"),
+    "checkpoints": (),
+    "choice": ("--data", "DATA", "--rows", "fsdd", "--minutes", "0.1"),
+    "layouts": (),
+    "novels": ("--data", "DATA", "--threads", "1"),
+    "plan_accuracy": (),
+    "quality": ("--data", "DATA", "--rows", "movielens"),
+    "resume": (),
+    "road": (),
+    "serving": ("RUN",),
+    "train_speed": ("--only", "overhead"),
+}
+PARTS = {"bench", "cases", "nanogpt", "prepare", "speed_cases"}  # of scripts, or no measurement
 
 
 def _exists(module: str, name: str) -> bool:
@@ -29,3 +51,31 @@ def test_every_name_that_a_benchmark_imports_exists(script):
     ]
 
     assert [] == missing
+
+
+def test_every_benchmark_is_run():
+    """A script that no test runs breaks with the product, and nobody knows."""
+    assert {script.stem for script in SCRIPTS} == set(QUICK) | PARTS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_a_quick_benchmark_gives_its_figures(tmp_path, name):
+    """Each script's small version ends with its rows, whether or not they keep their bounds."""
+    words = list(QUICK[name])
+    if "DATA" in words and not DATA.is_dir():
+        pytest.skip(f"there are no data sets in {DATA}")
+    places = {"DATA": str(DATA)}
+    if "RUN" in words:
+        keys = {"budget.train_minutes": 0.1, "goals": {}}
+        places["RUN"] = verbs.run(ROOT / "recipes/digits.yaml", keys, out=tmp_path)["run"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json",
+         *(places.get(word, word) for word in words)],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+
+    assert done.returncode in (0, 1) and done.stdout, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["rows"]
+    assert done.returncode == any(row["met"] is False for row in found["rows"])

@@ -1,6 +1,7 @@
 """The command line: fast help, plain errors, one JSON object, exit codes that mean something."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 import modelwright
-from modelwright import cli
+from modelwright import cli, verbs
 from modelwright.core import recipe_file
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +62,32 @@ def test_commands_load_no_compiler():
     done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True)
 
     assert "[]\n" == done.stdout, done.stderr
+
+
+def test_ctrl_c_is_answered(call, monkeypatch):
+    """Wherever it comes, a person hears that the same command goes on, and the shell gets 130."""
+
+    def interrupted(*args, **keys):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verbs, "run", interrupted)
+    code, out, err = call("run", "recipe.yaml", "--json")
+
+    assert 128 + signal.SIGINT == code
+    assert {"verdict": "stopped"} == json.loads(out)
+    assert "the same command continues" in err
+
+
+def test_one_more_ctrl_c_changes_nothing():
+    """Behind the words of the first one, another meets the end of the process in silence."""
+    done = python(
+        "-c",
+        "import atexit, os, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT);"
+        "from modelwright import cli; cli.call = lambda words: 130; cli.main()",
+    )
+
+    assert (130, "") == (done.returncode, done.stderr)
 
 
 def test_help_lists_every_command(call):
