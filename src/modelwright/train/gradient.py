@@ -1,6 +1,7 @@
 """The gradient of a batch, in as many passes as the memory asks for."""
 
 import functools
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -60,6 +61,7 @@ class Gradient:
         """
         # what torch would keep on disk for the next process, it would pickle
         torch.compiler.config.force_disable_caches = True
+        warnings.filterwarnings("ignore", "dynamo_pgo force disabled")  # by the line above
         self._called = torch.compile(self._model, dynamic=dynamic)
 
     def interpret(self) -> None:
