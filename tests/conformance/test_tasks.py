@@ -52,6 +52,8 @@ REFUSED: dict[tuple[str, str, str], type[ModelwrightError]] = {
     (task, "rnn", "int8"): Unsupported for task in TASKS
 }
 
+# warnings that Python shows to nobody unless asked
+HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 BY_HEART = 0.1  # at most that far from a model without fault, in the task's own metric
 PAGE = Path(__file__).resolve().parents[2] / "docs/reference/tasks.md"
 
@@ -381,13 +383,16 @@ FAMILY_OF = {task: list(MODELS)[place % len(MODELS)] for place, task in enumerat
 
 
 @every_task
-def test_a_whole_run_ends_certified(source_of, task, tmp_path):
-    """From files to a deploy folder that answers, each task with one of the families in turn."""
+def test_a_whole_run_ends_certified(source_of, task, tmp_path, recwarn):
+    """From files to a deploy folder that answers, each task with one of the families in turn; no
+    library says a word to the person on the way."""
     source: Source = source_of(task)
     result = whole_run(source, task, tmp_path, FAMILY_OF[task])
     found = verbs.predict(result["run"], [str(source.question)], **source.maker.predict)
 
     assert "certified" == result["verdict"]
+    shown = [one for one in recwarn if not issubclass(one.category, HIDDEN)]
+    assert [] == [f"{one.filename}:{one.lineno} {one.message}" for one in shown]
     done = open_artifact(Path(result["artifact"])).manifest["preprocess"]
 
     assert [] == found["failed"]

@@ -6,6 +6,7 @@ arXiv:1502.03167 (batch norm, here over the union of batches).
 """
 
 import itertools
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,9 @@ from modelwright.core.errors import ConfigError
 from modelwright.models.layers import Attention, CrossAttention, GatedSiLU
 from modelwright.models.stretch import blocks_of, chain_of, keep_blocks
 from modelwright.models.transformer import EncoderBlock
+
+# what it says of sums over two axes of the mesh is for who lays the mesh out, not for a recipe
+logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
