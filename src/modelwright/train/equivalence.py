@@ -33,7 +33,7 @@ from modelwright.train.weights import first_model
 # of what a model has of these: so that there is something to deal out, and no masks
 ENOUGH = {"dim": 64, "num_layers": 4, "dropout": 0.0}
 STEPS, ROWS, BATCH, TOLERANCE = 20, 64, 16, 1e-5
-MUON_TOLERANCE = 1e-4  # its products run in bfloat16, which enlarges what rounding begins
+MUON_TOLERANCE = 1e-4  # its rounds enlarge what rounding begins
 LAYOUTS = (
     Layout(data=2),
     Layout(sharded=2),

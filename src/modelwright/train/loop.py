@@ -39,7 +39,7 @@ from modelwright.train.optimizers import make_optimizer
 from modelwright.train.out_of_memory import MicroBatch
 from modelwright.train.parallel import ALONE, World
 from modelwright.train.pipes import Pipe
-from modelwright.train.precision import LossScale, autocast
+from modelwright.train.precision import PRODUCTS, LossScale, autocast
 from modelwright.train.saver import Saver
 from modelwright.train.settings import Budget, Settings
 from modelwright.train.step import AHEAD, Steps
@@ -84,6 +84,7 @@ class Trainer:
         self.optimizer = make_optimizer(
             self.model, settings.optimizer, learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay, cautious=settings.cautious, seed=settings.seed,
+            products=PRODUCTS[settings.precision],
         )  # fmt: skip
         self.micro = MicroBatch(
             settings, self.model, folder, whole=task.whole_batches, planned=record.planned,
@@ -102,8 +103,7 @@ class Trainer:
         self.best_value: float | None = None  # of the metric, at the looks while training
         self._best: dict[str, Tensor] = {}  # the averaged weights then
         self._seen: np.ndarray | None = None  # what each row added to the metric then
-        make = Pipe if world.layout.pipeline > 1 else Gradient
-        self._gradient: Gradient = make(
+        self._gradient: Gradient = (Pipe if world.layout.pipeline > 1 else Gradient)(
             self.model, self._loss, task.weight, micro_batch_size=settings.micro_batch_size,
             precision=settings.precision, scale=self.scale, world=world, device=self.device,
         )  # fmt: skip

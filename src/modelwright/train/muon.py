@@ -25,6 +25,7 @@ class Muon(torch.optim.Optimizer):
     Args:
         params: matrices, or groups of them.
         learning_rate: as AdamW's, whatever the shape.
+        products: what `orthogonalize` computes in.
 
     found_inf: a flag on the device; where it is 1, a step changes nothing (optimizers.hold_back).
     """
@@ -32,8 +33,12 @@ class Muon(torch.optim.Optimizer):
     _step_supports_amp_scaling = True  # what torch's own say if they look at that flag
     found_inf: Tensor | None = None
 
-    def __init__(self, params: Any, learning_rate: float, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, params: Any, learning_rate: float, weight_decay: float = 0.0, *,
+        products: torch.dtype = torch.bfloat16,
+    ) -> None:  # fmt: skip
         super().__init__(params, {"lr": learning_rate, "weight_decay": weight_decay})
+        self.products = products
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -49,33 +54,37 @@ class Muon(torch.optim.Optimizer):
                 flag = self.found_inf
                 before = [] if flag is None else [one.clone() for one in changed]
                 momentum = state["momentum_buffer"].lerp_(matrix.grad, 1 - MOMENTUM)
-                update = orthogonal_update(matrix.grad.lerp(momentum, MOMENTUM))
+                update = orthogonal_update(matrix.grad.lerp(momentum, MOMENTUM), self.products)
                 matrix.mul_(1 - rate * decay)
                 matrix.add_(update, alpha=-rate * RMS_OF_ADAMW * math.sqrt(max(matrix.shape)))
                 for one, old in zip(changed, before, strict=False):
                     one.copy_(torch.where(flag > 0, old, one))  # type: ignore[operator, arg-type]
 
 
-def orthogonal_update(update: Tensor) -> Tensor:
+def orthogonal_update(update: Tensor, products: torch.dtype) -> Tensor:
     """`orthogonalize` of a matrix; of one in shards, this process's share of the result."""
     if not hasattr(update, "full_tensor"):
-        return orthogonalize(update)
+        return orthogonalize(update, products)
     from torch.distributed.tensor import DTensor, distribute_tensor  # slow to import
 
     assert isinstance(update, DTensor)
-    whole = orthogonalize(update.full_tensor())
+    whole = orthogonalize(update.full_tensor(), products)
     # every process has it all: nothing has to be sent
     return distribute_tensor(whole, update.device_mesh, update.placements, src_data_rank=None)
 
 
-def orthogonalize(matrix: Tensor) -> Tensor:
-    """Singular vectors kept, singular values brought near one; bfloat16, (rows, columns) -> same.
+def orthogonalize(matrix: Tensor, products: torch.dtype = torch.bfloat16) -> Tensor:
+    """Singular vectors kept, singular values brought near one; (rows, columns) -> same.
 
     Newton–Schulz rounds of a polynomial that is steep at zero: the values end between 0.7 and 1.2.
+
+    Args:
+        products: the type of what is computed and given. bfloat16 is enough, but a processor that
+            has none takes thirty times as long for it as for float32.
     """
     linear, cubic, quintic = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
-    wide = (matrix.T if tall else matrix).bfloat16()
+    wide = (matrix.T if tall else matrix).to(products)
     wide = wide / wide.norm().clamp_min(1e-7)
     for _ in range(ROUNDS):
         gram = wide @ wide.T

@@ -99,6 +99,7 @@ def make_optimizer(
     weight_decay: float,
     cautious: bool = False,
     seed: int = 0,
+    products: torch.dtype = torch.bfloat16,
 ) -> torch.optim.Optimizer:
     """An optimizer whose weight decay spares biases, norms and positions.
 
@@ -108,6 +109,7 @@ def make_optimizer(
     Args:
         cautious: see `decay_cautiously`.
         seed: of how weights that are bfloat16 are rounded.
+        products: the type of the model's; Muon's own are float32 beside those, bfloat16 otherwise.
     Raises: ConfigError for Muon where the body has no matrices.
     """
     matrices = [parameter for _, parameter in _matrices(model)]
@@ -127,7 +129,8 @@ def make_optimizer(
         hidden = {id(parameter) for parameter in ours}
         groups[0]["params"] = [p for p in matrices if id(p) not in hidden]
         moved: Groups = [{"params": ours, "weight_decay": weight_decay}]
-        muon = OPTIMIZERS["muon"].make(moved, learning_rate)
+        own = torch.float32 if products == torch.float32 else torch.bfloat16
+        muon = Muon(moved, learning_rate, products=own)
         adamw = OPTIMIZERS["adamw"].make(groups, learning_rate)
         optimizer: torch.optim.Optimizer = Several([muon, adamw])
     else:
