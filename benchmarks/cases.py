@@ -70,9 +70,7 @@ CASES: dict[str, Case] = {
         },
         made=cifar10,
     ),
-    "ag_news": Case(
-        "AG News subset", "news.yaml", "ag_news_subset", "accuracy", 0.875, 0.89, minutes=2
-    ),
+    "ag_news": Case("AG News subset", "news.yaml", "ag_news_subset", "accuracy", 0.875, 0.89),
     "sst2": Case(
         "SST-2",
         "news.yaml",
