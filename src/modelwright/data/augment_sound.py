@@ -17,7 +17,6 @@ from modelwright.core.signature import PAD_MULTIPLE
 from modelwright.data.augment import key_and_value
 from modelwright.data.draw import Draw
 
-FAST = 512  # lengths that it divides are transformed in half the time of others
 Sound = tuple[Tensor, Tensor]  # samples, of rows that are made; lengths, of all
 
 
@@ -45,15 +44,13 @@ def mask_frequency(sound: Sound, share: float, rate: int, draw: Draw) -> Sound:
     samples, lengths = sound
     width = share * draw.uniform(len(samples))
     start = (1 - width) * draw.uniform(len(samples))
-    time = samples.shape[1]
-    whole = -(-time // FAST) * FAST
-    spectrum = torch.fft.rfft(samples, whole)
+    spectrum = torch.fft.rfft(samples)
     hertz = torch.linspace(0, rate / 2, spectrum.shape[1])
     mels = torch.log1p(hertz / 700)  # O'Shaughnessy 1987, up to a factor
     place = mels / mels[-1]
     inside = (place >= start[:, None]) & (place < (start + width)[:, None])
-    found = torch.fft.irfft(spectrum.masked_fill(inside, 0), whole)[:, :time]
-    real = torch.arange(time) < draw.own(lengths)[:, None]
+    found = torch.fft.irfft(spectrum.masked_fill(inside, 0), samples.shape[1])
+    real = torch.arange(samples.shape[1]) < draw.own(lengths)[:, None]
     return found * real, lengths
 
 
