@@ -174,7 +174,6 @@ CASES: dict[str, Case] = {
         "accuracy",
         0.975,
         0.99,
-        minutes=2,
         made=fsdd,
     ),
     "bccd": Case(
