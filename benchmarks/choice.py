@@ -2,7 +2,7 @@
 
 For each data set one run leaves the model open, and one run a family has the same total minutes;
 the figures are means over the seeds, on the test part, the rows those of quality.py. With --out,
-runs that are there already are taken up where they ended.
+a run that was cut off is taken up; finished ones are made again.
 
     python benchmarks/choice.py --data FOLDER-OF-DATA-SETS [--rows fsdd] [--minutes 5] [--seeds 3]
 """

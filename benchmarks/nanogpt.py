@@ -288,11 +288,11 @@ def streams(data: Dataset) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(train.values[:, 0]).long(), torch.cat([known, more]).long()
 
 
-def divided(text: Path) -> str:
+def divided(text: Path) -> list[int]:
     """data.split_rows of nanoGPT's division; a test part has two characters at least."""
     number = len(text.read_text(encoding="utf-8-sig"))
     train = int(number * TRAIN_SHARE)
-    return f"[{train}, {number - train - 2}, 2]"
+    return [train, number - train - 2, 2]
 
 
 def first_to_reach(

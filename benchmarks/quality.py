@@ -3,7 +3,7 @@
 Every run is a whole road with a model of its own choice; the test part is judged once per run, on
 the model that ships. A row's figure is the mean over its seeds, and over its variants where there
 are several, such as the horizons of a forecast. Rows of up to five minutes have three seeds, longer
-ones one. With --out, runs that are there already are taken up where they ended.
+ones one. With --out, a run that was cut off is taken up; finished ones are made again.
 
     python benchmarks/quality.py --data FOLDER-OF-DATA-SETS [--rows ag_news,ett_h1] [--seeds 3]
 """

@@ -33,6 +33,7 @@ Json = Annotated[bool, Parameter(negative="", help="print one JSON object at the
 DryRun = Annotated[bool, Parameter(negative="", help="say what it would do and spend; do nothing")]
 New = Annotated[bool, Parameter(negative="", help="start over, do not continue an unfinished run")]
 Out = Annotated[Path, Parameter(help="where run folders are made")]
+GOES_ON = ("run", "train", "compress", "export")  # the same command takes up what it left
 
 
 def run(
@@ -227,7 +228,8 @@ def main() -> None:
     """Entry point of `modelwright` and `mw`."""
     code = call(sys.argv[1:])
     if code == 128 + signal.SIGINT:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more changes nothing: it ends already
+        sys.stdout.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more ends what still hangs, in silence
     sys.exit(code)
 
 
@@ -266,7 +268,10 @@ def call(words: list[str]) -> int:
                 print(json_module.dumps({"verdict": "refused", "error": str(error)}))
         return error.exit_code
     except KeyboardInterrupt:
-        _complain("stopped; what was finished is kept, and the same command continues")
+        goes_on = words[0] in GOES_ON
+        _complain(
+            "stopped" + ("; what was finished is kept, and the same command continues" * goes_on)
+        )
         if as_json:
             print(json_module.dumps({"verdict": "stopped"}))
         return 128 + signal.SIGINT

@@ -64,22 +64,23 @@ def test_commands_load_no_compiler():
     assert "[]\n" == done.stdout, done.stderr
 
 
-def test_ctrl_c_is_answered(call, monkeypatch):
-    """Wherever it comes, a person hears that the same command goes on, and the shell gets 130."""
+@pytest.mark.parametrize(("command", "goes_on"), [("run", True), ("evaluate", False)])
+def test_ctrl_c_is_answered(call, monkeypatch, command, goes_on):
+    """Wherever it comes, a person hears whether the same command goes on; the shell gets 130."""
 
     def interrupted(*args, **keys):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(verbs, "run", interrupted)
-    code, out, err = call("run", "recipe.yaml", "--json")
+    monkeypatch.setattr(verbs, command, interrupted)
+    code, out, err = call(command, "recipe.yaml", "--json")
 
     assert 128 + signal.SIGINT == code
     assert {"verdict": "stopped"} == json.loads(out)
-    assert "the same command continues" in err
+    assert "stopped" in err and goes_on is ("the same command continues" in err)
 
 
-def test_one_more_ctrl_c_changes_nothing():
-    """Behind the words of the first one, another meets the end of the process in silence."""
+def test_one_more_ctrl_c_ends_in_silence():
+    """Behind the words of the first one, another ends what still takes time."""
     done = python(
         "-c",
         "import atexit, os, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
@@ -87,7 +88,7 @@ def test_one_more_ctrl_c_changes_nothing():
         "from modelwright import cli; cli.call = lambda words: 130; cli.main()",
     )
 
-    assert (130, "") == (done.returncode, done.stderr)
+    assert (-signal.SIGINT, "") == (done.returncode, done.stderr)
 
 
 def test_help_lists_every_command(call):

@@ -9,7 +9,7 @@ from tests.conformance.makers import MAKERS
 
 from modelwright.cli import call
 from modelwright.core.recipe import Layout
-from modelwright.train import buckets, equivalence, parallel
+from modelwright.train import buckets, equivalence, spread
 from modelwright.train.equivalence import Compared, compare
 from modelwright.train.parallel import World
 
@@ -51,7 +51,7 @@ FAULTS = {
         "sharded 2", (World, "scale", property(twice_in_pieces))),
     "all ranks take the first one's rows": ("data 2", (World, "reader", 0)),
     "batch norms see their own rows alone": (
-        "data 2", (parallel, "synchronize_batch_norms", lambda *_: None)),
+        "data 2", (spread, "synchronize_batch_norms", lambda *_: None)),
     "a length is that of a rank's own blocks": (
         "pipeline 2", (World, "total_of_blocks", lambda world, model, squared: squared)),
 }  # fmt: skip

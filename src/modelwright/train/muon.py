@@ -1,8 +1,8 @@
 """Muon: steps of matrices with all directions equally long, in one process or in shards.
 
-torch.optim.Muon gives the same steps in one process. Over shards (DTensor, as FSDP2 makes them) it
-sums products of shards in bfloat16 and takes other steps; here each process brings the whole
-update together first.
+torch.optim.Muon gives the same steps in one process and bfloat16. Over shards (DTensor, as FSDP2
+makes them) it sums products of shards in bfloat16 and takes other steps; here each process brings
+the whole update together first.
 Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982.
 """
 

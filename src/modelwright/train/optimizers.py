@@ -109,7 +109,7 @@ def make_optimizer(
     Args:
         cautious: see `decay_cautiously`.
         seed: of how weights that are bfloat16 are rounded.
-        products: the type of the model's; Muon's own are float32 beside those, bfloat16 otherwise.
+        products: the type of the model's; Muon's are bfloat16 where those are, else float32.
     Raises: ConfigError for Muon where the body has no matrices.
     """
     matrices = [parameter for _, parameter in _matrices(model)]
@@ -129,7 +129,7 @@ def make_optimizer(
         hidden = {id(parameter) for parameter in ours}
         groups[0]["params"] = [p for p in matrices if id(p) not in hidden]
         moved: Groups = [{"params": ours, "weight_decay": weight_decay}]
-        own = torch.float32 if products == torch.float32 else torch.bfloat16
+        own = torch.bfloat16 if products == torch.bfloat16 else torch.float32
         muon = Muon(moved, learning_rate, products=own)
         adamw = OPTIMIZERS["adamw"].make(groups, learning_rate)
         optimizer: torch.optim.Optimizer = Several([muon, adamw])
