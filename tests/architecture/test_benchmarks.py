@@ -19,7 +19,7 @@ DATA = ROOT.parent / "shared" / "data"
 QUICK = {
     "ablations": ("--data", "DATA", "--texts", "bpe", "--variants", "defaults"),
     "checkpoints": (),
-    "choice": ("--data", "DATA", "--rows", "fsdd", "--minutes", "0.1"),
+    "choice": ("--data", "DATA", "--rows", "movielens"),
     "layouts": (),
     "novels": ("--data", "DATA", "--threads", "1"),
     "plan_accuracy": (),
