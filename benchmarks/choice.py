@@ -38,10 +38,9 @@ def measure(name: str, data: Path, out: Path, minutes: float, seeds: int) -> lis
     budget = {"budget.train_minutes": str(minutes)}
     auto, chosen = mean_metric(case, source, out, seeds, {**budget, "model": "auto"})
     alone = {
-        family: mean_metric(case, source, out, seeds, {**budget, "model": f"{{family: {family}}}"})[
-            0
-        ]
+        family: mean_metric(case, source, out, seeds, {**budget, **only})[0]
         for family in FAMILIES
+        for only in [{"model": f"{{family: {family}}}"}]
     }
     assert case.floor is not None
     if case.aim > case.floor:

@@ -268,10 +268,8 @@ def call(words: list[str]) -> int:
                 print(json_module.dumps({"verdict": "refused", "error": str(error)}))
         return error.exit_code
     except KeyboardInterrupt:
-        goes_on = words[0] in GOES_ON
-        _complain(
-            "stopped" + ("; what was finished is kept, and the same command continues" * goes_on)
-        )
+        goes_on = "; what was finished is kept, and the same command continues"
+        _complain("stopped" + (goes_on if set(words[:1]) & set(GOES_ON) else ""))
         if as_json:
             print(json_module.dumps({"verdict": "stopped"}))
         return 128 + signal.SIGINT

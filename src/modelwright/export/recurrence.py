@@ -1,4 +1,4 @@
-"""The operators of recurrent nets (models/recurrent.py) as nodes of ONNX, for the exporter."""
+"""The operators of recurrent nets (models/rnn.py) as nodes of ONNX, for the exporter."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -324,8 +324,8 @@ class World:
         if degrees.tensor > 1:
             spread.cut_matrices(model, self.mesh["tensor"])
         if degrees.tensor > 1 or degrees.context > 1:
-            dealt = places.deal_places(model, self.mesh["context"], self.mesh["tensor"])
-            self.places = dealt if places.deals_targets(model) else None
+            own = places.deal_places(model, self.mesh["context"], self.mesh["tensor"])
+            self.places = own if places.deals_targets(model) else None
         if self.cut:
             assert self._same is not None
             spread.cut_everything(
