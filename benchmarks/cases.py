@@ -65,7 +65,7 @@ CASES: dict[str, Case] = {
         0.935,
         minutes=20,
         overrides={
-            "train.augment": "[{flip: horizontal}, {crop: 4}]",
+            "train.augment": "[{flip: horizontal}, {crop: 2}]",
             "data.checks": "{waive: [duplicates_across_splits]}",
         },
         made=cifar10,

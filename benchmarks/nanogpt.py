@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from bench import Row, at_least
 from modelwright.core import recipe_file
 from modelwright.core.files import write_json
-from modelwright.core.recipe import Recipe
+from modelwright.core.recipe import Precision, Recipe
 from modelwright.data.rows import Dataset, Ragged
 from modelwright.data.shared import Windows
 from modelwright.models.catalog import ModelSpec, fresh_model
@@ -40,7 +40,6 @@ from modelwright.plan.time import step_seconds
 from modelwright.stages import load
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.loop import Trainer
-from modelwright.train.precision import Precision
 from modelwright.train.settings import Budget, Settings, fill_in
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "shakespeare.yaml"

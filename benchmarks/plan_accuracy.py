@@ -60,7 +60,7 @@ def measure(family: str, size: str, steps: int) -> dict[str, tuple[float, float]
     step_s = time.step_seconds(spec, "image-classification", settings)
     target = time.deployed(spec, Target())
     planned = memory.predict(
-        spec, micro_batch_size=BATCH, precision="32-true", optimizer="adamw", copies=1,
+        spec, micro_batch_size=BATCH, precision="32-true", optimizer=settings.optimizer, copies=1,
         data_bytes=0, process_bytes=memory.resident_bytes(),
     )  # fmt: skip
 

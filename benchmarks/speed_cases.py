@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelwright.core.recipe import Augment, Train
+from modelwright.core.recipe import Augment, Precision, Train
 from modelwright.data.augment import apply
 from modelwright.data.draw import Draw
 from modelwright.data.rows import Rows
 from modelwright.data.shared import Windows
 from modelwright.models.catalog import ModelSpec, fresh_model
-from modelwright.train.precision import Precision
 from modelwright.train.settings import Budget, Settings, fill_in
 
 BLOCK, WINDOW, VOCAB_SIZE, CHARACTERS = 12, 64, 65, 1_000_000  # nanoGPT's batch on CPUs

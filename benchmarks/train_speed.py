@@ -39,9 +39,9 @@ from torch import Tensor, nn
 import nanogpt
 from bench import Row, arguments, at_least, at_most, finish
 from modelwright.core.hardware import has, version
+from modelwright.core.recipe import Precision
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.loop import Trainer
-from modelwright.train.precision import Precision
 from modelwright.train.settings import Budget
 from speed_cases import LEARNING_RATE, WHOLE, Batch, Case, cnn_tiny, gpt, lenet
 

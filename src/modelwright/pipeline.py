@@ -9,7 +9,7 @@ from typing import Any
 
 from modelwright import __version__
 from modelwright.core import recipe_file
-from modelwright.core.artifact import open_artifact
+from modelwright.core.artifact import kept, open_artifact
 from modelwright.core.errors import (
     ConfigError,
     Infeasible,
@@ -93,7 +93,7 @@ def go(run: Run, *, until: str = "certify", world: World = ALONE) -> dict[str, A
             for stage in STAGES[: STAGES.index(until) + 1]:
                 if stage == TOGETHER:
                     summon(not run.done(stage))
-                if stage in STEPS and not run.done(stage):
+                if not run.done(stage):
                     _do(run, recipe, stage, world)
         except ModelwrightError as error:
             verdict = "infeasible" if isinstance(error, Infeasible) else "refused"
@@ -151,16 +151,16 @@ def verify(run: Run) -> dict[str, Any]:
             repair="take the folder again from the run that made it",
         )
     certificate = run.stage_folder("certify") / "certificate.json"
-    same = ("task", "labels", "preprocess", "model", "target", "signature")
     if (
         deploy.manifest["parent"] != chosen.digest
-        or any(deploy.manifest[name] != chosen.manifest[name] for name in same)
+        or kept(deploy.manifest) != kept(chosen.manifest)
+        or deploy.manifest["signature"] != chosen.manifest["signature"]
         or deploy.file("certificate.json").read_bytes() != certificate.read_bytes()
         or read(certificate)["digests"]["model"] != deploy.manifest["files"]["model.onnx"]["sha256"]
     ):
         raise IntegrityError(
             f"{deploy.folder} does not say what was proven and certified: its labels, "
-            "preprocessing, target or certificate differ from the run's",
+            "preprocessing, decoding, target or certificate differ from the run's",
             expected="the entries of the graph that was chosen, and its certificate",
             repair="take the folder again from the run that made it",
         )

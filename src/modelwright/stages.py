@@ -17,7 +17,7 @@ import numpy as np
 from modelwright import figures
 from modelwright.compress import certify as certifying
 from modelwright.compress.search import MOST_FLIPPED, Search
-from modelwright.core.artifact import Artifact, open_artifact, write
+from modelwright.core.artifact import Artifact, kept, open_artifact, write
 from modelwright.core.errors import Infeasible, IntegrityError
 from modelwright.core.files import make_folder, storage, write_json
 from modelwright.core.goals import METRICS
@@ -28,9 +28,9 @@ from modelwright.core.run import Number, Run
 from modelwright.core.units import format_seconds
 from modelwright.data import catalog as data_catalog
 from modelwright.data import checks
+from modelwright.data.kinds import KINDS
 from modelwright.data.rows import Dataset, Rows, joined, load_files, load_part, save
 from modelwright.export import locate, parity
-from modelwright.export.catalog import KEPT_FIELDS
 from modelwright.models.catalog import ModelSpec
 from modelwright.models.heads import HEADS
 from modelwright.plan import choose, race
@@ -299,7 +299,7 @@ def certify(run: Run, recipe: Recipe) -> dict[str, Any]:
         signature=chosen.signature, extras=chosen.extras, parent=chosen.digest,
         run=run.folder.name,
         measured={name: certificate[name] for name in ("size_mb", certificate["metric"])},
-        **{name: chosen.manifest[name] for name in KEPT_FIELDS if name in chosen.manifest},
+        **kept(chosen.manifest),
     )  # fmt: skip
     return {"verdict": certificate["verdict"]}
 
@@ -382,7 +382,7 @@ def _numbers(outputs: dict[str, Any]) -> int:
 
 
 def _manifest_fields(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
-    kind = data_catalog.KINDS[data["inputs"]["kind"]]
+    kind = KINDS[data["inputs"]["kind"]]
     own = data["inputs"].get("channels") or data["outputs"].get("labels", [])
     return {
         "task": recipe.task,
@@ -399,7 +399,7 @@ def _manifest_fields(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
 
 def _read(recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
     """How files were read, for those that the model will be asked about."""
-    kind = data_catalog.KINDS[data["inputs"]["kind"]]
+    kind = KINDS[data["inputs"]["kind"]]
     if kind.questions is not None:
         return {"columns": kind.columns(recipe.data)}
     if not (column := kind.column):

@@ -12,6 +12,7 @@ from modelwright.core.recipe import Data
 from modelwright.core.starter import GOALS, OWN_KEYS, STARTER
 from modelwright.data import catalog as data_catalog
 from modelwright.data import checks
+from modelwright.data.kinds import KINDS
 from modelwright.tasks.catalog import TASKS
 
 
@@ -26,7 +27,7 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
         name for name, one in TASKS.items()
         if one.inputs == found.kind and one.outputs in found.answers
     )  # fmt: skip
-    keys = data_catalog.KINDS[found.kind].starter(Path(source))
+    keys = KINDS[found.kind].starter(Path(source))
     section = Data(source=source, **keys)
     data, report = checks.check(
         data_catalog.load(section, found.kind, TASKS[task].outputs), section

@@ -22,7 +22,8 @@ from modelwright.core import artifact, recipe
 from modelwright.core.goals import METRICS
 from modelwright.core.signature import Signature, TensorSpec
 from modelwright.data import catalog as data_catalog
-from modelwright.data.catalog import KINDS, SOURCES
+from modelwright.data.catalog import SOURCES
+from modelwright.data.kinds import KINDS
 from modelwright.data.rows import PARTS, Rows
 from modelwright.export import catalog as export_catalog
 from modelwright.export.catalog import FORMATS

@@ -147,6 +147,14 @@ def test_kept_channels_come_in_fours(spec, ratio):
         )
 
 
+@pytest.mark.parametrize(("ratio", "size", "kept"), [(0.8, 40, 8), (0.9, 160, 16), (0.5, 12, 4)])
+def test_what_a_ratio_leaves_is_not_rounded_down_twice(ratio, size, kept):
+    """40 x (1 - 0.8) is a hair less than 8 in floating point, and 8 channels stay."""
+    wide = ModelSpec("cnn", "tiny", INPUTS, OUTPUTS, {"widths": (size, size)})
+
+    assert [kept, kept] == prune(build(wide), wide, ratio)[1].args["inner"]
+
+
 def test_nothing_to_remove_is_an_error():
     """Groups that are at the floor already are named as the reason, with the ratio to raise."""
     spec = ModelSpec("cnn", "tiny", INPUTS, OUTPUTS, {"inner": [4, 4]})

@@ -1,14 +1,25 @@
 """Which candidate is chosen, and what every other one is told."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from modelwright.compress.search import RUNNER_UP, SAFE_DROP, Candidate, choose, settle
+from modelwright.compress import search
+from modelwright.compress.search import (
+    FLOAT,
+    RUNNER_UP,
+    SAFE_DROP,
+    Candidate,
+    Search,
+    choose,
+    settle,
+)
 from modelwright.core.artifact import Artifact
 from modelwright.core.goals import parse_goal
+from modelwright.core.recipe import Quantize, Recipe
 
-from .conftest import SPEC
+from .conftest import SPEC, rows
 
 ACCURACY = (parse_goal("accuracy", ">= 0.9"),)
 BOTH = (*ACCURACY, parse_goal("size_mb", "<= 0.5"))
@@ -106,6 +117,74 @@ def test_a_list_ships_its_last():
     assert "as listed" == last.reason
     assert choose([candidate("a", bounds=ACCURACY), candidate("b", 0.5, bounds=ACCURACY)],
                   ACCURACY, "list") is None  # fmt: skip
+
+
+@pytest.mark.parametrize("later", [(), ("runner-up",)], ids=["last", "behind a runner-up"])
+def test_nothing_ships_in_place_of_a_refused_last(later):
+    """Where what the list came to is refused, its parent does not ship for it."""
+    parent, last = candidate("parent"), candidate("last")
+    last.status = "refused"
+    others = [candidate(name) for name in later]
+    for one in others:
+        one.status = RUNNER_UP
+
+    assert choose([parent, last, *others], (), "list") is None
+    assert ("pareto", "refused") == (parent.status, last.status)
+
+
+def searching(monkeypatch, *statuses, compress):
+    """A search with the float candidate alone, whose forms have those statuses in turn, and the
+    names of what they are made of."""
+    recipe = Recipe.model_validate(
+        {"name": "made", "task": "image-classification", "data": {"source": "made"},
+         "budget": {"train_steps": 1}, "compress": compress}
+    )  # fmt: skip
+    first, parents, left = candidate(FLOAT), [], list(statuses)
+    first.artifact = SimpleNamespace(file=lambda name: name)
+
+    def rounded(self, parent, name, step, fill):
+        parents.append(parent.name)
+        made = candidate(name, 0.9 + 0.01 * len(left))
+        made.artifact, made.status = parent.artifact, left.pop(0)
+        return made
+
+    monkeypatch.setattr(search.onnx, "load", lambda name: None)
+    monkeypatch.setattr(search, "observe", lambda graph, part: {})
+    monkeypatch.setattr(Search, "_rounded", rounded)
+    made = Search(None, recipe, None, rows(8), rows(8), "32-true", Path(), [first])
+    return made, parents
+
+
+def test_weights_are_not_rounded_in_place_of_what_was_refused(monkeypatch):
+    """A list that was refused ends there: nothing is made of another candidate."""
+    steps = [{"quantize": {"calibration": "minmax"}}, "quantize_weights"]
+    one, parents = searching(monkeypatch, "refused", compress=steps)
+    one._listed(None)
+
+    assert [FLOAT] == parents
+    assert choose(one.candidates, (), "list") is None
+
+
+@pytest.mark.parametrize("statuses", [("", "", "", ""), ("refused", "", "", "refused")])
+def test_a_list_goes_on_from_the_calibration_settled_on(monkeypatch, statuses):
+    """Neither those that gave way nor those that were refused are what the list came to."""
+    one, parents = searching(monkeypatch, *statuses, "", compress=["quantize", "quantize_weights"])
+    one._listed(None)
+    settled = next(each.name for each in one.candidates[1:] if each.settled)
+
+    assert [*[FLOAT] * 4, settled] == parents
+    assert choose(one.candidates, (), "list") is one.candidates[-1]
+    assert search.WEIGHTS == one.candidates[-1].name
+
+
+def test_one_refused_calibration_does_not_stop_a_list(monkeypatch):
+    """What was settled on ships, whichever of the others was tried last."""
+    one, _ = searching(monkeypatch, "", "", "", "refused", compress=["quantize"])
+    one._quantize(one.candidates[0], Quantize())
+    chosen = choose(one.candidates, (), "list")
+
+    assert "int8-minmax" == chosen.name
+    assert 1 == sum(each.status == "refused" for each in one.candidates)
 
 
 def test_calibrations_that_gave_way_stay_out():

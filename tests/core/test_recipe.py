@@ -144,6 +144,7 @@ MISTAKES = {
                                  "model.positions", "take sinusoidal or rotary"),
     "option of another family": ("model: {family: cnn, num_kv_heads: 1}", 3, "model",
                                  "num_kv_heads: only the family transformer reads it"),
+    "dropout of all": ("model: {family: cnn, dropout: 1}", 3, "model.dropout", "less than 1"),
     "as many as there are": ("task: transcription\ndata:\n  source: x\n"
                              "  tokens: {unit: bytes, vocab_size: 99}", 4,
                              "data.tokens.vocab_size", "bytes are as many as there are"),
@@ -450,7 +451,9 @@ def test_two_clocks_in_overrides_are_refused_or_the_last_wins(file):
      ("trian__seed", 1, "override trian.seed=1: unknown key 'trian'", "did you mean 'train'?"),
      ("train__seed", "x", 'override train.seed="x": train.seed', "'x'"),
      ("goals__accuracy", ">= 97", 'override goals.accuracy=">= 97"', "97 %"),
-     ("task__x", 1, "override 'task.x': 'task' is not a section", "a mapping")],
+     ("task__x", 1, "override 'task.x': 'task' is not a section", "a mapping"),
+     ("name", parse_overrides(["name=2026-01-05"])["name"],  # YAML's date
+      'override name="2026-01-05": name', "a text")],
 )  # fmt: skip
 def test_a_mistake_in_an_override_names_the_override(refusal, key, value, what, right):
     """The place is the command line, not a line of the file."""

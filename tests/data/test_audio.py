@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from modelwright.core.errors import DataError, MissingExtra
 from modelwright.data import audio
-from modelwright.data.catalog import KINDS, SOURCES, load, recognise
+from modelwright.data.catalog import SOURCES, load, recognise
 from modelwright.data.checks import check
+from modelwright.data.kinds import KINDS
 
 from .conftest import section, write_folder
 
@@ -316,6 +317,15 @@ def test_read_input_is_what_training_saw(recordings):
             n: a.dtype for n, a in found.items()
         }
         assert all(np.array_equal(expected[name], found[name]) for name in found)
+
+
+@pytest.mark.parametrize(("rate", "hop"), [(22_050, 220), (8_000, 80)])
+def test_times_of_places_follow_the_models_hop(rate, hop):
+    """A hop is a whole number of samples, so that at some rates it is less than 10 ms."""
+    content, number = wav(hiss(6 * rate), rate), 6 * rate // (2 * hop)
+    found = audio.tokens(content, {"rate": rate, "stack": 2})
+
+    assert [*(f"{2 * hop * place / rate:.2f}" for place in range(number + 1)), "6.00"] == found
 
 
 def test_batches_are_padded_with_silence(recordings):

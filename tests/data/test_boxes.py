@@ -174,6 +174,65 @@ def test_coco_that_asks_for_a_file_elsewhere_is_refused(tmp_path):
         load(tmp_path / "a.json")
 
 
+def coco(root: Path, names: dict[str, range], **changes) -> Path:
+    """A COCO folder with pictures of one cat each; changes are made in every file."""
+    for name in ("annotations", "images"):
+        (root / name).mkdir(exist_ok=True)
+    for name, rows in names.items():
+        for row in rows:
+            (root / f"images/{row}.png").write_bytes(picture(row))
+        held = {
+            "images": [{"id": row, "file_name": f"{row}.png"} for row in rows],
+            "annotations": [{"image_id": row, "category_id": 1, "bbox": [8, 8, 32, 32]}
+                            for row in rows],
+            "categories": [{"id": 1, "name": "cat"}],
+        }  # fmt: skip
+        (root / f"annotations/{name}.json").write_text(json.dumps(held | changes))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("names", "counts"),
+    [
+        ({"instances_trainval2017": range(12)}, [9, 1, 2]),  # valid and test are cut off
+        ({"instances_trainval": range(10), "instances_test": range(10, 12)}, [9, 1, 2]),
+        ({"instances_train": range(8), "instances_trainval": range(10),
+          "instances_val": range(8, 10), "instances_test": range(10, 12)}, [8, 2, 2]),
+    ],
+)  # fmt: skip
+def test_coco_trainval_is_train_where_there_is_no_train(tmp_path, names, counts):
+    """It is no file of the part valid, whose name it holds; each picture stands in one part."""
+    data, section = load(coco(tmp_path, names))
+    checks.refuse(checks.check(data, section)[1])
+
+    assert counts == [len(rows) for rows in data.parts.values()]
+
+
+def test_coco_files_without_boxes_are_no_part(tmp_path):
+    """Where only names of test pictures are published, a test part is cut from train."""
+    root = coco(tmp_path, {"instances_train2017": range(12)})
+    info = {"images": [{"id": 99, "file_name": "99.png"}], "categories": []}
+    (root / "annotations/image_info_test2017.json").write_text(json.dumps(info))
+    data, _ = load(root)
+
+    assert [9, 1, 2] == [len(rows) for rows in data.parts.values()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"images": [{"id": 1, "file_name": f"{row}.png"} for row in (1, 2)]},
+         "two pictures have the same id"),
+        ({"annotations": [{"image_id": 77, "category_id": 1, "bbox": [8, 8, 32, 32]}]},
+         "boxes of a picture 77 that is not listed"),
+    ],
+)  # fmt: skip
+def test_coco_that_does_not_hold_together_is_refused(tmp_path, changes, words):
+    """Boxes would go to another picture, or to none, without a word."""
+    with pytest.raises(DataError, match=rf"instances_train\.json: {words}"):
+        load(coco(tmp_path, {"instances_train": range(12)}, **changes))
+
+
 @pytest.mark.parametrize("held", ["[]", "{", '{"images": 3}', '{"images": [], "categories": [3]}'])
 def test_json_that_is_no_coco_is_refused(tmp_path, held):
     (tmp_path / "a.json").write_text(held)

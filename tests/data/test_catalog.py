@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from modelwright.core.errors import ConfigError, DataError, IntegrityError
 from modelwright.core.recipe import TASKS_OF_KEY
 from modelwright.data import catalog
-from modelwright.data.catalog import SOURCES, load
+from modelwright.data.catalog import SOURCES, load, recognise, source_of
+from modelwright.data.rows import Rows, load_part, save
 from modelwright.tasks.catalog import TASKS
 
-from .conftest import noise, of, rows, section, sound
+from .conftest import noise, of, rows, section, sound, write_folder
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -102,7 +103,7 @@ def test_a_flat_channel_has_a_usable_std():
 def test_a_cut_loses_nothing_and_leaks_nothing(targets, copies, share, seed):
     """Every row lands on one side, equal images on the same one, and no class is taken whole."""
     single = rows(len(targets), seed=seed)
-    whole = catalog.Rows(
+    whole = Rows(
         {"image": np.repeat(single.images, copies, axis=0)},
         np.repeat(np.array(targets, np.int64), copies),
         [str(index) for index in range(len(targets) * copies)],
@@ -269,17 +270,56 @@ def test_a_file_of_no_known_kind_is_refused(tmp_path):
         load(section(tmp_path / "a.csv"))
 
 
+LOOSE = {  # files at the root -> what the folder is all the same
+    "folder": ([f"{label}/{n}.png" for label in ("cats", "dogs") for n in range(4)],
+               {"README.txt": "who took them", "labels.csv": "file,label\ncats/0.png,cats\n"}),
+    "yolo": ([f"images/train/{n}.png" for n in range(4)],
+             {"classes.txt": "cat\ndog\n", "train.txt": "images/train/0.png\n",
+              **{f"labels/train/{n}.txt": "0 0.5 0.5 0.5 0.5\n" for n in range(4)}}),
+    "text_folder": ([], {"readme.txt": "who wrote them", "list.csv": "a,b\n",
+                         **{f"{label}/{n}.txt": f"{label} {n}"
+                            for label in ("good", "bad") for n in range(4)}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOOSE)
+def test_loose_files_do_not_hide_what_a_folder_holds(tmp_path, name):
+    """A text or a list beside class folders or boxes is no table to train on."""
+    pictures, texts = LOOSE[name]
+    write_folder(tmp_path, pictures)
+    for file, text in texts.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    row = SOURCES[name]
+
+    assert row is recognise(section(tmp_path))
+    assert row is source_of(section(tmp_path), row.kind, row.answers[0])
+
+
+def test_tables_that_the_recipe_names_may_have_any_name(tmp_path):
+    """With data.files a folder is read by its tables, whatever else lies in it."""
+    write_folder(tmp_path, ["cats/0.png", "dogs/0.png"])
+    for name, number in (("mine.csv", 20), ("yours.csv", 4)):
+        lines = [f"{name} {n},{'ab'[n % 2]}" for n in range(number)]
+        (tmp_path / name).write_text("\n".join(["text,label", *lines]))
+    asked = section(tmp_path, files={"train": "mine.csv", "test": "yours.csv"}, valid=0.1)
+    data = load(asked, "text")
+
+    assert SOURCES["text_table"] is source_of(asked, "text", "classes")
+    assert {"train": 18, "valid": 2, "test": 4} == {p: len(r) for p, r in data.parts.items()}
+
+
 def test_saved_parts_come_back(tmp_path):
     """What is saved is what is loaded, file names of rows included, empty parts too."""
     parts = sound()
     parts["valid"] = parts["valid"].take(np.array([], np.int64))
-    parts["test"] = catalog.Rows(
+    parts["test"] = Rows(
         parts["test"].inputs, parts["test"].targets, [f"ä/{n}.png" for n in range(6)]
     )
-    catalog.save(of(parts), tmp_path)
+    save(of(parts), tmp_path)
 
     for name, part in parts.items():
-        back = catalog.load_part(tmp_path, name)
+        back = load_part(tmp_path, name)
         assert np.array_equal(part.images, back.images)
         assert np.array_equal(part.targets, back.targets)
         assert part.origins == back.origins
@@ -288,24 +328,24 @@ def test_saved_parts_come_back(tmp_path):
 
 def test_reading_one_part_opens_no_other(tmp_path):
     """Train can be read where the test file is not."""
-    catalog.save(of(sound()), tmp_path)
+    save(of(sound()), tmp_path)
     (tmp_path / "test.safetensors").unlink()
 
-    assert 12 == len(catalog.load_part(tmp_path, "train"))
+    assert 12 == len(load_part(tmp_path, "train"))
     with pytest.raises(DataError, match=r"test\.safetensors is missing"):
-        catalog.load_part(tmp_path, "test")
+        load_part(tmp_path, "test")
 
 
 def test_damaged_part_is_refused(tmp_path):
     """A part cut short, or an unknown one, is a typed error."""
-    catalog.save(of(sound()), tmp_path)
+    save(of(sound()), tmp_path)
     path = tmp_path / "train.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
 
     with pytest.raises(IntegrityError, match=r"train\.safetensors"):
-        catalog.load_part(tmp_path, "train")
+        load_part(tmp_path, "train")
     with pytest.raises(ConfigError, match="did you mean 'train'"):
-        catalog.load_part(tmp_path, "trian")
+        load_part(tmp_path, "trian")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")

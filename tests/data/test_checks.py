@@ -10,8 +10,9 @@ import pytest
 from modelwright.core import recipe
 from modelwright.core.errors import DataError
 from modelwright.data import similarity
-from modelwright.data.catalog import Rows, load
+from modelwright.data.catalog import load
 from modelwright.data.checks import CHECKS, check, refuse
+from modelwright.data.rows import Rows
 
 from .conftest import noise, of, rows, section, sound, write_folder
 
@@ -134,6 +135,27 @@ def test_leak_is_named():
         ["valid 1", "test 3"],
         ["train 2", "test 4"],
     ] == found(report)["duplicates_across_splits"]["rows"]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "leaks"),
+    [
+        ("Ok lar", "ok lar", []),  # one text to a model that reads lower case
+        ("hi Anna", "hi Zora", []),  # and to one that knows neither name
+        ("Ok lar", "Ok lar", [["train 10 (Ok lar)", "test 2 (Ok lar)"]]),
+    ],
+)
+def test_texts_leak_as_they_are_written(tmp_path, train, test, leaks):
+    """Texts that a model takes for one are no copies; equal ones are."""
+    rows_of = {"train": [f"hi {n}" for n in range(10)] + [train], "valid": ["yes", "no"],
+               "test": ["one", "two", test]}  # fmt: skip
+    for part, texts in rows_of.items():
+        lines = [f"{text},{'ab'[place % 2]}" for place, text in enumerate(texts)]
+        (tmp_path / f"{part}.csv").write_text("\n".join(["text,label", *lines]))
+    data = load(section(tmp_path), "text")
+    _, report = check(data, section(tmp_path))
+
+    assert leaks == found(report).get("duplicates_across_splits", {"rows": []})["rows"]
 
 
 def test_waived_leak_leaves_train_not_test():

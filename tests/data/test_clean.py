@@ -47,6 +47,16 @@ def test_a_folder_of_any_texts_is_one_text(tmp_path):
     assert "text of a.txt\ntext of b/2.txt\ntext of" == text_of(tmp_path, **keys)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_headers_end_at_the_first_empty_line(end):
+    """However lines end, as mail does with two characters; a text without headers stays."""
+    mail, plain = f"Subject: a{end}To: b{end}{end}one{end}{end}two", f"one{end}two"
+    rows = iter([("1", mail, ""), ("2", plain, "")])
+    kept = clean.cleaned(rows, [Clean(strip="mail_headers")], {})
+
+    assert [f"one{end}{end}two", plain] == [text for _, text, _ in kept]
+
+
 def test_texts_of_a_table_are_running_text(tmp_path):
     """A row a line; several columns are joined by blanks."""
     rows = [{"title": f"day {n}", "text": "of snow"} for n in range(9)]

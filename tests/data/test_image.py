@@ -3,6 +3,7 @@
 import struct
 import sys
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,6 +141,17 @@ def test_equal_sizes_are_kept_and_others_get_the_median(images, tmp_path):
         name: load(section(tmp_path / name)).inputs["shape"] for name in ("wide", "mixed", "large")
     }
     assert {"wide": (1, 5, 9), "mixed": (1, 20, 20), "large": (1, 64, 64)} == sizes
+
+
+def test_pictures_beyond_the_memory_are_refused_before_they_are_read(images, monkeypatch):
+    """Where all are of one size that would not fit, the key that makes them smaller is named."""
+    machine = SimpleNamespace(memory_bytes=2000)  # 20 pictures of 6 x 6 take 4,320 bytes
+    monkeypatch.setattr("modelwright.data.folder.this_machine", lambda: machine)
+
+    with pytest.raises(DataError, match="20 pictures of 6 × 6 take") as caught:
+        load(section(images))
+    assert "set data.image_size" in caught.value.repair
+    assert (1, 4, 4) == load(section(images, image_size=4)).inputs["shape"]
 
 
 def test_folder_parts_are_taken_as_they_are(tmp_path):

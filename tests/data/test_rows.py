@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -96,6 +97,21 @@ def test_saved_columns_come_back(tmp_path, kind):
         every = np.arange(len(rows))
         for name, value in rows.batch(every).items():
             np.testing.assert_array_equal(value, back.batch(every)[name])
+
+
+def test_origins_lie_beside_the_columns_and_not_in_the_header(tmp_path):
+    """Texts of any size come back, halves of characters too, and the header stays as small."""
+    made = classified()
+    origins = ["text", "two\nlines", "", "日本 ä", "half \ud83d of a character", "x" * 10_000]
+    rows = Rows(made.inputs, made.targets, origins)
+    parts = {"train": rows, "valid": classified(seed=1), "test": classified(seed=2)}
+    save(dataset(parts, ["a", "b"], "made", [], {}, {}), tmp_path)
+    with safetensors.safe_open(tmp_path / "train.safetensors", "np") as file:
+        header, tensors = file.metadata(), set(file.keys())
+
+    assert {"inputs": '["ids"]'} == header
+    assert {"ids", "ids.offsets", "targets", ".origins"} == tensors
+    assert origins == load_part(tmp_path, "train").origins
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -215,7 +215,7 @@ def test_a_missing_value_stops_the_gate_unless_waived(tmp_path, gap):
 
     assert ("nan_values", 2) == (finding["check"], finding["count"])
     assert [["row 31 (line 32): s2"], ["row 32 (line 33): s2"]] == finding["rows"]
-    with pytest.raises(DataError, match=r"(?s)2 rows have no value.*waive: \[nan_values\]"):
+    with pytest.raises(DataError, match=r"(?s)2 values missing in 2 rows.*waive: \[nan_values\]"):
         checks.refuse(report)
 
     waived = section(path, checks={"waive": ["nan_values"]})
@@ -259,6 +259,42 @@ def test_a_broken_table_is_refused_with_its_line(tmp_path, name):
 
     with pytest.raises(DataError, match=words):
         load(path, format="table")
+
+
+STORES = [(store, day) for store in (1, 2) for day in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (STORES, "table.csv, line 62: the table runs backwards in time, from 2020-02-29 to 2020-0"),
+        (sorted(STORES, key=lambda row: row[1]), "60 of 120 rows have the time of the row before"),
+    ],
+)
+def test_series_below_each_other_are_refused(tmp_path, rows, words):
+    """Whichever way they are sorted: windows over them would mix the series."""
+    days = np.datetime64("2020-01-01") + np.arange(60)
+    lines = [f"{days[day]},{store},{day + store / 3}" for store, day in rows]
+    path = file_of(tmp_path, "\n".join(["date,store,sales", *lines]))
+
+    with pytest.raises(DataError, match=f"(?s){words}.*columns of"):
+        load(path, split_rows=None)
+
+
+@pytest.mark.parametrize(("back", "refused"), [(1, False), (2, True)])
+def test_a_clock_may_be_put_back_by_an_hour(tmp_path, back, refused):
+    """As at the end of summer time; more than that is a table out of order."""
+    hours = [*range(50), *range(49 - back, 99 - back)]
+    times = [str(np.datetime64("2020-10-24T00") + hour) for hour in hours]
+    values = numbers()[:, 0].tolist()
+    lines = [f"{time}:00,{value}" for time, value in zip(times, values, strict=True)]
+    path = file_of(tmp_path, "\n".join(["date,load", *lines]))
+    if not refused:
+        assert set(PARTS) == set(load(path).parts)
+        return
+
+    with pytest.raises(DataError, match="line 52: the table runs backwards in time"):
+        load(path)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,34 @@ def test_evaluate_goes_batch_by_batch_to_the_last_row():
     assert 1.0 == quality.accuracy
 
 
+def test_long_recordings_run_in_smaller_batches(monkeypatch):
+    """The longest row, as often as there are rows, is no more than goes into one call."""
+    most, longest = 1000, 240
+    monkeypatch.setattr("modelwright.measure.quality.MOST_INPUTS", most)
+
+    class Listener(Echo):
+        signature = Signature(
+            (TensorSpec("samples", "float32", ("batch", "time")),
+             TensorSpec("lengths", "int64", ("batch",))),
+            Echo.signature.outputs,
+        )  # fmt: skip
+
+        def __call__(self, batch):
+            samples = batch["samples"]
+            self.batches.append(samples.shape)
+            logits = np.zeros((len(samples), 3), np.float32)
+            return {"logits": logits, "probabilities": logits}
+
+    sounds = [np.ones(length, np.int16) for length in (longest, 30, 80, 16, 200, 100, 9, 50, 60)]
+    rows = Rows({"samples": ragged(sounds)}, np.zeros(9, np.int64), [""] * 9)
+    session = Listener()
+    quality = evaluate(session, rows, TASKS["audio-classification"])
+
+    assert [4, 4, 1] == [number for number, _ in session.batches]
+    assert all(number * longest <= most for number, _ in session.batches)
+    assert 9 == quality.rows
+
+
 def test_no_rows_are_refused():
     """Nothing can be said of a model without a row."""
     with pytest.raises(DataError, match="no rows"):

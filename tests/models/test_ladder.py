@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from modelwright.core.errors import ConfigError
 from modelwright.models.catalog import MODELS, ModelSpec, build, count_params
@@ -45,6 +46,28 @@ def test_one_image_is_answered_as_in_a_batch(family):
     torch.testing.assert_close(
         model(images), torch.cat([model(image[None]) for image in images]), rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_dropout_hides_values_while_training_alone(family):
+    """With the same weights answers are those of the model without it; each pass of training hides
+    others."""
+    plain, images = spec(family), pictures(4, (1, 8, 8))
+    without, model = build(plain), build(plain.but({"dropout": 0.5}))
+    model.load_state_dict(without.state_dict())
+
+    assert torch.equal(without.eval()(images), model.eval()(images))
+    assert torch.equal(without.train()(images), without(images))
+    assert not torch.allclose(model.train()(images), model(images))
+
+
+@pytest.mark.parametrize(("family", "size"), LADDER)
+def test_no_dropout_is_none(family, size):
+    """Asked for none, no size brings its own."""
+    with torch.device("meta"):
+        model = build(spec(family, size).but({"dropout": 0.0}))
+
+    assert [] == [one for one in model.modules() if isinstance(one, nn.Dropout) and one.p]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -9,7 +9,7 @@ from modelwright.core import hardware
 from modelwright.core.errors import ConfigError, Exit, Infeasible
 from modelwright.models.catalog import MODELS
 from modelwright.plan import choose, race
-from modelwright.plan.candidate import Candidate, from_json
+from modelwright.plan.candidate import SIZE_MARGIN, Candidate, from_json
 from modelwright.train.settings import Budget, training_budget
 
 from .conftest import data_of, recipe_of, rows
@@ -157,6 +157,16 @@ def test_size_out_of_reach_is_a_reason(machine):
 
     assert {"cnn-large-separable", *(f"{one}-small" for one in FAMILIES)} == fits(found)
     assert "size_mb <= 0.2 is out of reach: at best 0.38" == found["cnn-base"].reason
+
+
+def test_the_best_size_is_one_number(machine):
+    """What is judged and said, and what a refusal's nearest misses show: with the same margin."""
+    found = predicted(budget={"train_minutes": 60}, goals={"size_mb": "<= 0.2"}, compress="none")
+    one = found["cnn-base"]
+    best = one.best_values()["size_mb"]
+
+    assert pytest.approx(SIZE_MARGIN * one.predicted["smallest_bytes"] / 1e6) == best
+    assert one.reason.endswith(f"at best {best:.3g}")
 
 
 def test_memory_over_the_budget_is_a_reason(machine, monkeypatch):

@@ -70,3 +70,24 @@ def test_positions_of_pictures_are_as_asked(positions):
 
     assert (positions == "learned") == (model.body.positions is not None)
     assert not torch.allclose(model(image), model(image.flip(3)), atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["cnn", "rnn", "transformer"])
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [(IMAGE, CLASSES), (TEXT, CLASSES), (PAIRS, WRITTEN), (BOTH, {"kind": "vectors", "dim": 8})],
+    ids=["image", "text", "pairs", "towers"],
+)
+def test_dropout_is_as_asked_in_every_family(family, inputs, outputs):
+    """Every layer that hides values hides that share of them, and there are some."""
+    (spec,) = of_effect([ModelSpec.asked(family, "base", inputs, outputs, {"dropout": 0.25})])
+
+    layers = [one for one in build(spec).modules() if isinstance(one, torch.nn.Dropout)]
+    assert layers and {0.25} == {one.p for one in layers if one.p}
+
+
+@pytest.mark.parametrize("family", ["cnn", "rnn", "transformer"])
+def test_dropout_of_nets_that_find_boxes_is_refused(family):
+    """They have none, so the key would have no effect."""
+    with pytest.raises(ConfigError, match=r"model\.dropout: nets that find boxes have none"):
+        of_effect([ModelSpec.asked(family, "base", IMAGE, GRID, {"dropout": 0.25})])

@@ -50,6 +50,29 @@ def test_steps_are_measured_once(own_cache, monkeypatch):
     assert 2 == len(measured)
 
 
+def test_steps_are_timed_at_full_size(own_cache, monkeypatch):
+    """Where batch and window grow, what is timed is the size that most steps have."""
+    from modelwright.core.recipe import Train
+    from modelwright.train.settings import fill_in
+
+    sizes = []
+
+    def timed(trainer):
+        loader, step = trainer.loader, trainer.step
+        sizes.append((len(loader.indices(step)), loader.window_parts(step)))
+        return [1.0, 1.0]
+
+    monkeypatch.setattr(time, "_timed_steps", timed)
+    stream = {"kind": "stream", "vocab_size": 20, "features": 1, "length": 16}
+    spec = ModelSpec("transformer", "tiny", stream, {"kind": "next", "num_classes": 20})
+    section = Train(batch_size=16, batch_warmup_steps=100, window_warmup_steps=100)
+    time.step_seconds(
+        spec, "language-modeling", fill_in(section, spec, "32-true", Budget(steps=1000))
+    )
+
+    assert [(16, 1)] == sizes
+
+
 def test_deployed_is_the_exported_graph(tmp_path):
     """The size is that of the file which the exporter writes for the model once it is trained."""
     from modelwright.export.onnx import export_onnx

@@ -52,7 +52,6 @@ def candidate(
         "num_params": params, "forward_flops": params * 230, "backward_flops": params * 460,
         "predicted": {"memory_bytes": 1.1e8 + params * 400, "epoch_s": epoch,
                       "size_bytes": params * 4 + 9000, "latency_ms": params / 1.6e6},
-        "measured": {"epoch_s": epoch * 1.07} if accuracy else {},
         "status": status, "reason": reason,
         "rounds": [{"round": n + 1, "steps": 40 * 2**n, "seconds": 3.0 * 2**n,
                     "metric": "accuracy", "value": a}
@@ -313,6 +312,8 @@ def ledger() -> list[dict[str, Any]]:
     for kind, value in (("predicted", 171.0), ("measured", 164.0)):
         number = {"value": value, "unit": "s", "kind": kind, "how": "wall clock", "machine": "m"}
         lines.append(event(clock, "train", "figure", subject="run", name="train_s", number=number))
+    epoch = {"value": 2.033, "unit": "s", "kind": "measured", "how": "training loop"}
+    lines.append(event(clock, "train", "figure", subject="cnn-small", name="epoch_s", number=epoch))
     return [*lines, event(clock, "run", "finished", verdict="certified")]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from modelwright import __version__
 from modelwright.core.errors import ConfigError
 from modelwright.core.run import Run
 from modelwright.report.page import write_report
@@ -98,7 +99,7 @@ def test_predictions_stand_beside_measurements_with_their_error(page, certified)
     text = page(certified).text
 
     assert "parameters 77,850 77,850 exact" in text
-    assert "time per epoch 1.9 s 2.03 s 6.5% too low timed while racing" in text
+    assert "time per epoch 1.9 s 2.03 s 6.5% too low training loop" in text
     assert "train time 2:51 min 2:44 min 4.3% too high wall clock" in text
 
 
@@ -167,6 +168,17 @@ def test_quality_latency_parity_and_reproduction_are_there(page, certified):
                   "done differently train no compiler found"):  # fmt: skip
         assert words in found.text
     assert found.tags.count("img") == 7
+
+
+def test_who_began_a_run_and_who_wrote_its_page_are_told_apart(page, certified):
+    """A run can be older than the program that reports it."""
+    certified["run.jsonl"][0]["version"] = "0.0.7"
+    certified["certify/certificate.json"]["versions"] = {"torch": "2.99.0"}
+    text = page(certified).text
+
+    for words in ("modelwright, which began the run 0.0.7", "torch 2.99.0",
+                  f"modelwright, which wrote this page {__version__}"):  # fmt: skip
+        assert words in text
 
 
 def test_all_chapters_have_anchors_and_tables_have_scopes(page, certified, make_run):

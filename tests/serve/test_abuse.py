@@ -6,6 +6,7 @@ import shutil
 import socket
 import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -147,6 +148,16 @@ def test_a_model_that_hangs_gets_504_and_not_ready(deploy, fake):
     assert ["error"] == list(late.json()) == list(stuck.json())
 
 
+def writer(write: Any, deadline_s: float) -> Any:
+    """As much of a server as writes texts by the function given."""
+    served = SimpleNamespace(
+        batcher=SimpleNamespace(closed=False), limits=SimpleNamespace(deadline_s=deadline_s),
+        session=SimpleNamespace(write=write), writing=asyncio.Semaphore(1),
+    )  # fmt: skip
+    served._written = partial(Served._written, served)
+    return served
+
+
 @pytest.mark.parametrize(("seconds", "status"), [(0.0, 500), (0.3, 504)])
 def test_writing_that_fails_or_lasts_says_so_in_plain_words(seconds, status):
     """A model that writes token by token hides its insides too, and keeps to the deadline."""
@@ -156,17 +167,39 @@ def test_writing_that_fails_or_lasts_says_so_in_plain_words(seconds, status):
         raise RuntimeError("secret /path")
 
     async def ask():
-        served = SimpleNamespace(
-            batcher=SimpleNamespace(closed=False), limits=SimpleNamespace(deadline_s=0.1),
-            session=SimpleNamespace(write=write), writing=asyncio.Semaphore(1),
-        )  # fmt: skip
-        await Served.write(served, {}, {})
+        await Served.write(writer(write, 0.1), {}, {})
 
     with pytest.raises(Refused) as caught:
         asyncio.run(ask())
 
     assert status == caught.value.status
     assert "secret" not in caught.value.message
+
+
+def test_the_next_text_waits_for_one_that_nobody_waits_for():
+    """A thread goes on behind its deadline; until it ends no second one is started beside it."""
+    go, started = threading.Event(), []
+
+    def write(inputs):
+        started.append(inputs["number"])
+        assert go.wait(10)
+        return [inputs["number"]]
+
+    async def ask():
+        served, statuses = writer(write, 0.1), []
+        for number in range(2):
+            with pytest.raises(Refused) as caught:
+                await Served.write(served, {"number": number}, {})
+            statuses.append(caught.value.status)
+        before = list(started)
+        go.set()
+        served.limits.deadline_s = 10
+        return statuses, before, await Served.write(served, {"number": 2}, {})
+
+    statuses, before, answer = asyncio.run(ask())
+
+    assert ([504, 504], [0], [0, 2]) == (statuses, before, started)
+    assert [2] == answer["written"].tolist()
 
 
 def test_a_failing_request_gets_500_without_a_word_of_our_insides(deploy, fake):

@@ -174,6 +174,8 @@ def test_a_recording_is_answered_with_its_class(asked):
     ("series", b"load,<b>heat</b>\n1,2\n", "text/csv", 400, "has 1 rows, and the model looks back"),
     ("series", b"load\n" + b"1\n" * 9, "text/csv", 400, "has no column '<b>heat</b>'"),
     ("series", b"\x1f\x8b\x08", "application/gzip", 400, "packed tables are not accepted"),
+    ("series", b"PAR1\x15\x04", "application/octet-stream", 400,
+     "packed tables are not accepted"),
     ("audio", b"RIFF", "audio/wav", 400, "send a whole WAV or FLAC file of at most 600 seconds"),
     ("audio", wav([0] * 321), "audio/wav", 413, "the recording is too long for this model"),
 ])  # fmt: skip
@@ -188,6 +190,18 @@ def test_what_cannot_be_answered_is_refused_in_plain_words(
     assert status == reply.status_code
     assert ["error"] == list(reply.json())
     assert words in reply.json()["error"]
+
+
+def test_a_recording_that_announces_too_much_is_not_unpacked(asked, monkeypatch):
+    """Silence packs small: a FLAC of a few bytes would take the memory of minutes of sound."""
+    soundfile = pytest.importorskip("soundfile")
+    packed, decoded = io.BytesIO(), []
+    soundfile.write(packed, np.zeros(8000 * 60, np.int16), 8000, format="FLAC")
+    monkeypatch.setattr("modelwright.data.audio.decode", decoded.append)
+    reply = page(asked["audio"], packed.getvalue(), "audio/flac")
+
+    assert (413, []) == (reply.status_code, decoded)
+    assert "the recording is too long for this model" in reply.json()["error"]
 
 
 def test_the_page_knows_what_to_ask_for(asked):

@@ -102,11 +102,17 @@ def tamper(folder: Path, change: Callable[[Any], None]) -> None:
     proto = onnx.load(folder / "model.onnx")
     change(proto.graph)
     onnx.save(proto, folder / "model.onnx")
+    file = folder / "model.onnx"
+    entry = {"sha256": sha256(file), "bytes": file.stat().st_size}
+    restate(folder, lambda manifest: manifest["files"].update({"model.onnx": entry}))
+
+
+def restate(folder: Path, change: Callable[[Any], None]) -> None:
+    """Change an artifact's manifest and renew its digest, so that it is sound by itself."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_bytes())
     manifest.pop("digest")
-    file = folder / "model.onnx"
-    manifest["files"]["model.onnx"] = {"sha256": sha256(file), "bytes": file.stat().st_size}
+    change(manifest)
     manifest["digest"] = digest_json(manifest)
     write_json(path, manifest)
 

@@ -22,7 +22,7 @@ from modelwright import pipeline
 from modelwright.core.errors import IntegrityError, StorageError
 from modelwright.data.image import encode_png
 
-from .conftest import copy_of, flip, tamper, undo
+from .conftest import copy_of, flip, restate, tamper, undo
 
 pytestmark = pytest.mark.xdist_group("story")
 
@@ -101,6 +101,18 @@ def test_a_wrong_deployed_model_fails_verify(run_copy, command):
     said = command("verify", run_copy)
 
     assert 4 == said.code
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"), [("decode", {"beams": 9}), ("labels", list("abcdefghij"))]
+)
+def test_another_manifest_fails_verify(run_copy, command, entry, value):
+    """The right graph whose manifest was rewritten with another entry is refused."""
+    restate(run_copy / "deploy", lambda manifest: manifest.update({entry: value}))
+    said = command("verify", run_copy)
+
+    assert 4 == said.code
+    assert "does not say what was proven and certified" in said.err
 
 
 @pytest.mark.parametrize("factor", [1.02, 1.001])

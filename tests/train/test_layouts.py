@@ -170,6 +170,11 @@ def test_norms_see_the_places_of_their_process(tmp_path):
     assert [{5}, {5}] == same_as_alone(tmp_path, Layout(tensor=2))
 
 
+def test_sgd_moves_shards(tmp_path):
+    """Which torch's fused step of it can not."""
+    assert [{TIME}, {TIME}] == same_as_alone(tmp_path, Layout(sharded=2), optimizer="sgd")
+
+
 def test_a_process_of_a_pipeline_can_have_two_stretches(tmp_path):
     assert [{TIME}, {TIME}] == same_as_alone(tmp_path, Layout(pipeline=2, virtual_pipeline=2))
 

@@ -19,6 +19,7 @@ WAYS = {  # name -> keys of make_optimizer
         "name": "muon", "learning_rate": 0.05, "weight_decay": 0.1, "cautious": True,
     },
     "adamw": {"name": "adamw", "learning_rate": 0.05, "weight_decay": 0.1},
+    "sgd": {"name": "sgd", "learning_rate": 0.05, "weight_decay": 0.1},
     "adafactor": {"name": "adafactor", "learning_rate": 0.05, "weight_decay": 0.1},
 }  # fmt: skip
 

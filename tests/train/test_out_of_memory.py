@@ -284,6 +284,20 @@ def test_no_memory_for_the_update_is_an_error(tmp_path, monkeypatch):
     assert 16 == trainer.micro.size
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+     "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"],
+    ids=["cuda", "cublas", "cudnn"],
+)  # fmt: skip
+def test_what_libraries_of_a_gpu_say_counts(said):
+    """They raise errors without a type of their own; another of theirs stays a bug."""
+    assert out_of_memory(RuntimeError(said))
+    assert not out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    assert not out_of_memory(ValueError(said))
+
+
 def test_other_errors_are_not_taken_for_it(tmp_path):
     """A bug stays a bug."""
     trainer = trainer_of(tmp_path)

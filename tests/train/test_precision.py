@@ -205,6 +205,20 @@ def test_recurrent_layers_in_float16_are_refused_on_a_cpu(tmp_path):
         trainer_of(tmp_path, "rnn", precision="16-mixed")
 
 
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_of_two_types_are_refused_on_a_gpu(layer):
+    """cuDNN takes weights of one type; the CPU's own layers take matrices and vectors apart."""
+    model = nn.Sequential(layer(4, 4))
+    with pytest.raises(ConfigError, match="take weights of one type") as caught:
+        precision.require_fit("bf16-true", model, "cuda")
+
+    assert "bf16-mixed" in caught.value.repair
+    precision.require_fit("bf16-true", model, "cpu")
+    precision.require_fit("bf16-true", nn.Linear(4, 4), "cuda")
+    for name in ("32-true", "bf16-mixed", "16-mixed"):
+        precision.require_fit(name, model, "cuda")
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [("precision", "bf16-true", "takes 32-true or bf16-mixed"), ("compile", True, "auto or false")],

@@ -74,7 +74,7 @@ def test_resume_is_exact(learner_of, family, algorithm, monkeypatch):
 
     assert wanted == losses
     assert [] == differing(weights_of(straight), weights_of(learner))
-    assert straight.algorithm.position() == learner.algorithm.position()
+    assert straight.algorithm.players.position() == learner.algorithm.players.position()
     for name, value in straight.algorithm.tensors().items():
         assert torch.equal(value, learner.algorithm.tensors()[name]), name
 

@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from modelwright.core.errors import ConfigError, Exit, IntegrityError, StorageError
+from modelwright.train.launch import Place
+from modelwright.train.loop import SEEN
+from modelwright.train.parallel import World
 from modelwright.train.settings import Budget
 
 from .conftest import AUGMENT, FAMILIES, differing, trainer_of, weights_of
@@ -122,6 +125,16 @@ def test_the_loop_resumes_as_the_steps_do(tmp_path):
     assert second.resumed and not whole.resumed
     assert found == second.finish()
     assert [] == differing(weights_of(whole), weights_of(second))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_rows_added_to_the_metric_is_the_first_process_s(tmp_path, monkeypatch, rank):
+    """All read it from the checkpoint; the others, who never look at valid, do not keep it."""
+    trainer, seen = trainer_of(tmp_path), torch.arange(6.0).view(3, 2)
+    monkeypatch.setattr(trainer, "world", World(Place(rank, rank, 2)))
+    trainer._take_up(trainer._position(), {SEEN: seen})
+
+    assert ([SEEN] if rank == 0 else []) == list(trainer._tensors())
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from .conftest import trainer_of, world_of
 from .processes import run_ranks
 from .test_resume import DROPOUT, EVERYTHING
 
-FURTHER = 50
+FURTHER, FEW = 50, 10
 SMALL = {"cnn": {}, "rnn": {}, "transformer": {"dim": 64, "num_layers": 2, "dropout": 0.0}}
 
 
@@ -95,6 +95,25 @@ def test_two_processes_go_on_bit_by_bit(tmp_path, family, axis, args, number):
     work = (layout, tmp_path / "kept", stops, given)
 
     assert run_ranks(tmp_path, 2, train_through, *work) == run_ranks(tmp_path, 2, go_on, *work)
+
+
+CUTS = {
+    "whole to cut": (Layout(), Layout(sharded=2)),
+    "cut to whole": (Layout(sharded=2), Layout()),
+}
+
+
+@pytest.mark.parametrize("move", CUTS)
+def test_bf16_true_goes_on_in_another_cut(tmp_path, move):
+    """Vectors that one of them keeps in float32 and the other in bfloat16: the losses that come
+    are the same within a rounding."""
+    before, after = CUTS[move]
+    given = ("transformer", SMALL["transformer"], {"precision": "bf16-true", "ema": 0.9})
+    work = (tmp_path / "kept", [12], given)
+    ((wanted,), *_) = run_ranks(tmp_path, before.processes, train_through, before, *work)
+    for (found,) in run_ranks(tmp_path, after.processes, go_on, after, *work):
+        losses = [[step[0] for step in side[:FEW]] for side in (wanted, found)]
+        np.testing.assert_allclose(*losses, rtol=0.01)
 
 
 MOVES = {

@@ -21,6 +21,7 @@ from torch.distributed.tensor.parallel import (
 
 from modelwright.core.errors import IntegrityError, StorageError, Unsupported
 from modelwright.train import checkpoint, shards, state
+from modelwright.train.adafactor import Adafactor
 from modelwright.train.shards import require_whole
 
 from .processes import run_ranks
@@ -193,6 +194,62 @@ def on_ranks_of(folder, how, act):
     if how == "one":
         return [act(0, how, folder / "kept")]
     return run_ranks(folder, 2, act, how, folder / "kept")
+
+
+def room_on(device, record, *, fused=False):
+    """Where a training on a device puts what a record says, by name."""
+    model = nn.Linear(6, 5, device=device)
+    optimizer = Adafactor(model.parameters(), 0.1)
+    optimizer.param_groups[0]["fused"] = fused
+    room = state.make_room({"tensors": record}, model, optimizer, average={})
+    assert room["optimizer.weight.step"] is optimizer.state[model.weight]["step"]
+    return {name: value.device.type for name, value in room.items()}
+
+
+RECORD = {
+    "optimizer.weight.row_var": [[5], "F32"], "optimizer.weight.col_var": [[6], "F32"],
+    "optimizer.weight.moment": [[5, 6], "F32"], "optimizer.weight.step": [[], "F32"],
+    "more.snapshot.model.weight": [[5, 6], "F32"], "more.seen": [[3], "F64"],
+    "more.snapshot.optimizer.weight.row_var": [[5], "F32"], "best.weight": [[5, 6], "F32"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_room_is_where_the_next_step_wants_it(fused):
+    """State beside its parameter, and counts of steps there where the step is one kernel; what
+    waits to be gone back to, or is of the first process alone, on the CPU."""
+    found = room_on("meta", RECORD, fused=fused)
+    there = {name for name, device in found.items() if device == "meta"}
+
+    assert {"meta", "cpu"} == set(found.values())
+    assert {
+        "model.weight", "model.bias", "optimizer.weight.row_var", "optimizer.weight.col_var",
+        "optimizer.weight.moment", *(["optimizer.weight.step"] if fused else []),
+    } == there  # fmt: skip
+    assert RECORD.keys() <= found.keys()
+
+
+def test_either_type_of_vectors_is_taken(tmp_path):
+    """bf16-true keeps them in float32, and cut by FSDP2 in bfloat16: one takes up the other's."""
+    wide = torch.tensor([1.0, 2.0, 3.0])
+    checkpoint.save(
+        tmp_path, step=1, tensors={"a": wide, "b": wide.bfloat16()}, position={}, keep=1
+    )
+    room = {"a": torch.zeros(3, dtype=torch.bfloat16), "b": torch.zeros(3)}
+    checkpoint.restore(checkpoint.newest(tmp_path), room)
+
+    assert torch.equal(wide.bfloat16(), room["a"]) and torch.equal(wide, room["b"])
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.float64])
+def test_another_type_is_refused(tmp_path, dtype):
+    """By the tensor's name, before a value is touched."""
+    checkpoint.save(tmp_path, step=1, tensors={"a": torch.ones(3)}, position={}, keep=1)
+    room = {"a": torch.zeros(3, dtype=dtype)}
+    with pytest.raises(IntegrityError, match=r"a is .* and was"):
+        checkpoint.restore(checkpoint.newest(tmp_path), room)
+
+    assert not room["a"].any()
 
 
 def save_own(rank, folder):

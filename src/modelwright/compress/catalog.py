@@ -1,4 +1,4 @@
-"""METHODS: how a trained model is made smaller. To add one: write a file, add a row.
+"""METHODS: how a trained model is made smaller. To add one: a file, a row, a call in search.py.
 
 A recipe's list is done in the order of the numbers: first what changes the PyTorch model (it is
 trained again and exported), then what changes the exported graph.

@@ -115,7 +115,7 @@ def infeasible(
     """The certificate's part for a refusal: nearest misses, binding goal, what would give.
 
     Args:
-        candidates: each with "name" and "measured" or "predicted" values by goal name.
+        candidates: each with "name" and its "values" by goal name.
         where: on which rows or how the values were found, for the text.
     """
     misses = []

@@ -60,7 +60,7 @@ def prune(model: Model, spec: ModelSpec, ratio: float) -> tuple[Model, ModelSpec
 
 def _kept(group: Group, state: dict[str, Tensor], ratio: float) -> Tensor:
     """Sorted indexes of the channels to keep."""
-    count = max(MULTIPLE, int(group.size * (1 - ratio)) // MULTIPLE * MULTIPLE)
+    count = max(MULTIPLE, int(group.size * (1 - ratio) + 1e-9) // MULTIPLE * MULTIPLE)
     if count >= group.size:
         return torch.arange(group.size)
     importance = torch.zeros(group.size)

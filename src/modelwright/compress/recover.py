@@ -4,14 +4,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from modelwright.core.recipe import Recipe
+from modelwright.core.recipe import Precision, Recipe
 from modelwright.data.rows import Rows
 from modelwright.models.catalog import Model, ModelSpec
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.catalog import make_trainer
 from modelwright.train.journal import Record
-from modelwright.train.precision import Precision
-from modelwright.train.settings import Budget, fill_in, training_budget
+from modelwright.train.settings import fill_in, training_budget
 
 LEARNING_RATE_SHARE = 0.3  # of the first training's: the model starts near a good place
 
@@ -33,11 +32,7 @@ def recover(
 
     `note` is told what training did otherwise than asked.
     """
-    whole = training_budget(recipe)
-    if whole.steps is not None:
-        budget = Budget(steps=max(1, round(share * whole.steps)))
-    else:
-        budget = Budget(seconds=share * (whole.seconds or 0.0))
+    budget = training_budget(recipe).part(share)
     settings = fill_in(recipe.train, spec, precision, budget)
     rate = LEARNING_RATE_SHARE * settings.learning_rate
     settings = replace(

@@ -19,15 +19,15 @@ from modelwright.compress.prune import prune
 from modelwright.compress.quantize import quantize_graph
 from modelwright.compress.recover import recover
 from modelwright.compress.weights import quantize_weights
-from modelwright.core.artifact import Artifact, write
-from modelwright.core.errors import NothingChanged, Unsupported
+from modelwright.core.artifact import Artifact, kept, write
+from modelwright.core.errors import NothingChanged, ParityError, Unsupported
 from modelwright.core.goals import METRICS, Goal
 from modelwright.core.hardware import this_machine
 from modelwright.core.progress import say, show
-from modelwright.core.recipe import Prune, Quantize, Recipe
+from modelwright.core.recipe import Precision, Prune, Quantize, Recipe
 from modelwright.core.run import Run
 from modelwright.data.rows import Rows, joined, typical
-from modelwright.export.catalog import KEPT_FIELDS, export
+from modelwright.export.catalog import export
 from modelwright.measure.compare import compare, pareto
 from modelwright.measure.quality import Quality, evaluate
 from modelwright.measure.timing import measure_latency
@@ -36,7 +36,6 @@ from modelwright.models.heads import HEADS
 from modelwright.runtime.catalog import Session, open_session
 from modelwright.runtime.torch_session import load_model
 from modelwright.tasks.catalog import TASKS
-from modelwright.train.precision import Precision
 from modelwright.train.save import write_trained
 
 AUTO_RATIOS = (0.25, 0.5)  # pruned one after the other while a goal is missed
@@ -110,24 +109,34 @@ class Search:
 
     def go(self) -> tuple[Candidate | None, list[dict[str, Any]]]:
         """Make and measure candidates; gives the chosen one (None if none meets the goals)
-        and the rows of compress.json."""
+        and the rows of compress.json.
+
+        Raises: ParityError where what a recipe's list comes to is another model.
+        """
         model = load_model(self.trained)
         spec = ModelSpec.from_json(self.trained.manifest["model"])
         self._add(FLOAT, [], model, spec, self.trained)
         if self.recipe.compress.mode == "auto":
-            self._auto(model, spec)
+            self._auto(model)
         elif self.recipe.compress.mode == "list":
-            self._listed(model, spec)
+            self._listed(model)
         chosen = choose(self.candidates, self.recipe.bounds, self.recipe.compress.mode)
+        last = _listed_last(self.candidates)
+        if self.recipe.compress.mode == "list" and last.status == "refused":
+            raise ParityError(
+                f"compress: {last.name}, to which the list comes, {last.reason}",
+                expected=f"at most {MOST_FLIPPED:.0%} of them changed",
+                repair="leave the step out of the list, or write compress: auto",
+            )
         return chosen, [candidate.to_json() for candidate in self.candidates] + self.refused
 
-    def _auto(self, model: Model, spec: ModelSpec) -> None:
+    def _auto(self, model: Model) -> None:
         if not this_machine().has_int8:
             self.run.write(
                 "compress", "decision",
                 text="this processor has no 8-bit dot products: int8 saves bytes here, not time",
             )  # fmt: skip
-        self._quantized("", model, spec)
+        self._quantized(self.candidates[0])
         for ratio in AUTO_RATIOS:
             if any(_small_and_fast(candidate) for candidate in self.candidates):
                 return  # what accuracy is missing, pruning will not bring
@@ -136,56 +145,52 @@ class Search:
                 text=f"no candidate is small and fast enough yet: pruning {ratio:.0%} of the "
                 f"channels, with {AUTO_RECOVER:.0%} of the training budget on top for recovery",
             )  # fmt: skip
-            pruned = self._pruned(model, spec, Prune(ratio=ratio, recover=AUTO_RECOVER))
+            pruned = self._pruned(model, Prune(ratio=ratio, recover=AUTO_RECOVER))
             if pruned is not None:
-                self._quantized(f"{pruned[0]}+", pruned[1], pruned[2])
+                self._quantized(pruned)
 
-    def _listed(self, model: Model, spec: ModelSpec) -> None:
-        prefix = ""
+    def _listed(self, model: Model) -> None:
+        parent = self.candidates[0]
         for step in sorted(self.recipe.compress.steps, key=lambda step: METHODS[step.method]):
             if step.prune is not None:
-                name, model, spec = self._prune(prefix, model, spec, step.prune)
-                prefix = f"{name}+"
+                parent, model = self._prune(parent, model, step.prune)
             elif step.quantize is not None:
-                self._quantize(prefix, model, spec, step.quantize)
-            else:
-                self._round_weights(next(one for one in self.candidates[::-1] if not one.status))
+                self._quantize(parent, step.quantize)
+            elif not (made := _listed_last(self.candidates)).status:
+                self._round_weights(made)
 
-    def _pruned(
-        self, model: Model, spec: ModelSpec, section: Prune
-    ) -> tuple[str, Model, ModelSpec] | None:
+    def _pruned(self, model: Model, section: Prune) -> Candidate | None:
+        """The first candidate with channels taken out; None where there are none to take."""
         try:
-            return self._prune("", model, spec, section)
+            return self._prune(self.candidates[0], model, section)[0]
         except NothingChanged as error:
             self._refuse(f"prune-{section.ratio:g}", error.what)
             return None
 
-    def _prune(
-        self, prefix: str, model: Model, spec: ModelSpec, section: Prune
-    ) -> tuple[str, Model, ModelSpec]:
-        name = f"{prefix}prune-{section.ratio:g}"
-        smaller, smaller_spec = prune(model, spec, section.ratio)
+    def _prune(self, parent: Candidate, model: Model, section: Prune) -> tuple[Candidate, Model]:
+        """A candidate without some channels of its parent, whose model is given, and its model."""
+        name = _named(parent, f"prune-{section.ratio:g}")
+        smaller, spec = prune(model, parent.spec, section.ratio)
         recovered = recover(
-            smaller, smaller_spec, self.recipe, section.recover, self.train, self.valid,
+            smaller, spec, self.recipe, section.recover, self.train, self.valid,
             self.folder / "recovery" / name, precision=self.precision, title=f"recover {name}",
             note=lambda text: self.run.write("compress", "fallback", text=text),
         )  # fmt: skip
         trained = write_trained(
-            self.folder / "models" / name, recovered, smaller_spec, self.trained.manifest,
+            self.folder / "models" / name, recovered, spec, self.trained.manifest,
             self.trained.extras,
         )  # fmt: skip
-        steps = [*self.candidates[0 if not prefix else -1].steps, {"prune": section.model_dump()}]
-        self._add(name, steps, recovered, smaller_spec, trained)
-        return name, recovered, smaller_spec
+        steps = [*parent.steps, {"prune": section.model_dump()}]
+        return self._add(name, steps, recovered, spec, trained), recovered
 
-    def _quantized(self, prefix: str, model: Model, spec: ModelSpec) -> None:
+    def _quantized(self, plain: Candidate) -> None:
         """Static int8; where that can't be had or misses a goal, weights alone, and with what is
         left in float32 beside it."""
-        plain, number = self.candidates[-1 if prefix else 0], len(self.candidates)
+        number = len(self.candidates)
         try:
-            self._quantize(prefix, model, spec, Quantize())
+            self._quantize(plain, Quantize())
         except (Unsupported, NothingChanged) as error:
-            self._refuse(f"{prefix}int8", error.what)
+            self._refuse(_named(plain, "int8"), error.what)
         made = [one for one in self.candidates[number:] if not one.status]
         if any(all(one.meets.values()) for one in made):
             return
@@ -195,10 +200,9 @@ class Search:
             except NothingChanged as error:
                 self._refuse(_named(parent, WEIGHTS), error.what)
 
-    def _quantize(self, prefix: str, model: Model, spec: ModelSpec, section: Quantize) -> None:
+    def _quantize(self, parent: Candidate, section: Quantize) -> None:
         """One candidate for each calibration, of which one is settled on."""
-        parent = self.candidates[-1] if prefix else self.candidates[0]
-        show(f"compress: calibrating {prefix}int8")
+        show(f"compress: calibrating {_named(parent, 'int8')}")
         graph = onnx.load(parent.artifact.file("model.onnx"))
         rows = np.linspace(0, len(self.train) - 1, min(section.calibration_rows, len(self.train)))
         histograms = observe(graph, self.train.take(rows.astype(np.int64)))
@@ -212,7 +216,7 @@ class Search:
             step = {"quantize": {**section.model_dump(), "calibration": calibration}}
             made.append(self._rounded(parent, f"int8-{calibration}", step, fill))
         settle([one for one in made if not one.status])
-        self.candidates += made
+        self.candidates += sorted(made, key=lambda one: not one.status)  # the settled one last
 
     def _round_weights(self, parent: Candidate) -> None:
         """What a candidate still has in float32, in int8."""
@@ -228,12 +232,12 @@ class Search:
     ) -> Candidate:
         """A candidate that `fill` makes of another's graph, measured; refused if it is another
         model."""
-        name, manifest = _named(parent, name), parent.artifact.manifest
+        name = _named(parent, name)
         artifact = write(
             self.folder / "candidates" / name, "onnx", model_file="model.onnx", fill=fill,
             signature=parent.artifact.signature, extras=parent.artifact.extras,
             parent=parent.artifact.digest, measured={},
-            **{key: manifest[key] for key in KEPT_FIELDS if key in manifest},
+            **kept(parent.artifact.manifest),
         )  # fmt: skip
         candidate = Candidate(
             name, [*parent.steps, step], artifact, parent.spec, parent.num_params, parent.base
@@ -254,7 +258,7 @@ class Search:
     def _add(
         self, name: str, steps: list[dict[str, Any]], model: Model, spec: ModelSpec,
         trained: Artifact,
-    ) -> None:  # fmt: skip
+    ) -> Candidate:  # fmt: skip
         show(f"compress: exporting {name}")
         artifact = export(
             model, trained.manifest, self.folder / "candidates" / name, extras=trained.extras
@@ -263,6 +267,7 @@ class Search:
         candidate = Candidate(name, steps, artifact, spec, count_params(model), name, source)
         self._measure(candidate)
         self.candidates.append(candidate)
+        return candidate
 
     def _measure(self, candidate: Candidate) -> None:
         """Accuracy on valid, latency and size on the target."""
@@ -370,6 +375,11 @@ def _points(gap: float, one: Candidate) -> str:
     return f"{100 * gap:.2f} pt" if share else f"{gap:.3g}"
 
 
+def _listed_last(candidates: Sequence[Candidate]) -> Candidate:
+    """What a list has come to so far, be it refused."""
+    return next(one for one in candidates[::-1] if one.status != RUNNER_UP)
+
+
 def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Candidate | None:
     """Mark the Pareto set and the best candidate that meets every goal; None if none does.
 
@@ -380,6 +390,7 @@ def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Ca
     choose.
     """
     left = [candidate for candidate in candidates if not candidate.status]
+    listed = _listed_last(candidates)
     front = pareto([candidate.costs for candidate in left], lower=COSTS)
     for index, candidate in enumerate(left):
         candidate.status = "pareto" if index in front else "dominated"
@@ -388,8 +399,8 @@ def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Ca
         if candidate.status == "dominated" and not missed:
             better = next(other for other in left if _beats(other, candidate))
             candidate.reason = f"{better.name} is at least as good, as fast and as small"
-    if mode == "list":
-        left = left[-1:]
+    if mode == "list":  # nothing in its place, where it was refused
+        left = [candidate for candidate in left if candidate is listed]
     sure = [candidate for candidate in left if all(candidate.meets.values())]
     eligible = sure or [candidate for candidate in left if _may_meet(candidate, bounds)]
     if not eligible:

@@ -24,6 +24,8 @@ from modelwright.core.signature import Signature
 
 FORMAT = "modelwright-artifact/1"
 MANIFEST = "manifest.json"
+# entries that hold for the same model in another form
+KEPT = ("task", "labels", "preprocess", "model", "target", "decode")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Artifact:
     def model_bytes(self) -> int:
         """What the runtime has to load, in bytes."""
         return int(self.manifest["files"][self.manifest["model_file"]]["bytes"])
+
+
+def kept(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a manifest's entries that the same model in another form takes over."""
+    return {name: manifest[name] for name in KEPT if name in manifest}
 
 
 def write(

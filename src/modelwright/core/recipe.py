@@ -56,6 +56,11 @@ __all__ = [
     "Quantize", "QuantizeWeights", "Recipe", "Section", "Step", "Target", "Tokens", "Train",
 ]  # fmt: skip
 
+OptimizerName = Literal["adamw", "sgd", "adafactor", "muon"]
+ScheduleName = Literal["wsd", "cosine", "inverse_sqrt", "constant"]
+Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "fp8-mixed"]
+Recompute = Literal["none", "selective", "full"]
+
 
 class Budget(Section):
     """What may be spent. Minutes or steps, not both; minutes cover race and training."""
@@ -87,10 +92,11 @@ class Target(Section):
     batch_size: Whole = Field(1, ge=1, le=4096)
 
 
-# keys that not every family reads
+# options beyond the size, and which families read them
 FAMILIES_OF_KEY = {
     "norm": ("rnn", "transformer"), "convolution": ("cnn",), "activation": ("transformer",),
     "num_kv_heads": ("transformer",), "positions": ("transformer",),
+    "dropout": ("auto", "cnn", "rnn", "transformer"),
 }  # fmt: skip
 
 
@@ -115,6 +121,9 @@ class Model(Section):
     )
     positions: Literal["sinusoidal", "learned", "rotary"] | None = Field(
         None, description="of a transformer; None: learned over pictures, else rotary"
+    )
+    dropout: Share | None = Field(
+        None, lt=1, description="share of values hidden while training; None: the size's own"
     )
 
     @property
@@ -224,8 +233,8 @@ class Train(Section):
         None, ge=1, description="examples per optimizer step, over all devices"
     )
     micro_batch_size: Whole | None = Field(None, ge=1, description="examples per forward pass")
-    optimizer: Literal["adamw", "sgd", "adafactor", "muon"] | None = None
-    schedule: Literal["wsd", "cosine", "inverse_sqrt", "constant"] | None = Field(
+    optimizer: OptimizerName | None = None
+    schedule: ScheduleName | None = Field(
         None, description="how the rate goes on after the warmup; None: wsd"
     )
     learning_rate: Real | None = Field(None, gt=0)
@@ -257,8 +266,8 @@ class Train(Section):
     keep: Literal["best", "last"] = Field(
         "best", description="weights that ship: the last, or earlier ones that were clearly better"
     )
-    precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "fp8-mixed"] = (
-        Field("auto", description="auto: 32-true or bf16-mixed, whichever is faster")
+    precision: Literal["auto", Precision] = Field(
+        "auto", description="auto: 32-true or bf16-mixed, whichever is faster"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: a GPU if there is one"
@@ -266,7 +275,7 @@ class Train(Section):
     compile: Literal["auto"] | bool = Field(
         "auto", description="torch.compile; auto: in long trainings, if measured to be faster"
     )
-    activation_checkpointing: Literal["none", "selective", "full"] = Field(
+    activation_checkpointing: Recompute = Field(
         "none",
         description="full: blocks keep what comes in, and compute the rest twice; "
         "selective: they keep their products too",

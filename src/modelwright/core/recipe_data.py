@@ -3,7 +3,7 @@
 One part of the page of knobs; recipe.py has the others and the reading.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -55,8 +55,8 @@ Minutes = Annotated[float, _quantity("min"), Field(gt=0)]
 Gigabytes = Annotated[float, _quantity("gb"), Field(gt=0)]
 Share = Annotated[float, _quantity("share"), Field(ge=0, le=1)]
 
-# A finding of the data gate; the first group stops the run unless waived by name.
-BLOCKING_CHECKS = (
+# findings of the data gate that stop the run unless waived by name, and those that do not
+CheckName = Literal[
     "broken_files",
     "empty_class",
     "label_out_of_range",
@@ -64,7 +64,8 @@ BLOCKING_CHECKS = (
     "duplicates_across_splits",
     "too_few_rows",
     "faulty_boxes",
-)
+]
+BLOCKING_CHECKS = get_args(CheckName)
 NOTED_CHECKS = (
     "empty_texts",
     "cleaned",
@@ -83,16 +84,6 @@ NOTED_CHECKS = (
     "clipped_boxes",
     "crowd_boxes",
 )
-CheckName = Literal[
-    "broken_files",
-    "empty_class",
-    "label_out_of_range",
-    "nan_values",
-    "duplicates_across_splits",
-    "too_few_rows",
-    "faulty_boxes",
-]
-
 RATES = (1_000, 192_000)  # samples a second, of the recordings that are read
 
 

@@ -66,7 +66,7 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
         place = tuple(key.split("."))
         _set(value, place, item, key)
         places = {at: text for at, text in places.items() if at[: len(place)] != place}
-        places[place] = f"override {key}={json.dumps(item)}"
+        places[place] = f"override {key}={json.dumps(item, default=str)}"
     value.setdefault("name", "".join(c if c.isalnum() or c in "._-" else "-" for c in path.stem))
     try:
         return Recipe.model_validate(value)

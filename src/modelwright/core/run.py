@@ -17,7 +17,7 @@ from typing import Any, Literal
 from modelwright.core.errors import ConfigError, IntegrityError
 from modelwright.core.files import storage, write_json
 
-STAGES = ("gate", "plan", "train", "compress", "export", "certify", "report")
+STAGES = ("gate", "plan", "train", "compress", "export", "certify")
 FOLDERS = {"gate": "data"}  # a stage's folder is its name, but for these
 
 

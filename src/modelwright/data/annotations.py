@@ -11,6 +11,7 @@ grow), and no picture outside the folder is opened.
 """
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -226,12 +227,19 @@ def read_coco(path: Path, section: recipe.Data) -> Loaded:
 
 def _coco_files(root: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for name, part in PART_FOLDERS.items():
+    for name, part in {**PART_FOLDERS, "trainval": "train"}.items():  # where there is no train
+        if part in found:
+            continue
         own = root / name / COCO_FILE
-        several = sorted((root / "annotations").glob(f"*{name}*.json"))
+        word = re.compile(rf"(?<![a-z]){name}(?![a-z])", re.IGNORECASE)
+        several = [
+            one
+            for one in sorted((root / "annotations").glob("*.json"))
+            if word.search(one.stem) and "image_info" not in one.stem  # has no boxes
+        ]
         if own.is_file():
             found[part] = own
-        elif several and part not in found:  # "instances" before captions and the like
+        elif several:  # "instances" before captions and the like
             found[part] = next((one for one in several if "instances" in one.name), several[0])
     return found if "train" in found else {}
 
@@ -241,7 +249,18 @@ def _coco_pictures(
 ) -> list[Picture]:
     boxes: dict[Any, list[Box]] = defaultdict(list)
     files = {one["id"]: str(one["file_name"]) for one in held["images"]}
+    if len(files) < len(held["images"]):
+        raise DataError(
+            f"{file}: two pictures have the same id",
+            expected="an id of its own for each",
+            repair="number the pictures of files that were put together anew",
+        )
     for one in held["annotations"]:
+        if one["image_id"] not in files:
+            raise DataError(
+                f"{file}: boxes of a picture {one['image_id']} that is not listed",
+                expected="every picture that has boxes among images",
+            )
         if one.get("iscrowd"):
             crowds.append(files.get(one["image_id"], ""))
             continue

@@ -5,9 +5,10 @@ server all call them, so that a model is asked what it was trained on. Log-mel f
 inside the graph (models/embed.py).
 """
 
+import contextlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +119,21 @@ def read_input(
     return batch({"samples": ragged([own], own)}, np.zeros(1, np.int64))
 
 
+def places(content: bytes, inputs: Mapping[str, Any]) -> int:
+    """Samples that `read_input` would give, by what a recording announces: it is not decoded.
+
+    Raises: DataError, MissingExtra as `decode`.
+    """
+    with _opened(content) as file:
+        return math.ceil(int(file.frames) * int(inputs["rate"]) / int(file.samplerate))
+
+
 def tokens(content: bytes, inputs: Mapping[str, Any], files: Any = None) -> list[str]:
     """Where answers are about places of the sound: when each begins, and the end, in seconds."""
     if "stack" not in inputs:
         return []
     samples, rate = decode(content)
-    step = inputs["stack"] / FRAMES_PER_S
+    step = inputs["stack"] * (inputs["rate"] // FRAMES_PER_S) / inputs["rate"]
     seconds = len(samples) / rate
     return [f"{place * step:.2f}" for place in range(int(seconds / step) + 1)] + [f"{seconds:.2f}"]
 
@@ -138,6 +148,20 @@ def decode(content: bytes) -> tuple[Samples, int]:
         are no numbers, more than MAX_SECONDS, or a rate outside recipe.RATES; MissingExtra
         without soundfile.
     """
+    with _opened(content) as file:
+        rate, frames = int(file.samplerate), int(file.frames)
+        blocks = file.blocks(_BLOCK, dtype="float32", always_2d=True)
+        mono = np.concatenate([block.mean(axis=1) for block in blocks])
+    if len(mono) != frames:
+        raise _unreadable(f"it is cut short at {len(mono):,} of {frames:,} samples")
+    if not np.isfinite(mono).all():
+        raise _unreadable("it holds values that are no numbers")
+    return _rounded(mono * SOUND_SCALE), rate
+
+
+@contextlib.contextmanager
+def _opened(content: bytes) -> Iterator[Any]:
+    """The soundfile.SoundFile, whose header has been looked at."""
     _require_soundfile()
     import soundfile
 
@@ -149,18 +173,11 @@ def decode(content: bytes) -> tuple[Samples, int]:
         raise _unreadable(f"it is cut short at {len(content):,} of {announced + 8:,} bytes")
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
-            rate, frames = int(file.samplerate), int(file.frames)
-            _refuse(rate, frames)
-            blocks = file.blocks(_BLOCK, dtype="float32", always_2d=True)
-            mono = np.concatenate([block.mean(axis=1) for block in blocks])
+            _refuse(int(file.samplerate), int(file.frames))
+            yield file
     except soundfile.SoundFileError as error:
         reason = getattr(error, "error_string", "") or type(error).__name__  # without our buffer
         raise _unreadable(reason) from error
-    if len(mono) != frames:
-        raise _unreadable(f"it is cut short at {len(mono):,} of {frames:,} samples")
-    if not np.isfinite(mono).all():
-        raise _unreadable("it holds values that are no numbers")
-    return _rounded(mono * SOUND_SCALE), rate
 
 
 def _refuse(rate: int, frames: int) -> None:

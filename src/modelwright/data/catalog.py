@@ -25,30 +25,16 @@ from modelwright.data import (
     parallel,
     ratings,
     series,
+    tags,
     text,
     text_folder,
     text_stream,
     transcripts,
     uses,
 )
-from modelwright.data.kinds import KINDS, TARGETS, Kind
-from modelwright.data.rows import (
-    PARTS,
-    Dataset,
-    Finding,
-    Loaded,
-    Rows,
-    dataset,
-    load_part,
-    row_hashes,
-    save,
-)
+from modelwright.data.kinds import KINDS, TARGETS
+from modelwright.data.rows import Dataset, Loaded, Rows, dataset, row_hashes
 from modelwright.data.shared import telling
-
-__all__ = [
-    "KINDS", "PARTS", "SOURCES", "Dataset", "Finding", "Kind", "Rows", "Source", "load",
-    "load_part", "save",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,7 +125,7 @@ SOURCES: dict[str, Source] = {
     ),
     "tagged_words": Source(
         text.has_tables,
-        text.read_tagged,
+        tags.read_tagged,
         "a file with a word and its tag on each line and a blank line between sentences, a CSV, "
         "JSON lines or Parquet file with the columns words and tags, or a folder with train.txt "
         "and the like",
@@ -284,14 +270,14 @@ def recognise(section: recipe.Data) -> Source:
     Raises: ConfigError if it is not there or of no known format.
     """
     problem: ConfigError | None = None
-    for kind in KINDS:
-        for answer in dict.fromkeys(
-            answer for row in SOURCES.values() if row.kind == kind for answer in row.answers
-        ):
-            try:
-                return SOURCES[_recognise(section, kind, answer)[0]]
-            except ConfigError as error:
-                problem = problem or error
+    each = [(kind, row) for kind in KINDS for row in SOURCES.values() if row.kind == kind]
+    # boxes first: their folders hold texts too, such as train.txt and classes.txt
+    pairs_ = [("image", "boxes"), *((kind, one) for kind, row in each for one in row.answers)]
+    for kind, answer in dict.fromkeys(pairs_):
+        try:
+            return SOURCES[_recognise(section, kind, answer)[0]]
+        except ConfigError as error:
+            problem = problem or error
     assert problem is not None
     every = "; ".join(row.looks_like for row in SOURCES.values())
     raise ConfigError(problem.what, expected=every, repair=problem.repair)
@@ -354,8 +340,10 @@ def _recognise(section: recipe.Data, kind: str, answer: str) -> tuple[str, Path]
             expected=expected,
             repair=f"correct the path; it is taken from {Path.cwd()}",
         )
+    named = section.files is not None and path.is_dir()
     for own, row in known.items():
-        if name == own or (name == "auto" and row.is_here(path)):
+        here = name == "auto" and (row.is_here(path) or (named and "files" in row.reads))
+        if name == own or here:
             return own, path
     raise ConfigError(
         f"data.source: {source!r} is of no kind that is known",

@@ -28,6 +28,7 @@ from modelwright.data.rows import (
     Rows,
     dataset,
     row_hashes,
+    text_hashes,
 )
 from modelwright.data.shared import Shared, Windows, telling
 
@@ -46,12 +47,17 @@ class Subject:
 
     @cached_property
     def hashes(self) -> dict[str, list[bytes]]:
-        """Hashes of the rows' inputs, part by part."""
+        """Hashes of the rows, part by part: of texts as they are written, since a model takes all
+        words that train hardly knows for one."""
+        if self.data.kind == "text":
+            return {part: text_hashes(rows.origins) for part, rows in self.data.parts.items()}
         return {part: row_hashes(rows.inputs) for part, rows in self.data.parts.items()}
 
     @cached_property
     def telling(self) -> dict[str, list[bytes]]:
         """Hashes of what must not stand in two parts: the rows, or what several of them share."""
+        if self.data.kind == "text":
+            return self.hashes
         return {part: row_hashes(telling(rows.inputs)) for part, rows in self.data.parts.items()}
 
     def each(self) -> Iterator[tuple[str, int, bytes]]:

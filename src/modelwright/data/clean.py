@@ -19,6 +19,7 @@ from modelwright.data.rows import Finding
 Record = tuple[str, str, str]  # place, text, label
 Step = Callable[[str], str | None]  # a text to what becomes of it; None leaves the row out
 _TAG = re.compile(r"<[^<>]*>")
+_BLANK_LINE = re.compile(r"\r?\n\r?\n")
 
 
 def cleaned(
@@ -111,7 +112,7 @@ def _normalize(form: str) -> Step:
 
 def _strip(what: str) -> Step:
     if what == "mail_headers":  # everything up to the first empty line
-        return lambda text: text.partition("\n\n")[2] or text
+        return lambda text: _BLANK_LINE.split(text, maxsplit=1)[-1] or text
     return lambda text: html.unescape(_TAG.sub(" ", text))
 
 

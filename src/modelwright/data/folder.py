@@ -19,6 +19,8 @@ import numpy as np
 
 from modelwright.core import recipe
 from modelwright.core.errors import DataError
+from modelwright.core.hardware import this_machine
+from modelwright.core.units import format_bytes
 from modelwright.data import image
 from modelwright.data.rows import Column, Finding, Images, Loaded, Rows
 
@@ -230,6 +232,14 @@ def _read_images(
     """Pixels of one size, (1 or 3, height, width)."""
     sizes, broken = read_each(files, image.size)
     height, width = _common_size(list(sizes.values()), section)
+    needed, held = 2 * 3 * height * width * len(sizes), this_machine().memory_bytes
+    if needed > held:
+        raise DataError(
+            f"{len(sizes):,} pictures of {width} × {height} take {format_bytes(needed)} of memory "
+            "to read",
+            expected=f"less than this machine's {format_bytes(held)}",
+            repair="set data.image_size, to which all are brought, such as 224",
+        )
     decode = functools.partial(image.decode, channels=3, height=height, width=width)
     pixels, faulty = read_each(list(sizes), decode)
     grey = all((p[0] == p[1]).all() and (p[0] == p[2]).all() for p in pixels.values())

@@ -72,8 +72,7 @@ class Ragged:
     def padded(self, indices: Indices, fill: float = 0, among: Indices | None = None) -> Array:
         """The rows at `indices`, (len(indices), time, ...), filled up behind their ends.
 
-        from modelwright.core.signature import NO_TARGET, PAD_MULTIPLE, Signature
-        from modelwright.data.shared import Shared, Windows
+        Time is that of the longest of `among`, or else of them, rounded up to PAD_MULTIPLE.
         """
         lengths = self.lengths_of(indices)
         longest = lengths if among is None else self.lengths_of(among)
@@ -231,6 +230,12 @@ def row_hashes(inputs: Inputs) -> list[bytes]:
     return [digest.digest() for digest in hashes]
 
 
+def text_hashes(texts: Sequence[str]) -> list[bytes]:
+    """One 16-byte hash of each text; equal exactly where the texts are equal."""
+    encoded = (text.encode("utf-8", "surrogatepass") for text in texts)
+    return [hashlib.blake2b(text, digest_size=16).digest() for text in encoded]
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Three parts that share one description of their inputs; build it with `dataset`.
@@ -304,6 +309,7 @@ def _digest(parts: Mapping[str, Rows], labels: Sequence[str]) -> str:
 # beside the values of a column: where rows of unequal length begin; where windows do, and their
 # length; which value each row has, where they share them
 OFFSETS, STARTS, INDEX = ".offsets", ".starts", ".index"
+ORIGINS = ".origins"  # JSON; in the header, texts of a large set would be more than may stand there
 
 
 def _tensors(rows: Rows) -> dict[str, Array]:
@@ -330,8 +336,9 @@ def save(data: Dataset, folder: Path) -> None:
     """
     hashes = {}
     for part, rows in data.parts.items():
-        kept = {"origins": json.dumps(rows.origins), "inputs": json.dumps(list(rows.inputs))}
-        content = safetensors.numpy.save(_tensors(rows), kept)
+        origins = json.dumps(rows.origins, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        tensors = {**_tensors(rows), ORIGINS: np.frombuffer(origins, np.uint8)}
+        content = safetensors.numpy.save(tensors, {"inputs": json.dumps(list(rows.inputs))})
         write_bytes(folder / f"{part}.safetensors", content)
         hashes[part] = hashlib.sha256(content).hexdigest()
     for name, content in data.files.items():
@@ -398,8 +405,8 @@ def load_part(folder: Path, part: str) -> Rows:
             raise _unsound(path)
         with safetensors.safe_open(path, "np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            kept = file.metadata() or {}
-            origins, names = json.loads(kept["origins"]), json.loads(kept["inputs"])
+            names = json.loads((file.metadata() or {})["inputs"])
+        origins = json.loads(tensors.pop(ORIGINS).tobytes().decode("utf-8", "surrogatepass"))
         columns = {name: _column(name, tensors) for name in names}  # in the signature's order
         targets = _column("targets", tensors)
         sound = bool(columns) and {len(origins)} == set(map(len, (*columns.values(), targets)))

@@ -14,7 +14,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ WINDOW = 336  # steps that are looked back at, where the recipe does not say
 PATCH = 16  # steps that a model sees as one place, as near as the window can be divided
 _PEEK_BYTES, _PEEK_ROWS = 2**16, 20
 _LISTED = 100  # entries of a finding's rows
+CLOCK_CHANGE, MOST_SAME = timedelta(hours=1), 0.01  # summer time's end; share of equal times
 _NUMBER = "a number with a decimal point; nothing, NA, NaN or ? where there is none"
 
 _DATE = re.compile(r"([a-z]*)[ .,-]*\d[\w\s/.:,+-]*", re.IGNORECASE)
@@ -101,13 +102,7 @@ def read(path: Path, section: recipe.Data) -> Loaded:
             repair="add horizon below data, as in recipes/forecast.yaml",
         )
     table = read_table(path.read_bytes(), str(path), section.channels)
-    first, last = _time(table.times[0]), _time(table.times[-1])
-    if first is not None and last is not None and last < first:
-        raise DataError(
-            f"{path} runs backwards in time: from {table.times[0]} to {table.times[-1]}",
-            expected="the oldest row first",
-            repair="turn the table round",
-        )
+    _require_order(path, table)
     counts = _counts(len(table), section)
     used = sum(counts.values())
     if used < len(table):
@@ -126,6 +121,31 @@ def read(path: Path, section: recipe.Data) -> Loaded:
         parts[part] = Rows(inputs, np.zeros((number, 0), np.float32), table.times[own])
         start += number
     return parts, [], findings
+
+
+def _require_order(path: Path, table: Table) -> None:
+    """One row for each time, the oldest first. A clock put back by an hour once a year is no fault.
+
+    Raises: DataError, with the line, where that is not so.
+    """
+    before, same = None, 0
+    repair = "sort it by time; put series that stand below each other into columns of their own"
+    for place, text in enumerate(table.times):
+        now = _time(text)
+        if before is not None and now is not None:
+            same += now == before
+            if now < before - CLOCK_CHANGE:
+                raise DataError(
+                    f"{path}, line {table.lines[place]}: the table runs backwards in time, from "
+                    f"{table.times[place - 1]} to {text}",
+                    expected="the oldest row first", repair=repair,
+                )  # fmt: skip
+        before = now
+    if same > MOST_SAME * len(table):
+        raise DataError(
+            f"{path}: {same:,} of {len(table):,} rows have the time of the row before",
+            expected="one row for each time", repair=repair,
+        )  # fmt: skip
 
 
 def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepared:
@@ -342,8 +362,7 @@ def _missing(table: Table, values: Array) -> list[Finding]:
     for row in rows[:_LISTED]:
         names = ", ".join(table.channels[place] for place in np.flatnonzero(gaps[row]).tolist())
         listed.append((f"row {row + 1} (line {table.lines[row]}): {names}",))
-    have = "row has" if len(rows) == 1 else "rows have"
-    text = f"{len(rows)} {have} no value in some column, {_many(int(gaps.sum()), 'value')} in all"
+    text = f"{_many(int(gaps.sum()), 'value')} missing in {_many(len(rows), 'row')}"
     return [Finding("nan_values", len(rows), text, tuple(listed))]
 
 

@@ -8,7 +8,7 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -85,7 +85,7 @@ def records(
                     expected=did_you_mean(str(name), known),
                     repair=repair,
                 )
-            values.append(str(value))
+            values.append(_whole(str(value)))
         yield f"{file.name} line {line}", *values
 
 
@@ -138,7 +138,12 @@ def _words(where: str, row: Mapping[str | int, Any], name: str | int, repair: st
             else did_you_mean(str(name), known),
             repair=repair,
         )
-    return parts
+    return [_whole(one) for one in parts]
+
+
+def _whole(text: str) -> str:
+    """With "?" for half of a character, which JSON can hold and no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def rows_of(
@@ -157,9 +162,7 @@ def rows_of(
     try:
         with open_text(file) as text:
             if suffix == ".jsonl":
-                for line, content in enumerate(text, 1):
-                    if content.strip():
-                        yield line, dict(json.loads(content))
+                yield from _json_lines(text, file)
                 return
             csv.field_size_limit(MAX_TEXT_BYTES)
             reader = csv.reader(
@@ -181,5 +184,18 @@ def rows_of(
                 if first or not named:
                     yield reader.line_num, row
                 first = first or fields
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
+
+
+def _json_lines(text: Iterable[str], file: Path) -> Iterator[tuple[int, dict[str | int, Any]]]:
+    for line, content in enumerate(text, 1):
+        if not content.strip():
+            continue
+        try:
+            row, what = json.loads(content), f"{content.strip():.40}"
+        except json.JSONDecodeError as error:
+            row, what = None, f"{error.msg}, at column {error.colno}"
+        if not isinstance(row, dict):
+            raise DataError(f"{file}, line {line}: {what}", expected="a JSON object on each line")
+        yield line, row

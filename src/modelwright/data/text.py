@@ -22,10 +22,9 @@ import numpy.typing as npt
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
-from modelwright.data import parquet
 from modelwright.data.clean import Record, cleaned, findings
 from modelwright.data.rows import Finding, Loaded, Prepared, Ragged, Rows, ragged
-from modelwright.data.tables import open_text, records, table_suffix, tagged_rows
+from modelwright.data.tables import records, table_suffix
 
 PART_NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
 VOCABULARY = "vocabulary.json"  # in the data's and in the model's folder
@@ -72,7 +71,7 @@ def labelled_rows(
     for part, given in raw:
         texts, targets = [], array("q")
         for where, text, label in given:
-            if known is None:
+            if known is None and label:
                 number.setdefault(label, len(number))
             if not text.strip():
                 empty.append(where)
@@ -92,46 +91,29 @@ def labelled_rows(
         Finding(check, len(rows), f"{len(rows)} {what}", tuple((row,) for row in rows[:100]))
         for check, rows, what in (
             ("empty_texts", empty, "rows have no text and were left out"),
-            ("label_out_of_range", strange, "rows have a label that train does not have"),
+            ("label_out_of_range", strange, "rows have no label, or one that train does not have"),
         )
         if rows
     ]
     return parts, known or [], found
 
 
-def read_tagged(path: Path, section: recipe.Data) -> Loaded:
-    """Words or characters with a tag each: one a line, a blank line between sentences; or CSV, JSON
-    lines or Parquet, with the columns data.columns.words and tags.
-
-    The first field of a line is the word, the last its tag; what stands between is not read.
-
-    Raises: DataError naming file and line of what cannot be read.
-    """
-    raw = {part: list(_tagged(file, section)) for part, file in part_files(path, section).items()}
-    every = [sentence for sentences in raw.values() for sentence in sentences]
-    # of all parts: a tag that train lacks can't be learned, but its rows are judged all the same
-    labels = sorted({tag for _, tags in every for tag in tags}, key=_tag_order)
-    number = {label: index for index, label in enumerate(labels)}
-    joint = _joint(word for words, _ in raw["train"][:1000] for word in words)
-    parts = {}
-    for part, sentences in raw.items():
-        texts = [joint.join(words) for words, _ in sentences]
-        tags = [np.array([number[tag] for tag in tags], np.int64) for _, tags in sentences]
-        parts[part] = Rows({"ids": code_points(texts)}, ragged(tags), texts)
-    return parts, labels, []
-
-
 def has_tables(path: Path) -> bool:
-    """Whether the path is a table of texts, or a folder with some."""
-    return any(map(table_suffix, [path] if path.is_file() else path.iterdir()))
+    """Whether the path is a table of texts, or a folder with one to train on."""
+    return bool(table_suffix(path) if path.is_file() else _files_of(path, "train"))
+
+
+def _files_of(folder: Path, part: str) -> list[Path]:
+    """The tables in a folder whose names begin with a part's."""
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if table_suffix(file) and file.name.lower().startswith(PART_NAMES[part]) and file.is_file()
+    ]
 
 
 def _part_file(folder: Path, part: str) -> Path | None:
-    found = [
-        file
-        for file in sorted(folder.iterdir())
-        if table_suffix(file) and file.name.lower().startswith(PART_NAMES[part])
-    ]
+    found = _files_of(folder, part)
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
         raise DataError(
@@ -178,55 +160,9 @@ def labelled(file: Path, columns: recipe.Columns) -> Iterator[tuple[str, str, st
         yield where, " ".join(values), label.strip()
 
 
-def _tagged(file: Path, section: recipe.Data) -> Iterator[tuple[list[str], list[str]]]:
-    """Words and tags of each sentence."""
-    columns = section.columns
-    if table_suffix(file) in (".csv", ".jsonl", parquet.SUFFIX):
-        yield from tagged_rows(file, (columns.words, columns.tags))
-        return
-    for key in ("words", "tags"):
-        if section.sets(f"columns.{key}"):
-            raise ConfigError(
-                f"data.columns.{key}: {file.name} has a word and its tag on each line",
-                expected="columns for a CSV, JSON lines or Parquet file only",
-                repair=f"leave data.columns.{key} out",
-            )
-    yield from _sentences(file)
-
-
-def _sentences(file: Path) -> Iterator[tuple[list[str], list[str]]]:
-    words: list[str] = []
-    tags: list[str] = []
-    try:
-        with open_text(file) as text:
-            for number, line in enumerate(text, 1):
-                fields = line.split()
-                if len(fields) == 1:
-                    raise DataError(
-                        f"{file}, line {number}: {line.strip()!r}",
-                        expected="a word and its tag, or a blank line between sentences",
-                    )
-                if fields:
-                    words.append(fields[0])
-                    tags.append(fields[-1])
-                elif words:
-                    yield words, tags
-                    words, tags = [], []
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
-    if words:
-        yield words, tags
-
-
 def _order(label: str) -> tuple[int, float, str]:
     """Numbers by their size, then words."""
     return (0, float(label), label) if label.lstrip("-").isdigit() else (1, 0.0, label)
-
-
-def _tag_order(tag: str) -> tuple[bool, str, str]:
-    """O first, then by kind, B before I."""
-    prefix, _, kind = tag.partition("-")
-    return tag != "O", kind, prefix
 
 
 def code_points(texts: Sequence[str]) -> Ragged:
@@ -239,7 +175,7 @@ def code_points(texts: Sequence[str]) -> Ragged:
 # tokens and ids
 
 
-def _joint(tokens: Iterable[str]) -> str:
+def between(tokens: Iterable[str]) -> str:
     """What stands between tokens: a blank, or nothing where most are single characters of CJK."""
     sample = list(tokens)
     return "" if sum(bool(_CJK.match(token)) for token in sample) > len(sample) / 2 else " "
@@ -350,7 +286,7 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
     train = parts["train"].origins
     unit = asked.unit
     if unit == "auto":
-        spaced = _joint(character for text in train[:1000] for character in text) == " "
+        spaced = between(character for text in train[:1000] for character in text) == " "
         unit = ("given" if answer == "tags" else "words") if spaced else "characters"
     features = asked.features or DEFAULT_FEATURES[answer == "tags", unit == "characters"]
     cut = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from modelwright.core.artifact import Artifact, write
+from modelwright.core.artifact import Artifact, kept, write
 from modelwright.core.errors import ConfigError, did_you_mean
 from modelwright.core.signature import Signature
 from modelwright.export.onnx import export_onnx
@@ -16,9 +16,6 @@ from modelwright.models.catalog import ModelSpec
 FORMATS: dict[str, Callable[..., Signature]] = {
     "onnx": export_onnx,
 }
-
-# what an exported artifact takes over from the trained one's manifest
-KEPT_FIELDS = ("task", "labels", "preprocess", "model", "target", "decode")
 
 
 def export(
@@ -34,7 +31,7 @@ def export(
 
     Args:
         manifest: of the artifact that the model comes from; its digest becomes the parent, and
-            KEPT_FIELDS are taken over.
+            what holds for any form of the model is taken over.
         extras: what travels with the model, of the same artifact.
         fields: manifest entries that are new or replace those, such as target, measured, or
             parent where the model is not the manifest's own.
@@ -43,7 +40,7 @@ def export(
     if format not in FORMATS:
         raise ConfigError(f"no format {format!r}", expected=did_you_mean(format, FORMATS))
     entries: dict[str, Any] = {
-        **{name: manifest[name] for name in KEPT_FIELDS if name in manifest},
+        **kept(manifest),
         "parent": manifest.get("digest"),
         "measured": {},
         **fields,

@@ -15,7 +15,7 @@ import numpy as np
 from modelwright.core.errors import DataError, ParityError
 from modelwright.core.goals import METRICS
 from modelwright.core.signature import Signature
-from modelwright.data.rows import Inputs, Rows, batch
+from modelwright.data.rows import Rows
 from modelwright.export.decisions import judge_agreement
 from modelwright.export.edges import edge_inputs
 from modelwright.export.locate import Located, unoptimised
@@ -231,7 +231,7 @@ def _judge(
     def both(part: Rows, judge: Task | None) -> list[_Outputs]:
         every = np.arange(len(part))
         return [
-            _run(side, session, part.inputs, every, spec, judge, labels, part)
+            _run(side, session, part, every, spec, judge, labels)
             for side, session in (("before", before), ("after", after))
         ]
 
@@ -308,8 +308,8 @@ def _judge_metric(
     name = task.look
     hop["metric_before"] = task.values(before.table)[name]
     hop["metric_after"] = task.values(after.table)[name]
-    sign = 1 if METRICS[name].higher_is_better else -1
-    drop = sign * (hop["metric_before"] - hop["metric_after"])
+    error = METRICS[name].error
+    drop = error(hop["metric_after"]) - error(hop["metric_before"])
     allowed = hop["metric_tolerance"]
     if decides and METRICS[name].unit == "share":
         allowed += hop["ties"] / max(1, hop["decisions_total"])
@@ -366,7 +366,7 @@ def _judge_batches(
         (edges, np.arange(len(edges[0])), 1),
         (rows, np.arange(min(odd, len(rows[0])))[::-1], ODD_BATCH),
     ):
-        again = _run("after", after, part.inputs, chosen, spec, None, (), part, batch_size)
+        again = _run("after", after, part, chosen, spec, None, (), batch_size)
         before = np.concatenate([known.judged[known.rows == row] for row in chosen])
         difference = np.abs(again.judged - before).max()
         errors.append(float(difference / max(scale, _largest(before))))
@@ -386,8 +386,8 @@ def _judge_batches(
 
 
 def _run(
-    side: str, session: Session, inputs: Inputs, chosen: np.ndarray, spec: ModelSpec,
-    task: Task | None, labels: Sequence[str], rows: Rows, batch_size: int = BATCH_SIZE,
+    side: str, session: Session, rows: Rows, chosen: np.ndarray, spec: ModelSpec,
+    task: Task | None, labels: Sequence[str], batch_size: int = BATCH_SIZE,
 ) -> _Outputs:  # fmt: skip
     """Every output of the rows `chosen`, in that order."""
     parts: dict[str, list[np.ndarray]] = {one.name: [] for one in spec.signature.outputs}
@@ -395,7 +395,7 @@ def _run(
     statistics: list[np.ndarray] = []
     for start in range(0, len(chosen), batch_size):
         part = chosen[start : start + batch_size]
-        arrays = batch(inputs, part)
+        arrays = rows.batch(part)
         try:
             outputs = session(arrays)
         except Exception as error:  # any runtime's own error: the form is not the same model

@@ -43,8 +43,8 @@ def compare(before: Quality, after: Quality, task: Task) -> Difference:
             f"compare: {before.rows} and {after.rows} rows with different targets",
             expected="both models judged on the same rows in the same order",
         )
-    sign = 1 if METRICS[task.metric].higher_is_better else -1
-    drop = sign * (before.value - after.value)
+    error = METRICS[task.metric].error
+    drop = error(after.value) - error(before.value)
     flipped = None
     if "logits" in before.outputs:
         flipped = int((before.answers != after.answers).sum())
@@ -60,7 +60,7 @@ def compare(before: Quality, after: Quality, task: Task) -> Difference:
             first, second = (
                 task.values(one.statistics, counts)[task.metric] for one in (before, after)
             )
-            return sign * (first - second)
+            return error(second) - error(first)
 
         low, high = bootstrap(before.rows, lost, before.units)
     return Difference(before.rows, drop, low, high, flipped)

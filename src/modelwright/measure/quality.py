@@ -17,7 +17,7 @@ from modelwright.runtime.catalog import Session
 from modelwright.tasks.catalog import Task
 
 RESAMPLES = 1000
-MOST_INPUTS = 2**22  # numbers that go into one call, where rows are of one size: large pictures
+MOST_INPUTS = 2**22  # numbers that go into one call: large pictures, long recordings
 MOST_SCORES = 2**23  # of one call, where each place has an answer
 
 
@@ -98,9 +98,12 @@ def evaluate(
         return _played(session, rows, task, labels)
     alike = rows.lengths
     order = np.arange(len(rows)) if alike is None else np.argsort(alike, kind="stable")
-    fixed = [size for one in session.signature.inputs for size in one.shape if size != "batch"]
-    if all(isinstance(size, int) for size in fixed):
-        batch_size = max(1, min(batch_size, MOST_INPUTS // math.prod(map(int, fixed))))
+    longest = 1 if alike is None else int(alike.max())
+    shapes = [one.shape[1:] for one in session.signature.inputs]
+    of_a_row = sum(
+        math.prod(size if isinstance(size, int) else longest for size in shape) for shape in shapes
+    )
+    batch_size = max(1, min(batch_size, MOST_INPUTS // max(1, of_a_row)))
     judged, lengths = session.signature.outputs[0], rows.places(session.signature)
     if lengths is not None:
         scores = int(lengths.max()) * int(judged.shape[-1])

@@ -132,8 +132,9 @@ def cnn_image(
     inner: Sequence[int] | None = None,
     dropout: float = 0.0,
     convolution: Convolution = "full",
+    pool: bool = False,
 ) -> Model:
-    """Residual stages over pixels."""
+    """Residual stages over pixels; `pool` as BasicBlock takes it."""
     # A thin first layer at full detail, then wide layers on a small grid: they train and run at a
     # higher rate than thin ones on a large grid. Each stage halves the grid while at least 4
     # pixels a side remain; grids below 16 keep their detail in the first one.
@@ -148,9 +149,10 @@ def cnn_image(
         widths=widths,
         depths=[1] * len(widths),
         strides=strides,
-        stem_width=widths[0] // 2 if strides[0] == 2 else None,
+        stem_width=widths[0] // (4 if pool else 2) if strides[0] == 2 else None,
         inner=inner,
         convolution=convolution,
+        pool=pool,
     )
     return _model(inputs, outputs, ImageEmbed(_normalize(inputs)), body, dropout)
 
@@ -272,7 +274,7 @@ def transformer_image(
         num_heads=num_heads(dim),
         mlp_dims=mlp_dims or [2 * dim] * num_layers,
         max_len=(height // side) * (width // side),
-        dropout=dropout or (0.1 if dim >= 128 else 0.0),
+        dropout=dropout,
         **body_args,
     )
     patches = Patches(channels, (side, side), dim)

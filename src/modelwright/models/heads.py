@@ -398,7 +398,7 @@ HEADS: dict[str, Head] = {
         kept=False,
         made_up=_one_box,
     ),
-    "vectors": Head(  # of each tower; models/towers.py brings them to length one
+    "vectors": Head(  # of each tower; assemble.Towers brings them to length one
         lambda own, inputs, dim, dropout: ClassHead(
             dim, own["dim"], dropout=dropout, pool="mean" if inputs["kind"] == "image" else "both"
         ),

@@ -11,12 +11,13 @@ PAIRED_RECURRENCE = "dim hidden_dim num_layers dropout"
 LADDERS: dict[str, dict[str, Ladder]] = {
     "cnn": {
         "image": ladder(
-            "widths",
-            ((8, 16),),
-            ((16, 32, 64),),
-            ((64, 128, 256),),
-            ((128, 256, 512),),
-            learning_rate=0.003,
+            "widths dropout pool",
+            ((8, 16), 0.0, False),
+            ((16, 32, 64), 0.0, False),
+            ((64, 128, 256), 0.0, True),
+            ((128, 256, 512), 0.0, True),
+            optimizer="muon",
+            learning_rate=0.01,
             weight_decay=0.05,
             warmup_steps=50,
             decay=0.7,
@@ -151,11 +152,11 @@ LADDERS: dict[str, dict[str, Ladder]] = {
     },
     "rnn": {
         "image": ladder(
-            "embed_dim hidden_dim num_layers",
-            (32, 16, 1),
-            (96, 48, 1),
-            (192, 96, 2),
-            (384, 192, 2),
+            RECURRENCE,
+            (32, 16, 1, 0.0),
+            (96, 48, 1, 0.0),
+            (192, 96, 2, 0.0),
+            (384, 192, 2, 0.0),
             learning_rate=0.002,
             weight_decay=0.01,
             warmup_steps=50,
@@ -291,11 +292,11 @@ LADDERS: dict[str, dict[str, Ladder]] = {
     },
     "transformer": {
         "image": ladder(
-            "dim num_layers",
-            (32, 1),
-            (64, 3),
-            (128, 4),
-            (256, 6),
+            ATTENTION,
+            (32, 1, 0.0),
+            (64, 3, 0.0),
+            (128, 4, 0.1),
+            (256, 6, 0.1),
             learning_rate=0.001,
             weight_decay=0.1,
             warmup_steps=60,

@@ -14,6 +14,11 @@ from modelwright.models.carried import Carried
 FEW_CHANNELS = 16
 
 
+def has_batch_norms(model: nn.Module) -> bool:
+    """Whether rows of a pass of training change each other's results, and the norms' means."""
+    return any(isinstance(one, nn.BatchNorm2d) for one in model.modules())
+
+
 class ConvNorm(nn.Sequential):
     """Convolution without bias, then batch norm: one unit to the exporter, pruner and quantizer.
 

@@ -66,6 +66,10 @@ def orthogonal_(square: Tensor) -> None:
     square.copy_(basis * torch.diag(upper).sign())
 
 
+def _in_bfloat16() -> bool:
+    return torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
+
+
 STATES = {"lstm": 2, "gru": 1}  # vectors that a cell hands on
 
 
@@ -83,6 +87,10 @@ class _Masked:
         norms: Sequence[nn.Module] = (),
     ) -> Any:  # fmt: skip
         """`norms`: one behind each layer, or none at all."""
+        if sequence.is_cuda and _in_bfloat16():
+            # cuDNN's recurrent kernels compute in float16 under autocast, whatever its type
+            with torch.autocast("cuda", enabled=False):
+                return self.forward(sequence.float(), mask, carried, norms)
         normed: Sequence[Callable[[Tensor], Tensor]] = norms or [lambda value: value] * (
             self.num_layers
         )

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelwright.core.recipe import Recipe
+from modelwright.core.recipe import Precision, Recipe
 from modelwright.models.catalog import MODELS, ModelSpec
 from modelwright.plan import count
 from modelwright.plan.shares import Share
-from modelwright.train.precision import Precision
 
 # The best that compression could do, so that no candidate is dropped which it could save.
 INT8_SPEEDUP, PRUNED_SHARE, SIZE_MARGIN = 4.0, 0.5, 0.95
@@ -50,7 +49,7 @@ class Candidate:
 
     def best_values(self) -> dict[str, float]:
         """Per goal, the best that compression could make of the candidate."""
-        best = {"size_mb": self.predicted["smallest_bytes"] / 1e6}
+        best = {"size_mb": self.predicted["smallest_bytes"] * SIZE_MARGIN / 1e6}
         return best | {
             f"latency_{p}_ms": self.predicted["fastest_ms"] for p in ("p50", "p95", "p99")
         }

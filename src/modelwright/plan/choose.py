@@ -10,16 +10,14 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from modelwright.core.errors import ConfigError
-from modelwright.core.goals import Goal
 from modelwright.core.hardware import this_machine
 from modelwright.core.progress import show
-from modelwright.core.recipe import Recipe
+from modelwright.core.recipe import Precision, Recipe
 from modelwright.core.units import format_bytes
 from modelwright.models.catalog import MODELS, ModelSpec
 from modelwright.plan import count, memory, time
 from modelwright.plan.candidate import (
     PRUNED_SHARE,
-    SIZE_MARGIN,
     Candidate,
     compressed_bytes,
     fastest_ms,
@@ -30,7 +28,7 @@ from modelwright.plan.shares import shares_of, together
 from modelwright.tasks.catalog import TASKS
 from modelwright.train import ranks
 from modelwright.train.parallel import ALONE, World
-from modelwright.train.precision import CHANGING, Precision
+from modelwright.train.precision import CHANGING
 from modelwright.train.settings import Budget, fill_in, training_budget
 
 MIN_EPOCHS = 5.0  # seeing the data less often than this, a larger model loses to a smaller one
@@ -218,7 +216,7 @@ def _judge(
     """Predict memory, then say whether the candidate fits or why not."""
     budget = training_budget(recipe)
     settings = fill_in(recipe.train, candidate.spec, candidate.precision, budget)
-    back = settings.goes_back
+    back = settings.goes_back and settings.device == "cpu"  # a GPU's is kept on the CPU
     beside = candidate.share is not None and candidate.share.copies  # what comes out
     planned = memory.predict(
         candidate.spec,
@@ -245,9 +243,7 @@ def _judge(
     candidate.status = "dropped" if candidate.reason else "fits"
 
 
-def _faster(
-    seconds: Mapping[Precision, float], why: str = "as the recipe says"
-) -> tuple[Precision, str]:
+def _faster(seconds: Mapping[Precision, float], why: str) -> tuple[Precision, str]:
     if len(seconds) == 1:
         return next(iter(seconds)), why
     gain = seconds["32-true"] / seconds["bf16-mixed"]
@@ -271,8 +267,10 @@ def _why_not(
             f"training takes {format_bytes(predicted['memory_bytes'])} of memory; "
             f"budget.memory_gb allows {limit:g} GB"
         )
-    for goal, value in predicted_misses(recipe.bounds, predicted):
-        return goal.name, f"{goal.name} {goal.text} is out of reach: at best {value:.3g}"
+    best = candidate.best_values()
+    for goal in recipe.bounds:
+        if goal.name in best and not goal.met_by(value := best[goal.name]):
+            return goal.name, f"{goal.name} {goal.text} is out of reach: at best {value:.3g}"
     steps = budget.steps or (budget.seconds or 0.0) / predicted["step_s"]
     epochs = steps / steps_per_epoch
     named = recipe.model.size != "auto"
@@ -281,16 +279,3 @@ def _why_not(
             f"would see the data {epochs:.1f} times in the budget; {MIN_EPOCHS:g} are needed"
         )
     return "", ""
-
-
-def predicted_misses(
-    bounds: tuple[Goal, ...], predicted: Mapping[str, float]
-) -> list[tuple[Goal, float]]:
-    """Goals that even the best compression would miss, with the best value."""
-    best = {"size_mb": predicted["smallest_bytes"] * SIZE_MARGIN / 1e6}
-    best |= {f"latency_{p}_ms": predicted["fastest_ms"] for p in ("p50", "p95", "p99")}
-    return [
-        (goal, best[goal.name])
-        for goal in bounds
-        if goal.name in best and not goal.met_by(best[goal.name])
-    ]

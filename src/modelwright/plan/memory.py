@@ -18,14 +18,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from modelwright.core.hardware import give_back_freed_memory
+from modelwright.core.recipe import OptimizerName, Precision, Recompute
 from modelwright.core.units import format_bytes
 from modelwright.models.catalog import ModelSpec, build, examples
 from modelwright.models.rnn import RecurrentBody
 from modelwright.models.stretch import blocks_of
 from modelwright.plan.shares import Share
-from modelwright.train.optimizers import OptimizerName, state_bytes
-from modelwright.train.precision import Precision, autocast, lower_weights
-from modelwright.train.recompute import KEPT, Recompute
+from modelwright.train.optimizers import state_bytes
+from modelwright.train.precision import autocast, lower_weights
+from modelwright.train.recompute import KEPT
 from modelwright.train.rounding import workspace_bytes
 
 # Share of activations and workspace that the C allocator holds on top, in fragments and in the

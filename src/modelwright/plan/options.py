@@ -17,9 +17,9 @@ def of_effect(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
     """Those that a recipe's options do not change, such as bags of words, go by their plain names;
     those whose heads cannot share keys as asked are told and left out.
 
-    Raises: ConfigError if there are no others.
+    Raises: ConfigError if there are no others, or for dropout where none of them has any.
     """
-    specs = _that_share_keys(specs)
+    specs = _that_share_keys(_that_hide(specs))
     found = [
         plain if spec.separable and count.count(plain) == count.count(spec) else spec
         for spec in specs
@@ -32,6 +32,20 @@ def of_effect(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
             repair="leave model.convolution out, or choose another model.size",
         )
     return found
+
+
+def _that_hide(specs: Sequence[ModelSpec]) -> Sequence[ModelSpec]:
+    """All, whose own sizes have dropout too where that is asked for.
+
+    Raises: ConfigError for nets over the grid of a picture, which have none.
+    """
+    if any("dropout" in one.args and "dropout" not in one.ladder.sizes[one.size] for one in specs):
+        raise ConfigError(
+            "model.dropout: nets that find boxes have none",
+            expected="a task other than detection",
+            repair="leave it out; train.augment and train.weight_decay hold such nets back too",
+        )
+    return specs
 
 
 def _that_share_keys(specs: Sequence[ModelSpec]) -> list[ModelSpec]:

@@ -148,11 +148,7 @@ def _slice(
         record=Record(note=note, planned=memory.in_words(candidate.memory)),
     )  # fmt: skip
     for index in range(len(trainer.looks) + 1, number * LOOKS + 1):
-        share = RACE_SLICE * index / LOOKS
-        if whole.steps is not None:
-            until = Budget(steps=max(index, round(share * whole.steps)))
-        else:
-            until = Budget(seconds=share * (whole.seconds or 0.0))
+        until = whole.part(RACE_SLICE * index / LOOKS, least_steps=index)
         trainer.run(until, title=f"race {number}: {spec.name}")
         trainer.look(CURVE_ROWS)
     trainer.save()

@@ -69,7 +69,9 @@ def step_seconds(spec: ModelSpec, task: str, settings: Settings) -> float:
             _, spread, step_s = min(attempts)
         return {"step_s": step_s, "spread": spread}
 
-    knobs = replace(settings, seed=0, learning_rate=0.0)
+    knobs = replace(
+        settings, seed=0, learning_rate=0.0, batch_warmup_steps=0, window_warmup_steps=0
+    )
     return measured_once(
         _what(
             "train step",

@@ -196,20 +196,18 @@ def _pairs(life: Life) -> Iterable[Pair]:
     baseline = section(life.certificate, "baseline")
     size_mb = number(baseline.get("size_mb"))
     peak = [m for line in life.steps if (m := number(line.get("memory_bytes"))) is not None]
-    predicted, measured = section(winner, "predicted"), section(winner, "measured")
+    predicted = section(winner, "predicted")
     known: list[tuple[str, str, Any, Any, str]] = [
         ("num_params", "", winner.get("num_params"),
          section(life.trained, "model").get("num_params"), "counted in the trained model"),
         ("forward_flops", "FLOPs", winner.get("forward_flops"), None, "counted, one example"),
         ("backward_flops", "FLOPs", winner.get("backward_flops"), None, "counted, one example"),
         ("memory_bytes", "bytes", predicted.get("memory_bytes"),
-         measured.get("memory_bytes", max(peak, default=None)), "peak while training"),
-        ("epoch_s", "s", predicted.get("epoch_s"), measured.get("epoch_s"), "timed while racing"),
+         max(peak, default=None), "peak while training"),
+        ("epoch_s", "s", predicted.get("epoch_s"), None, ""),
         ("size_bytes", "bytes", predicted.get("size_bytes"),
-         measured.get("size_bytes", None if size_mb is None else size_mb * 1e6),
-         "uncompressed model on disk"),
-        ("latency_ms", "ms", predicted.get("latency_ms"),
-         measured.get("latency_ms", baseline.get("latency_p50_ms")),
+         None if size_mb is None else size_mb * 1e6, "uncompressed model on disk"),
+        ("latency_ms", "ms", predicted.get("latency_ms"), baseline.get("latency_p50_ms"),
          "uncompressed model on the target, median"),
     ]  # fmt: skip
     for name, unit, before, after, how in known:
@@ -276,8 +274,6 @@ def _stages(run: Run, events: list[dict[str, Any]]) -> tuple[Stage, ...]:
     zero = next((time for event in events if (time := _clock(event)) is not None), 0.0)
     result = []
     for name in STAGES:
-        if name == "report":
-            continue
         spans: list[tuple[float, float]] = []
         begun: float | None = None
         last = zero

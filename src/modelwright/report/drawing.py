@@ -130,7 +130,7 @@ def rule(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
 
 
 def short(text: str, length: int = 18) -> str:
-    """A number as short as an axis needs it."""
+    """A label cut to a length that an axis has room for."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -6,13 +6,13 @@ Each function takes a Life and gives what the template shows; None where a stage
 import math
 import shlex
 from collections.abc import Sequence
-from importlib import metadata
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from modelwright import __version__
 from modelwright.report import charts, words
 from modelwright.report.charts import Point, Series
 from modelwright.report.collect import Life, number, rows, section
@@ -268,12 +268,10 @@ def reproduce(life: Life) -> View:
     began = next((e for e in life.events if e["event"] == "started"), {})
     if began.get("recipe_digest"):
         digests["recipe"] = began["recipe_digest"]
-    try:
-        ours = metadata.version("modelwright")
-    except metadata.PackageNotFoundError:
-        ours = "not installed as a package"
-    versions = {**section(began, "versions"), **section(proof, "versions")}
-    versions["modelwright, which wrote this page"] = ours
+    versions = {
+        **section(proof, "versions"), "modelwright, which began the run": began.get("version", "–"),
+        "modelwright, which wrote this page": __version__,
+    }  # fmt: skip
     machine = dict(_fact(str(k), v) for k, v in section(proof, "machine").items())
     words_of = {"decision": "decided", "fallback": "done differently", "refused": "refused"}
     notes = [{"stage": e["stage"], "kind": words_of[e["event"]], "event": e["event"],

@@ -12,7 +12,7 @@ from modelwright.core.artifact import Artifact
 from modelwright.core.decode import settle
 from modelwright.core.errors import ConfigError
 from modelwright.data import language
-from modelwright.data.catalog import KINDS
+from modelwright.data.kinds import KINDS
 from modelwright.models.heads import HEADS
 from modelwright.runtime.catalog import Arrays, WritingSession
 from modelwright.runtime.decode import Writing

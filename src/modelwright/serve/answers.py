@@ -15,9 +15,9 @@ from modelwright.core.artifact import Artifact
 from modelwright.core.decode import settle
 from modelwright.core.errors import ConfigError, DataError, MissingExtra
 from modelwright.core.signature import PAD_MULTIPLE, Signature
-from modelwright.data import audio, language
-from modelwright.data.catalog import KINDS
+from modelwright.data import audio, language, parquet
 from modelwright.data.image import MAX_PIXELS
+from modelwright.data.kinds import KINDS
 from modelwright.models.catalog import ModelSpec
 from modelwright.models.heads import HEADS
 from modelwright.runtime.answering import beside
@@ -186,9 +186,16 @@ class Answers:
         """
         medium = self.medium
         self._check_size(content)
-        if self.kind == "series" and content.startswith(GZIP):
-            raise Refused(400, "packed tables are not accepted: send the table as it is")
+        if self.kind == "series" and content.startswith((GZIP, parquet.MAGIC)):
+            raise Refused(400, "packed tables are not accepted: send the table as plain text")
+        too_long = Refused(413, f"the {medium.noun} is too long for this model: cut it into pieces")
         try:
+            if (
+                self.kind == "audio"
+                and self.longest
+                and audio.places(content, self.inputs) > self.longest
+            ):
+                raise too_long  # before it takes memory
             inputs = KINDS[self.kind].read_input(content, self.inputs, self.files)
             tokens = KINDS[self.kind].tokens(content, self.inputs, self.files)
         except DataError as error:  # its text may speak of our insides
@@ -197,7 +204,7 @@ class Answers:
             raise Refused(500, f"this server cannot read a {medium.noun}: {error.what}") from None
         places = max(value.shape[1] for value in inputs.values() if value.ndim > 1)
         if places > (self.longest or places):
-            raise Refused(413, f"the {medium.noun} is too long for this model: cut it into pieces")
+            raise too_long
         return inputs, tokens
 
     def _check_size(self, content: bytes) -> None:

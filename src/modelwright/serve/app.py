@@ -10,11 +10,12 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata, resources
+from importlib import resources
 from typing import Any
 
 import numpy as np
 
+from modelwright import __version__
 from modelwright.core.errors import MissingExtra
 from modelwright.core.signature import Signature
 
@@ -37,10 +38,6 @@ from modelwright.serve.batcher import Arrays, Batcher, Closed, DeadlinePassed, Q
 from modelwright.serve.limits import Access, Intake, Limits, Refused, busy
 
 LOG = logging.getLogger("modelwright.serve")
-try:
-    VERSION = metadata.version("modelwright")
-except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-    VERSION = "0"
 PAGE_TYPES = {"index.html": "text/html", "app.js": "text/javascript", "style.css": "text/css"}
 PARSE_ASIDE_BYTES = 256 * 2**10  # a body above this is parsed on a thread, not on the event loop
 LINES = "application/x-ndjson"  # of an answer that comes in pieces, to those who accept it
@@ -114,13 +111,23 @@ class Served:
         if self.batcher.closed:
             raise busy("the server is stopping")
         try:
-            async with asyncio.timeout(self.limits.deadline_s), self.writing:
-                found = await asyncio.to_thread(partial(self.session.write, inputs, **how))
-                return {"written": np.array(found)}
+            async with asyncio.timeout(self.limits.deadline_s):
+                await self.writing.acquire()
+                work = asyncio.ensure_future(
+                    asyncio.to_thread(partial(self.session.write, inputs, **how))
+                )
+                # a thread cannot be stopped: the next text waits for its end, whoever still listens
+                work.add_done_callback(self._written)
+                return {"written": np.array(await asyncio.shield(work))}
         except TimeoutError:
             raise Refused(504, "no answer within the deadline: try again later") from None
         except Exception:  # a runtime's own errors share no base class; the log has the traceback
             raise _model_failed() from None
+
+    def _written(self, work: "asyncio.Future[Any]") -> None:
+        self.writing.release()
+        if not work.cancelled():
+            work.exception()  # of one that nobody waits for any more, asked for to be no warning
 
     async def pieces(self, found: Iterator[str]) -> AsyncGenerator[str]:
         """A text that goes on, piece by piece; one text after the other.
@@ -210,7 +217,7 @@ def _json(value: Any) -> Response:
 async def server_metadata(request: Request) -> Response:
     """GET /v2: name, version, extensions."""
     return _json({
-        "name": "modelwright", "version": VERSION,
+        "name": "modelwright", "version": __version__,
         "extensions": openinference.EXTENSIONS,
     })  # fmt: skip
 

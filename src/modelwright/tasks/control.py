@@ -14,7 +14,7 @@ METRIC = "mean_return"
 LABEL_SMOOTHING = None  # there are no labels
 
 
-def loss(scores: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def loss(scores: Tensor, targets: Tensor) -> Tensor:
     """Huber loss between the score of the action taken and what it should have been, by mean.
 
     scores: (batch, actions); targets: (batch, 2) float32: the action's number, its score

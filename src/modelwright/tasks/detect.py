@@ -40,7 +40,7 @@ CORNERS = 60  # of a curve that is shown
 SURE = 0.35  # scores from which an answer names a box
 
 
-def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of scores against how well each box lies, and 1 - GIoU of the boxes.
 
     outputs: (batch, cells, num_classes + 6), as BoxHead gives them while training

@@ -42,6 +42,7 @@ from modelwright.train.shards import (
 RECORD = "checkpoint.json"
 BEST = ".best"
 FIELDS = {"step", "position", "tensors", "shards"}
+EITHER = {"F32", "BF16"}  # of the vectors of bf16-true, by layout (precision.lower_weights)
 Taken = dict[str, Piece]
 Box = Mapping[str, Any]  # of a piece, as plain JSON
 Boxes = dict[str, Box]  # those of one rank, by the tensor's name
@@ -190,7 +191,8 @@ def restore(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
                 raise _broken(folder / name)
         for name, piece in pieces.items():
             wanted = [list(piece.shape), piece.box["dtype"]]
-            if kept.get(name) != wanted:
+            shape, dtype = kept.get(name, (None, None))
+            if shape != wanted[0] or not (dtype == wanted[1] or {dtype, wanted[1]} == EITHER):
                 raise _misfit(folder, f"{name} is {wanted} and was {kept.get(name, 'not there')}")
         return sorted(pieces)
 

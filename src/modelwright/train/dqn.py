@@ -6,8 +6,6 @@ Wang et al. 2015, arXiv:1511.06581 (dueling, models/heads.py); Hessel et al. 201
 (several steps); Lillicrap et al. 2015, arXiv:1509.02971 (slowly moving target).
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -93,14 +91,10 @@ class DQN:
     def _turns(self) -> int:
         return len(self._ring["over"])
 
-    def position(self) -> dict[str, Any]:
-        return self.players.position()
-
     def tensors(self) -> dict[str, Tensor]:
         filled = min(self.players.turns, self._turns)
         return {name: torch.from_numpy(one[:filled]) for name, one in self._ring.items()}
 
-    def take_up(self, position: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        self.players.take_up(position)
+    def take_up(self, tensors: dict[str, Tensor]) -> None:
         for name, one in tensors.items():
             self._ring[name][: len(one)] = one.numpy()

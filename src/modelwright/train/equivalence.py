@@ -24,6 +24,7 @@ from modelwright.core.recipe import WHOLE_BATCHES, Layout, Recipe
 from modelwright.data.rows import PARTS, Dataset, load_part, save
 from modelwright.models.catalog import ModelSpec
 from modelwright.models.later import Later
+from modelwright.models.layers import has_batch_norms
 from modelwright.tasks.catalog import TASKS
 from modelwright.train import parallel
 from modelwright.train.loop import Trainer
@@ -200,8 +201,7 @@ def _work(folder: Path, environment: Mapping[str, str] = os.environ) -> None:
         built = model.model if isinstance(model, Later) else model
         try:
             parallel.require_fit(world.layout, recipe.task, settings.fewest_rows)
-            norms = any("Norm2d" in type(one).__name__ for one in built.modules())
-            if settings.micro_batch_size < BATCH and norms:
+            if settings.micro_batch_size < BATCH and has_batch_norms(built):
                 raise ConfigError("batch norms see each pass alone: smaller ones train otherwise")
             trainer = Trainer(
                 model, spec, TASKS[recipe.task], train, valid, settings, budget,

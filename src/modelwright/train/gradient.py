@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from modelwright.core.recipe import Precision
 from modelwright.data.loader import Batch
 from modelwright.tasks.catalog import Task
 from modelwright.train.parallel import World
-from modelwright.train.precision import LossScale, Precision, autocast
+from modelwright.train.precision import LossScale, autocast
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Weight = Callable[[Tensor], Tensor]

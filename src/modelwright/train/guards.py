@@ -35,7 +35,7 @@ ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopRequested(Exception):
-    """One of ASKING arrived; the state was saved."""
+    """One of ASKING arrived, and training ended as it asked."""
 
 
 class Signals:

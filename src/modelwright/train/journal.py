@@ -197,10 +197,7 @@ class Journal:
         return self.record.speeds(examples / max(1e-9, elapsed - self._first_elapsed))
 
     def _line(self, limit: Budget, step: int, elapsed: float, loss: float) -> str:
-        if limit.steps is not None:
-            left = (limit.steps - step) / max(self._rate, 1e-9)
-        else:
-            left = (limit.seconds or 0.0) - elapsed
+        left = limit.seconds_left(step, elapsed, 1 / max(self._rate, 1e-9))
         speeds = self._speeds(step, elapsed)
         shown = [f"{speeds['examples_per_s']:,.0f} examples/s"]
         if "tokens_per_s" in speeds:

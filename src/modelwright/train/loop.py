@@ -102,7 +102,7 @@ class Trainer:
         self._saved_step, self._saved_looks, self._saved_at, self._evaluated_at = 0, 0, 0.0, 0.0
         self.best_value: float | None = None  # of the metric, at the looks while training
         self._best: dict[str, Tensor] = {}  # the averaged weights then
-        self._seen: np.ndarray | None = None  # what each row added to the metric then
+        self._seen: np.ndarray | None = None  # what each row added then; the first process alone
         self._gradient: Gradient = (Pipe if world.layout.pipeline > 1 else Gradient)(
             self.model, self._loss, task.weight, micro_batch_size=settings.micro_batch_size,
             precision=settings.precision, scale=self.scale, world=world, device=self.device,
@@ -424,7 +424,7 @@ class Trainer:
     def _take_up(self, position: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Go on from what `_position` and `_tensors` gave."""
         self.guard.take_up(position["guard"], tensors)
-        self._seen = tensors[SEEN].numpy() if SEEN in tensors else None
+        self._seen = tensors[SEEN].numpy() if self.world.first and SEEN in tensors else None
         self.micro.take_up(int(position["micro_batch_size"]))
         self.scale.take_up(position["scale"])
         self.compiling.take_up(position["compiled"])

@@ -3,6 +3,7 @@
 torch.optim.Muon gives the same steps in one process and bfloat16. Over shards (DTensor, as FSDP2
 makes them) it sums products of shards in bfloat16 and takes other steps; here each process brings
 the whole update together first.
+A convolution's filters are the rows of a matrix, one for each channel that comes out.
 Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982.
 """
 
@@ -23,7 +24,7 @@ class Muon(torch.optim.Optimizer):
     """Nesterov momentum, made orthogonal; decoupled weight decay.
 
     Args:
-        params: matrices, or groups of them.
+        params: matrices and filters, or groups of them.
         learning_rate: as AdamW's, whatever the shape.
         products: what `orthogonalize` computes in.
 
@@ -44,7 +45,8 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             rate, decay = group["lr"], group["weight_decay"]
-            for matrix in group["params"]:
+            for matrix in group["params"]:  # or filters
+                sides = matrix.shape[0], math.prod(matrix.shape[1:])
                 if matrix.grad is None:
                     continue
                 state = self.state[matrix]
@@ -56,19 +58,20 @@ class Muon(torch.optim.Optimizer):
                 momentum = state["momentum_buffer"].lerp_(matrix.grad, 1 - MOMENTUM)
                 update = orthogonal_update(matrix.grad.lerp(momentum, MOMENTUM), self.products)
                 matrix.mul_(1 - rate * decay)
-                matrix.add_(update, alpha=-rate * RMS_OF_ADAMW * math.sqrt(max(matrix.shape)))
+                matrix.add_(update, alpha=-rate * RMS_OF_ADAMW * math.sqrt(max(sides)))
                 for one, old in zip(changed, before, strict=False):
                     one.copy_(torch.where(flag > 0, old, one))  # type: ignore[operator, arg-type]
 
 
 def orthogonal_update(update: Tensor, products: torch.dtype) -> Tensor:
-    """`orthogonalize` of a matrix; of one in shards, this process's share of the result."""
+    """`orthogonalize` of a matrix, or of filters as its rows; of one in shards, this process's
+    share of the result."""
     if not hasattr(update, "full_tensor"):
-        return orthogonalize(update, products)
+        return orthogonalize(update.flatten(1), products).view_as(update)
     from torch.distributed.tensor import DTensor, distribute_tensor  # slow to import
 
     assert isinstance(update, DTensor)
-    whole = orthogonalize(update.full_tensor(), products)
+    whole = orthogonal_update(update.full_tensor(), products)
     # every process has it all: nothing has to be sent
     return distribute_tensor(whole, update.device_mesh, update.placements, src_data_rank=None)
 

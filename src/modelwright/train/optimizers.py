@@ -5,17 +5,17 @@ To add an optimizer: a row here, and its name among the recipe's choices (core/r
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modelwright.core.errors import ConfigError
+from modelwright.core.recipe import OptimizerName
 from modelwright.train.adafactor import Adafactor
 from modelwright.train.muon import Muon
 from modelwright.train.rounding import Rounding
 
-OptimizerName = Literal["adamw", "sgd", "adafactor", "muon"]
 Groups = list[dict[str, Any]]
 
 
@@ -24,16 +24,21 @@ class Rule:
     """One optimizer.
 
     Args:
-        make: (parameter groups, learning rate) -> it.
+        make: (parameter groups, learning rate, type of the model's products) -> it.
         state_bytes: what it keeps beside one parameter.
     """
 
-    make: Callable[[Groups, float], torch.optim.Optimizer]
+    make: Callable[[Groups, float, torch.dtype], torch.optim.Optimizer]
     state_bytes: Callable[[Tensor], int]
 
 
 HIDDEN = {"body", "decoder"}  # what a model calls its parts between embedding and head
 COUNTER = 4  # bytes of a parameter's number of steps, a float32
+
+
+def _cut(groups: Groups) -> bool:
+    """Whether parameters lie in shards, which torch's fused SGD has no rule for."""
+    return any(hasattr(one, "full_tensor") for group in groups for one in group["params"])
 
 
 def _factored_bytes(parameter: Tensor) -> int:
@@ -48,23 +53,28 @@ OPTIMIZERS: dict[OptimizerName, Rule] = {
     # Loshchilov, Hutter 2017, arXiv:1711.05101
     "adamw": Rule(
         # fused: one pass over memory; several times the speed of foreach on CPUs
-        lambda groups, rate: torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True),
+        lambda groups, rate, _: torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True),
         lambda parameter: COUNTER + 2 * parameter.nbytes,
     ),
     # Sutskever et al. 2013, ICML, section 3 (Nesterov)
     "sgd": Rule(
-        lambda groups, rate: torch.optim.SGD(
-            groups, lr=rate, momentum=0.9, nesterov=True, fused=True
+        lambda groups, rate, _: torch.optim.SGD(
+            groups, lr=rate, momentum=0.9, nesterov=True, fused=not _cut(groups)
         ),
         lambda parameter: parameter.nbytes,
     ),
     # Shazeer, Stern 2018; train/adafactor.py
     "adafactor": Rule(
-        lambda groups, rate: Adafactor(groups, rate),
+        lambda groups, rate, _: Adafactor(groups, rate),
         _factored_bytes,
     ),
     # Jordan et al. 2024; train/muon.py
-    "muon": Rule(lambda groups, rate: Muon(groups, rate), lambda parameter: parameter.nbytes),
+    "muon": Rule(
+        lambda groups, rate, products: Muon(
+            groups, rate, products=products if products == torch.bfloat16 else torch.float32
+        ),
+        lambda parameter: parameter.nbytes,
+    ),
 }
 
 
@@ -103,8 +113,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """An optimizer whose weight decay spares biases, norms and positions.
 
-    Muon moves hidden matrices; embeddings, the head and everything else stay with AdamW. Its steps
-    are as large as AdamW's, so that one learning rate serves both.
+    Muon moves hidden matrices and filters; embeddings, the head and everything else stay with
+    AdamW. Its steps are as large as AdamW's, so that one learning rate serves both.
 
     Args:
         cautious: see `decay_cautiously`.
@@ -123,18 +133,17 @@ def make_optimizer(
         ours = hidden_matrices(model)
         if not ours:
             raise ConfigError(
-                "train.optimizer: muon moves matrices, and this model's body has none",
+                "train.optimizer: muon moves matrices and filters, and this model's body has none",
                 expected="adamw, sgd or adafactor, or a family with linear layers",
             )
         hidden = {id(parameter) for parameter in ours}
         groups[0]["params"] = [p for p in matrices if id(p) not in hidden]
         moved: Groups = [{"params": ours, "weight_decay": weight_decay}]
-        own = torch.bfloat16 if products == torch.bfloat16 else torch.float32
-        muon = Muon(moved, learning_rate, products=own)
-        adamw = OPTIMIZERS["adamw"].make(groups, learning_rate)
+        muon = OPTIMIZERS["muon"].make(moved, learning_rate, products)
+        adamw = OPTIMIZERS["adamw"].make(groups, learning_rate, products)
         optimizer: torch.optim.Optimizer = Several([muon, adamw])
     else:
-        optimizer = OPTIMIZERS[name].make(groups, learning_rate)
+        optimizer = OPTIMIZERS[name].make(groups, learning_rate, products)
     for group in optimizer.param_groups:
         group["full_decay"] = group["weight_decay"]  # of which a step takes a share
     if cautious:
@@ -268,8 +277,15 @@ def _by_mesh(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The weights that Muon moves: matrices of the body, and of the decoder where there is one."""
-    return [p for name, p in _matrices(model) if HIDDEN & set(name.split(".")) and p.ndim == 2]
+    """The weights that Muon moves: matrices of the body, and of the decoder where there is one, and
+    filters over several channels, but for those of the first layer over pixels."""
+    return [
+        parameter
+        for name, parameter in _matrices(model)
+        if HIDDEN & (parts := set(name.split(".")))
+        and "stem" not in parts
+        and (parameter.ndim == 2 or parameter.shape[1] > 1)
+    ]
 
 
 def _matrices(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

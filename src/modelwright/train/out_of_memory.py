@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from modelwright.core.errors import TrainingFailed
 from modelwright.core.files import write_json
 from modelwright.core.hardware import give_back_freed_memory
+from modelwright.models.layers import has_batch_norms
 from modelwright.train.parallel import ALONE, World
 from modelwright.train.pipes import PIECES
 from modelwright.train.settings import Settings
@@ -33,9 +33,11 @@ from modelwright.train.settings import Settings
 Found = TypeVar("Found")
 LEFT = "micro-batch.json"  # in a training's folder: what one process found too much for its memory
 
-# what torch's and oneDNN's allocators on the CPU say, in errors without a type of their own
+# what torch's and oneDNN's allocators on the CPU and CUDA's libraries say, in errors without a type
+# of their own
 SAID = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory",
-        "std::bad_alloc", "could not create a memory object")  # fmt: skip
+        "std::bad_alloc", "could not create a memory object", "CUDA error: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")  # fmt: skip
 # all that oneDNN says when its own buffers can't be had (an operation that it has not, it names)
 SAID_ALONE = ("could not create a primitive", "could not execute a primitive")
 
@@ -187,11 +189,11 @@ class MicroBatch:
         if self._shrunk:  # the plan's words were in the first note
             what = what.removesuffix(f"; {self.planned}")
         self.asked, self._shrunk = size, True
-        norm = any(isinstance(module, _BatchNorm) for module in self.model.modules())
+        norms = has_batch_norms(self.model)
         self.note(
             f"{what}: it is tried again with train.micro_batch_size {size}; "
             f"the batch stays at {self.batch_size}"
-            + (", but batch norm now sees groups of that size" if norm else "")
+            + (", but batch norm now sees groups of that size" if norms else "")
         )
 
 

@@ -38,6 +38,7 @@ from modelwright.core.files import make_folder
 from modelwright.core.progress import hush
 from modelwright.core.recipe import WHOLE_BATCHES, Layout
 from modelwright.data.loader import Batch
+from modelwright.models.layers import has_batch_norms
 from modelwright.train.buckets import sum_together
 from modelwright.train.launch import Place, break_off, meeting_place, place_of
 from modelwright.train.optimizers import squared_norm
@@ -351,8 +352,7 @@ class World:
 
     def passes_alone(self, model: nn.Module) -> bool:
         """Whether this process's passes wait for no other: so one that fails can be made again."""
-        norms = any(isinstance(one, nn.BatchNorm2d) for one in model.modules())
-        return self.size == 1 or (self.layout.data == self.size and not norms)
+        return self.size == 1 or (self.layout.data == self.size and not has_batch_norms(model))
 
     def add_up(self, model: nn.Module) -> None:
         """Sum the gradients of processes with the same weights, behind their passes. Of pieces that

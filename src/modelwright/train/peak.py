@@ -1,6 +1,7 @@
 """The most memory that a training has held: of a GPU if it computes on one, or of the process."""
 
 import contextlib
+import gc
 import resource
 from pathlib import Path
 
@@ -12,6 +13,8 @@ def reset_peak_memory() -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        gc.collect()  # models tried before hang in cycles, and would count
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 

@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from modelwright.core.errors import ConfigError
-from modelwright.core.recipe import Layout
+from modelwright.core.recipe import Layout, Precision
 from modelwright.data.loader import Batch
 from modelwright.models.stretch import Stretch
 from modelwright.train.gradient import Gradient
 from modelwright.train.parallel import World
-from modelwright.train.precision import Precision, autocast
+from modelwright.train.precision import autocast
 from modelwright.train.shards import local
 
 if TYPE_CHECKING:

@@ -81,12 +81,8 @@ class PPO:
             "returns": (advantages + worth).flatten(),
         }
 
-    def position(self) -> dict[str, Any]:
-        return self.players.position()
-
     def tensors(self) -> dict[str, Tensor]:
         return dict(self._played)
 
-    def take_up(self, position: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        self.players.take_up(position)
+    def take_up(self, tensors: dict[str, Tensor]) -> None:
         self._played = tensors

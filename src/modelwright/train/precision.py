@@ -15,15 +15,15 @@ Source: Micikevicius et al. 2018, arXiv:1710.03740 (mixed precision).
 import contextlib
 import math
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modelwright.core.errors import ConfigError
+from modelwright.core.recipe import Precision
 from modelwright.train import device as devices
 
-Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "fp8-mixed"]
 PRODUCTS: dict[Precision, torch.dtype] = {
     "32-true": torch.float32, "bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16,
     "16-mixed": torch.float16, "fp8-mixed": torch.bfloat16,
@@ -73,6 +73,13 @@ def require_fit(precision: Precision, model: nn.Module, device: str) -> None:
         raise ConfigError(
             "train.precision: 16-mixed, and few CPUs compute recurrent layers in float16",
             expected="bf16-mixed or 32-true for recurrent layers on a CPU",
+            repair="set train.precision: bf16-mixed, or another model.family",
+        )
+    if precision == "bf16-true" and device == "cuda" and recurrent:
+        raise ConfigError(
+            "train.precision: bf16-true keeps vectors in float32, and recurrent layers on a GPU "
+            "take weights of one type",
+            expected="bf16-mixed, 16-mixed or 32-true for recurrent layers on a GPU",
             repair="set train.precision: bf16-mixed, or another model.family",
         )
 

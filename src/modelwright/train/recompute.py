@@ -5,16 +5,16 @@ section 5 (what is cheap to compute again).
 """
 
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from modelwright.core.errors import ConfigError
+from modelwright.core.recipe import Recompute
+from modelwright.models.layers import has_batch_norms
 from modelwright.models.stretch import blocks_of
-
-Recompute = Literal["none", "selective", "full"]
 
 _aten = torch.ops.aten
 # products: most of a block's time; what lies between them is most of its memory
@@ -38,7 +38,7 @@ def recompute_blocks(model: nn.Module, how: Recompute) -> None:
     if how == "none":
         return
     blocks = blocks_of(model)
-    norms = any(isinstance(one, nn.BatchNorm2d) for one in model.modules())
+    norms = has_batch_norms(model)
     if norms or not blocks:
         raise ConfigError(
             "train.activation_checkpointing: "

@@ -133,11 +133,9 @@ class Algorithm(Protocol):
         """
         ...
 
-    def position(self) -> dict[str, Any]: ...
-
     def tensors(self) -> dict[str, Tensor]: ...
 
-    def take_up(self, position: dict[str, Any], tensors: dict[str, Tensor]) -> None: ...
+    def take_up(self, tensors: dict[str, Tensor]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -245,7 +243,7 @@ class Learner(Trainer):
         return found | ({"return": float(np.mean(players.latest))} if players.latest else {})
 
     def _position(self) -> dict[str, Any]:
-        own = {"algorithm": self.algorithm.position(), "solved": self.solved}
+        own = {"players": self.algorithm.players.position(), "solved": self.solved}
         return super()._position() | own
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -254,4 +252,5 @@ class Learner(Trainer):
     def _take_up(self, position: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         super()._take_up(position, {})  # no guard of an acting task keeps tensors
         self.solved = bool(position["solved"])
-        self.algorithm.take_up(position["algorithm"], tensors)
+        self.algorithm.players.take_up(position["players"])
+        self.algorithm.take_up(tensors)

@@ -7,11 +7,9 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
-from modelwright.core.artifact import Artifact, write
+from modelwright.core.artifact import Artifact, kept, write
 from modelwright.core.files import write_bytes
 from modelwright.models.catalog import ModelSpec, count_params
-
-KEPT = ("task", "labels", "preprocess", "target", "decode")
 
 
 def write_trained(
@@ -38,8 +36,7 @@ def write_trained(
         ),
         extras=extras,
         signature=spec.signature,
-        model={**spec.to_json(), "num_params": count_params(model)},
         parent=manifest.get("digest"),
         measured={},
-        **{name: manifest[name] for name in KEPT if name in manifest},
+        **{**kept(manifest), "model": {**spec.to_json(), "num_params": count_params(model)}},
     )

@@ -8,9 +8,9 @@ than hoped, warmup–stable–decay enters its decay that much earlier, and stil
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
-ScheduleName = Literal["wsd", "cosine", "inverse_sqrt", "constant"]
+from modelwright.core.recipe import ScheduleName
+
 # (step, progress, warmup_steps, decay) -> share of the full rate, once the warmup is over
 Schedule = Callable[[int, float, int, float], float]
 

@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from modelwright.core.errors import ConfigError
-from modelwright.core.recipe import Augment, Recipe, Train
+from modelwright.core.recipe import (
+    Augment,
+    OptimizerName,
+    Precision,
+    Recipe,
+    Recompute,
+    ScheduleName,
+    Train,
+)
 from modelwright.data.loader import parts_at
 from modelwright.models.catalog import ModelSpec
 from modelwright.train import device as devices
-from modelwright.train.optimizers import OptimizerName
-from modelwright.train.precision import Precision, require
-from modelwright.train.recompute import Recompute
-from modelwright.train.schedules import (
-    ScheduleName,
-    learning_rate_factor,
-    weight_decay_factor,
-)
+from modelwright.train.precision import require
+from modelwright.train.schedules import learning_rate_factor, weight_decay_factor
 
 # a training may go on with others: they only say where it runs, and how it is saved
 MAY_CHANGE = (
@@ -125,6 +127,12 @@ class Budget:
     def progress(self, step: int, elapsed: float) -> float:
         """Share of the budget spent."""
         return step / self.steps if self.steps is not None else elapsed / (self.seconds or 1.0)
+
+    def part(self, share: float, least_steps: int = 1) -> "Budget":
+        """A share of it."""
+        if self.steps is not None:
+            return Budget(steps=max(least_steps, round(share * self.steps)))
+        return Budget(seconds=share * (self.seconds or 0.0))
 
     def seconds_left(self, step: int, elapsed: float, pace_s: float) -> float:
         """Until it is spent, at so many seconds a step."""

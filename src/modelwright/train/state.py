@@ -59,7 +59,8 @@ def make_room(
     }
     more, snapshot = room_for(record, "more.", "meta"), f"more.{SNAPSHOT}"
     copied = {
-        f"{snapshot}{name}": torch.empty_like(value)
+        # on the CPU, as guards.py keeps it; pieces of several processes stay where they are
+        f"{snapshot}{name}": torch.empty_like(value, device=None if _cut(value) else "cpu")
         for name, value in found.items()
         if f"{snapshot}{name}" in more
     }
@@ -69,6 +70,10 @@ def make_room(
         **found, **copied,
         **{name: torch.empty_like(value, device="cpu") for name, value in whole.items()},
     }  # fmt: skip
+
+
+def _cut(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
 
 
 def part(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -111,9 +116,9 @@ def _optimizer_room(
         parameter = parameters[name]
         if saved.shape == parameter.shape:
             value = torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False)
-        else:  # a count of steps: torch keeps it on the CPU unless the step is one kernel
-            where = parameter.device if fused[id(parameter)] else "cpu"
-            value = torch.empty_like(saved, device=where)
+        else:  # torch keeps a count of steps on the CPU unless the step is one kernel
+            on_cpu = saved.ndim == 0 and not fused[id(parameter)]
+            value = torch.empty_like(saved, device="cpu" if on_cpu else parameter.device)
         optimizer.state[parameter][key] = value
         room[f"{name}.{key}"] = value
     return room

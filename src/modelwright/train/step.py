@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from modelwright.models.layers import has_batch_norms
 from modelwright.train.gradient import seed_draws
 from modelwright.train.guards import Guard
 from modelwright.train.optimizers import can_hold_back, clip_, hold_back, prepare_step
@@ -91,8 +91,7 @@ class Steps:
         self._settings, self._weights, self._optimizer = settings, weights, optimizer
         self._guard, self._scale, self._micro, self._world = guard, scale, micro, world
         # norms that count the rows of each pass would count those of a step that is taken again
-        counts = any(isinstance(one, _BatchNorm) for one in weights.model.modules())
-        self._able = can_hold_back(optimizer) and not counts
+        self._able = can_hold_back(optimizer) and not has_batch_norms(weights.model)
         self._taken: deque[Taken] = deque()
         self._held: Tensor | None = None  # 1 on the device from a step on that moves nothing
 

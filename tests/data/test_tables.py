@@ -1,0 +1,66 @@
+"""Tables of texts on disk: what is damaged or of another form is told with its place."""
+
+import gzip
+import json
+import zlib
+
+import pytest
+
+from modelwright.core.errors import DataError
+from modelwright.data import catalog
+from modelwright.data.rows import load_part, save
+
+from .conftest import section
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "answer"),
+    [("t.csv.gz", "a text,label\n", "classes"), ("t.txt.gz", "word O\n", "tags")],
+)
+def test_a_damaged_archive_is_a_data_error(tmp_path, name, line, answer):
+    """What cannot be unpacked is an error that names the file, not the library's own."""
+    packed = bytearray(gzip.compress(20 * line.encode(), mtime=0))
+    packed[10] = 7  # a block of no known type, behind a header that is right
+    (tmp_path / name).write_bytes(packed)
+
+    with pytest.raises(zlib.error):
+        gzip.decompress(packed)
+    with pytest.raises(DataError, match=rf"{name} cannot be read"):
+        catalog.load(section(tmp_path / name), "text", answer)
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('{"text": "b", "label": "x"', r"line 3: Expecting ',' delimiter, at column 27"),
+        ('[["text", "b"], ["label", "x"]]', r'line 3: \[\["text", "b"\], \["label", "x"\]\]'),
+        ("7", "line 3: 7"),
+    ],
+)
+def test_a_line_that_is_no_json_object_is_named(tmp_path, line, what):
+    """With its number, blank lines counted, and what a line has to be."""
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "a", "label": "x"}\n\n' + line)
+
+    with pytest.raises(DataError, match=rf"t\.jsonl, {what}") as caught:
+        catalog.load(section(path), "text")
+    assert "a JSON object on each line" == caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "row", "wanted"),
+    [
+        ("classes", {"text": "half \ud83d of {}", "label": "\ud83d"}, "half ? of {}"),
+        ("tags", {"words": ["half", "\ud83d", "{}"], "tags": ["O", "B-\ud83d", "O"]}, "half ? {}"),
+    ],
+)
+def test_half_a_character_is_read_as_a_question_mark(tmp_path, answer, row, wanted):
+    """JSON can hold what no UTF-8 can; such rows are loaded, saved and read back."""
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(json.dumps(row).replace("{}", str(n)) for n in range(20)))
+    data = catalog.load(section(path), "text", answer)
+    save(data, tmp_path / "data")
+    texts = [text for part in data.parts for text in load_part(tmp_path / "data", part).origins]
+
+    assert sorted(wanted.format(n) for n in range(20)) == sorted(texts)
+    assert {"?", "O", "B-?"} >= set(data.labels)

@@ -1,0 +1,61 @@
+"""Texts with a label each and words with a tag each: what becomes a class, and what none."""
+
+import pytest
+
+from modelwright.core.errors import DataError
+from modelwright.data import catalog, checks
+from modelwright.data.tags import read_tagged
+
+from .conftest import section
+
+
+def test_a_row_without_a_label_is_of_no_class(tmp_path):
+    """It is a finding that stops the gate; no class has an empty name."""
+    lines = [f"text {n},{'ab'[n % 2]}" for n in range(20)]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["text,label", *lines, "text 20,", "text 21,  "]))
+    data = catalog.load(section(path), "text")
+    _, report = checks.check(data, section(path))
+    (found,) = [one for one in report["findings"] if one["blocking"]]
+
+    assert ["a", "b"] == data.labels
+    assert ("label_out_of_range", [["t.csv line 22"], ["t.csv line 23"]]) == (
+        found["check"], found["rows"]
+    )  # fmt: skip
+    assert "2 rows have no label, or one that train does not have" == found["text"]
+    assert 20 == sum(len(rows) for rows in data.parts.values())
+
+
+IOB2 = "B-PER O B-LOC I-LOC I-LOC O B-LOC"
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        (IOB2, False),
+        ("S-PER O B-LOC I-LOC E-LOC O S-LOC", True),  # BIOES
+        ("U-PER O B-LOC I-LOC L-LOC O U-LOC", True),  # BILOU
+    ],
+)
+def test_spans_may_be_marked_at_their_ends_too(tmp_path, capsys, tags, said):
+    """Tags of other schemes become those by which spans are read, and a line says so."""
+    words = ["Anna", "in", "New", "York", "City", "or", "Rome"]
+    lines = [f"{word} {tag}" for word, tag in zip(words, tags.split(), strict=True)]
+    (tmp_path / "t.txt").write_text("\n".join([*lines, ""] * 2))
+    parts, labels, _ = read_tagged(tmp_path / "t.txt", section(tmp_path / "t.txt"))
+    targets = parts["train"].targets
+
+    assert ["O", "B-LOC", "I-LOC", "B-PER"] == labels
+    assert [IOB2.split()] * 2 == [[labels[tag] for tag in targets[row]] for row in range(2)]
+    assert said == ("as IOB2 writes them" in capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("tag", ["NN", "DT", "PRP$", "B-", "X-LOC"])
+def test_tags_that_mark_no_span_are_refused(tmp_path, tag):
+    """Parts of speech would be trained on and judged by spans that are never there."""
+    (tmp_path / "t.txt").write_text(f"Rome B-LOC\nis O\n\nhere {tag}\n")
+
+    with pytest.raises(DataError) as caught:
+        read_tagged(tmp_path / "t.txt", section(tmp_path / "t.txt"))
+    assert f"the tag {tag!r} begins or goes on with no span" == caught.value.what
+    assert "IOB2" in caught.value.expected and f"B-{tag}" in caught.value.repair
