@@ -11,15 +11,16 @@ import pytest
 import torch
 
 from modelwright.core.errors import ConfigError, Exit, TrainingFailed
+from modelwright.core.recipe import Train
 from modelwright.measure.quality import Quality
-from modelwright.models.catalog import MODELS
+from modelwright.models.catalog import MODELS, ModelSpec
 from modelwright.tasks.catalog import TASKS
 from modelwright.train import checkpoint, gradient, journal, loop
 from modelwright.train.guards import ASKING, StopRequested
 from modelwright.train.keep import was_clearly_better
-from modelwright.train.settings import OWN_DEFAULTS, Budget
+from modelwright.train.settings import OWN_DEFAULTS, Budget, fill_in
 
-from .conftest import differing, rows, settings_of, trainer_of, weights_of
+from .conftest import INPUTS, OUTPUTS, differing, rows, settings_of, trainer_of, weights_of
 
 
 class Clock:
@@ -395,6 +396,21 @@ def test_family_defaults_give_way_to_the_recipe():
     assert 0.5 == settings.learning_rate
     assert MODELS["transformer"].ladders["image"].train["weight_decay"] == settings.weight_decay
     assert MODELS["transformer"].ladders["image"].train["warmup_steps"] == settings.warmup_steps
+
+
+def test_wide_nets_for_pictures_learn_by_muon():
+    """At its own rate; small ones and who names another optimizer have AdamW's."""
+
+    def found(size, **keys):
+        spec = ModelSpec("cnn", size, INPUTS, OUTPUTS)
+        settings = fill_in(Train(**keys), spec, "32-true", Budget(steps=9))
+        return settings.optimizer, settings.learning_rate
+
+    assert [("adamw", 0.003)] * 2 + [("muon", 0.01)] * 2 == [
+        found(size) for size in ("tiny", "small", "base", "large")
+    ]
+    assert ("adamw", 0.003) == found("base", optimizer="adamw")
+    assert ("muon", 0.003) == found("base", learning_rate=0.003)
 
 
 def test_smoothing_is_the_tasks_own_unless_the_recipe_says(tmp_path):

@@ -16,11 +16,12 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             ((16, 32, 64), 0.0, False),
             ((64, 128, 256), 0.0, True),
             ((128, 256, 512), 0.0, True),
-            optimizer="muon",
-            learning_rate=0.01,
+            learning_rate=0.003,
             weight_decay=0.05,
             warmup_steps=50,
             decay=0.7,
+            # of small nets its steps take longer than what they spare
+            wide={"optimizer": "muon", "learning_rate": 0.01},
         ),
         "boxes": ladder(
             "widths depths",

@@ -1,10 +1,11 @@
 """What a ladder of sizes is, and how its rows are written down (ladders.py)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 NAMES = ("tiny", "small", "base", "large")
+WIDE = NAMES[2:]
 # arguments of the families over sequences, as rows of a ladder give them
 CONVOLUTIONS = "dim inner dropout"
 RECURRENCE = "embed_dim hidden_dim num_layers dropout"
@@ -18,22 +19,23 @@ class Ladder:
 
     Args:
         sizes: arguments of each size, from tiny to large.
-        train: defaults of the recipe's train section.
+        train: defaults of the recipe's train section; wide: those of base and large that differ.
         settles_in: steps; with fewer, a smaller size gets further (docs/experiments.md).
     """
 
     sizes: dict[str, dict[str, Any]]
     train: dict[str, Any]
     settles_in: int = SETTLES_IN
+    wide: dict[str, Any] = field(default_factory=dict)
 
 
 def ladder(
     names: str, *sizes: Sequence[Any], every: Mapping[str, Any] | None = None,
-    settles_in: int = SETTLES_IN, **train: Any,
+    settles_in: int = SETTLES_IN, wide: Mapping[str, Any] | None = None, **train: Any,
 ) -> Ladder:  # fmt: skip
     """A ladder from one row of arguments a size, and those that `every` size has."""
     rows = [{**dict(zip(names.split(), size, strict=True)), **(every or {})} for size in sizes]
-    return Ladder(dict(zip(NAMES, rows, strict=True)), train, settles_in)
+    return Ladder(dict(zip(NAMES, rows, strict=True)), train, settles_in, dict(wide or {}))
 
 
 def towers(image: str, text: str, *sizes: tuple[Any, Any], **train: float) -> Ladder:

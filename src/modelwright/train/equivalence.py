@@ -111,7 +111,7 @@ def compare(
             folder / "work.json",
             {"recipe": recipe.model_dump(mode="json", exclude_unset=True), "spec": spec.to_json()},
         )
-        muon = (recipe.train.optimizer or spec.ladder.train.get("optimizer")) == "muon"
+        muon = (recipe.train.optimizer or spec.training.get("optimizer")) == "muon"
         tolerance = MUON_TOLERANCE if muon else TOLERANCE
         alone = _run(folder, Layout())
         if isinstance(alone, str):

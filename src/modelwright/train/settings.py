@@ -156,7 +156,10 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         decay in some way and not at all, or what is to grow has no quarter; for a device that is
         not there, or can't compute so.
     """
-    defaults = {**DEFAULTS, **spec.ladder.train, **OWN_DEFAULTS.get(section.optimizer or "", {})}
+    of_size = spec.training
+    if section.optimizer not in (None, of_size.get("optimizer")):  # its rate is of another one
+        of_size = spec.ladder.train
+    defaults = {**DEFAULTS, **of_size, **OWN_DEFAULTS.get(section.optimizer or "", {})}
     if budget.steps is not None:
         defaults["warmup_steps"] = min(defaults["warmup_steps"], budget.steps // 10)
     chosen = {
