@@ -152,6 +152,15 @@ def test_a_packed_table_is_read(tmp_path):
     assert 36 == sum(map(len, load(tmp_path).parts.values()))
 
 
+def test_half_a_character_stands_in_nobodys_way(tmp_path):
+    """What JSON can hold and UTF-8 cannot becomes a question mark."""
+    lines = written(tmp_path)
+    lines[0]["captions"] = ["half \ud83d a smile"] * 3
+    data = load(put(tmp_path, lines))
+
+    assert "half ? a smile" in [one for rows in data.parts.values() for one in rows.origins]
+
+
 def test_rows_come_back_from_disk(tmp_path):
     """Shared pictures, their index and the order of inputs survive; pictures are kept once."""
     data = load(put(tmp_path, written(tmp_path)))

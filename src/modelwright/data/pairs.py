@@ -23,6 +23,7 @@ from modelwright.data.clean import Step, every_step, findings
 from modelwright.data.folder import IMAGES
 from modelwright.data.rows import Column, Finding, Loaded, Prepared, Rows, ragged
 from modelwright.data.shared import Shared
+from modelwright.data.tables import encodable
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 PARTS = {name: part for part, names in text.PART_NAMES.items() for name in names}
@@ -117,7 +118,7 @@ def _record(table: Path, line: int, record: Mapping[str, Any]) -> tuple[Path, li
             f"{table}, line {line}: {name!r} leaves the folder of the table",
             expected="pictures beside the table or below it",
         )
-    return file, texts, part
+    return file, [encodable(one) for one in texts], part
 
 
 def _records(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -85,7 +85,7 @@ def records(
                     expected=did_you_mean(str(name), known),
                     repair=repair,
                 )
-            values.append(_whole(str(value)))
+            values.append(encodable(str(value)))
         yield f"{file.name} line {line}", *values
 
 
@@ -138,10 +138,10 @@ def _words(where: str, row: Mapping[str | int, Any], name: str | int, repair: st
             else did_you_mean(str(name), known),
             repair=repair,
         )
-    return [_whole(one) for one in parts]
+    return [encodable(one) for one in parts]
 
 
-def _whole(text: str) -> str:
+def encodable(text: str) -> str:
     """With "?" for half of a character, which JSON can hold and no UTF-8."""
     return text.encode("utf-8", "replace").decode()
 
