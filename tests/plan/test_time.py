@@ -130,3 +130,12 @@ def test_made_up_rows_can_be_trained_on(tmp_path, family, task):
 
     assert all(math.isfinite(value) for value in (*losses, *found.values.values()))
     assert TASKS[task].metric == next(iter(found.values))
+
+
+def test_another_size_by_the_same_name_is_measured_anew(monkeypatch):
+    """What a name stands for may change with the product; what was measured is of the old one."""
+    spec = spec_of()
+    before, ladder = time._what("train step", spec), spec.ladder
+    monkeypatch.setitem(ladder.sizes, "tiny", {**ladder.sizes["tiny"], "num_layers": 2})
+
+    assert before != time._what("train step", spec)

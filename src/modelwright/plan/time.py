@@ -164,5 +164,6 @@ def _what(kind: str, spec: ModelSpec, **more: Any) -> dict[str, Any]:
         spec,
         inputs={key: value for key, value in spec.inputs.items() if key not in ("mean", "std")},
         outputs={key: value for key, value in spec.outputs.items() if key != "labels"},
+        args=spec.arguments,  # the ladder's too: another version of it is another model
     )
     return {"kind": kind, "spec": shape.to_json(), "torch": torch.__version__, **more}
