@@ -20,6 +20,8 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             weight_decay=0.05,
             warmup_steps=50,
             decay=0.7,
+            settles_in=1000,
+            epochs=2.5,
             # of small nets its steps take longer than what they spare
             wide={"optimizer": "muon", "learning_rate": 0.01},
         ),

@@ -10,7 +10,7 @@ WIDE = NAMES[2:]
 CONVOLUTIONS = "dim inner dropout"
 RECURRENCE = "embed_dim hidden_dim num_layers dropout"
 ATTENTION = "dim num_layers dropout"
-SETTLES_IN = 2000
+SETTLES_IN, EPOCHS = 2000, 5.0
 
 
 @dataclass(frozen=True)
@@ -20,22 +20,25 @@ class Ladder:
     Args:
         sizes: arguments of each size, from tiny to large.
         train: defaults of the recipe's train section; wide: those of base and large that differ.
-        settles_in: steps; with fewer, a smaller size gets further (docs/experiments.md).
+        settles_in, epochs: steps, and times through the data; with fewer of either a smaller size
+            gets further (docs/experiments.md).
     """
 
     sizes: dict[str, dict[str, Any]]
     train: dict[str, Any]
     settles_in: int = SETTLES_IN
+    epochs: float = EPOCHS
     wide: dict[str, Any] = field(default_factory=dict)
 
 
 def ladder(
     names: str, *sizes: Sequence[Any], every: Mapping[str, Any] | None = None,
-    settles_in: int = SETTLES_IN, wide: Mapping[str, Any] | None = None, **train: Any,
+    settles_in: int = SETTLES_IN, epochs: float = EPOCHS, wide: Mapping[str, Any] | None = None,
+    **train: Any,
 ) -> Ladder:  # fmt: skip
     """A ladder from one row of arguments a size, and those that `every` size has."""
     rows = [{**dict(zip(names.split(), size, strict=True)), **(every or {})} for size in sizes]
-    return Ladder(dict(zip(NAMES, rows, strict=True)), train, settles_in, dict(wide or {}))
+    return Ladder(dict(zip(NAMES, rows, strict=True)), train, settles_in, epochs, dict(wide or {}))
 
 
 def towers(image: str, text: str, *sizes: tuple[Any, Any], **train: float) -> Ladder:

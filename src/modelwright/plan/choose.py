@@ -31,7 +31,6 @@ from modelwright.train.parallel import ALONE, World
 from modelwright.train.precision import CHANGING
 from modelwright.train.settings import Budget, fill_in, training_budget
 
-MIN_EPOCHS = 5.0  # seeing the data less often than this, a larger model loses to a smaller one
 ACTING_SIZES = 2  # from the smallest on, where a model is called for every step of an episode
 TIGHT = ("size_mb", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 BF16_MARGIN = 1.05  # bf16 has to be this much faster to be worth its rounding
@@ -274,8 +273,9 @@ def _why_not(
     steps = budget.steps or (budget.seconds or 0.0) / predicted["step_s"]
     epochs = steps / steps_per_epoch
     named = recipe.model.size != "auto"
-    if budget.seconds is not None and epochs < MIN_EPOCHS and not named:
+    needed = candidate.spec.ladder.epochs
+    if budget.seconds is not None and epochs < needed and not named:
         return "budget.train_minutes", (
-            f"would see the data {epochs:.1f} times in the budget; {MIN_EPOCHS:g} are needed"
+            f"would see the data {epochs:.1f} times in the budget; {needed:g} are needed"
         )
     return "", ""
