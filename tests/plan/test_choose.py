@@ -331,6 +331,20 @@ def test_successive_halving(machine, fixed_accuracy, tmp_path):
     assert "(80.0% now); cnn-tiny: " in found["transformer"].reason
 
 
+@pytest.mark.parametrize(("warmup_steps", "rounds"), [(0, 1), (10_000, 2)])
+def test_nobody_leaves_the_race_within_a_warmup(
+    machine, fixed_accuracy, tmp_path, warmup_steps, rounds
+):
+    """Of a budget in minutes, a first slice that ended there decides nothing; the second does."""
+    for number in (1, 2):
+        fixed_accuracy |= {("cnn", number): 0.9, ("rnn", number): 0.2, ("transformer", number): 0.8}
+    train = {"batch_size": 16, "warmup_steps": warmup_steps}
+    recipe = recipe_of(**{**RACE, "budget": {"train_minutes": 2 / 60}, "train": train})
+    found, winner, _ = raced(recipe, tmp_path)
+
+    assert ("cnn", rounds) == (winner.spec.family, len(found["rnn"].rounds))
+
+
 def test_steps_left_are_all_but_the_losers(machine, fixed_accuracy, tmp_path):
     """The winner's budget is the whole one without the 4 and 8 steps that the losers had."""
     fixed_accuracy |= {("cnn", 1): 0.9, ("transformer", 1): 0.8, ("cnn", 2): 0.9}

@@ -36,6 +36,7 @@ RACE_SLICE = 0.04  # of the budget, for each candidate in each round
 # of two whose promised errors differ by less than NEAR, or of which the one that promises less is
 # ahead, neither is chosen before round MOST_ROUNDS (docs/experiments.md)
 NEAR, MOST_ROUNDS = 0.05, 4
+WARMED = 2  # times its warmup from which on a curve says something
 
 
 def run(
@@ -73,6 +74,8 @@ def run(
                 )
                 record[candidate.spec.name] = candidate.rounds
                 write_json(folder / "race.json", record)
+        if number == 1 and whole.seconds is not None and _warming(recipe, alive, whole):
+            continue
         for candidate in alive:
             # the newest points alone: the first ones lie in the warmup
             errors = [(spent, metric.error(value)) for spent, value in candidate.curve[-LOOKS:]]
@@ -105,6 +108,16 @@ def run(
     if whole.steps is not None:
         return winner, Budget(steps=max(1, whole.steps - int(lost)))
     return winner, Budget(seconds=(whole.seconds or 0.0) - lost)
+
+
+def _warming(recipe: Recipe, alive: list[Candidate], whole: Budget) -> bool:
+    """Whether the first slice of some was too short to judge them by, as their steps take long.
+    Of a budget in steps, all have the same part of it behind them."""
+    return any(
+        one.rounds[-1]["steps"]
+        < WARMED * fill_in(recipe.train, one.spec, one.precision, whole).warmup_steps
+        for one in alive
+    )
 
 
 def _undecided(metric: Metric, first: Candidate, second: Candidate) -> bool:
