@@ -16,7 +16,7 @@ import numpy as np
 
 from modelwright import figures
 from modelwright.compress import certify as certifying
-from modelwright.compress.search import MOST_FLIPPED, Search
+from modelwright.compress.search import MOST_FLIPPED, Search, require_sound
 from modelwright.core.artifact import Artifact, kept, open_artifact, write
 from modelwright.core.errors import Infeasible, IntegrityError
 from modelwright.core.files import make_folder, storage, write_json
@@ -229,6 +229,8 @@ def compress(run: Run, recipe: Recipe) -> dict[str, Any]:
     result = {"chosen": chosen and chosen.name, "reason": reason, "candidates": rows}
     write_json(folder / "compress.json", result)
     figures.lost(run, "compress", [row for row in rows if row["name"] != result["chosen"]])
+    if recipe.compress.mode == "list":
+        require_sound(search.candidates)
     if chosen is None:
         figures.infeasible(
             run,

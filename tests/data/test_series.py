@@ -281,6 +281,15 @@ def test_series_below_each_other_are_refused(tmp_path, rows, words):
         load(path, split_rows=None)
 
 
+def test_a_table_of_hours_turned_round_is_refused(tmp_path):
+    """Each of its steps back is one that a clock might take; all of them are not."""
+    times = [str(np.datetime64("2020-01-05T00") - hour) for hour in range(99)]
+    lines = [f"{time}:00,{place}" for place, time in enumerate(times)]
+
+    with pytest.raises(DataError, match="line 4: the table runs backwards in time"):
+        load(file_of(tmp_path, "\n".join(["date,load", *lines])))
+
+
 @pytest.mark.parametrize(("back", "refused"), [(1, False), (2, True)])
 def test_a_clock_may_be_put_back_by_an_hour(tmp_path, back, refused):
     """As at the end of summer time; more than that is a table out of order."""

@@ -50,12 +50,22 @@ def test_spans_may_be_marked_at_their_ends_too(tmp_path, capsys, tags, said):
     assert said == ("as IOB2 writes them" in capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("tag", ["NN", "DT", "PRP$", "B-", "X-LOC"])
+@pytest.mark.parametrize("tag", ["NN", "DT", "PRP$", "X-LOC"])
 def test_tags_that_mark_no_span_are_refused(tmp_path, tag):
     """Parts of speech would be trained on and judged by spans that are never there."""
     (tmp_path / "t.txt").write_text(f"Rome B-LOC\nis O\n\nhere {tag}\n")
 
     with pytest.raises(DataError) as caught:
         read_tagged(tmp_path / "t.txt", section(tmp_path / "t.txt"))
-    assert f"the tag {tag!r} begins or goes on with no span" == caught.value.what
+    assert f"the tag {tag!r}, first in {tag!r}, says nothing of where" in caught.value.what
     assert "IOB2" in caught.value.expected and f"B-{tag}" in caught.value.repair
+
+
+@pytest.mark.parametrize("tag", ["B", "S", "B-"])
+def test_tags_of_no_kind_are_told_to_have_one(tmp_path, tag):
+    """As where words are cut from characters: what a span is of is missing, not where it begins."""
+    (tmp_path / "t.txt").write_text(f"here {tag}\n")
+
+    with pytest.raises(DataError, match="says nothing of a span's kind") as caught:
+        read_tagged(tmp_path / "t.txt", section(tmp_path / "t.txt"))
+    assert f"write {tag[0]}-WORD" == caught.value.repair

@@ -331,12 +331,26 @@ def test_successive_halving(machine, fixed_accuracy, tmp_path):
     assert "(80.0% now); cnn-tiny: " in found["transformer"].reason
 
 
-@pytest.mark.parametrize(("warmup_steps", "rounds"), [(0, 1), (10_000, 2)])
+def test_a_race_taken_up_behind_its_end_says_the_same(machine, fixed_accuracy, tmp_path):
+    """Each round is judged by its own slice, whatever stands in race.json behind it."""
+    fixed_accuracy |= {
+        ("cnn", 1): 0.6, ("rnn", 1): 0.2, ("transformer", 1): 0.7,
+        ("cnn", 2): 0.9, ("transformer", 2): 0.8,
+    }  # fmt: skip
+    told = []
+    for _ in range(2):
+        found, winner, budget = raced(recipe_of(**RACE), tmp_path)
+        told.append((winner.spec.name, budget, {name: one.reason for name, one in found.items()}))
+
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(("warmup_steps", "rounds"), [(0, 1), (10_000, 3)])
 def test_nobody_leaves_the_race_within_a_warmup(
     machine, fixed_accuracy, tmp_path, warmup_steps, rounds
 ):
-    """Of a budget in minutes, a first slice that ended there decides nothing; the second does."""
-    for number in (1, 2):
+    """Of a budget in minutes, slices that ended there decide nothing, up to the second."""
+    for number in (1, 2, 3):
         fixed_accuracy |= {("cnn", number): 0.9, ("rnn", number): 0.2, ("transformer", number): 0.8}
     train = {"batch_size": 16, "warmup_steps": warmup_steps}
     recipe = recipe_of(**{**RACE, "budget": {"train_minutes": 2 / 60}, "train": train})

@@ -109,10 +109,7 @@ class Search:
 
     def go(self) -> tuple[Candidate | None, list[dict[str, Any]]]:
         """Make and measure candidates; gives the chosen one (None if none meets the goals)
-        and the rows of compress.json.
-
-        Raises: ParityError where what a recipe's list comes to is another model.
-        """
+        and the rows of compress.json."""
         model = load_model(self.trained)
         spec = ModelSpec.from_json(self.trained.manifest["model"])
         self._add(FLOAT, [], model, spec, self.trained)
@@ -121,13 +118,6 @@ class Search:
         elif self.recipe.compress.mode == "list":
             self._listed(model)
         chosen = choose(self.candidates, self.recipe.bounds, self.recipe.compress.mode)
-        last = _listed_last(self.candidates)
-        if self.recipe.compress.mode == "list" and last.status == "refused":
-            raise ParityError(
-                f"compress: {last.name}, to which the list comes, {last.reason}",
-                expected=f"at most {MOST_FLIPPED:.0%} of them changed",
-                repair="leave the step out of the list, or write compress: auto",
-            )
         return chosen, [candidate.to_json() for candidate in self.candidates] + self.refused
 
     def _auto(self, model: Model) -> None:
@@ -373,6 +363,17 @@ def settle(made: Sequence[Candidate]) -> None:
 def _points(gap: float, one: Candidate) -> str:
     share = METRICS[one.metric].unit == "share"
     return f"{100 * gap:.2f} pt" if share else f"{gap:.3g}"
+
+
+def require_sound(candidates: Sequence[Candidate]) -> None:
+    """Raises: ParityError where what a list comes to was refused as another model."""
+    last = _listed_last(candidates)
+    if last.status == "refused":
+        raise ParityError(
+            f"compress: {last.name}, to which the list comes, {last.reason}",
+            expected=f"at most {MOST_FLIPPED:.0%} of them changed",
+            repair="leave the step out of the list, or write compress: auto",
+        )
 
 
 def _listed_last(candidates: Sequence[Candidate]) -> Candidate:

@@ -29,6 +29,7 @@ from modelwright.data.rows import Finding, Loaded
 
 CLASS_FILES = ("data.yaml", "dataset.yaml", "classes.txt", "labels/classes.txt")
 COCO_FILE = "_annotations.coco.json"
+_LONGER = {"train": "train(?:ing)?", "val": "val(?:idation)?"}  # words of files for parts
 
 
 def has_voc(root: Path) -> bool:
@@ -231,7 +232,7 @@ def _coco_files(root: Path) -> dict[str, Path]:
         if part in found:
             continue
         own = root / name / COCO_FILE
-        word = re.compile(rf"(?<![a-z]){name}(?![a-z])", re.IGNORECASE)
+        word = re.compile(rf"(?<![a-z]){_LONGER.get(name, name)}(?![a-z])", re.IGNORECASE)
         several = [
             one
             for one in sorted((root / "annotations").glob("*.json"))

@@ -14,7 +14,6 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from modelwright.core.progress import say
 from modelwright.data import jsonl, parquet
 from modelwright.data.rows import PARTS, Array, Column, Finding, Loaded, Prepared, Rows
 from modelwright.data.shared import Windows
+from modelwright.data.times import require_order
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".gz", jsonl.SUFFIX, parquet.SUFFIX)
 STARTER_HORIZON = 24  # steps that a starter recipe forecasts
@@ -35,7 +35,6 @@ WINDOW = 336  # steps that are looked back at, where the recipe does not say
 PATCH = 16  # steps that a model sees as one place, as near as the window can be divided
 _PEEK_BYTES, _PEEK_ROWS = 2**16, 20
 _LISTED = 100  # entries of a finding's rows
-CLOCK_CHANGE, MOST_SAME = timedelta(hours=1), 0.01  # summer time's end; share of equal times
 _NUMBER = "a number with a decimal point; nothing, NA, NaN or ? where there is none"
 
 _DATE = re.compile(r"([a-z]*)[ .,-]*\d[\w\s/.:,+-]*", re.IGNORECASE)
@@ -102,7 +101,7 @@ def read(path: Path, section: recipe.Data) -> Loaded:
             repair="add horizon below data, as in recipes/forecast.yaml",
         )
     table = read_table(path.read_bytes(), str(path), section.channels)
-    _require_order(path, table)
+    require_order(path, table.times, table.lines)
     counts = _counts(len(table), section)
     used = sum(counts.values())
     if used < len(table):
@@ -121,31 +120,6 @@ def read(path: Path, section: recipe.Data) -> Loaded:
         parts[part] = Rows(inputs, np.zeros((number, 0), np.float32), table.times[own])
         start += number
     return parts, [], findings
-
-
-def _require_order(path: Path, table: Table) -> None:
-    """One row for each time, the oldest first. A clock put back by an hour once a year is no fault.
-
-    Raises: DataError, with the line, where that is not so.
-    """
-    before, same = None, 0
-    repair = "sort it by time; put series that stand below each other into columns of their own"
-    for place, text in enumerate(table.times):
-        now = _time(text)
-        if before is not None and now is not None:
-            same += now == before
-            if now < before - CLOCK_CHANGE:
-                raise DataError(
-                    f"{path}, line {table.lines[place]}: the table runs backwards in time, from "
-                    f"{table.times[place - 1]} to {text}",
-                    expected="the oldest row first", repair=repair,
-                )  # fmt: skip
-        before = now
-    if same > MOST_SAME * len(table):
-        raise DataError(
-            f"{path}: {same:,} of {len(table):,} rows have the time of the row before",
-            expected="one row for each time", repair=repair,
-        )  # fmt: skip
 
 
 def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepared:
@@ -435,14 +409,6 @@ def _is_date(field: str) -> bool:
         return False
     words = re.findall("[a-z]+", field.lower())
     return all(word[:3] in _NAMES or word in _DATE_WORDS for word in words)
-
-
-def _time(text: str) -> datetime | None:
-    """The point in time, without its zone, where it is written as ISO 8601 says."""
-    try:
-        return datetime.fromisoformat(text).replace(tzinfo=None)
-    except ValueError:
-        return None
 
 
 def _many(number: int, noun: str) -> str:

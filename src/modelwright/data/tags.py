@@ -51,10 +51,15 @@ def _to_iob2(sentences: Iterable[list[str]]) -> None:
         for place, tag in enumerate(tags):
             prefix, _, kind = tag.partition("-")
             if tag != "O" and not (kind and prefix in _IOB2):
+                alone = tag.rstrip("-") in _IOB2  # such as B and I of a single kind
+                where = " ".join(tags[: place + 1])[-40:]
                 raise DataError(
-                    f"the tag {tag!r} begins or goes on with no span",
+                    f"the tag {tag!r}, first in {where!r}, says nothing of "
+                    + ("a span's kind" if alone else "where a span begins"),
                     expected="O, B-kind at a span's beginning and I-kind inside (IOB2), or BIOES",
-                    repair="write it as B-" + tag + ", if each word is a span of its own",
+                    repair=f"write {tag.rstrip('-')}-WORD"
+                    if alone
+                    else f"write B-{tag} where each word is a span of its own",
                 )
             if tag != "O" and prefix != (own := _IOB2[prefix]):
                 tags[place], changed = f"{own}-{kind}", True

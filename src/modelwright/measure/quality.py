@@ -98,12 +98,14 @@ def evaluate(
         return _played(session, rows, task, labels)
     alike = rows.lengths
     order = np.arange(len(rows)) if alike is None else np.argsort(alike, kind="stable")
-    longest = 1 if alike is None else int(alike.max())
     shapes = [one.shape[1:] for one in session.signature.inputs]
-    of_a_row = sum(
-        math.prod(size if isinstance(size, int) else longest for size in shape) for shape in shapes
-    )
-    batch_size = max(1, min(batch_size, MOST_INPUTS // max(1, of_a_row)))
+
+    def numbers(row: int) -> int:
+        """That go in for one row."""
+        places = 1 if alike is None else int(alike[row])
+        sizes = [[size if isinstance(size, int) else places for size in own] for own in shapes]
+        return max(1, sum(map(math.prod, sizes)))
+
     judged, lengths = session.signature.outputs[0], rows.places(session.signature)
     if lengths is not None:
         scores = int(lengths.max()) * int(judged.shape[-1])
@@ -111,8 +113,10 @@ def evaluate(
     statistics: list[np.ndarray] = []
     outputs: dict[str, list[np.ndarray]] = {}
     targets: list[np.ndarray] = []
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
+    start = 0
+    while start < len(order):
+        last = order[min(start + batch_size, len(order)) - 1]  # the longest, or as long as any
+        part = order[start : start + max(1, min(batch_size, MOST_INPUTS // numbers(last)))]
         found = session(rows.batch(part))
         if not all(np.isfinite(value).all() for value in found.values()):
             raise IntegrityError(
@@ -133,6 +137,7 @@ def evaluate(
             else:  # the last is judged
                 wanted = wanted[np.arange(len(part)), many - 1]
         targets.append(wanted)
+        start += len(part)
     back = np.argsort(order, kind="stable")
     table = np.concatenate(statistics)[back]
     metric = task.look

@@ -41,7 +41,7 @@ class BasicBlock(nn.Module):
         pool = pool and stride == 2
         self.body = nn.Sequential(
             conv_norm(in_channels, inner, 3, 1 if pool else stride),
-            nn.Sequential(_largest(), nn.ReLU()) if pool else nn.ReLU(),
+            nn.Sequential(nn.ReLU(), _largest()) if pool else nn.ReLU(),
             conv_norm(inner, width, 3, zero_init=True),
         )
         skip = _skip(in_channels, width, 1 if pool else stride)

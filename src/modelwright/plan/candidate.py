@@ -42,11 +42,6 @@ class Candidate:
     share: Share | None = None  # what the first of several processes has of it; not of those read
     expected: float = 0.0  # of the task's metric on valid, when FARTHEST times as much is spent
 
-    @property
-    def curve(self) -> list[tuple[float, float]]:
-        """Budget spent and the metric on valid there, over all rounds."""
-        return [(spent, value) for one in self.rounds for spent, value in one["curve"]]
-
     def best_values(self) -> dict[str, float]:
         """Per goal, the best that compression could make of the candidate."""
         best = {"size_mb": self.predicted["smallest_bytes"] * SIZE_MARGIN / 1e6}

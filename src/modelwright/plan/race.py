@@ -9,7 +9,7 @@ arXiv:1712.00409 (error falls as a power of the data seen).
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ RACE_SLICE = 0.04  # of the budget, for each candidate in each round
 # of two whose promised errors differ by less than NEAR, or of which the one that promises less is
 # ahead, neither is chosen before round MOST_ROUNDS (docs/experiments.md)
 NEAR, MOST_ROUNDS = 0.05, 4
-WARMED = 2  # times its warmup from which on a curve says something
+# times its warmup from which on a curve says something; rounds in which that is waited for
+WARMED, WAITED = 2, 2
 
 
 def run(
@@ -74,15 +75,19 @@ def run(
                 )
                 record[candidate.spec.name] = candidate.rounds
                 write_json(folder / "race.json", record)
-        if number == 1 and whole.seconds is not None and _warming(recipe, alive, whole):
+        timed = whole.seconds is not None
+        if number <= WAITED and timed and _warming(recipe, alive, whole, number):
             continue
         for candidate in alive:
-            # the newest points alone: the first ones lie in the warmup
-            errors = [(spent, metric.error(value)) for spent, value in candidate.curve[-LOOKS:]]
+            # up to this round, whatever a race that broke off has behind it, and the newest points
+            # alone: the first ones lie in the warmup
+            points = [point for one in candidate.rounds[:number] for point in one["curve"]]
+            errors = [(spent, metric.error(value)) for spent, value in points[-LOOKS:]]
             ahead = min(horizon, FARTHEST * errors[-1][0])
             candidate.expected = metric.at_error(expected_error(errors, ahead))
         alive.sort(key=lambda candidate: metric.error(candidate.expected))
-        if len(alive) == 2 and number < MOST_ROUNDS and _undecided(metric, *alive):
+        now = {one.spec.name: one.rounds[number - 1]["value"] for one in alive}
+        if len(alive) == 2 and number < MOST_ROUNDS and _undecided(metric, alive[0], alive[1], now):
             continue
         keep = math.ceil(len(alive) / 2) if len(alive) > 2 else 1
         best = alive[0]
@@ -90,8 +95,8 @@ def run(
             loser.status = "raced"
             loser.reason = (
                 f"round {number}: {shown(metric, loser.expected)} expected {AHEAD} "
-                f"({shown(metric, loser.rounds[-1]['value'])} now); {best.spec.name}: "
-                f"{shown(metric, best.expected)} ({shown(metric, best.rounds[-1]['value'])} now)"
+                f"({shown(metric, now[loser.spec.name])} now); {best.spec.name}: "
+                f"{shown(metric, best.expected)} ({shown(metric, now[best.spec.name])} now)"
             )
         alive = alive[:keep]
     winner = alive[0]
@@ -110,24 +115,26 @@ def run(
     return winner, Budget(seconds=(whole.seconds or 0.0) - lost)
 
 
-def _warming(recipe: Recipe, alive: list[Candidate], whole: Budget) -> bool:
-    """Whether the first slice of some was too short to judge them by, as their steps take long.
+def _warming(recipe: Recipe, alive: list[Candidate], whole: Budget, number: int) -> bool:
+    """Whether the slices of some were too short so far to judge them by, as their steps take long.
     Of a budget in steps, all have the same part of it behind them."""
     return any(
-        one.rounds[-1]["steps"]
+        one.rounds[number - 1]["steps"]
         < WARMED * fill_in(recipe.train, one.spec, one.precision, whole).warmup_steps
         for one in alive
     )
 
 
-def _undecided(metric: Metric, first: Candidate, second: Candidate) -> bool:
+def _undecided(
+    metric: Metric, first: Candidate, second: Candidate, now: Mapping[str, float]
+) -> bool:
     """Whether another slice has to tell: the second promises nearly as much, or is ahead so far.
 
     What is steep is behind as long as its slope is that of a beginning, which promises too much.
     """
     near = metric.error(second.expected) < (1 + NEAR) * metric.error(first.expected)
-    now, other = (metric.error(one.rounds[-1]["value"]) for one in (first, second))
-    return near or other < now
+    ours, other = (metric.error(now[one.spec.name]) for one in (first, second))
+    return near or other < ours
 
 
 def _fastest(recipe: Recipe, alive: list[Candidate]) -> tuple[Candidate, Budget]:

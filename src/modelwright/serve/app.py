@@ -142,11 +142,13 @@ class Served:
                 await self.writing.acquire()
         except TimeoutError:
             raise _too_long() from None
+        work: asyncio.Future[str | None] | None = None
         try:
             while True:
                 # one piece at a time: a thread cannot be stopped within a long text
                 async with asyncio.timeout_at(until):
-                    piece = await asyncio.to_thread(next, found, None)
+                    work = asyncio.ensure_future(asyncio.to_thread(next, found, None))
+                    piece = await asyncio.shield(work)
                 if piece is None:
                     return
                 yield piece
@@ -155,7 +157,10 @@ class Served:
         except Exception:  # a runtime's own errors share no base class; the log has the traceback
             raise _model_failed() from None
         finally:
-            self.writing.release()
+            if work is None or work.done():
+                self.writing.release()
+            else:
+                work.add_done_callback(self._written)
 
     async def ready(self) -> bool:
         """Whether the model answers a canary as it did at the start; askers share one canary."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelwright.train.shards import local
+from modelwright.train.shards import is_cut, local
 
 MOMENTUM = 0.95
 ROUNDS, COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)  # of Jordan et al.
@@ -66,7 +66,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonal_update(update: Tensor, products: torch.dtype) -> Tensor:
     """`orthogonalize` of a matrix, or of filters as its rows; of one in shards, this process's
     share of the result."""
-    if not hasattr(update, "full_tensor"):
+    if not is_cut(update):
         return orthogonalize(update.flatten(1), products).view_as(update)
     from torch.distributed.tensor import DTensor, distribute_tensor  # slow to import
 

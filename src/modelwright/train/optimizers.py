@@ -15,6 +15,7 @@ from modelwright.core.recipe import OptimizerName
 from modelwright.train.adafactor import Adafactor
 from modelwright.train.muon import Muon
 from modelwright.train.rounding import Rounding
+from modelwright.train.shards import is_cut
 
 Groups = list[dict[str, Any]]
 
@@ -36,11 +37,6 @@ HIDDEN = {"body", "decoder"}  # what a model calls its parts between embedding a
 COUNTER = 4  # bytes of a parameter's number of steps, a float32
 
 
-def _cut(groups: Groups) -> bool:
-    """Whether parameters lie in shards, which torch's fused SGD has no rule for."""
-    return any(hasattr(one, "full_tensor") for group in groups for one in group["params"])
-
-
 def _factored_bytes(parameter: Tensor) -> int:
     """Means over rows and columns in place of a value each; of vectors, all values."""
     if parameter.ndim < 2:
@@ -59,7 +55,12 @@ OPTIMIZERS: dict[OptimizerName, Rule] = {
     # Sutskever et al. 2013, ICML, section 3 (Nesterov)
     "sgd": Rule(
         lambda groups, rate, _: torch.optim.SGD(
-            groups, lr=rate, momentum=0.9, nesterov=True, fused=not _cut(groups)
+            groups,
+            lr=rate,
+            momentum=0.9,
+            nesterov=True,
+            # of pieces torch has no fused step
+            fused=not any(is_cut(one) for group in groups for one in group["params"]),
         ),
         lambda parameter: parameter.nbytes,
     ),

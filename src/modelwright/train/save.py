@@ -26,6 +26,9 @@ def write_trained(
         manifest: where task, labels, preprocess, target and decode are taken from; its digest, if
             it has one, becomes the parent.
     """
+    # the ladder's arguments too: what a size stands for may change with the product
+    described = spec.to_json() | {"args": spec.arguments}
+    model_entry = {**described, "num_params": count_params(model)}
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
     return write(
         folder,
@@ -38,5 +41,5 @@ def write_trained(
         signature=spec.signature,
         parent=manifest.get("digest"),
         measured={},
-        **{**kept(manifest), "model": {**spec.to_json(), "num_params": count_params(model)}},
+        **{**kept(manifest), "model": model_entry},
     )

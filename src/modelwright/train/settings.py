@@ -156,9 +156,10 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         decay in some way and not at all, or what is to grow has no quarter; for a device that is
         not there, or can't compute so.
     """
+    wide = spec.ladder.wide
     of_size = spec.training
-    if section.optimizer not in (None, of_size.get("optimizer")):  # its rate is of another one
-        of_size = spec.ladder.train
+    if section.optimizer is not None and wide:  # whose rate is of its optimizer, whatever the size
+        of_size = spec.ladder.train | (wide if section.optimizer == wide["optimizer"] else {})
     defaults = {**DEFAULTS, **of_size, **OWN_DEFAULTS.get(section.optimizer or "", {})}
     if budget.steps is not None:
         defaults["warmup_steps"] = min(defaults["warmup_steps"], budget.steps // 10)

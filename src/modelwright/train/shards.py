@@ -53,6 +53,11 @@ class Piece:
         }
 
 
+def is_cut(tensor: Tensor) -> bool:
+    """Whether it is a piece of a larger one: a DTensor, whose class takes long to load."""
+    return hasattr(tensor, "full_tensor")
+
+
 def local(tensor: Any) -> Tensor:
     """This rank's piece of a Tensor or DTensor, sharing its memory."""
     return torch.as_tensor(tensor.to_local() if hasattr(tensor, "to_local") else tensor)

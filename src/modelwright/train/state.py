@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.train.checkpoint import room_for
+from modelwright.train.shards import is_cut
 
 SNAPSHOT = "snapshot."  # what the names of a copy to go back to begin with; train/guards.py
 
@@ -60,7 +61,7 @@ def make_room(
     more, snapshot = room_for(record, "more.", "meta"), f"more.{SNAPSHOT}"
     copied = {
         # on the CPU, as guards.py keeps it; pieces of several processes stay where they are
-        f"{snapshot}{name}": torch.empty_like(value, device=None if _cut(value) else "cpu")
+        f"{snapshot}{name}": torch.empty_like(value, device=None if is_cut(value) else "cpu")
         for name, value in found.items()
         if f"{snapshot}{name}" in more
     }
@@ -70,10 +71,6 @@ def make_room(
         **found, **copied,
         **{name: torch.empty_like(value, device="cpu") for name, value in whole.items()},
     }  # fmt: skip
-
-
-def _cut(tensor: Tensor) -> bool:
-    return hasattr(tensor, "full_tensor")
 
 
 def part(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
