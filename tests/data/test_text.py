@@ -57,7 +57,7 @@ def test_tags_that_mark_no_span_are_refused(tmp_path, tag):
 
     with pytest.raises(DataError) as caught:
         read_tagged(tmp_path / "t.txt", section(tmp_path / "t.txt"))
-    assert f"the tag {tag!r}, first in {tag!r}, says nothing of where" in caught.value.what
+    assert f"t.txt, sentence 2: the tag {tag!r} says nothing of where" in caught.value.what
     assert "IOB2" in caught.value.expected and f"B-{tag}" in caught.value.repair
 
 

@@ -26,9 +26,12 @@ def read_tagged(path: Path, section: recipe.Data) -> Loaded:
 
     Raises: DataError naming file and line of what cannot be read.
     """
-    raw = {part: list(_tagged(file, section)) for part, file in part_files(path, section).items()}
+    files = part_files(path, section)
+    raw = {part: list(_tagged(file, section)) for part, file in files.items()}
+    changed = [_to_iob2(files[part], [tags for _, tags in raw[part]]) for part in raw]
+    if any(changed):
+        say("data: tags of the scheme BIOES are read, and answered, as IOB2 writes them")
     every = [sentence for sentences in raw.values() for sentence in sentences]
-    _to_iob2([tags for _, tags in every])
     # of all parts: a tag that train lacks can't be learned, but its rows are judged all the same
     labels = sorted({tag for _, tags in every for tag in tags}, key=_tag_order)
     number = {label: index for index, label in enumerate(labels)}
@@ -41,20 +44,20 @@ def read_tagged(path: Path, section: recipe.Data) -> Loaded:
     return parts, labels, []
 
 
-def _to_iob2(sentences: Iterable[list[str]]) -> None:
-    """Tags of BIOES and BILOU as IOB2 writes them, in place: what spans are read by.
+def _to_iob2(file: Path, sentences: Iterable[list[str]]) -> bool:
+    """Tags of BIOES, BILOU and BMES as IOB2 writes them, in place: what spans are read by. Gives
+    whether there were others.
 
-    Raises: DataError for tags of no such scheme, such as parts of speech.
+    Raises: DataError naming file and sentence, for tags of no such scheme, such as parts of speech.
     """
     changed = False
-    for tags in sentences:
+    for number, tags in enumerate(sentences, 1):
         for place, tag in enumerate(tags):
             prefix, _, kind = tag.partition("-")
             if tag != "O" and not (kind and prefix in _IOB2):
                 alone = tag.rstrip("-") in _IOB2  # such as B and I of a single kind
-                where = " ".join(tags[: place + 1])[-40:]
                 raise DataError(
-                    f"the tag {tag!r}, first in {where!r}, says nothing of "
+                    f"{file}, sentence {number}: the tag {tag!r} says nothing of "
                     + ("a span's kind" if alone else "where a span begins"),
                     expected="O, B-kind at a span's beginning and I-kind inside (IOB2), or BIOES",
                     repair=f"write {tag.rstrip('-')}-WORD"
@@ -63,8 +66,7 @@ def _to_iob2(sentences: Iterable[list[str]]) -> None:
                 )
             if tag != "O" and prefix != (own := _IOB2[prefix]):
                 tags[place], changed = f"{own}-{kind}", True
-    if changed:
-        say("data: tags of the scheme BIOES are read, and answered, as IOB2 writes them")
+    return changed
 
 
 def _tagged(file: Path, section: recipe.Data) -> Iterator[tuple[list[str], list[str]]]:
