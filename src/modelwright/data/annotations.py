@@ -261,6 +261,7 @@ def _coco_pictures(
             raise DataError(
                 f"{file}: boxes of a picture {one['image_id']} that is not listed",
                 expected="every picture that has boxes among images",
+                repair="list the picture, or remove its boxes",
             )
         if one.get("iscrowd"):
             crowds.append(files.get(one["image_id"], ""))
