@@ -18,6 +18,7 @@ HORIZON = {"kind": "horizon", "horizon": 6, "mean": [0.0] * 3, "std": [1.0] * 3}
 SPECS = {
     "cnn-tiny": ModelSpec("cnn", "tiny", INPUTS, OUTPUTS),
     "cnn-small": ModelSpec("cnn", "small", INPUTS, OUTPUTS),
+    "cnn-plain": ModelSpec("cnn", "small", INPUTS, OUTPUTS, {"block": "plain"}),
     "cnn-text": ModelSpec("cnn", "small", TEXT, OUTPUTS),
     "cnn-separable": ModelSpec("cnn", "small", INPUTS, OUTPUTS, {"convolution": "separable"}),
     "cnn-separable-text": ModelSpec("cnn", "small", TEXT, OUTPUTS, {"convolution": "separable"}),

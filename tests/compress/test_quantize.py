@@ -8,9 +8,12 @@ from onnx import TensorProto, helper, numpy_helper
 from modelwright.compress.calibrate import CALIBRATIONS, observe
 from modelwright.compress.quantize import FEWEST_SUMMED, quantize_graph
 from modelwright.core.errors import Exit, NothingChanged, Unsupported
+from modelwright.data.rows import Rows
+from modelwright.export.onnx import export_onnx
+from modelwright.models.catalog import ModelSpec
 from modelwright.runtime.onnx_session import OnnxSession
 
-from .conftest import rows
+from .conftest import INPUTS, OUTPUTS, randomised, rows
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +56,27 @@ def test_weights_are_bytes(trained, histograms, tmp_path):
             weight, scale = reads[conv.input[1]].input[:2]
             assert TensorProto.INT8 == constants[weight].data_type
             assert [constants[weight].dims[0]] == list(constants[scale].dims)
+
+
+def test_the_largest_of_bytes_are_bytes(tmp_path):
+    """A pool reads and gives numbers of one scale, so that a runtime never leaves 8 bits for it."""
+    spec = ModelSpec("cnn", "small", {**INPUTS, "shape": [1, 16, 16]}, OUTPUTS, {"block": "plain"})
+    export_onnx(randomised(spec), tmp_path / "model.onnx", spec)
+    float_graph = onnx.load(tmp_path / "model.onnx")
+    images = np.random.default_rng(0).integers(0, 256, (64, 1, 16, 16), np.uint8)
+    found = observe(float_graph, Rows({"image": images}, np.zeros(64, np.int64), [""] * 64))
+    quantize_graph(float_graph, found, "minmax", tmp_path / "int8.onnx")
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    gives = {node.output[0]: node for node in graph.node}
+    pools = [node for node in graph.node if node.op_type == "MaxPool"]
+
+    assert 2 <= len(pools)
+    for pool in pools:
+        before = gives[pool.input[0]]
+        (after,) = [node for node in graph.node if pool.output[0] in node.input]
+        assert ("DequantizeLinear", "QuantizeLinear") == (before.op_type, after.op_type)
+        assert constants[before.input[1]] == constants[after.input[1]]
 
 
 def test_no_pair_of_products_overflows(trained, histograms, tmp_path):

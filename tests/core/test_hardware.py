@@ -1,6 +1,9 @@
 """This machine, and the small cache of what was measured on it."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -150,3 +153,33 @@ def test_where_the_cache_is(monkeypatch, own, xdg, expected):
     monkeypatch.setenv("HOME", "/h")
 
     assert expected == str(hardware.cache_folder())
+
+
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+USED = """
+import ctypes, re, sys
+from pathlib import Path
+from modelwright.core.hardware import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+place = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(2**26)))
+ctypes.memset(place, 1, 2**26)
+said = Path("/proc/self/smaps_rollup").read_text()
+print(re.search(r"AnonHugePages: *(\\d+)", said)[1], re.search(r"Rss: *(\\d+)", said)[1])
+"""
+
+
+@pytest.mark.skipif(
+    not LARGE_PAGES.is_file() or "[madvise]" not in LARGE_PAGES.read_text(),
+    reason="large pages are not left to programs here",
+)
+@pytest.mark.parametrize(("how", "expected"), [("kept", True), ("as it comes", False)])
+def test_a_training_gets_large_pages(how, expected):
+    """Memory that is used after keep_freed_memory comes in pages of 2 MB, and no more of it."""
+    done = subprocess.run([sys.executable, "-c", USED, how], capture_output=True, text=True)
+    large, whole = map(int, done.stdout.split())
+
+    assert expected == (large > 2**15)
+    assert whole < 2**18

@@ -114,6 +114,16 @@ def test_relative_links_resolve(page):
     assert [] == broken
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_tables_have_even_rows(page):
+    """Every row of a table has as many cells as the one above it."""
+    lines = FENCE.sub("", page.read_text()).splitlines()
+    cells = [len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0 for line in lines]
+    pairs = zip(cells, cells[1:], lines[1:], strict=False)
+
+    assert [] == [line for above, own, line in pairs if above and own and above != own]
+
+
 @pytest.mark.parametrize(("page", "words"), list(commands()))
 def test_commands_are_known(page, words):
     """Every command in a code block names a command, arguments and flags that exist."""

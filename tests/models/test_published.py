@@ -1,5 +1,6 @@
 """Parts against their papers and against PyTorch's own modules with the same weights."""
 
+import copy
 import math
 
 import pytest
@@ -8,10 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from modelwright.models.catalog import Model, count_params
-from modelwright.models.cnn import BasicBlock, Bottleneck, ResidualBody
+from modelwright.models.cnn import BasicBlock, Bottleneck, PlainBlock, ResidualBody
 from modelwright.models.embed import Normalize, Patches
 from modelwright.models.heads import ClassHead
-from modelwright.models.layers import Attention, sinusoidal_positions
+from modelwright.models.layers import Attention, Dropout, SquaredReLU, sinusoidal_positions
 from modelwright.models.rnn import RecurrentBody
 from modelwright.models.transformer import EncoderBlock, EncoderBody
 
@@ -189,6 +190,40 @@ def test_a_basic_block_is_the_papers(channels, width, stride):
     torch.testing.assert_close(expected, block(features), **CLOSE)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_plain_block_is_two_convolutions(stride):
+    """conv-norm-relu twice; where it strides, the largest of each four places behind the first."""
+    block = shaken(PlainBlock(4, 8, stride))
+    features = torch.randn(2, 4, 7, 6)
+    inner = conv_norm(features, block.body[0]).relu()
+    if stride == 2:
+        inner = torch.nn.functional.max_pool2d(inner, 2, ceil_mode=True)
+
+    torch.testing.assert_close(conv_norm(inner, block.body[2]).relu(), block(features), **CLOSE)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_pooled_norm_may_come_before_or_after(training):
+    """The norm sees the largest places alone while training, and comes first afterwards: after
+    some steps both orders give the same values, bit for bit."""
+    torch.manual_seed(0)
+    block = PlainBlock(3, 8, 2)
+    optimizer = torch.optim.SGD([p for p in block.parameters() if p.requires_grad], lr=0.5)
+    for _ in range(3):
+        block(torch.randn(4, 3, 6, 6)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    block.train(training)
+    features = torch.randn(2, 3, 7, 6)
+    (conv, norm), relu, *rest = copy.deepcopy(block.body)
+    pooled = torch.nn.MaxPool2d(2, ceil_mode=True)(conv(features))
+    expected = torch.nn.Sequential(norm, relu, *rest)(pooled)
+
+    assert torch.equal(expected, block(features))
+    assert torch.equal(norm.running_mean, block.body[0][1].running_mean)
+    assert torch.equal(torch.ones(8), norm.weight)
+
+
 def test_a_bottleneck_is_the_papers():
     """1x1, 3x3 with the stride, 1x1 up to four times the width, and the skip."""
     block = shaken(Bottleneck(8, 4, 2))
@@ -279,3 +314,48 @@ def test_normalize_is_part_of_the_model():
 
     assert [[[[-5.0, 0.0]], [[0.0, 2.0]]]] == normalize(images).tolist()
     assert {"mean", "inverse_std"} == set(normalize.state_dict())
+
+
+def test_squared_relu_and_its_gradient():
+    """Its own gradient is the one that automatic differentiation finds, bit for bit."""
+    torch.manual_seed(0)
+    features = torch.randn(64, 33, dtype=torch.bfloat16)
+    upstream = torch.randn_like(features)
+    found = []
+    for function in (SquaredReLU(), lambda x: x.relu().square()):
+        asked = features.clone().requires_grad_()
+        values = function(asked)
+        values.backward(upstream)
+        found.append((values.detach(), asked.grad))
+
+    assert torch.equal(found[1][0], found[0][0])
+    assert torch.equal(found[1][1], found[0][1])
+    with torch.no_grad():
+        assert torch.equal(found[1][0], SquaredReLU()(features))
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.2, 0.5, 0.999])
+def test_dropout_keeps_a_share_and_the_mean(share):
+    """About that share of places, each as likely as the next, is zero; the others grow."""
+    torch.manual_seed(0)
+    layer, features = Dropout(share), torch.ones(400, 8, 33)
+    kept = layer(features)
+    exact = min(max(round(256 * share), 1), 255) / 256
+    spread = 4 * math.sqrt(exact * (1 - exact))
+
+    assert [0.0, pytest.approx(1 / (1 - exact))] == kept.unique().tolist()
+    for dims, rows in (((), kept.numel()), ((0, 2), 400 * 33), ((0, 1), 400 * 8)):
+        zero = (kept == 0).float().mean(dims) if dims else (kept == 0).float().mean()
+        assert (zero - exact).abs().max() < spread / math.sqrt(rows)
+    assert layer.eval()(features) is features
+
+
+def test_dropout_draws_by_torchs_seed():
+    """One seed gives one mask, the next call another."""
+    layer, features = Dropout(0.5), torch.ones(1000)
+    torch.manual_seed(3)
+    first, second = layer(features), layer(features)
+    torch.manual_seed(3)
+
+    assert torch.equal(first, layer(features))
+    assert not torch.equal(first, second)

@@ -115,8 +115,8 @@ def test_a_closed_session_holds_no_model(trained):
 @pytest.mark.parametrize(
     "other",
     [spec(size="small"), spec("rnn"), spec(args={"widths": [4, 4]}),
-     spec(classes=CLASSES + 1)],
-    ids=["size", "family", "widths", "classes"],
+     spec(classes=CLASSES + 1), spec(args={"of_another_version": True})],
+    ids=["size", "family", "widths", "classes", "version"],
 )  # fmt: skip
 def test_weights_of_another_architecture_are_refused(tmp_path, other):
     """A sound folder whose weights do not fit the architecture that it names ends with code 4."""

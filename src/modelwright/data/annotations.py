@@ -221,8 +221,7 @@ def read_coco(path: Path, section: recipe.Data) -> Loaded:
     findings = []
     if crowds:
         text = f"{len(crowds)} regions of a crowd are no single thing and were left out"
-        listed = tuple((name,) for name in crowds[:100])
-        findings.append(Finding("crowd_boxes", len(crowds), text, listed))
+        findings.append(Finding.of("crowd_boxes", crowds, text))
     return loaded(root, parts, [names[key] for key in sorted(names)], section, findings)
 
 

@@ -1,9 +1,7 @@
 """The sources that are arrays already: "digits", "idx" (the files of MNIST) and "npz"."""
 
-import gzip
 import math
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy.typing as npt
 
 from modelwright.core import recipe
 from modelwright.core.errors import DataError, MissingExtra, did_you_mean
+from modelwright.data.opening import UNREADABLE, open_bytes
 from modelwright.data.rows import PARTS, Finding, Images, Loaded, Rows, Targets
 
 # Source: http://yann.lecun.com/exdb/mnist/ (format at the end of the page); all big-endian.
@@ -89,7 +88,7 @@ def _idx_path(folder: Path, name: str) -> Path | None:
 
 def _read_idx(path: Path, ndim: int) -> Images:
     try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        with open_bytes(path) as file:
             header = file.read(4 + 4 * ndim)
             if len(header) < 4 or tuple(header[:4]) != (0, 0, _IDX_UNSIGNED_BYTE, ndim):
                 raise DataError(
@@ -99,7 +98,7 @@ def _read_idx(path: Path, ndim: int) -> Images:
             shape = tuple(int(size) for size in np.frombuffer(header, ">u4", offset=4))
             size = math.prod(shape)
             content = file.read(size + 1)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise DataError(
             f"{path} cannot be read to its end: {error}", expected="a whole file", repair=_AGAIN
         ) from error
@@ -168,8 +167,7 @@ def read_npz(path: Path, section: recipe.Data) -> Loaded:
     if nan_rows:
         have = "row has" if len(nan_rows) == 1 else "rows have"
         text = f"{len(nan_rows)} {have} a value that is no number"
-        rows = tuple((name,) for name in nan_rows[:100])
-        findings.append(Finding("nan_values", len(nan_rows), text, rows))
+        findings.append(Finding.of("nan_values", nan_rows, text))
     return parts, labels, findings
 
 
@@ -180,7 +178,7 @@ def _load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+    except (*UNREADABLE, ValueError, zipfile.BadZipFile, AttributeError) as error:
         raise DataError(
             f"{path} cannot be read as NPZ: {error}",
             expected="a whole file of numpy.savez, without object arrays",
@@ -284,6 +282,5 @@ def _in_range(
     if outside:
         have = "row has a label" if len(outside) == 1 else "rows have labels"
         text = f"{len(outside)} {have} outside 0 to {len(labels) - 1}"
-        rows = tuple((name,) for name in outside[:100])
-        findings.append(Finding("label_out_of_range", len(outside), text, rows))
+        findings.append(Finding.of("label_out_of_range", outside, text))
     return parts, labels, findings

@@ -5,11 +5,9 @@ table by its columns, tagged words sentence by sentence, a file of a folder of t
 other text line by line. Gives one Asked for each answer, or for each thing that cannot be read.
 """
 
-import gzip
 import os
 import re
 import sys
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +16,11 @@ from typing import Any
 from modelwright.core.errors import DataError
 from modelwright.data import text
 from modelwright.data.kinds import KINDS, Kind
+from modelwright.data.opening import UNREADABLE, unpacked, utf8
 from modelwright.data.tables import records, rows_of_words
 
 STANDARD_INPUT = "-"
 TAGGED = (".conll", ".bio", ".iob", ".iob2")  # always sentences; other files where they look so
-GZIP = b"\x1f\x8b"
 _TAG = re.compile(r"O|[BIESLU]-\S+")
 _FEW_WORDS = 3  # a name of a file is hardly longer, where only its ending speaks for one
 
@@ -89,7 +87,7 @@ def _safely(name: str, found: Iterator[Asked]) -> Iterator[Asked]:
         yield from found
     except DataError as error:
         yield Asked(name, problem=error)
-    except (OSError, EOFError, zlib.error) as error:
+    except UNREADABLE as error:
         reason = getattr(error, "strerror", None) or f"it cannot be read: {error}"
         yield Asked(name, problem=DataError(reason, expected="a whole file that may be read"))
 
@@ -158,16 +156,7 @@ def _content(content: bytes, name: str, how: Reader, tagged: bool = False) -> It
     if not how.kind.texts:
         yield Asked(name, content)
         return
-    if content.startswith(GZIP):
-        content = gzip.decompress(content)
-    try:
-        whole = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"it is not UTF-8: byte {error.start} is 0x{content[error.start]:02x}",
-            expected="UTF-8 text, plain or .gz",
-            repair="save it as UTF-8, such as: iconv -f WINDOWS-1252 -t UTF-8 FILE",
-        ) from error
+    whole = utf8(unpacked(content), "it")
     # not splitlines: a text may hold characters that it takes for a line's end
     lines = whole.replace("\r\n", "\n").rstrip().split("\n")
     if lines == [""]:

@@ -116,13 +116,11 @@ class _Marks:
             number, (name, why) = len(self.faulty), self.faulty[0]
             boxes = "box is" if number == 1 else "boxes are"
             text = f"{number} {boxes} no box of a known class; {name}: {why}"
-            listed = tuple((own,) for own, _ in self.faulty[:100])
-            found.append(Finding("faulty_boxes", number, text, listed))
+            found.append(Finding.of("faulty_boxes", [own for own, _ in self.faulty], text))
         if self.clipped:
             boxes = "box reaches" if len(self.clipped) == 1 else "boxes reach"
             text = f"{len(self.clipped)} {boxes} beyond the picture and were cut at its edge"
-            listed = tuple((name,) for name in self.clipped[:100])
-            found.append(Finding("clipped_boxes", len(self.clipped), text, listed))
+            found.append(Finding.of("clipped_boxes", self.clipped, text))
         return found
 
 
@@ -132,7 +130,7 @@ def _broken(reasons: Mapping[str, str]) -> list[Finding]:
     names = sorted(reasons)
     are = "file is" if len(names) == 1 else "files are"
     text = f"{len(names)} {are} not readable; {names[0]}: {reasons[names[0]]}"
-    return [Finding("broken_files", len(names), text, tuple((name,) for name in names[:100]))]
+    return [Finding.of("broken_files", names, text)]
 
 
 def _shape(sizes: Sequence[tuple[int, int]], section: recipe.Data) -> tuple[int, int]:

@@ -35,7 +35,6 @@ from modelwright.data.shared import Shared, Windows, telling
 __all__ = ["CHECKS", "Finding", "check", "refuse"]
 
 LARGEST_IMBALANCE = 10  # times; beyond it the largest class drowns the smallest
-_LISTED = 100  # entries of a finding's rows
 
 
 @dataclass(frozen=True)
@@ -214,7 +213,7 @@ def _entry(finding: Finding, section: recipe.Data) -> dict[str, Any]:
         "waived": waived,
         "count": finding.count,
         "text": finding.text,
-        "rows": [list(entry) for entry in finding.rows[:_LISTED]],
+        "rows": [list(entry) for entry in finding.rows],
     }
 
 
@@ -439,7 +438,7 @@ CHECKS: dict[str, Check | None] = {
 
 
 def _listed(name: str, rows: Sequence[tuple[str, ...]], text: str) -> Finding | None:
-    return Finding(name, len(rows), text, tuple(rows[:_LISTED])) if rows else None
+    return Finding.of(name, rows, text) if rows else None
 
 
 def _plural(number: int, one: str, many: str) -> str:

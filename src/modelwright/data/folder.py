@@ -159,16 +159,12 @@ def _findings(
         names = sorted(reasons)
         are = "file is" if len(names) == 1 else "files are"
         text = f"{len(names)} {are} not readable as {medium.formats}; "
-        findings.append(_finding("broken_files", names, f"{text}{names[0]}: {reasons[names[0]]}"))
+        findings.append(Finding.of("broken_files", names, f"{text}{names[0]}: {reasons[names[0]]}"))
     if empty:
         have = "class folder has" if len(empty) == 1 else "class folders have"
         text = f"{len(empty)} {have} no readable {medium.one}: {', '.join(empty[:10])}"
-        findings.append(_finding("empty_class", empty, text))
+        findings.append(Finding.of("empty_class", empty, text))
     return findings
-
-
-def _finding(check: str, names: list[str], text: str) -> Finding:
-    return Finding(check, len(names), text, tuple((name,) for name in names[:100]))
 
 
 def _part_folders(root: Path) -> dict[str, Path]:

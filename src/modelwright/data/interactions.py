@@ -27,7 +27,6 @@ ITEMS = "items.json"  # in the data's and in the model's folder
 FIRST_ID = 2  # 0 is padding, 1 is left to an item that nobody knows
 FEWEST = 3  # items of a user that is judged: one to read, one for valid, one for test
 _NAMED = 10  # items of a history that a row is called by
-_LISTED = 100  # entries of a finding's rows
 
 
 def read(path: Path, section: recipe.Data) -> Loaded:
@@ -95,26 +94,18 @@ def _findings(
     found = []
     if repeats:
         number = sum(times for _, times in repeats)
-        found.append(Finding(
-            "repeated_uses", number,
-            f"{number:,} times a user came back to an item; only the first time counts",
-            tuple((user, f"{times} times") for user, times in repeats[:_LISTED]),
-        ))  # fmt: skip
+        text = f"{number:,} times a user came back to an item; only the first time counts"
+        cases = [(user, f"{times} times") for user, times in repeats]
+        found.append(Finding.of("repeated_uses", cases, text, count=number))
     if short:
         have = "user has" if len(short) == 1 else "users have"
-        found.append(Finding(
-            "short_histories", len(short),
-            f"{len(short):,} {have} fewer than {FEWEST} items and are not judged",
-            tuple((user,) for user in short[:_LISTED]),
-        ))  # fmt: skip
+        text = f"{len(short):,} {have} fewer than {FEWEST} items and are not judged"
+        found.append(Finding.of("short_histories", short, text))
     counts = Counter(use.item for use in uses)
     rare = [names[number] for item, number in place.items() if counts[item] == 1]
     if rare:
         were = "item was" if len(rare) == 1 else "items were"
-        found.append(Finding(
-            "rare_items", len(rare), f"{len(rare):,} {were} used only once",
-            tuple((name,) for name in rare[:_LISTED]),
-        ))  # fmt: skip
+        found.append(Finding.of("rare_items", rare, f"{len(rare):,} {were} used only once"))
     return found
 
 

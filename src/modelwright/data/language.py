@@ -17,6 +17,7 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, MissingExtra
 from modelwright.core.progress import say
+from modelwright.data.opening import utf8
 from modelwright.data.rows import PARTS, Array, Column, Prepared, Ragged, Rows
 from modelwright.data.shared import Windows
 from modelwright.data.text import NOTHING, UNKNOWN
@@ -251,10 +252,7 @@ def prompt(content: bytes) -> str:
 
     Raises: DataError if it is empty or not UTF-8.
     """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"the text is not UTF-8: {error}", expected="UTF-8 text") from error
+    text = utf8(content)
     if not text:
         raise DataError("the text is empty", expected="something to be continued")
     return text

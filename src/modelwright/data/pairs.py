@@ -6,9 +6,7 @@ and parts are cut by picture. Pixels are read as data/image.py does, words as da
 """
 
 import base64
-import gzip
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from modelwright.core.errors import DataError
 from modelwright.data import image, text
 from modelwright.data.clean import Step, every_step, findings
 from modelwright.data.folder import IMAGES
+from modelwright.data.opening import UNREADABLE, open_text
 from modelwright.data.rows import Column, Finding, Loaded, Prepared, Rows, ragged
 from modelwright.data.shared import Shared
 from modelwright.data.tables import encodable
@@ -29,7 +28,6 @@ SUFFIXES = (".jsonl", ".jsonl.gz")
 PARTS = {name: part for part, names in text.PART_NAMES.items() for name in names}
 MOST_TEXTS = 64  # of one question
 VECTOR_DIM = 128  # of the space that pictures and texts share
-_LISTED = 100  # entries of a finding's rows
 _LINE = '{"image": "a.jpg", "captions": ["a dog runs", …], "split": "train"} on each line'
 
 
@@ -122,9 +120,8 @@ def _record(table: Path, line: int, record: Mapping[str, Any]) -> tuple[Path, li
 
 
 def _records(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    opener = gzip.open if table.suffix == ".gz" else open
     try:
-        with opener(table, "rt", encoding="utf-8-sig") as lines:
+        with open_text(table) as lines:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
@@ -135,7 +132,7 @@ def _records(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 if not isinstance(found, dict):
                     raise DataError(f"{table}, line {number}: no JSON object", expected=_LINE)
                 yield number, found
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (*UNREADABLE, UnicodeDecodeError) as error:
         raise DataError(f"{table} cannot be read: {error}", expected=_LINE) from error
 
 
@@ -144,16 +141,11 @@ def _findings(broken: Mapping[Path, str], empty: Sequence[str]) -> list[Finding]
     if broken:
         names = sorted((file.name, reason) for file, reason in broken.items())
         are = "picture is" if len(names) == 1 else "pictures are"
-        found.append(Finding(
-            "broken_files", len(names),
-            f"{len(names)} {are} not readable as PNG or JPEG; {names[0][0]}: {names[0][1]}",
-            tuple((name,) for name, _ in names[:_LISTED]),
-        ))  # fmt: skip
+        text = f"{len(names)} {are} not readable as PNG or JPEG; {names[0][0]}: {names[0][1]}"
+        found.append(Finding.of("broken_files", [name for name, _ in names], text))
     if empty:
-        text_of = f"{len(empty)} texts are empty and were left out"
-        found.append(
-            Finding("empty_texts", len(empty), text_of, tuple((row,) for row in empty[:_LISTED]))
-        )
+        text = f"{len(empty)} texts are empty and were left out"
+        found.append(Finding.of("empty_texts", empty, text))
     return found
 
 

@@ -20,6 +20,7 @@ from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.core.progress import say
 from modelwright.data.clean import cleaned_pairs, findings
 from modelwright.data.language import TOKENS, Tokens, learn, tokens_of
+from modelwright.data.opening import utf8
 from modelwright.data.rows import PARTS, Array, Finding, Loaded, Prepared, Ragged, Rows, ragged
 from modelwright.data.tables import lines_of, records
 from modelwright.data.text import NOTHING, PART_NAMES, UNKNOWN, code_points, part_files
@@ -79,9 +80,8 @@ def read(path: Path, section: recipe.Data) -> Loaded:
         raw[part] = Rows({"source": code_points(sources), "target": points}, points, sources)
     found = findings(counts)
     if empty:
-        shown = tuple((row,) for row in empty[:100])
         text = f"{len(empty)} rows lack one of the two texts and were left out"
-        found.append(Finding("empty_texts", len(empty), text, shown))
+        found.append(Finding.of("empty_texts", empty, text))
     return raw, [], found
 
 
@@ -294,10 +294,7 @@ def read_input(
 
     Raises: DataError if it is empty or not UTF-8.
     """
-    try:
-        text = content.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise DataError(f"the text is not UTF-8: {error}", expected="UTF-8 text") from error
+    text = utf8(content).strip()
     if not text:
         raise DataError("the text is empty", expected="something to be translated")
     own = {TOKENS: files[SOURCE_TOKENS]} if SOURCE_TOKENS in files else files

@@ -32,7 +32,6 @@ ORDERS = 8  # of each history of train: what a place is told must not hang on on
 STRANGER = ""  # the name of a user whom nobody knows
 MOST_LEVELS = 50  # ratings with an id of their own; where there are more, the nearest of as many
 _NAMED = 3  # ratings of a history that a row is called by
-_LISTED = 100  # entries of a finding's rows
 _BASE = re.compile(r".*\.(base|train)(\.gz)?")
 
 Places = npt.NDArray[np.int32]
@@ -208,27 +207,20 @@ def _findings(
 ) -> list[Finding]:
     findings = []
     if repeats:
-        findings.append(Finding(
-            "repeated_uses", len(repeats),
-            f"{len(repeats):,} times a user rated an item again; only one rating counts",
-            tuple(repeats[:_LISTED]),
-        ))  # fmt: skip
+        text = f"{len(repeats):,} times a user rated an item again; only one rating counts"
+        findings.append(Finding.of("repeated_uses", repeats, text))
     known = {use.user for use in found["train"]}
     new = sorted({use.user for use in found["test"]} - known, key=order)
     if new:
         have = "user of test has" if len(new) == 1 else "users of test have"
-        findings.append(Finding(
-            "short_histories", len(new), f"{len(new):,} {have} no rating in train",
-            tuple((f"user {user}",) for user in new[:_LISTED]),
-        ))  # fmt: skip
+        text = f"{len(new):,} {have} no rating in train"
+        findings.append(Finding.of("short_histories", [f"user {user}" for user in new], text))
     seen = np.bincount([place[use.item] for use in found["train"]], minlength=len(place))
     rare = np.flatnonzero(seen <= 1)
     if len(rare):
         were = "item has" if len(rare) == 1 else "items have"
-        findings.append(Finding(
-            "rare_items", len(rare), f"{len(rare):,} {were} one rating in train or none",
-            tuple((names[number],) for number in rare[:_LISTED]),
-        ))  # fmt: skip
+        text = f"{len(rare):,} {were} one rating in train or none"
+        findings.append(Finding.of("rare_items", [names[number] for number in rare.tolist()], text))
     return findings
 
 

@@ -27,6 +27,7 @@ Images = npt.NDArray[np.uint8]
 Targets = npt.NDArray[np.int64]
 
 PARTS = ("train", "valid", "test")
+LISTED = 100  # rows that a finding names
 HASHES = "hashes.json"  # SHA-256 of each part's file
 
 
@@ -35,13 +36,21 @@ class Finding:
     """One thing that a check found.
 
     check: a name of recipe.BLOCKING_CHECKS or recipe.NOTED_CHECKS.
-    count: the full number of cases; rows lists at most the first 100, each a tuple of row names.
+    count: the full number of cases; rows lists at most the first LISTED, each a tuple of row names.
     """
 
     check: str
     count: int
     text: str
     rows: tuple[tuple[str, ...], ...] = ()
+
+    @classmethod
+    def of(
+        cls, check: str, cases: Sequence[str | tuple[str, ...]], text: str, count: int | None = None
+    ) -> "Finding":
+        """Cases by the names of their rows; `count` where one case counts as several."""
+        rows = tuple((case,) if isinstance(case, str) else case for case in cases[:LISTED])
+        return cls(check, len(cases) if count is None else count, text, rows)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,9 @@ al. 2024, arXiv:2403.20150 (every window counts, also those of a last, short bat
 """
 
 import csv
-import gzip
 import io
 import math
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,8 @@ from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.core.progress import say
 from modelwright.data import jsonl, parquet
-from modelwright.data.rows import PARTS, Array, Column, Finding, Loaded, Prepared, Rows
+from modelwright.data.opening import UNREADABLE, open_bytes, unpacked
+from modelwright.data.rows import LISTED, PARTS, Array, Column, Finding, Loaded, Prepared, Rows
 from modelwright.data.shared import Windows
 from modelwright.data.times import require_order
 
@@ -34,7 +33,6 @@ MISSING = ("", "na", "nan", "?")
 WINDOW = 336  # steps that are looked back at, where the recipe does not say
 PATCH = 16  # steps that a model sees as one place, as near as the window can be divided
 _PEEK_BYTES, _PEEK_ROWS = 2**16, 20
-_LISTED = 100  # entries of a finding's rows
 _NUMBER = "a number with a decimal point; nothing, NA, NaN or ? where there is none"
 
 _DATE = re.compile(r"([a-z]*)[ .,-]*\d[\w\s/.:,+-]*", re.IGNORECASE)
@@ -68,9 +66,9 @@ def is_table(path: Path) -> bool:
     if not path.is_file() or Path(path.name.removesuffix(".gz")).suffix.lower() not in SUFFIXES:
         return False
     try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        with open_bytes(path) as file:
             content = file.read(_PEEK_BYTES)
-    except (OSError, EOFError, zlib.error):
+    except UNREADABLE:
         return True  # reading it says what is wrong
     if len(content) == _PEEK_BYTES:
         content = content.rpartition(b"\n")[0]
@@ -241,8 +239,7 @@ def _lines(content: bytes, name: str) -> list[tuple[int, list[str]]]:
     if content.startswith(parquet.MAGIC):
         return parquet.lines(content)
     try:
-        text = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-        decoded = text.decode("utf-8-sig")
+        decoded = unpacked(content).decode("utf-8-sig")
         if decoded.lstrip().startswith("{"):
             return jsonl.lines(decoded, name)
         first = re.search(r"[^\r\n]+", decoded)
@@ -252,7 +249,7 @@ def _lines(content: bytes, name: str) -> list[tuple[int, list[str]]]:
             rows = [(reader.line_num, [field.strip() for field in row]) for row in reader]
         else:
             rows = [(line, row.split()) for line, row in enumerate(decoded.splitlines(), 1)]
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+    except (*UNREADABLE, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{name} cannot be read as a table: {error}",
             expected="whole UTF-8 text, plain or as .gz, with a row for each point in time",
@@ -333,7 +330,7 @@ def _missing(table: Table, values: Array) -> list[Finding]:
     if not len(rows):
         return []
     listed = []
-    for row in rows[:_LISTED]:
+    for row in rows[:LISTED]:
         names = ", ".join(table.channels[place] for place in np.flatnonzero(gaps[row]).tolist())
         listed.append((f"row {row + 1} (line {table.lines[row]}): {names}",))
     text = f"{_many(int(gaps.sum()), 'value')} missing in {_many(len(rows), 'row')}"

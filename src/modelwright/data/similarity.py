@@ -12,16 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from modelwright.data.rows import Images
-
-Indices = npt.NDArray[np.int64]
+from modelwright.data.rows import LISTED, Images, Indices
 
 LARGEST_SIDE = 12
 LARGEST_ROWS = 80_000
-LISTED = 100
 _ROUNDING = 1e-6  # of a float32 product of unit vectors
 _LEFT, _RIGHT = 1024, 4096  # rows of one tile of products: 16 MB
 

@@ -5,15 +5,14 @@ Reads files line by line, or by row groups; nothing here knows what the columns 
 """
 
 import csv
-import gzip
 import json
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from modelwright.core.errors import DataError, did_you_mean
 from modelwright.data import parquet
+from modelwright.data.opening import UNREADABLE, open_text
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", parquet.SUFFIX)
 MAX_TEXT_BYTES = 2**24  # of one text
@@ -26,12 +25,6 @@ def table_suffix(path: Path) -> str:
     if suffix == parquet.SUFFIX and name.endswith(".gz"):
         return ""  # packed inside already
     return suffix if suffix in TABLE_SUFFIXES else ""
-
-
-def open_text(file: Path, newline: str = "") -> IO[str]:
-    """A UTF-8 file, plain or .gz, as text; line ends as they are, and all kinds or `newline`."""
-    opener = gzip.open if file.suffix.lower() == ".gz" else open
-    return opener(file, "rt", encoding="utf-8-sig", newline=newline)
 
 
 def lines_of(file: Path) -> Iterator[str]:
@@ -47,7 +40,7 @@ def lines_of(file: Path) -> Iterator[str]:
         with open_text(file, "\n") as text:
             for line in text:
                 yield line.removesuffix("\n")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (*UNREADABLE, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
     if line.endswith("\n"):
         yield ""
@@ -184,7 +177,7 @@ def rows_of(
                 if first or not named:
                     yield reader.line_num, row
                 first = first or fields
-    except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
+    except (*UNREADABLE, csv.Error, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
 
 

@@ -1,6 +1,5 @@
 """Files of tagged words: one a line, or CSV, JSON lines and Parquet; their schemes to IOB2."""
 
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,8 +9,9 @@ from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError
 from modelwright.core.progress import say
 from modelwright.data import parquet
+from modelwright.data.opening import UNREADABLE, open_text
 from modelwright.data.rows import Loaded, Rows, ragged
-from modelwright.data.tables import open_text, table_suffix, tagged_rows
+from modelwright.data.tables import table_suffix, tagged_rows
 from modelwright.data.text import between, code_points, part_files
 
 # BIOES, BILOU and BMES -> IOB2
@@ -103,7 +103,7 @@ def _sentences(file: Path) -> Iterator[tuple[list[str], list[str]]]:
                 elif words:
                     yield words, tags
                     words, tags = [], []
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (*UNREADABLE, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
     if words:
         yield words, tags

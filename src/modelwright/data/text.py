@@ -23,6 +23,7 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.data.clean import Record, cleaned, findings
+from modelwright.data.opening import utf8
 from modelwright.data.rows import Finding, Loaded, Prepared, Ragged, Rows, ragged
 from modelwright.data.tables import records, table_suffix
 
@@ -88,7 +89,7 @@ def labelled_rows(
             number = places
         parts[part] = Rows({"ids": code_points(texts)}, classes, texts)
     found = [
-        Finding(check, len(rows), f"{len(rows)} {what}", tuple((row,) for row in rows[:100]))
+        Finding.of(check, rows, f"{len(rows)} {what}")
         for check, rows, what in (
             ("empty_texts", empty, "rows have no text and were left out"),
             ("label_out_of_range", strange, "rows have no label, or one that train does not have"),
@@ -367,9 +368,6 @@ def tokens(content: bytes, inputs: Mapping[str, Any], files: Any = None) -> list
 
     Raises: DataError if it is not UTF-8.
     """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"the text is not UTF-8: {error}", expected="UTF-8 text") from error
+    text = utf8(content)
     unit = "words" if inputs["unit"] == "given" else inputs["unit"]
     return split(text, unit)[: inputs["max_length"]]

@@ -3,9 +3,6 @@
 Parts and labels are those of folder.read_classes, cleaning and empty texts those of tables.
 """
 
-import gzip
-import io
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +10,7 @@ from modelwright.core import recipe
 from modelwright.core.errors import DataError
 from modelwright.data import folder
 from modelwright.data.clean import Record, cleaned, findings
+from modelwright.data.opening import UNREADABLE, unpacked
 from modelwright.data.rows import Column, Loaded, Ragged, Rows
 from modelwright.data.tables import MAX_TEXT_BYTES
 from modelwright.data.text import code_points, labelled_rows
@@ -55,12 +53,11 @@ def decode(content: bytes) -> str:
     Raises: DataError if it is no UTF-8 or too long.
     """
     try:
-        if content[:2] == b"\x1f\x8b":  # no more than is taken, however much is packed
-            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(MAX_TEXT_BYTES + 1)
+        content = unpacked(content, MAX_TEXT_BYTES + 1)
         if len(content) > MAX_TEXT_BYTES:
             raise DataError("the text is too long", expected=f"at most {MAX_TEXT_BYTES:,} bytes")
         return content.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (*UNREADABLE, UnicodeDecodeError) as error:
         raise DataError(f"the text cannot be read: {error}", expected="UTF-8") from error
 
 

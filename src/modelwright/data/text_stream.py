@@ -3,10 +3,8 @@
 `read` gives the text of each part, one row a part; language.py makes tokens and windows of it.
 """
 
-import gzip
 import io
 import math
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from modelwright.core.errors import ConfigError, DataError, MissingExtra
 from modelwright.core.progress import say
 from modelwright.data import folder
 from modelwright.data.clean import Record, cleaned, findings
+from modelwright.data.opening import UNREADABLE, open_bytes
 from modelwright.data.rows import PARTS, Loaded, Rows
 from modelwright.data.tables import lines_of, records, rows_of, table_suffix
 from modelwright.data.text import code_points, part_files
@@ -39,11 +38,11 @@ def is_here(path: Path) -> bool:
             return "text" in first and "label" not in first
         if not file.name.lower().endswith(SUFFIXES):
             return False
-        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as opened:
+        with open_bytes(file) as opened:
             content = opened.read(_PEEK_BYTES)
     except (DataError, MissingExtra):
         return False
-    except (OSError, EOFError, zlib.error):
+    except UNREADABLE:
         return True  # reading it says what is wrong
     lines = [line for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
     lines = lines[:_PEEK_LINES]

@@ -24,7 +24,6 @@ from modelwright.data.rows import Finding, Indices, Loaded, Prepared, Ragged, Ro
 STACK = 2  # frames of 10 ms at each place of an answer; docs/experiments.md
 LISTED = "*.trans.txt"
 _LOOKED_AT = 2  # lines of a table: names, if there are any, and a row
-_LISTED = 100  # rows that a finding names
 
 
 def is_here(path: Path) -> bool:
@@ -202,7 +201,7 @@ def _texts(rows: Rows) -> list[str]:
 
 def _finding(check: str, names: list[str], text: str) -> Finding:
     what = f"{len(names)} {'recording' if len(names) == 1 else 'recordings'} {text}"
-    return Finding(check, len(names), what, tuple((name,) for name in names[:_LISTED]))
+    return Finding.of(check, names, what)
 
 
 def _require_rapidfuzz() -> None:

@@ -6,12 +6,10 @@ of the rows.
 
 import csv
 import functools
-import gzip
 import io
 import json
 import math
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +19,7 @@ from typing import Literal
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, MissingExtra, did_you_mean
 from modelwright.data import jsonl, parquet
+from modelwright.data.opening import UNREADABLE, open_bytes, unpacked
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data", ".inter", jsonl.SUFFIX, parquet.SUFFIX)
 _USER = re.compile(r"user(_?id)?(:\w+)?", re.IGNORECASE)
@@ -55,9 +54,9 @@ def is_here(path: Path) -> bool:
             return False  # whoever reads it says what is wrong
         return all(any(one.fullmatch(name) for name in names) for one in (_USER, _ITEM))
     try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        with open_bytes(path) as file:
             line = file.readline(2**16)
-    except (OSError, EOFError, zlib.error):
+    except UNREADABLE:
         return False
     text = line.decode(errors="replace").strip()
     try:
@@ -177,8 +176,7 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
     if path.suffix == parquet.SUFFIX:
         return parquet.lines(path)
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        content = unpacked(path.read_bytes())
         try:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError:  # as in MovieLens
@@ -192,7 +190,7 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
         else:
             reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
             rows = [(reader.line_num, row) for row in reader if row]
-    except (OSError, EOFError, zlib.error, csv.Error) as error:
+    except (*UNREADABLE, csv.Error) as error:
         raise DataError(
             f"{path} cannot be read: {error}", expected="a table, or it as .gz"
         ) from error

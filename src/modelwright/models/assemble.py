@@ -6,7 +6,7 @@ families and their sizes.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -132,9 +132,9 @@ def cnn_image(
     inner: Sequence[int] | None = None,
     dropout: float = 0.0,
     convolution: Convolution = "full",
-    pool: bool = False,
+    block: Literal["basic", "plain"] = "basic",
 ) -> Model:
-    """Residual stages over pixels; `pool` as BasicBlock takes it."""
+    """Stages over pixels, of one block each."""
     # A thin first layer at full detail, then wide layers on a small grid: they train and run at a
     # higher rate than thin ones on a large grid. Each stage halves the grid while at least 4
     # pixels a side remain; grids below 16 keep their detail in the first one.
@@ -149,10 +149,11 @@ def cnn_image(
         widths=widths,
         depths=[1] * len(widths),
         strides=strides,
-        stem_width=widths[0] // (4 if pool else 2) if strides[0] == 2 else None,
+        # a plain block's first convolution sees every place of the stem: four times the work
+        stem_width=widths[0] // (4 if block == "plain" else 2) if strides[0] == 2 else None,
         inner=inner,
         convolution=convolution,
-        pool=pool,
+        block=block,
     )
     return _model(inputs, outputs, ImageEmbed(_normalize(inputs)), body, dropout)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from modelwright.core.signature import TensorSpec
 from modelwright.models.carried import Carried, Look, unmoved
 from modelwright.models.groups import Group, Groups, Place
-from modelwright.models.layers import CONV_NORMS, ConvNorm, Convolution, SeparableConvNorm
+from modelwright.models.layers import CONV_NORMS, ConvNorm, Convolution, Dropout, SeparableConvNorm
 
 KERNEL_SIZE = 3  # of convolutions over time
 
@@ -23,33 +23,67 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions around a skip.
 
     features: (batch, in_channels, height, width) -> (batch, width, height / stride, width / stride)
-
-    Args:
-        pool: a stride of two is the largest of each four places behind the first convolution, which
-            sees them all: it computes four times as much, and learns in fewer steps
-            (docs/experiments.md).
     """
 
     expansion = 1
 
     def __init__(
         self, in_channels: int, width: int, stride: int, inner: int | None = None,
-        convolution: Convolution = "full", pool: bool = False,
+        convolution: Convolution = "full",
     ) -> None:  # fmt: skip
         super().__init__()
         inner, conv_norm = inner or width, CONV_NORMS[convolution]
-        pool = pool and stride == 2
         self.body = nn.Sequential(
-            conv_norm(in_channels, inner, 3, 1 if pool else stride),
-            nn.Sequential(nn.ReLU(), _largest()) if pool else nn.ReLU(),
+            conv_norm(in_channels, inner, 3, stride),
+            nn.ReLU(),
             conv_norm(inner, width, 3, zero_init=True),
         )
-        skip = _skip(in_channels, width, 1 if pool else stride)
-        self.skip = nn.Sequential(_largest(), skip) if pool else skip
+        self.skip = _skip(in_channels, width, stride)
         self.relu = nn.ReLU()
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.as_tensor(self.relu(self.body(features) + self.skip(features)))
+
+
+class PlainBlock(nn.Module):
+    """Two 3x3 convolutions without a skip; a stride of two is the largest of each four places.
+
+    features: (batch, in_channels, height, width) -> (batch, width, height / stride, width / stride)
+
+    The first convolution sees every place. While training the largest are taken before its norm,
+    which then has a quarter of the work; afterwards behind norm and ReLU, which an exporter folds
+    into the convolution. The norm's scale stays at one, so it keeps order: the same values.
+    In nets of few blocks it learns more in a second than one with a skip (docs/experiments.md).
+    Source: Simonyan, Zisserman 2014, arXiv:1409.1556.
+    """
+
+    expansion = 1
+
+    def __init__(
+        self, in_channels: int, width: int, stride: int, inner: int | None = None,
+        convolution: Convolution = "full",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        inner, conv_norm = inner or width, CONV_NORMS[convolution]
+        first = conv_norm(in_channels, inner, 3)
+        self.body = nn.Sequential(first, nn.ReLU(), conv_norm(inner, width, 3), nn.ReLU())
+        # as many places as a convolution with that stride gives
+        self.largest = nn.MaxPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
+        self._early = stride > 1 and isinstance(first, ConvNorm)
+        if self._early:
+            first.get_parameter("1.weight").requires_grad_(False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        first, relu, *rest = self.body
+        if self._early and self.training:
+            assert isinstance(first, ConvNorm)
+            conv, norm = first
+            features = relu(norm(self.largest(conv(features))))
+        else:
+            features = self.largest(relu(first(features)))
+        for one in rest:
+            features = one(features)
+        return features
 
 
 class Bottleneck(nn.Module):
@@ -74,8 +108,9 @@ class Bottleneck(nn.Module):
         return torch.as_tensor(self.relu(self.body(features) + self.skip(features)))
 
 
-def _largest() -> nn.Module:
-    return nn.MaxPool2d(2, ceil_mode=True)  # as many places as a convolution with stride 2 gives
+BLOCKS: dict[str, type[BasicBlock | PlainBlock | Bottleneck]] = {
+    "basic": BasicBlock, "plain": PlainBlock, "bottleneck": Bottleneck,
+}  # fmt: skip
 
 
 def _skip(in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -85,7 +120,7 @@ def _skip(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 
 class ResidualBody(nn.Module):
-    """Stem and stages of residual blocks.
+    """Stem and stages of blocks.
 
     features: (batch, in_channels, height, width) -> (batch, out_dim, height', width')
 
@@ -96,7 +131,7 @@ class ResidualBody(nn.Module):
         inner: channels inside each block, in order, where they differ from its stage's width.
         stem: "small" is one 3x3 convolution; "imagenet" is 7x7 stride 2 and a max-pool.
         stem_width: channels of the small stem; the first stage's width when None.
-        convolution, pool: of basic blocks, as they take them.
+        convolution: a row of CONV_NORMS, of blocks that are no bottlenecks.
     """
 
     def __init__(
@@ -106,18 +141,15 @@ class ResidualBody(nn.Module):
         widths: Sequence[int],
         depths: Sequence[int],
         strides: Sequence[int],
-        block: Literal["basic", "bottleneck"] = "basic",
+        block: Literal["basic", "plain", "bottleneck"] = "basic",
         stem: Literal["small", "imagenet"] = "small",
         stem_width: int | None = None,
         inner: Sequence[int] | None = None,
         convolution: Convolution = "full",
-        pool: bool = False,
     ) -> None:
         super().__init__()
-        block_class = BasicBlock if block == "basic" else Bottleneck
-        how: dict[str, Any] = {}
-        if block == "basic":
-            how = {"convolution": convolution, "pool": pool}
+        block_class = BLOCKS[block]
+        how: dict[str, Any] = {} if block == "bottleneck" else {"convolution": convolution}
         channels = stem_width or widths[0]
         if stem == "small":
             self.stem = nn.Sequential(ConvNorm(in_channels, channels, 3), nn.ReLU())
@@ -223,7 +255,7 @@ class SequenceBlock(nn.Module):
         self.out = nn.Linear(inner, dim)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None,
@@ -302,10 +334,10 @@ def _conv_norm(name: str) -> list[Place]:
 
 
 def groups(model: nn.Module) -> Groups:
-    """The channels inside each residual block: no skip ties them to others."""
+    """The channels inside each block: no skip ties them to others."""
     found = []
     for name, module in model.named_modules():
-        if isinstance(module, BasicBlock):
+        if isinstance(module, (BasicBlock, PlainBlock)):
             first, last = f"{name}.body.0", f"{name}.body.2"
             between: list[Place] = []
             if isinstance(module.body[0], SeparableConvNorm):  # what mixes is the second of each

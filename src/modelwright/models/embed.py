@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.signature import FRAMES_PER_S, PAD_MULTIPLE, TARGET_TIME, TensorSpec
-from modelwright.models.layers import mel_filters
+from modelwright.models.layers import Dropout, mel_filters
 
 Masked = tuple[Tensor, Tensor | None]
 PAD = 0  # the id of a place that holds nothing; the tokenizers never give it
@@ -98,7 +98,7 @@ class TokenEmbed(nn.Module):
         nn.init.normal_(self.vectors.weight, std=dim**-0.5)
         with torch.no_grad():
             self.vectors.weight[PAD] = 0
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, ids: Tensor) -> Masked:
         return self.dropped(self.vectors(ids).sum(2)), ids[..., 0] != PAD
@@ -230,7 +230,7 @@ class WindowEmbed(nn.Module):
         super().__init__()
         self.patch, self.length = patch, length
         self.project = nn.Linear(patch, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, window: Tensor) -> Masked:
         mean, spread = window_statistics(window)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from modelwright.core.signature import NEVER, TARGET_TIME, TensorSpec
 from modelwright.models.embed import window_statistics
+from modelwright.models.layers import Dropout
 from modelwright.models.ratings import RatingHead, last_real
 
 
@@ -43,7 +44,7 @@ class ClassHead(nn.Module):
         self.pool = pool
         pooled = 2 * dim if pool == "both" else dim
         self.norm = nn.LayerNorm(pooled) if norm else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(pooled, num_classes)
 
     def forward(self, features: Tensor, mask: Tensor | None = None, *inputs: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ class TagHead(nn.Module):
         self, dim: int, num_classes: int, *, dropout: float = 0.0, soft_cap: float = 0.0
     ) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(dim, num_classes)
         self.soft_cap = soft_cap
 
@@ -104,7 +105,7 @@ class LetterHead(nn.Module):
 
     def __init__(self, dim: int, num_classes: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(dim, num_classes)
         behind = torch.full((num_classes,), NEVER)
         behind[0] = 0
@@ -150,7 +151,7 @@ class HorizonHead(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(dim * time, horizon)
         self.direct = nn.Linear(length, horizon, bias=False)
         for layer in (self.linear, self.direct):
@@ -176,7 +177,7 @@ class RankHead(nn.Module):
 
     def __init__(self, dim: int, item_dim: int, vocab_size: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(dim, item_dim)
         self.bias = nn.Parameter(torch.zeros(vocab_size))  # how popular an item is by itself
 

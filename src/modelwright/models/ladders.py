@@ -11,11 +11,11 @@ PAIRED_RECURRENCE = "dim hidden_dim num_layers dropout"
 LADDERS: dict[str, dict[str, Ladder]] = {
     "cnn": {
         "image": ladder(
-            "widths dropout pool",
-            ((8, 16), 0.0, False),
-            ((16, 32, 64), 0.0, False),
-            ((64, 128, 256), 0.0, True),
-            ((128, 256, 512), 0.0, True),
+            "widths dropout block",
+            ((8, 16), 0.0, "basic"),
+            ((16, 32, 64), 0.0, "basic"),
+            ((64, 256, 256), 0.0, "plain"),
+            ((128, 256, 512), 0.0, "plain"),
             learning_rate=0.003,
             weight_decay=0.05,
             warmup_steps=50,

@@ -19,7 +19,7 @@ from modelwright.core.signature import TensorSpec
 from modelwright.models.carried import Carried
 from modelwright.models.chain import Model
 from modelwright.models.embed import PAD, Words
-from modelwright.models.layers import CrossAttention
+from modelwright.models.layers import CrossAttention, Dropout
 from modelwright.models.transformer import num_heads, with_sinusoidal
 
 
@@ -84,7 +84,7 @@ class EncoderDecoder(Model):
         own = source_vocab_size is not None
         self.source_words = Words(source_vocab_size or 0, dim) if own else None
         self.decoder = decoder
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def encode(self, *inputs: Tensor) -> list[Tensor]:
         """What the decoder needs to know of the source: the signature's memory."""

@@ -6,6 +6,7 @@ What an experiment chose stands in docs/experiments.md.
 import torch
 from torch import Tensor, nn
 
+from modelwright.models.layers import Dropout
 from modelwright.models.sizes import ATTENTION, CONVOLUTIONS, RECURRENCE, ladder
 
 LADDERS = {
@@ -44,7 +45,7 @@ class RatingHead(nn.Module):
     ) -> None:
         super().__init__()
         self.mean = mean
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(dim, item_dim + 1)  # the taste, and how high the user rates
         self.bias = nn.Parameter(torch.zeros(vocab_size))  # of items and of users
         nn.init.zeros_(self.linear.weight)

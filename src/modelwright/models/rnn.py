@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modelwright.core.signature import TensorSpec
 from modelwright.models.carried import Carried, Look, unmoved
 from modelwright.models.groups import Group, Groups, Place
-from modelwright.models.layers import NORMS, CrossAttention
+from modelwright.models.layers import NORMS, CrossAttention, Dropout
 
 
 @torch.library.custom_op("modelwright::recur", mutates_args=())
@@ -216,7 +216,7 @@ class RecurrentBlock(nn.Module):
             dim, hidden_dim=hidden_dim, num_layers=1, cell="gru", bidirectional=False
         )
         self.out = nn.Linear(hidden_dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modelwright.core.signature import PAST, TensorSpec
 from modelwright.models.carried import Carried, Look, unmoved
 from modelwright.models.groups import Group, Groups, Place
-from modelwright.models.layers import NORMS, Attention, feed_forward, sinusoidal_positions
+from modelwright.models.layers import NORMS, Attention, Dropout, feed_forward, sinusoidal_positions
 
 Positions = Literal["sinusoidal", "learned", "rotary"]
 
@@ -46,7 +46,7 @@ class EncoderBlock(nn.Module):
         self.attention = Attention(dim, num_heads, **attention)
         self.mlp_norm = NORMS[norm](dim)
         self.mlp = feed_forward(dim, mlp_dim, activation)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         if zero_init:
             nn.init.zeros_(self.attention.out.weight)
             nn.init.zeros_(self.mlp.get_parameter("2.weight"))

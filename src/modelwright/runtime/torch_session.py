@@ -79,15 +79,17 @@ class TorchSession(Writes):
 def load_model(artifact: Artifact) -> Model:
     """The trained model of an artifact of kind "trained", in evaluation mode.
 
-    Raises: IntegrityError if the weights do not fit the architecture that the manifest names.
+    Raises: IntegrityError if the weights do not fit the architecture that the manifest names, or
+        it is one of another version's.
     """
     spec = ModelSpec.from_json(artifact.manifest["model"])
-    model = build(spec)
     try:
+        model = build(spec)
         model.load_state_dict(load_file(artifact.file(artifact.manifest["model_file"])))
-    except (RuntimeError, SafetensorError) as error:
+    except (RuntimeError, TypeError, SafetensorError) as error:
         raise IntegrityError(
-            f"{artifact.folder}: the weights do not fit {spec.name}: {error}"
+            f"{artifact.folder}: the weights do not fit {spec.name}: {error}",
+            repair="open it with the version of Modelwright that made it, or train again",
         ) from error
     return model.eval()
 

@@ -18,6 +18,7 @@ from modelwright.core.signature import PAD_MULTIPLE, Signature
 from modelwright.data import audio, language, parquet
 from modelwright.data.image import MAX_PIXELS
 from modelwright.data.kinds import KINDS
+from modelwright.data.opening import GZIP
 from modelwright.models.catalog import ModelSpec
 from modelwright.models.heads import HEADS
 from modelwright.runtime.answering import beside
@@ -28,7 +29,6 @@ from modelwright.serve.limits import Refused
 from modelwright.tasks.catalog import TASKS
 
 Arrays = Mapping[str, np.ndarray]
-GZIP = b"\x1f\x8b"  # a small one can unpack to more than the memory holds
 MOST_BEAMS = 64  # texts that the search of a transcription may keep for a stranger
 TEXTS = ("stop",)  # of what a request may say; everything else is a number
 
@@ -186,6 +186,7 @@ class Answers:
         """
         medium = self.medium
         self._check_size(content)
+        # a small one can unpack to more than the memory holds
         if self.kind == "series" and content.startswith((GZIP, parquet.MAGIC)):
             raise Refused(400, "packed tables are not accepted: send the table as plain text")
         too_long = Refused(413, f"the {medium.noun} is too long for this model: cut it into pieces")

@@ -1,0 +1,44 @@
+"""Opening files and unpacking bytes, plain or gzip; text is UTF-8."""
+
+import gzip
+import io
+import zlib
+from pathlib import Path
+from typing import IO
+
+from modelwright.core.errors import DataError
+
+GZIP = b"\x1f\x8b"  # how such a file begins
+UNREADABLE = (OSError, EOFError, zlib.error)  # what opening and unpacking can end in
+
+
+def open_bytes(file: Path) -> gzip.GzipFile | io.BufferedReader:
+    """The bytes of a file, those inside if it is named .gz."""
+    return gzip.open(file) if file.suffix.lower() == ".gz" else open(file, "rb")
+
+
+def open_text(file: Path, newline: str = "") -> IO[str]:
+    """A UTF-8 file, plain or .gz, as text; line ends as they are, and all kinds or `newline`."""
+    return io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig", newline=newline)
+
+
+def unpacked(content: bytes, at_most: int = -1) -> bytes:
+    """What is inside, if it is gzip; no more than `at_most` bytes, however much is packed."""
+    if content.startswith(GZIP):
+        return gzip.GzipFile(fileobj=io.BytesIO(content)).read(at_most)
+    return content
+
+
+def utf8(content: bytes, what: str = "the text") -> str:
+    """The text that somebody asked with.
+
+    Raises: DataError if it is no UTF-8, with the first byte that is none.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{what} is not UTF-8: byte {error.start} is 0x{content[error.start]:02x}",
+            expected="UTF-8 text",
+            repair="a file becomes it by: iconv -f WINDOWS-1252 -t UTF-8 FILE",
+        ) from error
