@@ -16,9 +16,10 @@ VERBS = (
     "report", "run", "serve", "train", "verify",
 )  # fmt: skip
 
-# Before torch is loaded: its waiting threads give way, or a second busy process on the machine
-# slows training down many times over. A value that the user has set stays.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Before torch is loaded: its waiting threads give way soon, or a second busy process on the machine
+# slows training down many times over; but not at once, or each small operation waits for one to
+# wake (docs/experiments.md). A value that the user has set stays.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             "widths dropout block",
             ((8, 16), 0.0, "basic"),
             ((16, 32, 64), 0.0, "basic"),
-            ((64, 256, 256), 0.0, "plain"),
+            ((64, 128, 256), 0.0, "plain"),
             ((128, 256, 512), 0.0, "plain"),
             learning_rate=0.003,
             weight_decay=0.05,
