@@ -144,9 +144,12 @@ def infeasible(
     *,
     nearest: Candidate | None = None,
 ) -> None:
-    """The verdict of a run that ends without a model, with the goal that binds."""
+    """The verdict of a run that ends without a model, with the goal that binds.
+
+    nearest: the smallest that only the budget ruled out.
+    """
     found = certifying.infeasible(candidates, recipe.bounds, where)
-    if nearest is not None and nearest.binds.startswith("budget."):  # it met every goal
+    if nearest is not None:
         found["binding_goal"] = nearest.binds
         found["relax"] = (
             f"{nearest.binds} binds: even {nearest.spec.name}, the smallest, {nearest.reason}. "

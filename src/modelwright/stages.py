@@ -34,7 +34,7 @@ from modelwright.export import locate, parity
 from modelwright.models.catalog import ModelSpec
 from modelwright.models.heads import HEADS
 from modelwright.plan import choose, race
-from modelwright.plan.candidate import from_json
+from modelwright.plan.candidate import from_json, smallest_over_budget
 from modelwright.runtime.catalog import open_session
 from modelwright.runtime.torch_session import load_model
 from modelwright.tasks.catalog import TASKS
@@ -113,9 +113,7 @@ def plan(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
                 if one.predicted
             ],
             "by prediction, with compression at its best",
-            nearest=min(
-                candidates, key=lambda one: (not one.binds.startswith("budget."), one.num_params)
-            ),
+            nearest=smallest_over_budget(candidates),
         )
         figures.lost(run, "plan", [one.to_json() for one in candidates])
         raise

@@ -9,7 +9,7 @@ from modelwright.core import hardware
 from modelwright.core.errors import ConfigError, Exit, Infeasible
 from modelwright.models.catalog import MODELS
 from modelwright.plan import choose, race
-from modelwright.plan.candidate import SIZE_MARGIN, Candidate, from_json
+from modelwright.plan.candidate import SIZE_MARGIN, Candidate, from_json, smallest_over_budget
 from modelwright.train.settings import Budget, training_budget
 
 from .conftest import data_of, recipe_of, rows
@@ -240,6 +240,17 @@ def test_all_dropped_is_infeasible(machine, tmp_path):
 
     assert Exit.INFEASIBLE == caught.value.exit_code
     assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("goals", "expected"), [({}, "tiny"), ({"size_mb": "<= 0.0001"}, None)])
+def test_the_budget_binds_only_those_that_met_the_goals(machine, goals, expected):
+    """A size too slow to be timed was held to no goal, so it does not say what to relax."""
+    machine.step_s = dict.fromkeys(machine.step_s, 1.0)
+    candidates = choose.predict(recipe_of(budget={"train_minutes": 0.05}, goals=goals), data_of())
+    found = smallest_over_budget(candidates)
+
+    assert any(one.binds == "budget.train_minutes" and not one.predicted for one in candidates)
+    assert expected == (found.spec.size if found is not None else None)
 
 
 @pytest.mark.parametrize(

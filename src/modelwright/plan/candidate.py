@@ -3,7 +3,7 @@
 Reads what count.py and time.py found; choose.py decides.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,3 +91,9 @@ def fastest_ms(recipe: Recipe, family: str, latency_ms: float) -> float:
     if recipe.compress.mode == "none" or not MODELS[family].static_int8:
         return latency_ms
     return latency_ms / INT8_SPEEDUP
+
+
+def smallest_over_budget(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The smallest that only the budget ruled out; one that was not timed was not held to goals."""
+    only = [one for one in candidates if one.predicted and one.binds.startswith("budget.")]
+    return min(only, key=lambda one: one.num_params, default=None)
