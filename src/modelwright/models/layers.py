@@ -332,15 +332,14 @@ class Dropout(nn.Dropout):
         return features * kept_of(features, self.p)
 
 
-def kept_of(features: Tensor, share: float, draw: torch.Generator | None = None) -> Tensor:
+def kept_of(features: Tensor, share: float) -> Tensor:
     """What features on a CPU are multiplied by so that about `share` of them become zero, while
     their mean stays; shape and type as theirs.
 
     One draw of 64 bits decides for eight of them, so `share` is taken in 256ths.
     """
     dropped = min(max(round(256 * share), 1), 255)
-    draws = torch.empty(-(-features.numel() // 8), dtype=torch.int64)
-    draws.random_(-(2**63), None, generator=draw)
+    draws = torch.empty(-(-features.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
     whole = draws.view(torch.uint8)[: features.numel()].view(features.shape)
     return (whole >= dropped).to(features.dtype).mul_(256 / (256 - dropped))
 
