@@ -66,7 +66,7 @@ CASES: dict[str, Case] = {
         minutes=20,
         overrides={
             "train.augment": "[{flip: horizontal}, {crop: 2}]",
-            # a race would take `large`, which gets seven times through the data
+            # by its rule a race would take `large`, for which 20 minutes are few passes
             "model": "{family: cnn, size: base}",
             "data.checks": "{waive: [duplicates_across_splits]}",
         },

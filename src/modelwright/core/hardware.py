@@ -55,7 +55,7 @@ def keep_freed_memory() -> None:
 
     Otherwise every large tensor is fresh memory from the system, page by page: LSTM steps took
     half as long again to twice as long, and varied from process to process (docs/experiments.md).
-    Nothing happens where the C library is not glibc.
+    What is taken first comes in large pages too. Nothing happens where the C library is not glibc.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = _libc()
