@@ -66,8 +66,10 @@ def record(
     spec: ModelSpec,
     settings: Settings,
     rows: Rows,
+    processes: int = 1,
 ) -> Record:
-    """Where the training is written down, and what its speed is compared with."""
+    """Where the training is written down, and what its speed is compared with: that of all its
+    processes."""
     folder, section = run.stage_folder("train"), recipe.train
     acting = TASKS[recipe.task].acting  # whose step is mostly playing, which nobody counted
     flops = None if acting else float(winner["forward_flops"] + winner["backward_flops"])
@@ -79,7 +81,7 @@ def record(
         flops_per_example=flops,
         peak_flops_per_s=None
         if acting
-        else matmul_flops_per_s(PRODUCTS[settings.precision], settings.device),
+        else processes * matmul_flops_per_s(PRODUCTS[settings.precision], settings.device),
         tokens_per_example=tokens_per_row(spec, rows),
     )
 

@@ -160,7 +160,7 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     budget = Budget(**chosen["train_budget"])
     settings = fill_in(recipe.train, spec, chosen["precision"], training_budget(recipe))
     require_fit(world.layout, recipe.task, settings.fewest_rows)
-    given = (run, recipe, winner, spec, settings, train_rows)
+    given = (run, recipe, winner, spec, settings, train_rows, world.size)
     written = world.first_does(lambda: figures.record(*given)) or Record()
     if recipe.train.device == "auto" and world.first:
         run.write("train", "decision", text=f"train.device: {name_of(settings.device)}")

@@ -3,6 +3,7 @@
 Each gives a plain dict, the same that `--json` prints (docs/reference/commands.md).
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -352,7 +353,8 @@ def _run_for(
     if recipe.train.precision != "auto":
         precision.require(recipe.train.precision, device)
     if run is None or new:
-        return pipeline.start(recipe, out, resume=not new)
+        # a launcher that starts all anew gives them --new once more
+        return pipeline.start(recipe, out, resume=not new or launch.restarts(os.environ) > 0)
     pipeline.go_on_with(run, recipe)
     return run
 

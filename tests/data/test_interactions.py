@@ -86,6 +86,16 @@ def test_what_is_wrong_with_histories_is_noted(tmp_path):
     assert "duplicates_across_splits" not in report["checked"]
 
 
+def test_what_only_users_of_one_item_have_is_no_answer(tmp_path):
+    """As many answers as labels, though the last item in order makes no row."""
+    data, report = checks.check(loaded(write(tmp_path / "u.data", TABLE + "5\tz\t1\t1\n")),
+                                section(tmp_path / "u.data"))  # fmt: skip
+
+    assert ["a", "b", "c", "d"] == list(data.labels)
+    assert 4 == data.outputs["num_classes"]
+    assert "1 of their items, which nobody else has" in json.dumps(report)
+
+
 def test_no_item_that_is_judged_is_in_a_training_history(tmp_path):
     """Neither as what is read nor as what comes next; nor valid's item in valid's history."""
     random = np.random.default_rng(0)

@@ -175,6 +175,33 @@ def test_rows_of_unequal_length_are_judged_without_their_padding():
     assert whole.low <= whole.value == whole.values["f1"] <= whole.high
 
 
+class EchoBoxes:
+    """One box a picture, wherever."""
+
+    signature = Signature((TensorSpec("image", "uint8", ("batch", 1, 4, 4)),),
+                          (TensorSpec("scores", "float32", ("batch", 1, 1)),))  # fmt: skip
+
+    def __call__(self, batch):
+        number = len(batch["image"])
+        return {"scores": np.zeros((number, 1, 1), np.float32),
+                "boxes": np.zeros((number, 1, 4), np.float32)}  # fmt: skip
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 0), (0, 0, 0), (2, 0, 3)])
+def test_every_thing_of_every_picture_is_kept(numbers):
+    """Of fewer things than pictures, and of more."""
+    things = [np.float32([[row, 0, 4, 4, 0]] * number).reshape(-1, 5)
+              for row, number in enumerate(numbers)]  # fmt: skip
+    rows = Rows({"image": np.zeros((3, 1, 4, 4), np.uint8)},
+                ragged(things, np.zeros((0, 5), np.float32)), [""] * 3)  # fmt: skip
+    found = evaluate(EchoBoxes(), rows, TASKS["detection"], ["x"], 2)
+
+    np.testing.assert_array_equal(np.concatenate(things), found.targets)
+
+
 @pytest.mark.parametrize("spread", [0.2, 1.0])
 def test_the_bootstrap_covers(spread):
     """Over repeated draws of rows the interval holds the true mean some 95 times in 100."""

@@ -37,6 +37,8 @@ def share(*weights):
     ({"top_p": 0.91}, share(5, 1, 2, 2)),
     ({"top_k": 3, "top_p": 0.56}, share(5, 0, 2, 0)),  # 5/9 is not enough
     ({"temperature": 0.5, "top_k": 3, "top_p": 0.76}, share(25, 0, 4, 0)),
+    ({"top_p": 1e-13}, share(1, 0, 0, 0)),
+    ({"temperature": 1e-310}, share(1, 0, 0, 0)),
 ])  # fmt: skip
 def test_the_distribution_is_that_of_the_books(how, wanted):
     """Temperature first, then the k likeliest, then the fewest that hold p of what is left."""

@@ -35,6 +35,32 @@ def made(rows: int = 20, seed: int = 0):
     return {"scores": scores, "boxes": where}, targets
 
 
+def test_parts_of_a_batch_add_up_to_its_loss():
+    """As several passes or processes see them, a part without things among them."""
+    outputs, targets = made(6)
+    targets[4:] = NO_TARGET
+    draw = torch.Generator().manual_seed(0)
+    centres = torch.from_numpy(outputs["boxes"]).unflatten(-1, (2, 2)).mean(-2)
+    found = torch.cat(
+        [
+            torch.randn(6, CELLS, CLASSES, generator=draw),
+            torch.from_numpy(outputs["boxes"]),
+            centres,
+        ],
+        dim=-1,
+    )
+    wanted = torch.from_numpy(targets)
+    whole = detect.loss(found, wanted) * detect.weight(wanted)
+    parts = [
+        detect.loss(*part) * detect.weight(part[1])
+        for part in zip(*(one.split([3, 1, 2]) for one in (found, wanted)), strict=True)
+    ]
+
+    assert 6 + (targets[..., 4] >= 0).sum() == detect.weight(wanted)
+    assert float(whole) == pytest.approx(float(sum(parts)), rel=1e-6)
+    assert 0 < float(parts[2])
+
+
 def test_average_precision_is_that_of_pycocotools():
     """The COCO average on the same boxes, all classes and overlaps together and at 0.5 alone."""
     coco = pytest.importorskip("pycocotools.coco")

@@ -180,11 +180,13 @@ def test_whichever_write_of_the_command_fails_nothing_is_lost(
         codes = start_command(tmp_path, number, "train", run_in(out), before=refuse).ends_with()
         if calls.value <= failing:  # there are no more
             break
-        said = (tmp_path / "said-0.txt").read_text()
+        said = "".join((tmp_path / f"said-{rank}.txt").read_text() for rank in range(number))
         if codes == [0] * number:
             tolerated.append(failing)
         else:
-            assert [2] * number == codes, said
+            # the others have left when the training is over
+            over = 6 == loaded(run_in(out) / "train/checkpoints")["step"]
+            assert 2 == codes[0] and all(code in ((0, 2) if over else (2,)) for code in codes), said
             assert f"cannot write {out}" in said and os.strerror(code) in said, said
             assert "repair:" in said
         assert 3 <= loaded(run_in(out) / "train/checkpoints")["step"]

@@ -81,7 +81,7 @@ def train_on(rank, layout, task, folder, keys):
     """Losses and gradients, the weights put together in the first process, and how many places a
     block sees."""
     trainer, seen = trainer_in(layout, task, folder, rank, **keys), []
-    for block in trainer.model.body.blocks:
+    for block in getattr(trainer.model.body, "blocks", ()):
         if hasattr(block, "mlp_norm"):
             block.mlp_norm.register_forward_hook(lambda one, came, out: seen.append(out.shape[1]))
     found = losses_of(trainer)
@@ -114,6 +114,18 @@ def test_rows_are_augmented_as_in_one_process(tmp_path, monkeypatch, layout, mix
     assert layout.processes == len(
         same_as_alone(tmp_path, layout, "image-classification", augment=steps)
     )
+
+
+@pytest.mark.parametrize("axis", ["data", "sharded"])
+def test_plain_blocks_train_alike(tmp_path, monkeypatch, axis):
+    """Their scales stand still, and norms count the rows of every process."""
+    shape = {"block": "plain", "widths": (8, 16)}
+    outputs = {"kind": "classes", "num_classes": 20}
+    monkeypatch.setitem(
+        SPECS, "image-classification", ModelSpec("cnn", "tiny", PICTURE, outputs, shape)
+    )
+
+    assert 2 == len(same_as_alone(tmp_path, Layout(**{axis: 2}), "image-classification"))
 
 
 @pytest.mark.parametrize("axis", ["data", "sharded"])

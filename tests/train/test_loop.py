@@ -1,5 +1,6 @@
 """One step, the budget, and what stops a training."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -318,6 +319,31 @@ def test_signal_saves_and_stops(tmp_path, number):
 
     assert handler == signal.getsignal(number)
     assert 13 == trainer_of(tmp_path).step
+
+
+def test_a_look_that_a_signal_came_before_is_made_up_for(tmp_path):
+    """So that the same weights are judged, and come out, as of a training that went through."""
+
+    def steps_looked_at(name, stop_at=None):
+        file = tmp_path / f"{name}.jsonl"
+        trainer = trainer_of(tmp_path / name, budget=Budget(steps=16), metrics=file)
+        train_step = trainer.train_step
+
+        def step_and_signal():
+            if trainer.step + 1 == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return train_step()
+
+        trainer.train_step = step_and_signal
+        with contextlib.suppress(StopRequested):
+            trainer.run()
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        return trainer.step, [one["step"] for one in lines if "valid_accuracy" in one]
+
+    straight = steps_looked_at("straight")
+
+    assert (6, [2, 4]) == steps_looked_at("stopped", 6)
+    assert straight == steps_looked_at("stopped") == (16, [2, 4, 6, 8, 10, 12, 14])
 
 
 def test_second_interrupt_stops_now(tmp_path):

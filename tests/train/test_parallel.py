@@ -1,5 +1,6 @@
 """Several processes train as one does; who is who, and what does not fit is said."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -10,8 +11,9 @@ import torch.distributed as dist
 from pydantic import ValidationError
 from tests.conformance.makers import MAKERS
 from tests.train.conftest import differing, trainer_of, weights_of
+from tests.train.processes import start_command
 
-from modelwright import stages
+from modelwright import stages, verbs
 from modelwright.cli import call
 from modelwright.core import recipe_file
 from modelwright.core.errors import ConfigError, TrainingFailed
@@ -20,8 +22,8 @@ from modelwright.models.catalog import ModelSpec, build
 from modelwright.models.stretch import chain_of, keep_blocks
 from modelwright.train import launch, parallel
 from modelwright.train.equivalence import LAYOUTS, compare
-from modelwright.train.launch import Place, break_off, first_node, place_of
-from modelwright.train.parallel import Left, resolved
+from modelwright.train.launch import Left, Place, break_off, first_node, place_of
+from modelwright.train.parallel import resolved
 from modelwright.train.settings import Budget
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
@@ -53,9 +55,33 @@ def test_launchers_say_who_is_who(environment, place):
     assert place == place_of(environment)
 
 
-def test_a_rank_that_is_no_number_is_refused():
-    with pytest.raises(ConfigError, match="not all numbers"):
-        place_of({**TORCHRUN, "RANK": "first"})
+@pytest.mark.parametrize(
+    "wrong", [{"RANK": "first"}, {"WORLD_SIZE": "0"}, {"RANK": "4"}, {"LOCAL_RANK": "-1"}]
+)
+def test_a_rank_that_is_no_number_of_its_own_is_refused(wrong):
+    with pytest.raises(
+        ConfigError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}.* are"
+    ):
+        place_of({**TORCHRUN, **wrong})
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "99999", "-1"])
+def test_a_port_that_is_none_is_refused(port):
+    with pytest.raises(ConfigError, match=f"MASTER_PORT={port} is no port"):
+        launch.meeting_place({"MASTER_PORT": port}, Place(0, 0, 2), parallel.WAIT)
+
+
+def test_what_a_launcher_starts_again_goes_on(tmp_path, monkeypatch):
+    """Though it gives --new each time."""
+    recipe_of("text-classification", tmp_path)
+    again = functools.partial(
+        verbs._run_for, tmp_path / "recipe.yaml", None, tmp_path / "runs", True, 1
+    )
+    first, second = again(), again()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+
+    assert first.folder != second.folder
+    assert second.folder == again().folder
 
 
 @pytest.mark.parametrize(
@@ -102,6 +128,17 @@ def test_one_of_several_speaks(tmp_path, monkeypatch):
     assert "memory ended\n  expected: room" == told["message"]
     assert "py_callstack" not in told["extraInfo"] and int(told["extraInfo"]["timestamp"])
     assert (2, True) == (Left(2).exit_code, Left(2).said)
+
+
+def test_where_the_first_fails_before_training_the_others_end_as_it_does(tmp_path):
+    """A launcher on another machine must not take them for done."""
+    recipe_of("text-classification", tmp_path)
+    missing = ("train", tmp_path / "recipe.yaml", f"data.source={tmp_path / 'nothing'}")
+    ended = start_command(tmp_path, 2, *missing, "--out", tmp_path / "runs").ends_with()
+
+    assert [2, 2] == ended
+    assert "nothing" in (tmp_path / "said-0.txt").read_text()
+    assert "" == (tmp_path / "said-1.txt").read_text()
 
 
 @pytest.mark.slow

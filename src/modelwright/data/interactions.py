@@ -42,12 +42,16 @@ def read(path: Path, section: recipe.Data) -> Loaded:
     """
     own = section.interactions or recipe.Interactions()
     found = uses(path, own, "time")
-    items = sorted({use.item for use in found}, key=order)
-    names = labels_of(items, path.parent, own)
-    place = {item: number for number, item in enumerate(items)}
     histories: dict[str, list[Use]] = {}
     for use in found:
         histories.setdefault(use.user, []).append(use)
+    # one item has no next: a user of no other makes no row, nor an item that only such users have
+    several = {
+        user for user, own_uses in histories.items() if len({use.item for use in own_uses}) > 1
+    }
+    items = sorted({use.item for use in found if use.user in several}, key=order)
+    names = labels_of(items, path.parent, own)
+    place = {item: number for number, item in enumerate(items)}
     ids: dict[str, list[npt.NDArray[np.int64]]] = {part: [] for part in PARTS}
     targets: dict[str, list[npt.NDArray[np.int64]]] = {part: [] for part in PARTS}
     short, repeats = [], []
@@ -58,10 +62,10 @@ def read(path: Path, section: recipe.Data) -> Loaded:
 
     for user in sorted(histories, key=order):
         in_time = sorted(histories[user], key=lambda use: use.value)  # ties stay as in the file
-        once = list(dict.fromkeys(place[use.item] for use in in_time))
+        once = list(dict.fromkeys(use.item for use in in_time))
         if len(once) < len(in_time):
             repeats.append((f"user {user}", len(in_time) - len(once)))
-        used = np.array(once, np.int64)
+        used = np.array([place[item] for item in once if user in several], np.int64)
         judged = len(used) >= FEWEST
         if not judged:
             short.append(f"user {user}")
@@ -98,8 +102,10 @@ def _findings(
         cases = [(user, f"{times} times") for user, times in repeats]
         found.append(Finding.of("repeated_uses", cases, text, count=number))
     if short:
-        have = "user has" if len(short) == 1 else "users have"
-        text = f"{len(short):,} {have} fewer than {FEWEST} items and are not judged"
+        have, are = ("user has", "is") if len(short) == 1 else ("users have", "are")
+        text = f"{len(short):,} {have} fewer than {FEWEST} items and {are} not judged"
+        if lost := len({use.item for use in uses} - set(place)):
+            text += f"; {lost:,} of their items, which nobody else has, will never be an answer"
         found.append(Finding.of("short_histories", short, text))
     counts = Counter(use.item for use in uses)
     rare = [names[number] for item, number in place.items() if counts[item] == 1]

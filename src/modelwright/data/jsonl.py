@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from modelwright.core.errors import DataError
+from modelwright.data.tables import encodable
 
 SUFFIX = ".jsonl"
 _EXPECTED = 'an object of texts and numbers on each line, such as {"time": "2024-01-01", "load": 3}'
@@ -25,7 +26,7 @@ def lines(text: str, name: str, most: int | None = None) -> list[tuple[int, list
     """
     found: list[tuple[int, list[str]]] = []
     names: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # in texts, others may end no line
         if not line.strip():
             continue
         row = _row(line, f"{name}, line {number}")
@@ -61,4 +62,4 @@ def _row(line: str, where: str) -> dict[str, Any]:
 
 
 def _field(value: str | float | None) -> str:
-    return "" if value is None else str(value).strip()
+    return "" if value is None else encodable(str(value).strip())

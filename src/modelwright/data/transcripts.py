@@ -80,7 +80,7 @@ def read(path: Path, section: recipe.Data) -> Loaded:
             f"cannot be read as WAV or FLAC; {first}: {broken[first]}",
         ))  # fmt: skip
     if empty:
-        found_out.append(_finding("empty_texts", empty, "have no text and were left out"))
+        found_out.append(_finding("empty_texts", empty, "left out, without a text"))
     return parts, [], found_out
 
 
@@ -111,7 +111,7 @@ def letters(made: Prepared, section: recipe.Data) -> Prepared:
         if part == "train" and len(short):
             names = [own.name(part, int(row)) for row in short]
             found.append(_finding(
-                "short_recordings", names, "are too short for their text and were left out"
+                "short_recordings", names, "left out, too short for the text"
             ))  # fmt: skip
             own = own.take(np.setdiff1d(np.arange(len(own)), short))
         if not len(own):

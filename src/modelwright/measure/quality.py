@@ -110,6 +110,9 @@ def evaluate(
     if lengths is not None:
         scores = int(lengths.max()) * int(judged.shape[-1])
         batch_size = min(batch_size, max(1, MOST_SCORES // scores))
+    several = None  # targets of a row: places, or things of a few numbers each
+    if isinstance(rows.targets, Ragged) and (judged.over_time or rows.targets.values.ndim > 1):
+        several = rows.targets
     statistics: list[np.ndarray] = []
     outputs: dict[str, list[np.ndarray]] = {}
     targets: list[np.ndarray] = []
@@ -132,7 +135,7 @@ def evaluate(
             outputs.setdefault(name, []).append(real_places(value, here))
         if isinstance(rows.targets, Ragged):
             many = rows.targets.lengths[part]
-            if judged.over_time or wanted.ndim > 2:  # places, or things of a few numbers each
+            if several is not None:
                 wanted = wanted[np.arange(wanted.shape[1]) < many[:, None]]
             else:  # the last is judged
                 wanted = wanted[np.arange(len(part)), many - 1]
@@ -147,9 +150,7 @@ def evaluate(
     metrics = task.values(table)
     one_each = np.ones(len(rows), np.int64)
     of_outputs = one_each if lengths is None else lengths[order]
-    of_targets = one_each
-    if judged.over_time and isinstance(rows.targets, Ragged):
-        of_targets = rows.targets.lengths[order]
+    of_targets = one_each if several is None else several.lengths[order]
     if metric == "accuracy":
         low, high = clopper_pearson(int(table[:, 1].sum()), len(table))
     else:

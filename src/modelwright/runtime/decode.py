@@ -199,14 +199,17 @@ def distribution(scores: np.ndarray, how: Writing) -> np.ndarray:
     >>> distribution(np.log([1, 1, 1, 2, 5]), Writing(top_k=2)).round(3).tolist()
     [0.0, 0.0, 0.0, 0.286, 0.714]
     """
-    scaled = scores.astype(np.float64) / how.temperature
+    scaled = scores.astype(np.float64)
     scaled[: UNKNOWN + 1] = -np.inf
-    found = np.exp(scaled - scaled.max())
+    with np.errstate(over="ignore"):  # what is far behind is infinitely far behind
+        found = np.exp((scaled - scaled.max()) / how.temperature)
     order = np.argsort(-found, kind="stable")
     found[order[how.top_k :] if how.top_k is not None else order[:0]] = 0
     found /= found.sum()
     before = np.cumsum(found[order]) - found[order]  # probability of all that are likelier
-    found[order[before >= how.top_p - 1e-12]] = 0
+    late = before >= how.top_p - 1e-12
+    late[0] = False  # however small the share
+    found[order[late]] = 0
     return np.asarray(found / found.sum())
 
 

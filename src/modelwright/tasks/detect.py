@@ -46,19 +46,27 @@ def loss(outputs: Tensor, targets: Tensor) -> Tensor:
     outputs: (batch, cells, num_classes + 6), as BoxHead gives them while training
     targets: (batch, places, 5): x1, y1, x2, y2, class; NO_TARGET at padding
 
-    Both are sums over cells, divided by the sum of what scores should be.
+    Both are sums over cells, divided by `weight`.
     Source: Rezatofighi et al. 2019, arXiv:1902.09630 (GIoU).
     """
     logits, boxes = outputs[..., :-6].float(), outputs[..., -6:-2].float()
     with torch.no_grad():
         wanted, which = _assigned(logits.sigmoid(), boxes, outputs[..., -2:].float(), targets)
         weights = wanted.sum(-1)
-        total = weights.sum().clamp_min(1)
         true = targets[..., :4].float().gather(1, which[..., None].expand(-1, -1, 4))
         real = weights > 0
     scores = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
     lie = 1 - _giou(boxes[real], true[real])
-    return (scores + BOX_WEIGHT * (lie * weights[real]).sum()) / total
+    return (scores + BOX_WEIGHT * (lie * weights[real]).sum()) / weight(targets)
+
+
+def weight(targets: Tensor) -> Tensor:
+    """Pictures and the things in them: known from the targets alone, so that parts of a batch that
+    several passes or processes see add up to it; and never 0, since empty pictures teach too.
+
+    targets: (batch, places, 5), as `loss` takes them -> ()
+    """
+    return len(targets) + (targets[..., 4] >= 0).sum()
 
 
 def _assigned(

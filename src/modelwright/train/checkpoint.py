@@ -58,7 +58,7 @@ def save(
         best: whether this one is better than all before.
         tensors: by name; a DTensor is cut as it lies on the ranks. What several ranks have alike
             is written once, by the one that has least to write.
-        position: plain JSON: elapsed seconds, budget, what the loop needs back; rank 0's counts.
+        position: plain JSON: elapsed seconds, what the loop needs back; rank 0's counts.
     Raises: StorageError if a disk refuses, on every rank; earlier checkpoints are intact.
     """
     taken = take(tensors, copy=False)

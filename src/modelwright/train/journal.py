@@ -184,11 +184,10 @@ class Journal:
         kept = []
         for line in self.path.read_text().splitlines():
             try:
-                entry = json.loads(line)
-            except ValueError:  # cut short by a kill
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, TypeError, KeyError):  # cut short by a kill
                 continue
-            if entry["step"] <= step:
-                kept.append(line + "\n")
         write_bytes(self.path, "".join(kept).encode())
 
     def _speeds(self, step: int, elapsed: float) -> dict[str, float]:

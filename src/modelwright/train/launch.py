@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from modelwright.core.errors import ConfigError, ModelwrightError, StorageError
+from modelwright.core.errors import ConfigError, Exit, ModelwrightError, StorageError
 from modelwright.core.files import write_json
 
 PORT = 29_500  # of SLURM jobs, plus what the job's number gives
@@ -30,38 +30,66 @@ class Place:
     size: int = 1
 
 
+class Left(ModelwrightError):
+    """The first process gave up, and said why; this one ends with its exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("the first process stopped, and has said why")
+        self.exit_code, self.said = Exit(code), True
+
+
 def place_of(environment: Mapping[str, str]) -> Place:
     """From what torchrun or SLURM's srun set; one process alone where neither did.
 
-    Raises: ConfigError if a variable is no number.
+    Raises: ConfigError if a variable is no number, or none that fits the others.
     """
     torchrun = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     slurm = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS")
     for names in (torchrun, slurm):
         if all(name in environment for name in names):
             try:
-                return Place(*(int(environment[name]) for name in names))
-            except ValueError as error:
-                raise ConfigError(
-                    f"{', '.join(names)} are not all numbers",
-                    expected="what torchrun or srun sets",
-                    repair="start with torchrun or srun, or unset them for one process",
-                ) from error
+                place = Place(*(int(environment[name]) for name in names))
+                if 0 <= place.local_rank <= place.rank < place.size:
+                    return place
+            except ValueError:
+                pass
+            told = ", ".join(f"{name}={environment[name]}" for name in names)
+            raise ConfigError(
+                f"{told} are not this process's numbers among all of them",
+                expected="what torchrun or srun sets: a number from 0, its own on this machine, "
+                "how many there are",
+                repair="start with torchrun or srun, or unset them for one process",
+            )
     return Place()
+
+
+def restarts(environment: Mapping[str, str]) -> int:
+    """How often torchrun has started all processes anew."""
+    return int(environment.get("TORCHELASTIC_RESTART_COUNT") or 0)
 
 
 def meeting_place(environment: Mapping[str, str], place: Place, wait: datetime.timedelta) -> Store:
     """Where processes find each other: of each restart its own, or it would find the addresses of
-    the one before."""
+    the one before.
+
+    Raises: ConfigError if MASTER_PORT is no port.
+    """
     nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", ""))
     job = int(re.sub(r"\D", "", environment.get("SLURM_JOB_ID", "")) or 0)
     address = environment.get("MASTER_ADDR") or first_node(nodes)
-    port = int(environment.get("MASTER_PORT") or PORT + job % 1000)
+    asked = environment.get("MASTER_PORT") or str(PORT + job % 1000)
+    port = int(asked) if asked.isdecimal() else 0
+    if not 0 < port < 2**16:
+        raise ConfigError(
+            f"MASTER_PORT={asked} is no port",
+            expected="a number from 1 to 65535",
+            repair="unset it, or give one that is free on the first process's machine",
+        )
     elsewhere = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = TCPStore(
         address, port, place.size, is_master=not elsewhere and place.rank == 0, timeout=wait
     )
-    return PrefixStore(environment.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    return PrefixStore(str(restarts(environment)), store)
 
 
 def break_off(store: Store, rank: int, error: Exception) -> None:

@@ -124,8 +124,6 @@ class Trainer:
         own = self.world.reader, self.world.layout.readers
         self._batches = Batches(self.loader, settings.device, *own)
 
-    # one step
-
     def train_step(self) -> float:
         """Forward, backward, update; gives the mean loss of the last batch that is known, in nats:
         of this one, unless steps are handed over ahead of that (train/step.py)."""
@@ -184,6 +182,8 @@ class Trainer:
         with catch_signals() as signals:
             hear = functools.partial(self._hear, signals, started, title)
             try:
+                if until is None and self.resumed:
+                    self._look_if_due()  # stopped before it came to that
                 while not self._over(limit, first_step, first_elapsed):
                     self.world.at(self.step)
                     if until is None and self.compiling.due(self.step - first_step):
@@ -212,12 +212,7 @@ class Trainer:
             asked: for a checkpoint, by a person; whole: it is the whole budget that is spent.
         """
         self._note_steps(limit)
-        progress = self.budget.progress(self.step, self.elapsed)
-        look = whole and progress - self._evaluated_at >= 1 / self.evaluations
-        if look:
-            self._evaluated_at = progress
-            if look := progress < 1 - 0.5 / self.evaluations:
-                self._look()
+        look = whole and self._look_if_due()
         self._saver.check()
         if save := self._save_due():
             self.save(wait=False)
@@ -273,8 +268,13 @@ class Trainer:
         self.looked_s += seconds
         return found
 
-    def _look(self) -> None:
+    def _look_if_due(self) -> bool:
         """The first process judges the weights of now; if none were better, they are saved."""
+        progress = self.budget.progress(self.step, self.elapsed)
+        if due := progress - self._evaluated_at >= 1 / self.evaluations:
+            self._evaluated_at = progress
+        if not due or progress >= 1 - 0.5 / self.evaluations:
+            return False
         self.steps.look_back()
         before = self._best
         self.weights.gather()
@@ -284,6 +284,7 @@ class Trainer:
         self.micro.asked = int(self.world.told(self.micro.asked))
         if self.world.told(float(self._best is not before)):
             self.save(wait=False, best=True)
+        return True
 
     def _consider(self, found: Quality) -> None:
         """Note a look's metrics; keep its weights if none were better so far."""
@@ -316,7 +317,6 @@ class Trainer:
         self.elapsed += self.world.told(time.perf_counter() - started, patient=True)
         if values:
             self.journal.write(self.step, self.elapsed, values)
-        self.save()
         if self.world.first:
             self.result.to("cpu")  # from here on it is handed over
         return values
@@ -403,8 +403,8 @@ class Trainer:
         self._evaluated_at = float(position["evaluated_at"])
         self.best_value = position["best_value"]
         self.looks = [(float(spent), float(value)) for spent, value in position["looks"]]
-        self._saved_step, self._saved_looks = self.step, len(self.looks)
-        self._saved_at = self.elapsed
+        self._saved_step, self._saved_at = self.step, self.elapsed
+        self._saved_looks = len(self.looks)
         self._take_up(position, state.part("more", tensors))
         self.journal.drop_after(self.step)
         return True

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from modelwright.core.errors import TrainingFailed
+from modelwright.core.errors import StorageError, TrainingFailed
 from modelwright.core.files import write_json
 from modelwright.core.hardware import give_back_freed_memory
 from modelwright.models.layers import has_batch_norms
@@ -184,7 +184,8 @@ class MicroBatch:
             raise exhausted(what, self.whole)
         if stop:
             what = f"rank {self.world.rank}: {what}"
-            write_json(self._left, {"micro_batch_size": size, "why": what})
+            with contextlib.suppress(StorageError):  # another rank, as short, may be at it too
+                write_json(self._left, {"micro_batch_size": size, "why": what})
             raise _stopped(what, size)
         if self._shrunk:  # the plan's words were in the first note
             what = what.removesuffix(f"; {self.planned}")

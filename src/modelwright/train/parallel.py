@@ -33,16 +33,16 @@ from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from modelwright.core.errors import ConfigError, Exit, ModelwrightError
+from modelwright.core.errors import ConfigError, Exit
 from modelwright.core.files import make_folder
 from modelwright.core.progress import hush
 from modelwright.core.recipe import WHOLE_BATCHES, Layout
 from modelwright.data.loader import Batch
 from modelwright.models.layers import has_batch_norms
 from modelwright.train.buckets import sum_together
-from modelwright.train.launch import Place, break_off, meeting_place, place_of
+from modelwright.train.launch import Left, Place, break_off, meeting_place, place_of
 from modelwright.train.optimizers import squared_norm
-from modelwright.train.watch import Watch
+from modelwright.train.watch import Watch, unwatched
 
 if TYPE_CHECKING:
     from modelwright.train.places import Places
@@ -53,14 +53,6 @@ Result = TypeVar("Result")
 AXES = ("pipeline", "data", "context", "sharded", "tensor")
 # for the gate and the plan, and the most that train.stuck_minutes can be: a week hangs in gloo
 WAIT = datetime.timedelta(days=1)
-
-
-class Left(ModelwrightError):
-    """The first process gave up, and said why; this one ends with its exit code."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__("the first process stopped, and has said why")
-        self.exit_code, self.said = Exit(code), True
 
 
 def resolved(layout: Layout | None, size: int) -> Layout:
@@ -170,7 +162,8 @@ class World:
         if self.size == 1:
             return value
         number = torch.tensor([value], dtype=torch.float64)
-        dist.broadcast(number, 0, group=self.patient if patient else None)
+        with unwatched() if self._watch is None else contextlib.nullcontext():
+            dist.broadcast(number, 0, group=self.patient if patient else None)
         return float(number.item())
 
     def heard(self, told: Sequence[float], seen: Sequence[float]) -> list[float]:
@@ -240,7 +233,7 @@ class World:
             try:
                 done = work()
             except BaseException as error:
-                self.told(error.exit_code if isinstance(error, ModelwrightError) else Exit.BUG)
+                self.told(getattr(error, "exit_code", Exit.BUG))
                 raise
         if code := self.told(Exit.OK):
             raise Left(int(code))
@@ -249,23 +242,31 @@ class World:
     @contextlib.contextmanager
     def summoning(self) -> Iterator[Callable[[bool], None]]:
         """Gives the first process what calls the others to work, or sends them home: once, and at
-        the latest at the end."""
+        the latest at the end; if it fails before, they end as it does."""
         waiting = self.size > 1
 
-        def summon(come: bool) -> None:
+        def summon(come: bool, code: int = Exit.OK) -> None:
             nonlocal waiting
             if waiting:
                 waiting = False
-                self.told(float(come), patient=True)
+                self.told(-1.0 if come else code, patient=True)
 
         try:
             yield summon
-        finally:
-            summon(False)
+        except BaseException as error:  # an infeasible recipe is a result
+            code = getattr(error, "exit_code", Exit.BUG)
+            summon(False, Exit.OK if code == Exit.INFEASIBLE else code)
+            raise
+        summon(False)
 
     def summoned(self) -> bool:
-        """What the first process called the others to; they wait here."""
-        return bool(self.told(0.0, patient=True))
+        """What the first process called the others to; they wait here.
+
+        Raises: Left, if it failed.
+        """
+        if (code := int(self.told(0.0, patient=True))) > 0:
+            raise Left(code)
+        return code < 0
 
     # rows
 

@@ -73,9 +73,11 @@ class Settings:
         """
         Raises: ConfigError if a checkpoint in `folder` was made with other settings.
         """
-        if other != self.plain():
+        own = self.plain()
+        if differ := [key for key in own | other if own.get(key) != other.get(key)]:
+            told = "; ".join(f"{key} {other.get(key)}, now {own.get(key)}" for key in differ)
             raise ConfigError(
-                f"{folder} holds a checkpoint of other settings than the recipe's",
+                f"{folder} holds a checkpoint of other settings than the recipe's: {told}",
                 expected="the settings that the training was started with",
                 repair="start a new run, or go back to the old recipe",
             )

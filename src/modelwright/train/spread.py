@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed._functional_collectives import all_reduce
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.nn.functional import all_reduce
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -173,4 +173,4 @@ class _SyncedBatchNorm(nn.BatchNorm2d):
 
     def _sum(self, value: Tensor) -> Tensor:
         """Over processes; gradients go back to all."""
-        return torch.as_tensor(all_reduce(value, group=self.group))  # type: ignore[no-untyped-call]
+        return torch.as_tensor(all_reduce(value, "sum", self.group))

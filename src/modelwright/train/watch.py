@@ -27,6 +27,29 @@ SAID = ("timed out", "timeout", "connection closed by peer", "connection reset b
         "connection refused", "broken pipe", "socket closed")  # fmt: skip
 
 
+def _is_about_others(error: RuntimeError) -> bool:
+    """torch's DistError and its kinds are such."""
+    return any(one in str(error).lower() for one in SAID)
+
+
+@contextlib.contextmanager
+def unwatched() -> Iterator[None]:
+    """Around what needs the other ranks before they train, when none says where it is.
+
+    Raises: TrainingFailed if one is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_about_others(error):
+            raise
+        raise TrainingFailed(
+            "another process ended before the training began, or does not answer",
+            expected="all of them until the first has planned",
+            repair="see what that one said, or its machine's log; then run the same command again",
+        ) from error
+
+
 @dataclass(frozen=True)
 class Seen:
     """What one rank's file says, and how many seconds ago; host is "" where there is no file."""
@@ -89,8 +112,8 @@ class Watch:
         self._where["waiting"] = True
         try:
             yield
-        except RuntimeError as error:  # torch's DistError and its kinds are such
-            if not any(one in str(error).lower() for one in SAID):
+        except RuntimeError as error:
+            if not _is_about_others(error):
                 raise
             self._write()  # the others' ages are counted from this
             raise self.failure(str(error).splitlines()[0].rpartition("] ")[2]) from error
