@@ -8,7 +8,7 @@ import pytest
 
 from modelwright.core.errors import ConfigError, MissingExtra
 from modelwright.core.recipe import Clean
-from modelwright.data import catalog, clean, parallel, text, text_stream
+from modelwright.data import catalog, checks, clean, parallel, text, text_stream
 from modelwright.data.image import encode_png
 
 from .conftest import section
@@ -186,3 +186,26 @@ def test_memory_of_a_step_does_not_grow(step):
     few, many = (peak_of(clean_all(number))[0] for number in (500, 5000))
 
     assert many < few + 4000
+
+
+STEPS = [{"strip": "mail_headers"}, {"strip": "html"}, {"normalize": "NFKC"}, {"shortest": 2}]
+RAW, CLEAN = "Subject: a\n\n<b>of</b> a \ufb01ne &amp; day", " of  a fine & day"
+
+
+@pytest.mark.parametrize(("kind", "module", "answers"), [
+    ("text", text, "classes"), ("pairs", parallel, "sequence"),
+])  # fmt: skip
+def test_what_is_asked_is_cleaned_as_the_rows_were(tmp_path, kind, module, answers):
+    """A raw text is read as its clean form; the manifest says the steps, but those that choose."""
+    columns = {"text": ("text", "label"), "pairs": ("source", "target")}[kind]
+    rows = [
+        dict(zip(columns, (f"{RAW} {n}", ("one", "two")[n % 2]), strict=True)) for n in range(30)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    keys = section(tmp_path / "rows.jsonl", clean=STEPS, valid=0.2, test=0.2)
+    data, _ = checks.check(catalog.load(keys, kind, answers), keys)
+    raw, kept = (module.read_input(one.encode(), data.inputs, data.files) for one in (RAW, CLEAN))
+    first = next(iter(raw))
+
+    np.testing.assert_array_equal(kept[first], raw[first])
+    assert STEPS[:3] == module.preprocess(data.inputs)["clean"]

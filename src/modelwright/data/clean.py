@@ -8,7 +8,7 @@ import hashlib
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from modelwright.core.errors import ConfigError, MissingExtra, did_you_mean
@@ -19,6 +19,7 @@ from modelwright.data.rows import Finding
 Record = tuple[str, str, str]  # place, text, label
 Step = Callable[[str], str | None]  # a text to what becomes of it; None leaves the row out
 _TAG = re.compile(r"<[^<>]*>")
+_HEADER = re.compile(r"[!-9;-~]+:")  # RFC 5322, section 2.2; who asks may leave them out
 _BLANK_LINE = re.compile(r"\r?\n\r?\n")
 
 
@@ -98,6 +99,25 @@ def cleaned_pairs(
             yield where, str(left[0]), str(left[1])
 
 
+def changing(steps: Sequence[Clean]) -> dict[str, Any]:
+    """For a description of inputs: the steps that make another text of one, which what is asked
+    goes through as well; the others choose rows to learn from."""
+    kept = [{step.key: step.value} for step in steps if step.key in CHANGING]
+    return {"clean": kept} if kept else {}
+
+
+def as_trained(text: str, inputs: Mapping[str, Any]) -> str:
+    """What a person asks, as the rows were that the model learned from.
+
+    >>> as_trained("<b>win</b> &amp; lose", {"clean": [{"strip": "html"}]}).split()
+    ['win', '&', 'lose']
+    """
+    for step in inputs.get("clean", ()):
+        ((key, value),) = step.items()
+        text = STEPS[key](value)(text) or ""
+    return text
+
+
 def findings(counts: dict[str, int]) -> list[Finding]:
     """What the steps did, for the gate's report."""
     return [
@@ -112,7 +132,9 @@ def _normalize(form: str) -> Step:
 
 def _strip(what: str) -> Step:
     if what == "mail_headers":  # everything up to the first empty line
-        return lambda text: _BLANK_LINE.split(text, maxsplit=1)[-1] or text
+        return lambda text: (
+            _BLANK_LINE.split(text, maxsplit=1)[-1] or text if _HEADER.match(text) else text
+        )
     return lambda text: html.unescape(_TAG.sub(" ", text))
 
 
@@ -174,6 +196,7 @@ def _drop(what: str) -> Step:
     return step
 
 
+CHANGING = ("normalize", "strip")
 # key of the recipe's step -> the function of its value that makes it
 STEPS: dict[str, Callable[..., Step]] = {
     "normalize": _normalize,

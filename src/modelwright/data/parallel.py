@@ -18,7 +18,7 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.core.progress import say
-from modelwright.data.clean import cleaned_pairs, findings
+from modelwright.data.clean import as_trained, changing, cleaned_pairs, findings
 from modelwright.data.language import TOKENS, Tokens, learn, tokens_of
 from modelwright.data.opening import utf8
 from modelwright.data.rows import PARTS, Array, Finding, Loaded, Prepared, Ragged, Rows, ragged
@@ -228,6 +228,7 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
         "unit": unit,
         "pair": list(section.pair or ("source", "target")),
         "end": len(source),
+        **changing(section.clean),
     }
     files = {TOKENS: target.to_bytes()}
     if not asked.joint:
@@ -283,6 +284,7 @@ def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What is done to a text before the graph, for the manifest."""
     return {
         "unit": inputs["unit"], "tokens": TOKENS, "pair": inputs["pair"],
+        "clean": inputs.get("clean", []),
         "ids": f"{NOTHING} is padding, {UNKNOWN} unknown, the last one the end",
     }  # fmt: skip
 
@@ -294,7 +296,7 @@ def read_input(
 
     Raises: DataError if it is empty or not UTF-8.
     """
-    text = utf8(content).strip()
+    text = as_trained(utf8(content), inputs).strip()
     if not text:
         raise DataError("the text is empty", expected="something to be translated")
     own = {TOKENS: files[SOURCE_TOKENS]} if SOURCE_TOKENS in files else files

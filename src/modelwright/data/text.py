@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
-from modelwright.data.clean import Record, cleaned, findings
+from modelwright.data.clean import Record, as_trained, changing, cleaned, findings
 from modelwright.data.opening import utf8
 from modelwright.data.rows import Finding, Loaded, Prepared, Ragged, Rows, ragged
 from modelwright.data.tables import records, table_suffix
@@ -310,6 +310,7 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
         "length": max(8, 8 * round(float(lengths.mean()) / 8)),
         "max_length": asked.max_length,
         "unit": unit,
+        **changing(section.clean),
     }
     return Prepared(made, inputs, {}, {VOCABULARY: vocabulary.to_bytes()})
 
@@ -340,7 +341,7 @@ def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What is done to a text before the graph, for the manifest."""
     return {
         "unit": inputs["unit"], "normalisation": "NFKC", "vocabulary": VOCABULARY,
-        "max_length": inputs["max_length"],
+        "max_length": inputs["max_length"], "clean": inputs.get("clean", []),
     }  # fmt: skip
 
 
@@ -368,6 +369,6 @@ def tokens(content: bytes, inputs: Mapping[str, Any], files: Any = None) -> list
 
     Raises: DataError if it is not UTF-8.
     """
-    text = utf8(content)
+    text = as_trained(utf8(content), inputs)
     unit = "words" if inputs["unit"] == "given" else inputs["unit"]
     return split(text, unit)[: inputs["max_length"]]
