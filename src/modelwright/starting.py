@@ -27,7 +27,10 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
         name for name, one in TASKS.items()
         if one.inputs == found.kind and one.outputs in found.answers
     )  # fmt: skip
-    keys = KINDS[found.kind].starter(Path(source))
+    keys = {
+        key: value for key, value in KINDS[found.kind].starter(Path(source)).items()
+        if not isinstance(value, dict) or all(f"{key}.{one}" in found.reads for one in value)
+    }  # fmt: skip
     section = Data(source=source, **keys)
     data, report = checks.check(
         data_catalog.load(section, found.kind, TASKS[task].outputs), section
@@ -44,7 +47,7 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
         quoted=json.dumps(source, ensure_ascii=False),
         task=task,
         own="".join(f"  {key}: {json.dumps(value):<19} # edit\n" for key, value in keys.items())
-        + OWN_KEYS.get(found.kind, ""),
+        + ("" if "window" in keys else OWN_KEYS.get(found.kind, "")),
         rows=sum(rows.values()),
         what=_described(report),
         goal=GOALS[TASKS[task].metric],

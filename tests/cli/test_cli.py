@@ -243,6 +243,42 @@ def test_init_writes_a_recipe_that_reads_back(call, here):
     assert ("digits", "mine", 3) == (recipe.data.source, recipe.name, len(recipe.bounds))
 
 
+NAMED = {"text": "review", "label": "sentiment"}
+TABLES = {
+    "other names": ("t.csv", "sentiment,review\n{rows}", NAMED),
+    "no names": ("t.tsv", "{rows}", {"text": 1, "label": 0}),
+    "JSON": ("t.jsonl", "{objects}", NAMED),
+    "usual names": ("t.csv", "label,text\n{rows}", {"text": "text", "label": "label"}),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "columns"), TABLES.values(), ids=TABLES)
+def test_init_finds_the_columns_of_a_table(call, here, name, content, columns):
+    mark = "\t" if name.endswith(".tsv") else ","
+    pairs = [("good" if n % 2 else "bad", f"a text that is long {n}") for n in range(40)]
+    rows = "".join(f"{mark.join(pair)}\n" for pair in pairs)
+    objects = "\n".join(
+        json.dumps(dict(zip(("sentiment", "review"), pair, strict=True))) for pair in pairs
+    )
+    (here / name).write_text(content.format(rows=rows, objects=objects))
+    code, _, err = call("init", name, "--to", "mine.yaml")
+
+    assert 0 == code, err
+    found = recipe_file.read(here / "mine.yaml").data.columns
+    assert columns == {"text": found.text, "label": found.label}
+
+
+def test_init_fits_horizon_and_window_to_a_short_series(call, here):
+    (here / "t.csv").write_text(
+        "month,load\n" + "".join(f"{1950 + n // 12}-{n % 12 + 1:02},{n}\n" for n in range(144))
+    )
+    code, _, err = call("init", "t.csv", "--to", "mine.yaml")
+
+    assert 0 == code, err
+    data = recipe_file.read(here / "mine.yaml").data
+    assert (12, 24) == (data.horizon, data.window)
+
+
 def test_init_never_overwrites(call, here):
     """A file that is there stays as it is; the error names --to."""
     (here / "digits.yaml").write_text("mine")

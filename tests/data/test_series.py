@@ -383,6 +383,11 @@ def test_parts_come_back_from_disk(table, tmp_path):
     assert np.array_equal(wanted, both.batch_targets(np.arange(len(both))))
 
 
+def newest_first(text):
+    head, *lines = text.splitlines()
+    return "\n".join([head, *lines[::-1]])
+
+
 def test_what_a_person_brings_is_read_as_in_training(table):
     """The last rows of a table are the window that training would have made of them."""
     data = load(table)
@@ -406,6 +411,7 @@ def test_what_a_person_brings_is_read_as_in_training(table):
         (text_of(numbers(), header=False), "no column 's0'"),
         (text_of(numbers()).rpartition(",")[0] + ",\n", "line 101: no value in the column 's2'"),
         (text_of(numbers()).rpartition(",")[0] + "\n", "line 101: 3 fields"),
+        (newest_first(text_of(numbers())), "the table, line 91: the table runs backwards in time"),
         ("", "is empty"),
     ],
 )

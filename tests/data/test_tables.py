@@ -64,3 +64,15 @@ def test_half_a_character_is_read_as_a_question_mark(tmp_path, answer, row, want
 
     assert sorted(wanted.format(n) for n in range(20)) == sorted(texts)
     assert {"?", "O", "B-?"} >= set(data.labels)
+
+
+def test_null_is_an_empty_field(tmp_path):
+    """A row without a text is a finding, as of CSV; one without a number is no class nan."""
+    rows = [{"text": f"a text {n}", "label": "ab"[n % 2]} for n in range(20)]
+    rows += [{"text": None, "label": "a"}, {"text": "last", "label": None}]
+    rows += [{"text": "the last", "label": float("nan")}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = catalog.load(section(tmp_path / "t.jsonl", valid=0.2, test=0.2), "text", "classes")
+
+    assert "empty_texts" in {one.check for one in found.findings}
+    assert "nan" not in found.labels

@@ -137,7 +137,7 @@ KINDS: dict[str, Kind] = {
         series.preprocess,
         series.read_input,
         series.SUFFIXES,
-        starter=lambda path: {"horizon": series.STARTER_HORIZON},
+        starter=series.starter,
     ),
     "pairs": Kind(
         parallel.prepare,
@@ -163,6 +163,7 @@ KINDS: dict[str, Kind] = {
         tables.TABLE_SUFFIXES,
         lines=True,
         texts=True,
+        starter=text.starter,
         column="text",
         tokens=text.tokens,
     ),

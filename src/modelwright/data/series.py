@@ -29,7 +29,7 @@ from modelwright.data.times import require_order
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".gz", jsonl.SUFFIX, parquet.SUFFIX)
 STARTER_HORIZON = 24  # steps that a starter recipe forecasts
-MISSING = ("", "na", "nan", "?")
+MISSING = ("", "na", "nan", "null", "none", "?")
 WINDOW = 336  # steps that are looked back at, where the recipe does not say
 PATCH = 16  # steps that a model sees as one place, as near as the window can be divided
 _PEEK_BYTES, _PEEK_ROWS = 2**16, 20
@@ -120,6 +120,13 @@ def read(path: Path, section: recipe.Data) -> Loaded:
     return parts, [], findings
 
 
+def starter(path: Path) -> dict[str, Any]:
+    """A horizon, and a window where the usual one is long for so few rows."""
+    rows = len(read_table(path.read_bytes(), str(path)))
+    window = {"window": max(1, rows // 6)} if rows // 6 < WINDOW else {}
+    return {"horizon": max(1, min(STARTER_HORIZON, rows // 12)), **window}
+
+
 def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepared:
     """Each window of each part, and what comes next, less train's mean, in units of its spread.
 
@@ -164,8 +171,8 @@ def read_input(
 ) -> dict[str, npt.NDArray[Any]]:
     """The last rows of a table as a batch of one window, (1, length, channels) float32.
 
-    Raises: DataError if it is no such table, has another header, or too few rows, or if one of the
-        values needed is missing.
+    Raises: DataError if it is no such table, has another header, or too few rows, or if of those
+        needed one has no value or an earlier time than one before.
     """
     table = read_table(content, "the table", inputs["channels"])
     length = inputs["length"]
@@ -174,6 +181,7 @@ def read_input(
             f"the table has {len(table)} rows, and the model looks back at {length}",
             expected=f"at least {length} rows, the latest last",
         )
+    require_order("the table", table.times[-length:], table.lines[-length:])
     window = table.values[-length:]
     for row, channel in np.argwhere(np.isnan(window)):
         raise DataError(

@@ -66,6 +66,8 @@ def records(
         values = []
         for name in wanted:
             value = row.get(name)
+            if name in row and (value is None or value != value):  # null, NaN: as an empty field
+                value = ""
             if name in row and not isinstance(value, str | int | float):
                 raise DataError(
                     f"{file}, line {line}: the column {name!r} holds {value!r:.40}",

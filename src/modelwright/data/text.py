@@ -8,6 +8,7 @@ arXiv:1607.04606 (parts of words).
 """
 
 import functools
+import itertools
 import json
 import re
 import unicodedata
@@ -25,8 +26,9 @@ from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.data.clean import Record, as_trained, changing, cleaned, findings
 from modelwright.data.opening import utf8
 from modelwright.data.rows import Finding, Loaded, Prepared, Ragged, Rows, ragged
-from modelwright.data.tables import records, table_suffix
+from modelwright.data.tables import records, rows_of, table_suffix
 
+STARTER_ROWS = 200  # that a starter recipe looks at
 PART_NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
 VOCABULARY = "vocabulary.json"  # in the data's and in the model's folder
 NOTHING, UNKNOWN = 0, 1  # ids of padding and of a token that train does not hold
@@ -37,6 +39,30 @@ WORDS = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af]")
 
 # files
+
+
+def starter(path: Path) -> dict[str, Any]:
+    """The columns of a table whose names don't say which they are: the text is the longest, the
+    label has the fewest values in the first rows. Numbers where the first line has no names."""
+    try:
+        file = part_files(path, recipe.Data(source=str(path)))["train"]
+        rows = [row for _, row in itertools.islice(rows_of(file, False), STARTER_ROWS)]
+    except DataError:
+        return {}  # reading it says what is wrong
+    by_number = bool(rows) and 0 in rows[0]
+    body = rows[1:] if by_number else rows
+    fields = {key: [str(row.get(key)) for row in body] for key in rows[0]} if body else {}
+    if len(fields) < 2:
+        return {}
+    text = max(fields, key=lambda key: sum(map(len, fields[key])))
+    label = min(fields.keys() - {text}, key=lambda key: (len(set(fields[key])), str(key)))
+    if by_number and rows[0][label] not in fields[label]:
+        names = rows[0]
+    else:
+        names = {key: key for key in fields}
+    if {"text", "label"} <= set(names.values()):
+        return {}
+    return {"columns": {"text": names[text], "label": names[label]}}
 
 
 def read_table(path: Path, section: recipe.Data) -> Loaded:

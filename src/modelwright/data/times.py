@@ -14,7 +14,7 @@ _REPAIR = (
 )
 
 
-def require_order(path: Path, times: Sequence[str], lines: Sequence[int]) -> None:
+def require_order(path: Path | str, times: Sequence[str], lines: Sequence[int]) -> None:
     """One row for each time, the oldest first. A clock put back by an hour once a year is no fault.
 
     Args:
