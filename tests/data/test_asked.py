@@ -76,7 +76,8 @@ def test_tagged_words_are_sentences_of_these_very_words(tmp_path, name, content,
     how = manifest(answer="tags", labels=["O", "B-LOC"], columns=["words"])
     found = list(asking.asked([str(tmp_path / name)], asking.reader(how)))
 
-    assert wanted == [text.tokens(one.content, {"unit": "given", "max_length": 9}) for one in found]
+    inputs = {"unit": "given", "asked": "words", "max_length": 9}
+    assert wanted == [text.tokens(one.content, inputs) for one in found]
     assert text.JOINT not in "".join(one.name for one in found)
 
 

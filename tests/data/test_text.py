@@ -3,10 +3,24 @@
 import pytest
 
 from modelwright.core.errors import DataError
-from modelwright.data import catalog, checks
+from modelwright.data import catalog, checks, text
 from modelwright.data.tags import read_tagged
 
 from .conftest import section
+
+
+@pytest.mark.parametrize(("answer", "wanted"), [("classes", ["c++", "c#"]),
+                                                ("tags", ["c", "+", "+", "c", "#"])])  # fmt: skip
+def test_given_tokens_stay_whole_but_in_running_text_to_tag(tmp_path, answer, wanted):
+    """A person's text is cut as the rows were; tagged rows came with blanks around each comma."""
+    lines = {"classes": "text\tlabel\nx y\ta\ny z\tb\n" + "x z\ta\n" * 9,
+             "tags": "x O\ny B-A\n\n" * 12}[answer]  # fmt: skip
+    path = tmp_path / ("t.tsv" if answer == "classes" else "train.txt")
+    path.write_text(lines)
+    keys = section(path, tokens={"unit": "given"}, valid=0.2, test=0.2)
+    data, _ = checks.check(catalog.load(keys, "text", answer), keys)
+
+    assert wanted == text.tokens(b"c++ c#", data.inputs)
 
 
 def test_a_row_without_a_label_is_of_no_class(tmp_path):
