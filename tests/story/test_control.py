@@ -17,7 +17,7 @@ TINY = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["cartpole", "acrobot"])
+@pytest.mark.parametrize("name", ["cartpole", pytest.param("acrobot", marks=pytest.mark.slow)])
 def test_our_recipes_run_at_a_tiny_size(name, tmp_path):
     """Each recipe of control goes the whole road, and its report shows what was played."""
     override = {**TINY, "train.algorithm": "dqn"}

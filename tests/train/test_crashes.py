@@ -153,7 +153,7 @@ def refuse_the_first(folder, code, failing, lasting, calls, rank):
 
 @pytest.mark.parametrize(
     ("number", "code", "lasting", "every"),
-    [(1, errno.ENOSPC, False, 40), (1, errno.ENOSPC, True, 40),
+    [(1, errno.ENOSPC, True, 40),
      *(pytest.param(*one, marks=pytest.mark.slow) for one in [
          (1, errno.EIO, False, 1), (1, errno.ENOSPC, True, 3), (2, errno.EIO, False, 7)])],
 )  # fmt: skip

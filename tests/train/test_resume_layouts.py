@@ -103,7 +103,9 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize("move", CUTS)
+@pytest.mark.parametrize(
+    "move", ["cut to whole", pytest.param("whole to cut", marks=pytest.mark.slow)]
+)
 def test_bf16_true_goes_on_in_another_cut(tmp_path, move):
     """Vectors that one of them keeps in float32 and the other in bfloat16: the losses that come
     are the same within a rounding."""
