@@ -6,6 +6,7 @@ Reads files line by line, or by row groups; nothing here knows what the columns 
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,8 @@ def records(
         values = []
         for name in wanted:
             value = row.get(name)
-            if name in row and (value is None or value != value):  # null, NaN: as an empty field
-                value = ""
+            if name in row and _is_missing(value):
+                value = ""  # as an empty field of CSV
             if name in row and not isinstance(value, str | int | float):
                 raise DataError(
                     f"{file}, line {line}: the column {name!r} holds {value!r:.40}",
@@ -134,6 +135,10 @@ def _words(where: str, row: Mapping[str | int, Any], name: str | int, repair: st
             repair=repair,
         )
     return [encodable(one) for one in parts]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def encodable(text: str) -> str:
