@@ -23,7 +23,7 @@ WORDS = Vocabulary("given", ["token"], {"token:in": 2, "token:paris": 3, "token:
 # of each id, the scores of TAGS: a place is named by its words, "texas" continues
 SCORES = np.array([[0, 0, 0], [9, 0, 0], [9, 0, 0], [0, 9, 0], [0, 0, 9]], np.float32)
 TEXT = {"kind": "text", "vocab_size": 5, "features": 1, "length": 8, "max_length": 16,
-        "unit": "given"}  # fmt: skip
+        "unit": "given", "asked": "words"}  # fmt: skip
 SERIES = {"kind": "series", "length": 4, "patch": 4, "channels": ["load", "<b>heat</b>"]}
 SOUND = {"kind": "audio", "rate": 8000, "num_mels": 40, "length": 80, "max_length": 160}
 
