@@ -67,7 +67,8 @@ def test_a_note_is_said_and_stands_in_the_ledger(tmp_path, capsys):
         {"task": "image-classification", "data": {"source": "digits"}}
     )  # fmt: skip
     winner = {"forward_flops": 10, "backward_flops": 20, "memory": {"process": 5_000_000}}
-    record = figures.record(run, recipe, winner, spec_of("cnn"), settings_of(), rows(8))
+    given = (run, recipe, winner, spec_of("cnn"), settings_of(), rows(8))
+    record, of_two = figures.record(*given), figures.record(*given, 2)
     Journal(None, Budget(steps=1), int, record).note("something else was done")
 
     assert ["train: something else was done"] == [
@@ -75,7 +76,7 @@ def test_a_note_is_said_and_stands_in_the_ledger(tmp_path, capsys):
     ]
     assert "train: something else was done\n" == capsys.readouterr().err
     assert (30.0, None) == (record.flops_per_example, record.tokens_per_example)
-    assert 0 < record.peak_flops_per_s
+    assert 0 < 2 * record.peak_flops_per_s == of_two.peak_flops_per_s
     assert "the plan predicted 5 MB (process 5 MB)" == record.planned
 
 

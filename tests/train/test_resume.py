@@ -199,6 +199,7 @@ def test_other_settings_are_refused(saved, keys):
         trainer_of(saved, **keys)
 
     assert Exit.BAD_INPUT == caught.value.exit_code
+    assert f"{next(iter(keys))} " in caught.value.what and ", now " in caught.value.what
 
 
 @pytest.mark.parametrize("keys", [

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from modelwright.core.errors import Exit, TrainingFailed
-from modelwright.train.watch import SILENT_BEATS, Watch
+from modelwright.train.watch import SILENT_BEATS, Watch, unwatched
 
 TIMED_OUT = "[../gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 4000ms for recv"
 
@@ -138,3 +138,13 @@ def test_a_stopped_process_is_named_by_the_other(tmp_path):
         f"rank 0 waited at step 3 for rank 1 on {os.uname().nodename}, last seen at step 3" in said
     )
     assert "s ago" in said
+
+
+@pytest.mark.parametrize(("said", "kind"), [
+    ("Connection closed by peer [127.0.0.1]:1", TrainingFailed), ("shapes differ", RuntimeError),
+])  # fmt: skip
+def test_who_is_gone_before_training_is_no_bug_of_ours(said, kind):
+    with pytest.raises(kind) as caught, unwatched():
+        raise RuntimeError(said)
+
+    assert kind is type(caught.value)

@@ -196,7 +196,7 @@ def _drop(what: str) -> Step:
     return step
 
 
-CHANGING = ("normalize", "strip")
+CHANGING = ("normalize", "strip")  # make another text of one; the others choose rows
 # key of the recipe's step -> the function of its value that makes it
 STEPS: dict[str, Callable[..., Step]] = {
     "normalize": _normalize,
