@@ -41,7 +41,6 @@ from modelwright.tasks.catalog import TASKS
 from modelwright.train.catalog import make_trainer
 from modelwright.train.device import name_of
 from modelwright.train.journal import Record
-from modelwright.train.loop import announce
 from modelwright.train.parallel import ALONE, World, require_fit
 from modelwright.train.peak import reset_peak_memory
 from modelwright.train.save import write_trained
@@ -171,7 +170,10 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
             valid_rows, settings, budget, checkpoints, metrics=folder / "metrics.jsonl",
             record=written, asked=run.folder / "checkpoint-now", world=world,
         )  # fmt: skip
-        announce(trainer, "train")
+        if trainer.resumed:
+            say(
+                f"train: continues at step {trainer.step} ({format_seconds(trainer.elapsed)} spent)"
+            )
         before_step, before = trainer.step, trainer.elapsed
         try:
             trainer.run()

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tests.train.conftest import differing, trainer_of, weights_of
 
-from modelwright.core.errors import ConfigError
-from modelwright.train import compiling
+from modelwright.core.errors import ConfigError, TrainingFailed
+from modelwright.models.ladders import LADDERS
 from modelwright.train.compiling import Compiling
 from modelwright.train.gradient import Gradient
 from modelwright.train.journal import Record
@@ -25,8 +25,8 @@ def told(monkeypatch):
     """Passes are done as ever, and compiled by nobody; their seconds are made up."""
     told, plain = Told(), Compiling._rehearse
 
-    def rehearsed(self, batch):
-        plain(self, batch)
+    def rehearsed(self, passes):
+        plain(self, passes)
         return told.with_s if getattr(self._gradient, "stood_in", False) else 0.02
 
     def compiled(self, *, dynamic):
@@ -36,8 +36,14 @@ def told(monkeypatch):
     monkeypatch.setattr(Compiling, "_rehearse", rehearsed)
     monkeypatch.setattr(Gradient, "compile", compiled)
     monkeypatch.setattr(Gradient, "interpret", lambda self: setattr(self, "stood_in", False))
-    monkeypatch.setattr(compiling, "WORTH_S", 0.0)
+    worth_a_try_from(monkeypatch, 0.0)
     return told
+
+
+def worth_a_try_from(monkeypatch, seconds):
+    for kinds in LADDERS.values():
+        for one in kinds.values():
+            monkeypatch.setitem(vars(one), "compile_from_s", seconds)
 
 
 def trained(folder, told, **keys):
@@ -49,7 +55,7 @@ def trained(folder, told, **keys):
 
 
 def test_a_short_training_is_left_alone(tmp_path, told, monkeypatch):
-    monkeypatch.setattr(compiling, "WORTH_S", 600.0)
+    worth_a_try_from(monkeypatch, 600.0)
     trainer = trained(tmp_path, told)
 
     assert trainer.compiling.taken is False and not told.compiled
@@ -62,7 +68,7 @@ def test_ten_minutes_left_are_worth_a_try(tmp_path, monkeypatch, left_s, tries):
     trainer = trainer_of(tmp_path)
     monkeypatch.setattr(Compiling, "_passes_s", lambda *given: seconds.pop())
     monkeypatch.setattr(Gradient, "compile", lambda *given, **keys: tried.append(1))
-    trainer.compiling.settle(trainer._batches(0), left_s)
+    trainer.compiling.settle(trainer._passes(0.0), left_s)
 
     assert tries == len(tried) == trainer.compiling.taken
 
@@ -102,11 +108,11 @@ def test_several_do_not_try_and_say_so_once(tmp_path, told, asked, kept, said):
     trainer = trainer_of(tmp_path, record=Record(decision=told.append))
     several = Compiling(
         asked, trainer.model, trainer._gradient, trainer.device, trainer.journal, dynamic=False,
-        several=True,
+        several=True, from_s=0.0,
     )  # fmt: skip
     several.take_up(kept)
     if several.due(0):
-        several.settle(trainer._batches(0), 9e9)
+        several.settle(trainer._passes(0.0), 9e9)
 
     assert several.taken is False and not several.due(100)
     assert ["torch.compile is not tried: several processes train together"] * said == told
@@ -132,10 +138,21 @@ def test_a_compiled_training_has_the_same_losses(tmp_path, recwarn):
     for name in (True, False):
         trainer = trainer_of(tmp_path / str(name), "transformer", compile=name)
         trainer.run(Budget(steps=1))
-        trainer.compiling.settle(trainer._batches(1), 0.0)
+        trainer.compiling.settle(trainer._passes(0.0), 0.0)
         losses.append([trainer.train_step() for _ in range(8)])
         assert name is trainer.compiling.taken
 
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert [] == [str(one.message) for one in recwarn if "dynamo" in str(one.message)]
     torch.compiler.reset()
+
+
+def test_memory_that_ends_in_a_try_is_said(tmp_path, told, monkeypatch):
+    """The passes that are timed hold as much as a step does, and the plan may have been wrong."""
+
+    def short(self, passes):
+        raise MemoryError
+
+    monkeypatch.setattr(Compiling, "_rehearse", short)
+    with pytest.raises(TrainingFailed, match=r"memory ended while torch\.compile was tried"):
+        trained(tmp_path, told)

@@ -135,6 +135,46 @@ def test_skipping_goes_back_and_on(tmp_path, often, value, optimizer):
     assert 60 == trainer.step and 1 == len(texts)
 
 
+def poisoned(trainer: Trainer, step: int) -> Trainer:
+    """The trainer, whose update of that step leaves a weight that is no number."""
+    move = trainer.weights.move
+
+    def after(number, held=None):
+        if number == step + 1:
+            with torch.no_grad():
+                next(trainer.model.parameters()).view(-1)[0] = math.nan
+        move(number, held)
+
+    trainer.weights.move = after
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [(29, "loss became nan at step 30"), (59, "weights were no numbers after 60 steps")],
+    ids=["in between", "the last one"],
+)
+def test_an_update_that_breaks_weights_is_the_guards_to_judge(tmp_path, often, step, words):
+    """Also where a look at valid and a save are due behind it, or no step comes after: nothing of
+    it is kept, and who skips goes on."""
+    keys = {**SKIP, "keep": "last"}
+    trainer = poisoned(trainer_of(tmp_path / "stop", **(keys | {"on_nan": "stop"})), step)
+    trainer.evaluations = 60  # as often as there are steps
+    with pytest.raises(TrainingFailed, match=words):
+        trainer.run()
+        trainer.finish()
+    again = trainer_of(tmp_path / "stop", **(keys | {"on_nan": "stop"}))
+    assert again.weights.finite() and step - 10 < again.step <= step
+
+    skipping = poisoned(trainer_of(tmp_path / "skip", **keys), step)
+    texts = noted(skipping)
+    skipping.evaluations = 60
+    skipping.run()
+    found = skipping.finish()
+    assert 60 == skipping.step and math.isfinite(found["valid_loss"])
+    assert 1 == len(texts) and words in texts[0]
+
+
 def test_skipping_stops_where_it_does_not_help(tmp_path, often):
     """Weights that give no number any more are gone back from three times, then it ends."""
     trainer = planted(trainer_of(tmp_path, **SKIP, keep="last"), *range(30, 60))
@@ -193,7 +233,7 @@ def skip_together(rank, degrees, folder, stops):
         planted(trainer, *([6] if rank == trainer.world.size - 1 else []))
         trainer.run(Budget(steps=stop))
         trainer.save()
-    whole = trainer.world.whole(trainer.averaged.state_dict())
+    whole = dict(trainer.world.each_whole(trainer.averaged.state_dict()))
     bits = [(name, value.double().sum().item()) for name, value in sorted(whole.items())]
     return trainer.guard.returns, bits
 

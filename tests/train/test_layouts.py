@@ -74,7 +74,7 @@ def trainer_in(layout, task, folder, rank=0, **keys):
 
 
 def losses_of(trainer, number=STEPS):
-    return [(trainer.train_step(), trainer.grad_norm) for _ in range(number)]
+    return [(trainer.train_step(), trainer.steps.last.grad_norm) for _ in range(number)]
 
 
 def train_on(rank, layout, task, folder, keys):

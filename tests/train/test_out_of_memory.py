@@ -149,7 +149,7 @@ def train_short_of_memory(rank, folder, degrees):
         trainer.run()
     except TrainingFailed as error:
         return error.what, error.repair
-    weights = world.whole(trainer.averaged.state_dict())
+    weights = dict(world.each_whole(trainer.averaged.state_dict()))
     sums = {name: value.double().sum().item() for name, value in weights.items()}
     return trainer.step, trainer.micro.size, texts, sums
 
@@ -196,7 +196,7 @@ def train_short_in_a_pass(rank, folder, degrees, most):
         trainer.run()
     except TrainingFailed as error:
         return error.what, error.repair
-    weights = world.whole(trainer.averaged.state_dict())
+    weights = dict(world.each_whole(trainer.averaged.state_dict()))
     sums = {name: value.double().sum().item() for name, value in weights.items()}
     return trainer.step, trainer.micro.size, texts, sums
 
@@ -314,6 +314,7 @@ from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[2])
 from tests_train_conftest import rows, spec_of, settings_of
+from modelwright.core import hardware
 from modelwright.tasks.catalog import TASKS
 from modelwright.models.catalog import fresh_model
 from modelwright.train.loop import Trainer
@@ -323,6 +324,7 @@ spec = spec_of("cnn", widths=(16, 16))
 part = rows(16384)
 trainer = Trainer(fresh_model(spec, 0), spec, TASKS["image-classification"], part, rows(16, 1),
                   settings, Budget(steps=1), Path(sys.argv[1]))
+taken = torch.empty(hardware._RESERVED, dtype=torch.uint8)  # what the process has in hand already
 held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 room = held + 350 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (room, room))

@@ -38,7 +38,7 @@ def steps_of(trainer, number):
     found = []
     for _ in range(number):
         indices = trainer.loader.indices(trainer.step).tolist()
-        found.append((trainer.train_step(), trainer.grad_norm, indices))
+        found.append((trainer.train_step(), trainer.steps.last.grad_norm, indices))
     return found
 
 

@@ -227,6 +227,50 @@ def test_a_signal_saves_and_says_so(tmp_path, monkeypatch, capsys):
     assert "train: step 5 is saved" in capsys.readouterr().err
 
 
+def test_a_signal_in_the_last_look_ends_it_with_everything_saved(tmp_path, monkeypatch):
+    """The last step is saved before the look, which may take long; it is done after a resume."""
+    trainer = trainer_of(tmp_path, budget=Budget(steps=6))
+    trainer.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Trainer, "evaluate", lambda *given, **keys: os.kill(os.getpid(), signal.SIGTERM)
+        )
+        with pytest.raises(StopRequested, match="SIGTERM"):
+            trainer.finish()
+    assert 6 == steps_in(tmp_path)[-1]
+
+    again = trainer_of(tmp_path, budget=Budget(steps=6))
+    again.run()
+    assert 6 == again.step and "valid_loss" in again.finish()
+
+
+def test_a_signal_in_the_last_save_lets_it_end(tmp_path, monkeypatch, capsys):
+    trainer, save = trainer_of(tmp_path, budget=Budget(steps=6)), Trainer.save
+
+    def signalled(trainer, **keys):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(trainer, **keys)
+
+    trainer.run()
+    monkeypatch.setattr(Trainer, "save", signalled)
+    with pytest.raises(StopRequested, match="SIGTERM"):
+        trainer.finish()
+    assert 6 == steps_in(tmp_path)[-1]
+    assert "train: step 6 is saved" in capsys.readouterr().err
+
+
+def test_a_signal_behind_broken_weights_keeps_what_was_saved(tmp_path, monkeypatch, capsys):
+    """A checkpoint of weights that are no numbers would be of no use to anybody."""
+    trainer = trainer_of(tmp_path, checkpoint_steps=3)
+    signalled(monkeypatch, 4)
+    monkeypatch.setattr(trainer.weights, "finite", lambda: trainer.step < 5)
+    with pytest.raises(StopRequested):
+        trainer.run()
+
+    assert [3] == steps_in(tmp_path)
+    assert "step 5 is not saved: its weights are no numbers" in capsys.readouterr().err
+
+
 def test_a_new_training_waits_for_the_save_of_an_interrupted_one(tmp_path, slow_disk):
     """In the same process, a training that was given up may still be writing: the next one starts
     from what it leaves, and neither is in the other's way."""
@@ -252,3 +296,26 @@ def test_a_failed_step_keeps_the_save_in_flight(tmp_path, monkeypatch, slow_disk
     with pytest.raises(TrainingFailed):
         trainer.run()
     assert [2] == steps_in(tmp_path)
+
+
+def test_a_failed_save_does_not_hide_what_failed_before(tmp_path, monkeypatch, capsys):
+    trainer = trainer_of(tmp_path)
+
+    def fail(trainer):
+        trainer._saver._failure = StorageError("the disk is full")
+        raise TrainingFailed("no number")
+
+    monkeypatch.setattr(Trainer, "train_step", fail)
+    with pytest.raises(TrainingFailed, match="no number"):
+        trainer.run()
+    assert "the last save failed too: the disk is full" in capsys.readouterr().err
+
+
+def test_memory_that_ends_while_the_state_is_copied_is_said(tmp_path, monkeypatch):
+    def short(*given, **keys):
+        raise MemoryError
+
+    trainer = trainer_of(tmp_path, checkpoint_steps=2)
+    monkeypatch.setattr(checkpoint, "take", short)
+    with pytest.raises(TrainingFailed, match="while step 2 was copied to be saved"):
+        trainer.run()

@@ -220,7 +220,7 @@ def late_together(rank, folder, degrees, number, optimizer):
     )  # fmt: skip
     planted(trainer, *([9] if rank == trainer.world.size - 1 else []))
     trainer.run()
-    whole = trainer.world.whole(trainer.model.state_dict())
+    whole = dict(trainer.world.each_whole(trainer.model.state_dict()))
     return trainer.guard.returns, {k: v.double().sum().item() for k, v in whole.items()}
 
 

@@ -97,11 +97,14 @@ MEMBER = """\
 import datetime, os, signal, sys
 import torch, torch.distributed as dist
 from modelwright.core.errors import ModelwrightError
+from modelwright.train import ranks
 from modelwright.train.watch import Watch
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from pathlib import Path
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2,
                         timeout=datetime.timedelta(seconds=4))
+_set_pg_timeout(datetime.timedelta(seconds=4), ranks.channel())
 try:
     with Watch(folder / "ranks", rank, 2, timeout_s=4) as watch:
         for step in range(100):
@@ -109,19 +112,22 @@ try:
             if (rank, step) == (1, 3):
                 os.kill(os.getpid(), signal.SIGSTOP)
             with watch.waiting():
-                dist.all_reduce(torch.ones(1))
+                {act}
 except ModelwrightError as error:
     print(error.what, flush=True)
     os._exit(error.exit_code)
 """
 
 
-def test_a_stopped_process_is_named_by_the_other(tmp_path):
+@pytest.mark.parametrize(("act", "end"), [
+    ("dist.all_reduce(torch.ones(1))", ")"), ("ranks.share(step)", " while it saved)"),
+])  # fmt: skip
+def test_a_stopped_process_is_named_by_the_other(tmp_path, act, end):
     """Of two processes in a gloo group one is stopped by a signal; the other ends with its rank,
-    its host and its last step once the group's timeout is over."""
+    its host and its last step once the group's timeout is over, also where they save."""
     stopped, other = (
         subprocess.Popen(
-            [sys.executable, "-c", MEMBER, str(rank), tmp_path], text=True,
+            [sys.executable, "-c", MEMBER.replace("{act}", act), str(rank), tmp_path], text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
         )
@@ -137,7 +143,7 @@ def test_a_stopped_process_is_named_by_the_other(tmp_path):
     assert (
         f"rank 0 waited at step 3 for rank 1 on {os.uname().nodename}, last seen at step 3" in said
     )
-    assert "s ago" in said
+    assert "s ago" in said and said.strip().endswith(end)
 
 
 @pytest.mark.parametrize(("said", "kind"), [

@@ -34,7 +34,7 @@ def first_values(rank, layout, task, folder):
     trainer = trainer_in(layout, task, folder, rank)
     trainer.weights.gather()
     result = trainer.result.state_dict() if rank == 0 else {}
-    model = trainer.world.whole(trainer.model.state_dict())
+    model = dict(trainer.world.each_whole(trainer.model.state_dict()))
     return [{name: value.numpy() for name, value in one.items()} for one in (result, model)]
 
 

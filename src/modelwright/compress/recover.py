@@ -44,7 +44,7 @@ def recover(
         record=Record(note=note),
     )  # fmt: skip
     trainer.run(title=title)
-    trainer.finish()
+    trainer.finish(title=title)
     averaged = trainer.result
     assert isinstance(averaged, Model)
     return averaged.eval()

@@ -11,6 +11,10 @@ CONVOLUTIONS = "dim inner dropout"
 RECURRENCE = "embed_dim hidden_dim num_layers dropout"
 ATTENTION = "dim num_layers dropout"
 SETTLES_IN, EPOCHS = 2000, 5.0
+# a try of torch.compile took 0:30 to 2:30 min of two cores, and where it paid, passes were 1.3 to 2
+# times as fast. Of ten minutes a gain of 1.3 saves 2:20 min, one of 2 saves 5; a try in vain costs
+# up to a fifth of them, of longer trainings less
+COMPILE_FROM_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Ladder:
         train: defaults of the recipe's train section; wide: those of base and large that differ.
         settles_in, epochs: steps, and times through the data; with fewer of either a smaller size
             gets further (docs/experiments.md).
+        compile_from_s: training left from which on torch.compile is worth a try.
     """
 
     sizes: dict[str, dict[str, Any]]
@@ -29,16 +34,18 @@ class Ladder:
     settles_in: int = SETTLES_IN
     epochs: float = EPOCHS
     wide: dict[str, Any] = field(default_factory=dict)
+    compile_from_s: float = COMPILE_FROM_S
 
 
 def ladder(
     names: str, *sizes: Sequence[Any], every: Mapping[str, Any] | None = None,
     settles_in: int = SETTLES_IN, epochs: float = EPOCHS, wide: Mapping[str, Any] | None = None,
-    **train: Any,
+    compile_from_s: float = COMPILE_FROM_S, **train: Any,
 ) -> Ladder:  # fmt: skip
     """A ladder from one row of arguments a size, and those that `every` size has."""
     rows = [{**dict(zip(names.split(), size, strict=True)), **(every or {})} for size in sizes]
-    return Ladder(dict(zip(NAMES, rows, strict=True)), train, settles_in, epochs, dict(wide or {}))
+    named = dict(zip(NAMES, rows, strict=True))
+    return Ladder(named, train, settles_in, epochs, dict(wide or {}), compile_from_s)
 
 
 def towers(image: str, text: str, *sizes: tuple[Any, Any], **train: float) -> Ladder:

@@ -7,24 +7,20 @@ Source: Ansel et al. 2024, ASPLOS, "PyTorch 2".
 """
 
 import time
+from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.units import format_seconds
-from modelwright.data.loader import Batch
 from modelwright.train.device import wait_for
 from modelwright.train.gradient import Gradient
 from modelwright.train.journal import Journal
 
 AFTER_STEPS = 10  # the pace is known then
-# of training left, from which on trying is expected to save more than it costs: a try took 1:40 to
-# 2:30 min on two busy cores, and where it paid, passes were 1.3 to 2 times as fast. Of ten minutes
-# a gain of 1.3 saves 2:20 min, one of 2 saves 5; a try in vain costs a fifth of them, of longer
-# trainings less
-WORTH_S = 600.0
+Passes = Callable[[], Tensor]  # put a gradient into the parameters, and give the loss
 PASSES, GAIN = 5, 1.05  # timed ways of each kind, the best counts; what is worth another rounding
 
 
@@ -46,6 +42,7 @@ class Compiling:
     Args:
         dynamic: rows differ in length, and one graph has to serve all.
         several: processes train together, which torch.compile is not used with here.
+        from_s: of training left, from which on it is worth a try.
     taken: whether passes are compiled; None until decided.
     Raises: ConfigError if it was asked for and can't be.
     """
@@ -53,11 +50,13 @@ class Compiling:
     def __init__(
         self, asked: Literal["auto"] | bool, model: nn.Module, gradient: Gradient,
         device: torch.device, journal: Journal, *, dynamic: bool, several: bool,
+        from_s: float,
     ) -> None:  # fmt: skip
         require_fit(asked, several=several)
         self._asked, self._model, self._gradient = asked, model, gradient
         self._device, self._journal, self._dynamic = device, journal, dynamic
         self.taken = False if several or asked is False else None
+        self._from_s = from_s
         self._settled, self._unsaid = False, several and asked == "auto"
 
     def take_up(self, taken: bool | None) -> None:
@@ -75,11 +74,11 @@ class Compiling:
             return False
         return bool(self.taken) or self._asked is True or steps >= AFTER_STEPS
 
-    def settle(self, batch: Batch, left_s: float) -> None:
+    def settle(self, passes: Passes, left_s: float) -> None:
         """Decide, if that was not done, and compile if it was decided so.
 
         Args:
-            batch: of the next step, to try it on.
+            passes: of the next step's batch, to try it on.
             left_s: how long the training goes on as it is.
         Raises: ConfigError if it was asked for, or is how the training began, and fails.
         """
@@ -91,20 +90,20 @@ class Compiling:
             )
             return
         sure = bool(self.taken) or self._asked is True
-        if not sure and left_s < WORTH_S:
+        if not sure and left_s < self._from_s:
             self.taken = False
             self._journal.record.decision(
                 f"torch.compile is not tried: about {format_seconds(left_s)} of training are left, "
-                f"and it is from {format_seconds(WORTH_S)} on"
+                f"and it is from {format_seconds(self._from_s)} on"
             )
             return
         self._model.train()
-        before_s = self._passes_s(batch)
+        before_s = self._passes_s(passes)
         try:
             self._gradient.compile(dynamic=self._dynamic)
-            compiling_s = self._rehearse(batch)
-            self._rehearse(batch)
-            after_s = self._passes_s(batch)
+            compiling_s = self._rehearse(passes)
+            self._rehearse(passes)
+            after_s = self._passes_s(passes)
         except Exception as error:  # whatever a compiler makes of a model, or its absence
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             if sure:
@@ -132,15 +131,15 @@ class Compiling:
         self._gradient.interpret()
         torch.compiler.reset()
 
-    def _passes_s(self, batch: Batch) -> float:
-        return min(self._rehearse(batch) for _ in range(PASSES))
+    def _passes_s(self, passes: Passes) -> float:
+        return min(self._rehearse(passes) for _ in range(PASSES))
 
-    def _rehearse(self, batch: Batch) -> float:
+    def _rehearse(self, passes: Passes) -> float:
         """Seconds of a step's passes, after which weights, gradients and buffers are as before."""
         buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
         wait_for(self._device)
         started = time.perf_counter()
-        self._gradient(batch)
+        passes()
         wait_for(self._device)
         seconds = time.perf_counter() - started
         self._model.zero_grad(set_to_none=True)

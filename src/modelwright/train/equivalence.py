@@ -210,7 +210,8 @@ def _work(folder: Path, environment: Mapping[str, str] = os.environ) -> None:
         except ConfigError as error:
             found = {"refused": str(error).splitlines()[0]}
         else:
-            found = {"steps": [(trainer.train_step(), trainer.grad_norm) for _ in range(STEPS)]}
+            taken = ((trainer.train_step(), trainer.steps.last.grad_norm) for _ in range(STEPS))
+            found = {"steps": list(taken)}
         if world.first:
             write_json(folder / "found.json", found)
 

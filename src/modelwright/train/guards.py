@@ -39,21 +39,31 @@ class StopRequested(Exception):
 
 
 class Signals:
-    """Remembers that the process was asked to stop, so that the step in hand ends well."""
+    """Remembers that the process was asked to stop, so that the step in hand ends well.
 
-    def __init__(self) -> None:
+    Args:
+        at_once: nothing has to end well: it stops where it is.
+    """
+
+    def __init__(self, at_once: bool) -> None:
+        self.at_once = at_once
         self.received: signal.Signals | None = None
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.at_once:
+            raise StopRequested(signal.Signals(number).name)
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C: the person means now
         self.received = signal.Signals(number)
 
 
 @contextlib.contextmanager
-def catch_signals() -> Iterator[Signals]:
-    """ASKING are noted in what this gives instead of ending the process."""
-    caught = Signals()
+def catch_signals(*, at_once: bool = False) -> Iterator[Signals]:
+    """ASKING are noted in what this gives instead of ending the process.
+
+    Raises: StopRequested where one comes, if `at_once`.
+    """
+    caught = Signals(at_once)
     try:
         before = {n: signal.signal(n, caught._remember) for n in ASKING}
     except ValueError:  # not the main thread: signals are not ours to catch
@@ -139,18 +149,27 @@ class Guard:
                 self.losses = [*self.losses, loss][-WINDOW:]
             self._keep(step)
             return True
-        asked = self.settings.on_spike if finite else self.settings.on_nan
         if finite:
             what = f"the loss rose to {loss:.4g} at step {step}, where {bound:.4g} is far"
         elif math.isfinite(loss):
             what = f"the gradient's norm became {grad_norm} at step {step}, of a loss of {loss:.4g}"
         else:
             what = f"the loss became {loss} at step {step}"
-        what += f" (learning rate {learning_rate:.3g})"
-        if asked != "skip":
+        self._refuse(f"{what} (learning rate {learning_rate:.3g})", step, finite)
+        return False
+
+    def judge_weights(self, step: int) -> None:
+        """Of weights that are no numbers, and that no step comes behind to show it: those of an
+        earlier step again.
+
+        Raises: TrainingFailed as `passes`.
+        """
+        self._refuse(f"the weights were no numbers after {step} steps", step - 1, finite=False)
+
+    def _refuse(self, what: str, step: int, finite: bool) -> None:
+        if (self.settings.on_spike if finite else self.settings.on_nan) != "skip":
             raise _failed(what, finite, self.settings)
         self._go_back(what, step, finite)
-        return False
 
     def patient(self, step: int) -> bool:
         """Whether the verdict on a step may come after those behind it: no loss bounds the next

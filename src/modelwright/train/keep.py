@@ -49,6 +49,11 @@ def move_average(both: Pairs, decay: float, step: int, held: Tensor | None = Non
         torch._foreach_add_(own, apart)
 
 
+def valid_values(found: Quality) -> dict[str, float]:
+    """What a look at valid found, by the names that curves have."""
+    return {f"valid_{name}": value for name, value in found.values.items()}
+
+
 def was_clearly_better(seen: np.ndarray, last: Quality, task: Task) -> bool:
     """Whether an earlier look leads on the same rows by more than chance explains: the 95 %
     interval of the difference, rows drawn in pairs, lies above nothing.

@@ -20,7 +20,6 @@ from modelwright.core.files import storage
 from modelwright.core.goals import METRICS
 from modelwright.core.hardware import keep_freed_memory
 from modelwright.core.progress import say
-from modelwright.core.units import format_seconds
 from modelwright.data.loader import Loader
 from modelwright.data.rows import Rows
 from modelwright.measure.quality import Quality, evaluate
@@ -34,7 +33,7 @@ from modelwright.train.device import Batches, of_process
 from modelwright.train.gradient import Gradient, loss_of
 from modelwright.train.guards import Guard, Signals, State, StopRequested, catch_signals
 from modelwright.train.journal import Journal, Record
-from modelwright.train.keep import copied, was_clearly_better
+from modelwright.train.keep import copied, valid_values, was_clearly_better
 from modelwright.train.optimizers import make_optimizer
 from modelwright.train.out_of_memory import MicroBatch
 from modelwright.train.parallel import ALONE, World
@@ -109,7 +108,8 @@ class Trainer:
         )  # fmt: skip
         self.compiling = Compiling(
             settings.compile, self.model, self._gradient, self.device, self.journal,
-            dynamic=any(one.over_time for one in spec.signature.inputs), several=world.size > 1,
+            dynamic=any(one.over_time for one in spec.signature.inputs),
+            several=world.size > 1, from_s=spec.ladder.compile_from_s,
         )  # fmt: skip
         self.resumed = self._resume()
 
@@ -149,11 +149,6 @@ class Trainer:
         return self.steps.number
 
     @property
-    def grad_norm(self) -> float:
-        """Of the last gradient that is known, before it was clipped."""
-        return self.steps.last.grad_norm
-
-    @property
     def cycle(self) -> int:
         """Steps until what a step does repeats itself."""
         return 1
@@ -166,8 +161,6 @@ class Trainer:
     def examples_before(self, step: int) -> int:
         """Rows of train that the steps before it learned from."""
         return self.loader.rows_before(step)
-
-    # the loop
 
     def run(self, until: Budget | None = None, *, title: str = "train") -> None:
         """Train until the budget is spent, or until the trainer has spent `until` in all.
@@ -182,14 +175,15 @@ class Trainer:
         with catch_signals() as signals:
             hear = functools.partial(self._hear, signals, started, title)
             try:
-                if until is None and self.resumed:
-                    self._look_if_due()  # stopped before it came to that
+                if until is None and self.resumed and self._look_due():
+                    self._look()  # stopped before it came to that
                 while not self._over(limit, first_step, first_elapsed):
                     self.world.at(self.step)
                     if until is None and self.compiling.due(self.step - first_step):
                         pace_s = (self.elapsed - first_elapsed) / max(1, self.step - first_step)
                         left_s = self.budget.seconds_left(self.step, self.elapsed, pace_s)
-                        self.compiling.settle(self._batches(self.step), left_s)
+                        with self.micro.enough("while torch.compile was tried"):
+                            self.compiling.settle(self._passes(0.0), left_s)
                     self.steps.ahead = AHEAD[self.device.type]
                     self.train_step()
                     asked = hear()
@@ -199,7 +193,7 @@ class Trainer:
                 self._note_steps(limit)  # the step that was in hand
                 raise
             except Exception:
-                self._saver.wait()  # what was good before is kept
+                self._saver.close()  # what was good before is kept
                 raise
             self._note_steps(limit)
             self.steps.ahead = 0
@@ -212,13 +206,27 @@ class Trainer:
             asked: for a checkpoint, by a person; whole: it is the whole budget that is spent.
         """
         self._note_steps(limit)
-        look = whole and self._look_if_due()
         self._saver.check()
-        if save := self._save_due():
-            self.save(wait=False)
-        if asked:
-            self._save_as_asked(title)
-        return look or save or asked
+        look, save = whole and self._look_due(), self._save_due()
+        if not (look or save or asked):
+            return False
+        if self._sound():  # if not, it stays due, and the guard judges the next step first
+            if look:
+                self._look()
+            if save:
+                self.save(wait=False)
+            if asked:
+                assert self._asked is not None
+                self.save()
+                with storage(self._asked):
+                    self._asked.unlink(missing_ok=True)
+                say(f"{title}: step {self.step} is saved, as {self._asked.name} asked")
+        return True
+
+    def _sound(self) -> bool:
+        """Whether every weight is a number, in all processes, after all steps handed over."""
+        self.steps.look_back()
+        return self.world.all(self.weights.finite())
 
     def _hear(self, signals: Signals, started: float, title: str) -> bool:
         """Agree on the time, and on what people and schedulers want; gives whether a checkpoint is
@@ -268,14 +276,15 @@ class Trainer:
         self.looked_s += seconds
         return found
 
-    def _look_if_due(self) -> bool:
-        """The first process judges the weights of now; if none were better, they are saved."""
+    def _look_due(self) -> bool:
+        """Whether it is time to look at valid; the last time is `finish`."""
         progress = self.budget.progress(self.step, self.elapsed)
-        if due := progress - self._evaluated_at >= 1 / self.evaluations:
-            self._evaluated_at = progress
-        if not due or progress >= 1 - 0.5 / self.evaluations:
-            return False
-        self.steps.look_back()
+        due = progress - self._evaluated_at >= 1 / self.evaluations
+        return due and progress < 1 - 0.5 / self.evaluations
+
+    def _look(self) -> None:
+        """The first process judges the weights of now; if none were better, they are saved."""
+        self._evaluated_at = self.budget.progress(self.step, self.elapsed)
         before = self._best
         self.weights.gather()
         if self.world.first:
@@ -284,11 +293,10 @@ class Trainer:
         self.micro.asked = int(self.world.told(self.micro.asked))
         if self.world.told(float(self._best is not before)):
             self.save(wait=False, best=True)
-        return True
 
     def _consider(self, found: Quality) -> None:
         """Note a look's metrics; keep its weights if none were better so far."""
-        self.journal.write(self.step, self.elapsed, _named(found))
+        self.journal.write(self.step, self.elapsed, valid_values(found))
         if self.settings.keep == "best" and self._better(found.value, self.best_value):
             self.best_value = found.value
             self._best, self._seen = copied(self.result), found.statistics
@@ -306,15 +314,23 @@ class Trainer:
         spent = self.step if self.budget.steps is not None else self.elapsed
         self.looks.append((float(spent), value))
 
-    def finish(self) -> dict[str, float]:
-        """The last checkpoint and look, at all of valid; gives the others nothing."""
-        self.save()  # what comes now may take long
-        started = time.perf_counter()
-        self.weights.gather()
-        values: dict[str, float] = {}
-        if self.world.first:
-            values = _named(self._chosen(self.evaluate(thorough=False)))
-        self.elapsed += self.world.told(time.perf_counter() - started, patient=True)
+    def finish(self, *, title: str = "train") -> dict[str, float]:
+        """The last checkpoint and look, at all of valid; gives the others nothing.
+
+        Raises: StopRequested after a signal; TrainingFailed if the weights are no numbers.
+        """
+        with catch_signals() as signals:
+            if not self._sound():
+                self.guard.judge_weights(self.step)
+            self.save()  # what comes now may take long
+            if received := self.world.largest(int(signals.received or 0)):
+                self._stop(received, title)
+        started, values = time.perf_counter(), dict[str, float]()
+        with catch_signals(at_once=True):
+            self.weights.gather()
+            if self.world.first:
+                values = valid_values(self._chosen(self.evaluate(thorough=False)))
+            self.elapsed += self.world.told(time.perf_counter() - started, patient=True)
         if values:
             self.journal.write(self.step, self.elapsed, values)
         if self.world.first:
@@ -341,8 +357,6 @@ class Trainer:
         assert limit.seconds is not None
         return self.elapsed + half_step + self.evaluation_seconds >= limit.seconds
 
-    # save and resume
-
     def save(self, *, wait: bool = True, best: bool = False) -> None:
         """A checkpoint of this step, unless there is one.
 
@@ -364,25 +378,21 @@ class Trainer:
                 "evaluated_at": self._evaluated_at, "settings": self.settings.plain(),
                 **self._position(),
             }  # fmt: skip
-            self._saver.begin(step=self.step, tensors=tensors, position=position, best=best)
+            with self.micro.enough(f"while step {self.step} was copied to be saved"):
+                self._saver.begin(step=self.step, tensors=tensors, position=position, best=best)
             self._saved_step, self._saved_at = self.step, self.elapsed
             self._saved_looks = len(self.looks)
         if wait:
             self._saver.wait()
 
-    def _save_as_asked(self, title: str) -> None:
-        """Save, and say so: by a line, and by removing the file that asked for it."""
-        assert self._asked is not None
-        self.save()
-        with storage(self._asked):
-            self._asked.unlink(missing_ok=True)
-        say(f"{title}: step {self.step} is saved, as {self._asked.name} asked")
-
     def _stop(self, received: int, title: str) -> None:
         """Save within the time of grace, and stop; if there was too little, say so."""
-        grace = self.settings.grace_seconds
-        saved = self._saver.within(grace, self.world, lambda: self.save(wait=False))
-        found = "is saved" if saved else f"could not be saved in train.grace_seconds: {grace:g}"
+        grace, found = self.settings.grace_seconds, "is saved"
+        if not self._sound():
+            self._saver.wait(grace)  # an earlier one may be on its way
+            found = "is not saved: its weights are no numbers"
+        elif not self._saver.within(grace, self.world, lambda: self.save(wait=False)):
+            found = f"could not be saved in train.grace_seconds: {grace:g}"
         say(f"{title}: step {self.step} {found}")
         raise StopRequested(signal.Signals(received).name)
 
@@ -437,13 +447,3 @@ class Trainer:
     def _observed(self) -> dict[str, float]:
         """What else the curves show."""
         return self.scale.observed()
-
-
-def _named(found: Quality) -> dict[str, float]:
-    return {f"valid_{name}": value for name, value in found.values.items()}
-
-
-def announce(trainer: Trainer, title: str) -> None:
-    """Say whether training starts or continues."""
-    if trainer.resumed:
-        say(f"{title}: continues at step {trainer.step} ({format_seconds(trainer.elapsed)} spent)")

@@ -43,15 +43,25 @@ SAID_ALONE = ("could not create a primitive", "could not execute a primitive")
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had.
+    """Whether an error says that memory could not be had, or one that it comes of.
 
     >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("shapes differ"))
     (True, False)
     """
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and (str(error) in SAID_ALONE or any(one in str(error) for one in SAID))
-    )
+    return _shortage(error) is not None
+
+
+def _shortage(error: BaseException | None) -> BaseException | None:
+    """The error that says so; a stage of torch's pipeline wraps it in one of its own."""
+    while error is not None and not (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or (
+            isinstance(error, RuntimeError)
+            and (str(error) in SAID_ALONE or any(one in str(error) for one in SAID))
+        )
+    ):
+        error = error.__cause__
+    return error
 
 
 def smaller(micro_batch_size: int, batch_size: int) -> int:
@@ -223,5 +233,6 @@ def exhausted(what: str, whole: bool = False) -> TrainingFailed:
 
 def _first_line(error: BaseException) -> str:
     """What the allocator said, without its place in torch's source."""
+    error = _shortage(error) or error
     text = (str(error).splitlines() or [""])[0] or type(error).__name__
     return text.rpartition("DefaultCPUAllocator: ")[2].strip()

@@ -39,6 +39,7 @@ from modelwright.core.progress import hush
 from modelwright.core.recipe import WHOLE_BATCHES, Layout
 from modelwright.data.loader import Batch
 from modelwright.models.layers import has_batch_norms
+from modelwright.train import ranks
 from modelwright.train.buckets import sum_together
 from modelwright.train.launch import Left, Place, break_off, meeting_place, place_of
 from modelwright.train.optimizers import squared_norm
@@ -139,7 +140,8 @@ class World:
             return
         assert self.mesh is not None
         timeout = datetime.timedelta(minutes=minutes)
-        groups = [dist.group.WORLD, self.same, self.readers, *map(self.mesh.get_group, AXES)]
+        own = dist.group.WORLD, self.same, self.readers, ranks.channel()
+        groups = [*own, *map(self.mesh.get_group, AXES)]
         for group in groups:
             _set_pg_timeout(timeout, group)
         self.first_does(lambda: make_folder(folder))
@@ -395,10 +397,6 @@ class World:
                 value = self.dealt.send(name, value, device)
             assert value is not None
             yield name, value
-
-    def whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All of them at once."""
-        return dict(self.each_whole(state))
 
 
 ALONE = World(Place())

@@ -40,10 +40,14 @@ def place() -> tuple[int, int]:
     return 0, 1
 
 
-def open_channel() -> None:
-    """Make the group. Every rank calls it in its main thread, before another thread shares."""
-    if place()[1] > 1:
-        _group(dist.group.WORLD)
+class Lost(StorageError):
+    """Another process has ended, or does not answer."""
+
+
+def channel() -> Any:
+    """The group of all processes; None alone. Every rank calls it first in its main thread, before
+    another thread shares."""
+    return _group(dist.group.WORLD) if place()[1] > 1 else None
 
 
 def share(value: Any) -> list[Any]:
@@ -51,7 +55,7 @@ def share(value: Any) -> list[Any]:
 
     Args:
         value: plain JSON.
-    Raises: StorageError if another process has ended.
+    Raises: Lost.
     """
     own, world_size = place()
     if world_size == 1:
@@ -67,7 +71,7 @@ def share(value: Any) -> list[Any]:
         found = [torch.empty_like(padded) for _ in range(world_size)]
         dist.all_gather(found, padded, group=group)
     except RuntimeError as error:
-        raise StorageError(
+        raise Lost(
             f"rank {own} lost another process of this training while saving: {error}",
             expected=f"all {world_size} processes; what was saved before is intact",
             repair="run the same command again",
@@ -99,7 +103,7 @@ def together(act: Callable[[], T]) -> list[T]:
     for rank, one in enumerate(everyone):
         if "error" in one:
             name, what, expected, repair = one["error"]
-            kind: type[ModelwrightError] = getattr(errors, name)
+            kind: type[ModelwrightError] = getattr(errors, name, ModelwrightError)
             raise kind(f"rank {rank}: {what}", expected=expected, repair=repair)
     return [one["made"] for one in everyone]
 

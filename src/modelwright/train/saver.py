@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from modelwright.core.errors import ModelwrightError
+from modelwright.core.progress import say
 from modelwright.train import checkpoint, ranks
 from modelwright.train.parallel import World
 
@@ -44,7 +46,7 @@ class Saver:
         Raises: what the save before raised, once that has ended.
         """
         self.wait()
-        ranks.open_channel()
+        ranks.channel()
         taken, then = checkpoint.take(tensors), copy.deepcopy(dict(position))
 
         def write() -> None:
@@ -79,6 +81,14 @@ class Saver:
         """
         if self._failure is not None and ranks.place()[1] == 1:
             self.wait()
+
+    def close(self) -> None:
+        """Wait for the save in flight behind another error, which is the one to tell of; that the
+        save has failed too is said."""
+        try:
+            self.wait()
+        except ModelwrightError as error:
+            say(f"the last save failed too: {error.what}")
 
     def wait(self, seconds: float | None = None) -> bool:
         """Whether the save in flight has ended, within that time if one is given.

@@ -18,6 +18,7 @@ from typing import Any
 from modelwright.core.errors import TrainingFailed
 from modelwright.core.files import storage
 from modelwright.core.units import format_seconds
+from modelwright.train.ranks import Lost
 
 BEAT_S = 5.0  # between two signs of life, but at least four in the time that is waited
 FILE_BYTES = 512  # a host's name is no longer than 255
@@ -112,11 +113,13 @@ class Watch:
         self._where["waiting"] = True
         try:
             yield
-        except RuntimeError as error:
-            if not _is_about_others(error):
+        except (RuntimeError, Lost) as error:
+            if isinstance(error, RuntimeError) and not _is_about_others(error):
                 raise
             self._write()  # the others' ages are counted from this
-            raise self.failure(str(error).splitlines()[0].rpartition("] ")[2]) from error
+            said = str(error).splitlines()[0].rpartition("] ")[2]
+            saving = " while it saved" if isinstance(error, Lost) else ""
+            raise self.failure(said + saving) from error
         self._where["waiting"] = False
 
     def look(self) -> list[Seen]:

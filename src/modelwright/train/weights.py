@@ -12,7 +12,7 @@ from modelwright.train.parallel import World
 from modelwright.train.precision import CHANGING, lower_weights, require_fit, to_fp8
 from modelwright.train.recompute import recompute_blocks
 from modelwright.train.settings import Settings
-from modelwright.train.shards import fill
+from modelwright.train.shards import fill, local
 
 
 def first_model(spec: ModelSpec, seed: int, world: World) -> nn.Module | Later:
@@ -68,6 +68,14 @@ class Weights:
         """The average by one step, from 1; as `move_average`."""
         if self._pairs is not None:
             move_average(self._pairs, self._decay, step, held)
+
+    @torch.no_grad()
+    def finite(self) -> bool:
+        """Whether all that this process holds of them are numbers; their average with them."""
+        states = self.model.state_dict(), self.average()
+        values = [local(one) for state in states for one in state.values()]
+        sound = [one.isfinite().all() for one in values if one.is_floating_point()]
+        return bool(torch.stack(sound).all())
 
     @torch.no_grad()
     def gather(self) -> None:
