@@ -290,6 +290,31 @@ def test_a_table_of_hours_turned_round_is_refused(tmp_path):
         load(file_of(tmp_path, "\n".join(["date,load", *lines])))
 
 
+@pytest.mark.parametrize(
+    ("stamps", "said"),
+    [
+        ([f"2024-01-{day:02d}" for day in range(1, 31) if day not in (9, 10)],
+         "1 row comes later than usual after the one before, as in line 10 (2024-01-08, then "
+         "2024-01-11)"),
+        ([f"{day:02d}/01/2024" for day in range(1, 31)],
+         "the times ('01/01/2024') are not written as ISO 8601 says"),
+        ([f"2024-01-{day:02d}" for day in range(1, 31) if day % 7 < 5], None),
+        ([f"{year}-{month:02d}" for year in (2022, 2023) for month in range(1, 13)], None),
+    ],
+    ids=["days that are missing", "days first", "working days", "months"],
+)  # fmt: skip
+def test_gaps_in_time_are_said(tmp_path, capsys, stamps, said):
+    """Rows count as evenly spaced: where a few are missing, or nobody can tell, a person should
+    know; weekends and months are no gaps."""
+    path = tmp_path / "days.csv"
+    rows = [f"{stamp},{place}" for place, stamp in enumerate(stamps)]
+    path.write_text("\n".join(["date,load", *rows]))
+    load(path, horizon=1, window=2, split_rows=None)
+
+    err = capsys.readouterr().err
+    assert said in err if said else "later than usual" not in err and "ISO" not in err
+
+
 @pytest.mark.parametrize(("back", "refused"), [(1, False), (2, True)])
 def test_a_clock_may_be_put_back_by_an_hour(tmp_path, back, refused):
     """As at the end of summer time; more than that is a table out of order."""

@@ -7,7 +7,7 @@ import zlib
 import pytest
 
 from modelwright.core.errors import DataError
-from modelwright.data import catalog
+from modelwright.data import catalog, tables
 from modelwright.data.rows import load_part, save
 
 from .conftest import section
@@ -76,3 +76,13 @@ def test_null_is_an_empty_field(tmp_path):
 
     assert "empty_texts" in {one.check for one in found.findings}
     assert "nan" not in found.labels
+
+
+def test_a_name_that_two_columns_have_is_refused(tmp_path):
+    """Which of them is meant, nobody can know."""
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label,text\na,x,b\n")
+    with pytest.raises(DataError, match="line 1: 2 columns are called 'text'"):
+        list(tables.records(path, ("text", "label")))
+
+    assert [("rows.csv line 2", "x")] == list(tables.records(path, ("label",)))

@@ -25,7 +25,7 @@ from modelwright.data import jsonl, parquet
 from modelwright.data.opening import UNREADABLE, open_bytes, unpacked
 from modelwright.data.rows import LISTED, PARTS, Array, Column, Finding, Loaded, Prepared, Rows
 from modelwright.data.shared import Windows
-from modelwright.data.times import require_order
+from modelwright.data.times import remarks, require_order
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".gz", jsonl.SUFFIX, parquet.SUFFIX)
 STARTER_HORIZON = 24  # steps that a starter recipe forecasts
@@ -48,7 +48,7 @@ class Table:
     """One row for each point in time, oldest first.
 
     values: (rows, channels) float32, NaN where one is missing
-    times: the first column where it is no number, else the row's number
+    times: the first column where it is no number (`timed`), else the row's number
     lines: the line of the file that each row ends on
     """
 
@@ -56,6 +56,7 @@ class Table:
     values: Array
     times: list[str]
     lines: list[int]
+    timed: bool
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -100,6 +101,8 @@ def read(path: Path, section: recipe.Data) -> Loaded:
         )
     table = read_table(path.read_bytes(), str(path), section.channels)
     require_order(path, table.times, table.lines)
+    for text in remarks(table.times, table.lines) if table.timed else ():
+        say(f"data: {text}")
     counts = _counts(len(table), section)
     used = sum(counts.values())
     if used < len(table):
@@ -239,7 +242,8 @@ def read_table(content: bytes, name: str, wanted: Sequence[str] | None = None) -
             expected="numbers up to 3.4e38",
         )
     times = [fields[0] if timed else f"row {row}" for row, (_, fields) in enumerate(body, 1)]
-    return Table(list(places), values.astype(np.float32), times, [line for line, _ in body])
+    lines = [line for line, _ in body]
+    return Table(list(places), values.astype(np.float32), times, lines, timed)
 
 
 def _lines(content: bytes, name: str) -> list[tuple[int, list[str]]]:

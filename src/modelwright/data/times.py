@@ -1,13 +1,15 @@
-"""The order of a table's rows in time."""
+"""The order of a table's rows in time, and how far they are apart."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 from modelwright.core.errors import DataError
 
 CLOCK_CHANGE = timedelta(hours=1)  # that summer time's end puts a clock back by
 MOST_SAME = 0.01  # of the rows, with the time of the row before
+LATE, FEW = 1.5, 0.05  # times the usual distance; where more rows come so late, it is a pattern
 _REPAIR = (
     "sort it by time; put series that stand below each other into columns of their own, and a date "
     "and its hour into the first column"
@@ -44,9 +46,47 @@ def require_order(path: Path | str, times: Sequence[str], lines: Sequence[int]) 
         )
 
 
+def remarks(times: Sequence[str], lines: Sequence[int]) -> list[str]:
+    """What a person should know of a table whose rows count as evenly spaced: rows that are
+    missing, as it seems, or times that cannot be read.
+
+    >>> remarks(["1/2/24"], [2])
+    ["the times ('1/2/24') are not written as ISO 8601 says: order and gaps are not checked"]
+    """
+    known = [
+        (at, text, line)
+        for text, line in zip(times, lines, strict=True)
+        if (at := _time(text)) is not None
+    ]
+    if 2 * len(known) < len(times):
+        return [
+            f"the times ({times[0]!r}) are not written as ISO 8601 says: order and gaps are not "
+            "checked"
+        ]
+    steps = sorted(later[0] - one[0] for one, later in pairwise(known))
+    if not steps:
+        return []
+    usual = steps[len(steps) // 2]
+    late = [
+        (before, text, line)
+        for (one, before, _), (at, text, line) in pairwise(known)
+        if at - one > LATE * usual + CLOCK_CHANGE
+    ]
+    if not late or len(late) > FEW * len(steps):
+        return []
+    before, text, line = late[0]
+    rows = "1 row comes" if len(late) == 1 else f"{len(late):,} rows come"
+    return [
+        f"{rows} later than usual after the one before, as in line {line} ({before}, then {text}): "
+        "all count as evenly spaced"
+    ]
+
+
 def _time(text: str) -> datetime | None:
     """The point in time, without its zone, where it is written as ISO 8601 says."""
     try:
+        if len(text) == len("2024-01") and text[4] == "-":  # a month, which datetime does not read
+            text += "-01"
         return datetime.fromisoformat(text).replace(tzinfo=None)
     except ValueError:
         return None

@@ -229,7 +229,7 @@ def _time(text: str) -> float | None:
 # what a row may be asked for -> its reading, and what it has to be
 _VALUES: dict[str, tuple[Callable[[str], float | None], str]] = {
     "time": (_time, "a number or an ISO 8601 date"),
-    "rating": (_number, "a number"),
+    "rating": (_number, "a number with a point, such as 3.5"),
 }
 
 

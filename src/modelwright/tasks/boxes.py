@@ -64,6 +64,31 @@ def matched(
     return right
 
 
+def matched_once(
+    boxes: np.ndarray, labels: np.ndarray, true: np.ndarray, true_labels: np.ndarray
+) -> np.ndarray:
+    """Whether each found box is right at an overlap of 0.5 as VOC says, (n,) bool.
+
+    boxes: (n, 4), best first; each takes the true box of its label that it lies over most, and is
+    wrong if a better one had that, also where `matched` would let it have another.
+    Source: Everingham et al. 2010 and the VOC2010 development kit, VOCevaldet.
+
+    >>> true = np.array([[0, 0, 10, 10], [0, 4, 10, 14]])
+    >>> matched_once(true[[0, 0]], np.zeros(2), true, np.zeros(2))
+    array([ True, False])
+    """
+    right = np.zeros(len(boxes), np.bool_)
+    if not len(true):
+        return right
+    over = np.where(labels[:, None] == true_labels, overlaps(boxes, true), -1.0)
+    taken = set[int]()
+    for place, best in enumerate(over.argmax(1).tolist()):
+        right[place] = over[place, best] >= 0.5 and best not in taken
+        if right[place]:
+            taken.add(best)
+    return right
+
+
 def curve(right: np.ndarray, weights: np.ndarray, number: float) -> tuple[np.ndarray, np.ndarray]:
     """Recall and precision after each found box, the best first; precision never rises.
 

@@ -22,6 +22,7 @@ from modelwright.tasks.boxes import (
     at_recalls,
     curve,
     matched,
+    matched_once,
     overlaps,
     suppress,
 )
@@ -156,7 +157,7 @@ def agreement(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray])
     return same, total
 
 
-PARTS = 2 + len(THRESHOLDS)  # of a found box: class, score, and whether it is right
+PARTS = 3 + len(THRESHOLDS)  # of a found box: class, score, whether VOC, and COCO, call it right
 
 
 def statistics(
@@ -167,7 +168,8 @@ def statistics(
     outputs: scores (rows, cells, num_classes), boxes (rows, cells, 4)
     targets: (rows, places, 5); NO_TARGET at padding -> (rows, MOST * PARTS + num_classes)
 
-    Found boxes are MOST times class, score (0 where there are fewer), right at each of THRESHOLDS.
+    Found boxes are MOST times class, score (0 where there are fewer), right by VOC's rule at 0.5,
+    and by COCO's at each of THRESHOLDS.
     """
     classes = outputs["scores"].shape[2]
     table = np.zeros((len(targets), MOST * PARTS + classes))
@@ -176,8 +178,8 @@ def statistics(
     ):
         own = true[true[:, 4] != NO_TARGET]
         kinds, sure, where = found(scores, boxes)
-        right = matched(where, kinds, own[:, :4], own[:, 4])
-        part = np.column_stack([kinds, sure, right.T])
+        given = where, kinds, own[:, :4], own[:, 4]
+        part = np.column_stack([kinds, sure, matched_once(*given), matched(*given).T])
         table[row, : part.size] = part.ravel()
         table[row, MOST * PARTS :] = np.bincount(own[:, 4].astype(np.int64), minlength=classes)
     return table
@@ -204,7 +206,7 @@ def values_of_rows(table: np.ndarray, weights: np.ndarray | None = None) -> dict
         own = boxes[:, 0] == kind
         recall, precision = curve(boxes[own, 2:].T, counts[own], numbers[kind])
         single.append(float(area(recall[0], precision[0])))
-        several.append(float(at_recalls(recall, precision).mean()))
+        several.append(float(at_recalls(recall[1:], precision[1:]).mean()))
     return {"ap50": float(np.mean(single or [0.0])), "ap": float(np.mean(several or [0.0]))}
 
 
