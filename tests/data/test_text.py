@@ -83,3 +83,16 @@ def test_tags_of_no_kind_are_told_to_have_one(tmp_path, tag):
     with pytest.raises(DataError, match="says nothing of a span's kind") as caught:
         read_tagged(tmp_path / "t.txt", section(tmp_path / "t.txt"))
     assert f"write {tag[0]}-WORD" == caught.value.repair
+
+
+def test_long_rows_are_cut_in_train_alone_where_tags_are_asked_for(tmp_path, capsys):
+    """What is judged, or asked for, is tagged to its end; what is cut is said."""
+    rows = ["\n".join(f"word{place} O" for place in range(length)) for length in (9, 3, 4)]
+    for name, first in zip(("train", "valid", "test"), (rows[0], rows[1], rows[0]), strict=True):
+        (tmp_path / f"{name}.txt").write_text(f"{first}\n\n{rows[2]}\n")
+    found = catalog.load(section(tmp_path, tokens={"max_length": 5}), "text", "tags")
+
+    lengths = {part: list(found.parts[part].targets.lengths) for part in found.parts}
+    assert {"train": [5, 4], "valid": [3, 4], "test": [9, 4]} == lengths
+    assert "1 of 2 rows of train have more than 5 tokens" in capsys.readouterr().err
+    assert 9 == len(text.tokens(b"a b c d e f g h i", found.inputs))

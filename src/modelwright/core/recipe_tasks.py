@@ -52,7 +52,7 @@ UNITS_OF_TASK = {
 }  # fmt: skip
 NEEDS_HORIZON = ("forecasting",)
 # whose rows are not cut: one that is asked for, or written, may be longer than any of train
-NO_LONGEST = ("audio-classification", "transcription", "translation")
+NO_LONGEST = ("audio-classification", "tagging", "transcription", "translation")
 
 
 def _all_but(*tasks: str) -> tuple[str, ...]:

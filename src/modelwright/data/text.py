@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
+from modelwright.core.progress import say
 from modelwright.data.clean import Record, as_trained, changing, cleaned, findings
 from modelwright.data.opening import utf8
 from modelwright.data.rows import Finding, Loaded, Prepared, Ragged, Rows, ragged
@@ -316,10 +317,11 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
         spaced = between(character for text in train[:1000] for character in text) == " "
         unit = ("given" if answer == "tags" else "words") if spaced else "characters"
     features = asked.features or DEFAULT_FEATURES[answer == "tags", unit == "characters"]
-    cut = {
-        part: [split(text, unit)[: asked.max_length] for text in rows.origins]
-        for part, rows in parts.items()
-    }
+    tagged, cut = answer == "tags", {}
+    for part, rows in parts.items():
+        cut[part] = [split(text, unit) for text in rows.origins]
+        if part == "train" or not tagged:  # all that is asked for has a tag
+            cut[part] = _shortened(cut[part], asked.max_length, part)
     vocabulary = learn(cut["train"], unit, features, asked.vocab_size or VOCAB_SIZE)
     made = {}
     for part, rows in parts.items():
@@ -336,11 +338,22 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
         "length": max(8, 8 * round(float(lengths.mean()) / 8)),
         "max_length": asked.max_length,
         "unit": unit,
+        "whole": tagged,
         **changing(section.clean),
     }
-    if unit == "given" and answer == "tags":
+    if unit == "given" and tagged:
         inputs["asked"] = "words"  # nobody puts blanks around the commas of running text
     return Prepared(made, inputs, {}, {VOCABULARY: vocabulary.to_bytes()})
+
+
+def _shortened(rows: list[list[str]], most: int, part: str) -> list[list[str]]:
+    """The first tokens of each row; how many rows have more is said."""
+    if longer := sum(len(one) > most for one in rows):
+        say(
+            f"data: {longer:,} of {len(rows):,} rows of {part} have more than {most:,} tokens, of "
+            "which the first are read (data.tokens.max_length)"
+        )
+    return [one[:most] for one in rows]
 
 
 # by whether each token has an answer, and whether tokens are characters; docs/experiments.md
@@ -367,9 +380,10 @@ def _fitted(targets: Ragged, ids: Ragged, part: str, rows: Rows) -> Ragged:
 
 def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What is done to a text before the graph, for the manifest."""
+    most = None if inputs.get("whole") else inputs["max_length"]
     return {
         "unit": inputs["unit"], "normalisation": "NFKC", "vocabulary": VOCABULARY,
-        "max_length": inputs["max_length"], "clean": inputs.get("clean", []),
+        "max_length": most, "clean": inputs.get("clean", []),
     }  # fmt: skip
 
 
@@ -398,4 +412,5 @@ def tokens(content: bytes, inputs: Mapping[str, Any], files: Any = None) -> list
     Raises: DataError if it is not UTF-8.
     """
     text = as_trained(utf8(content), inputs)
-    return split(text, inputs.get("asked", inputs["unit"]))[: inputs["max_length"]]
+    found = split(text, inputs.get("asked", inputs["unit"]))
+    return found if inputs.get("whole") else found[: inputs["max_length"]]

@@ -238,7 +238,8 @@ def one_row(inputs: dict[str, Any], outputs: dict[str, Any]) -> str:
     if kind == "text":
         unit = "characters" if inputs.get("unit") == "characters" else "words"
         parts = [
-            count("length", f"typically of # {unit}"), count("max_length", f"cut at # {unit}"),
+            count("length", f"typically of # {unit}"),
+            "" if inputs.get("whole") else count("max_length", f"cut at # {unit}"),
             count("vocab_size", "with # entries in the vocabulary"),
         ]  # fmt: skip
     elif kind == "image_text":
