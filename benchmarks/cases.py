@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prepare import bccd, cifar10, flickr8k, fsdd, fsdd_words, movielens_ratings
+from prepare import bccd, cifar10, flickr8k, fsdd, fsdd_words, movielens_ratings, shakespeare
 
 Overrides = dict[str, str]
 
@@ -136,6 +136,7 @@ CASES: dict[str, Case] = {
         1.6,
         1.5,
         also=("bits_per_byte",),
+        made=shakespeare,
     ),
     "shakespeare_20": Case(
         "tinyshakespeare, characters, longer",
@@ -145,8 +146,16 @@ CASES: dict[str, Case] = {
         1.5,
         1.46,
         minutes=20,
-        overrides={"model.dropout": "0.2"},  # without it the text is known by heart
+        # without dropout the text is known by heart
+        overrides={
+            "model.dropout": "0.2",
+            "train.weight_decay": "0.4",
+            "data.window": "512",
+            "train.batch_size": "8",
+            "compress": "none",
+        },
         also=("bits_per_byte",),
+        made=shakespeare,
     ),
     "novels": Case(
         "English novels, characters",

@@ -182,6 +182,22 @@ def cifar10(source: Path, destination: Path) -> dict[str, int]:
     return dict(written)
 
 
+def shakespeare(source: Path, destination: Path) -> dict[str, int]:
+    """tinyshakespeare as nanoGPT divides it, from input.txt: test is the last tenth. What is chosen
+    by, valid, is the first fiftieth of the rest: were it the last one, train would lack the
+    beginning of the play in whose middle test begins, and all names in it.
+
+    Source: data/shakespeare_char/prepare.py of github.com/karpathy/nanoGPT.
+    """
+    text = source.read_text(encoding="utf-8-sig")
+    valid, test = len(text) // 50, len(text) * 9 // 10
+    parts = {"train": text[valid:test], "valid": text[:valid], "test": text[test:]}
+    destination.mkdir(parents=True, exist_ok=True)
+    for part, own in parts.items():
+        (destination / f"{part}.txt").write_text(own, encoding="utf-8")
+    return {part: len(own) for part, own in parts.items()}
+
+
 FOLDS = ("u1", "u2", "u3", "u4", "u5")
 
 
@@ -248,6 +264,7 @@ DATA_SETS: dict[str, Callable[[Path, Path], dict[str, int]]] = {
     "flickr8k": flickr8k,
     "cifar10": cifar10,
     "movielens_ratings": movielens_ratings,
+    "shakespeare": shakespeare,
 }
 
 

@@ -283,7 +283,8 @@ def layouts(
         told: called with each row as soon as it is there.
     Returns: "tolerance", "agree" and "rows": family, layout, processes, the largest relative
         differences of loss and of the gradient's norm, or why the layout is refused.
-    Raises: ConfigError for a task that one process alone trains.
+    Raises: ConfigError for a task that one process alone trains, and where none of the families can
+        be trained as the recipe says.
     """
     from modelwright.models.catalog import MODELS, ModelSpec
     from modelwright.train import equivalence
@@ -292,13 +293,24 @@ def layouts(
     equivalence.require_comparable(recipe.task)
     data = load(recipe)
     families = MODELS if recipe.model.family == "auto" else (recipe.model.family,)
-    rows = []
+    rows: list[dict[str, Any]] = []
+
+    def add(family: str, one: equivalence.Compared) -> None:
+        rows.append({"family": family, **asdict(one), "agrees": one.agrees})
+        if told is not None:
+            told(rows[-1])
+
+    failure: ConfigError | None = None
     for family in families:
         spec = ModelSpec.asked(family, "tiny", data.inputs, data.outputs, recipe.model.options)
-        for one in equivalence.compare(recipe, data, spec):
-            rows.append({"family": family, **asdict(one), "agrees": one.agrees})
-            if told is not None:
-                told(rows[-1])
+        try:
+            for one in equivalence.compare(recipe, data, spec):
+                add(family, one)
+        except ConfigError as error:
+            failure = error
+            add(family, equivalence.Compared("one process", 1, refused=error.what))
+    if failure is not None and all(row["refused"] for row in rows):
+        raise failure
     return {
         "tolerance": max(row["tolerance"] for row in rows),
         "agree": all(row["agrees"] for row in rows),

@@ -6,8 +6,9 @@ import zlib
 
 import pytest
 
+from modelwright.core import recipe
 from modelwright.core.errors import DataError
-from modelwright.data import catalog, tables
+from modelwright.data import catalog, tables, uses
 from modelwright.data.rows import load_part, save
 
 from .conftest import section
@@ -86,3 +87,26 @@ def test_a_name_that_two_columns_have_is_refused(tmp_path):
         list(tables.records(path, ("text", "label")))
 
     assert [("rows.csv line 2", "x")] == list(tables.records(path, ("label",)))
+
+
+@pytest.mark.parametrize("column", ["user", "time"])
+def test_so_it_is_of_users_and_items(tmp_path, column):
+    """In training, and in what a model is asked about."""
+    path = tmp_path / "uses.csv"
+    path.write_text(f"user,item,time,{column}\n1,2,3,4\n")
+    own = recipe.Interactions(user="user", item="item", time="time")
+    for read in (
+        lambda: uses.uses(path, own, "time"),
+        lambda: list(uses.asked_about(path, ("user", "item", "time"))),
+    ):
+        with pytest.raises(DataError, match=f"2 columns are called '{column}'"):
+            read()
+
+
+def test_so_it_is_of_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table([["a"], ["x"], ["b"]], names=["text", "label", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match="2 columns are called 'text'"):
+        list(tables.records(tmp_path / "rows.parquet", ("text", "label")))

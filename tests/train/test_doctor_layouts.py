@@ -8,6 +8,7 @@ import pytest
 from tests.conformance.makers import MAKERS
 
 from modelwright.cli import call
+from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Layout
 from modelwright.train import buckets, equivalence, spread
 from modelwright.train.equivalence import Compared, compare
@@ -128,3 +129,24 @@ def test_no_layouts_are_compared_of_what_one_process_trains(tmp_path, capsys, ta
 
     assert 2 == found
     assert f"doctor --layouts: {task} {why}, which one process does" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("refused", [("cnn",), ("cnn", "rnn", "transformer")])
+def test_a_family_that_the_recipe_does_not_train_is_a_row(tmp_path, monkeypatch, capsys, refused):
+    """Where the model is open the others are compared; with nothing compared it is an error."""
+
+    def compared(recipe, data, spec):
+        if spec.family in refused:
+            raise ConfigError(f"{spec.family} has no blocks")
+        yield Compared("data 2", 2, 0.0, 0.0)
+
+    monkeypatch.setattr(equivalence, "compare", compared)
+    recipe = str(write("text-classification", tmp_path))
+    code = call(["doctor", "--layouts", recipe, "--json"])
+
+    said = capsys.readouterr()
+    assert (2 if len(refused) == 3 else 0) == code
+    assert "has no blocks" in said.out + said.err
+    if not code:
+        rows = json.loads(said.out)["rows"]
+        assert ["one process", "data 2", "data 2"] == [row["name"] for row in rows]

@@ -175,6 +175,21 @@ def test_an_update_that_breaks_weights_is_the_guards_to_judge(tmp_path, often, s
     assert 1 == len(texts) and words in texts[0]
 
 
+def test_broken_weights_that_no_loss_shows_are_gone_back_from(tmp_path, often, monkeypatch):
+    """Such as a row of an embedding that no batch asks for: at the second step behind them."""
+    trainer = trainer_of(tmp_path, **SKIP, keep="last")
+    texts = noted(trainer)
+
+    def finite():
+        return not 30 <= trainer.step < 33 or bool(trainer.guard.returns)
+
+    monkeypatch.setattr(trainer.weights, "finite", finite)
+    trainer.run()
+
+    assert 60 == trainer.step and [[25, 30]] == trainer.guard.returns
+    assert 1 == len(texts) and "the weights were no numbers after 31 steps" in texts[0]
+
+
 def test_skipping_stops_where_it_does_not_help(tmp_path, often):
     """Weights that give no number any more are gone back from three times, then it ends."""
     trainer = planted(trainer_of(tmp_path, **SKIP, keep="last"), *range(30, 60))

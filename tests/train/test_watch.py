@@ -120,7 +120,7 @@ except ModelwrightError as error:
 
 
 @pytest.mark.parametrize(("act", "end"), [
-    ("dist.all_reduce(torch.ones(1))", ")"), ("ranks.share(step)", " while it saved)"),
+    ("dist.all_reduce(torch.ones(1))", ")"), ("ranks.share(step)", " at a checkpoint)"),
 ])  # fmt: skip
 def test_a_stopped_process_is_named_by_the_other(tmp_path, act, end):
     """Of two processes in a gloo group one is stopped by a signal; the other ends with its rank,

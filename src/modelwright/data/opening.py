@@ -3,6 +3,7 @@
 import gzip
 import io
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -42,3 +43,17 @@ def utf8(content: bytes, what: str = "the text") -> str:
             expected="UTF-8 text",
             repair="a file becomes it by: iconv -f WINDOWS-1252 -t UTF-8 FILE",
         ) from error
+
+
+def require_single(where: str, names: Sequence[str], wanted: Sequence[str | int]) -> None:
+    """
+    Args:
+        where: file and line, in words; names: of a table's columns; wanted: those asked for.
+    Raises: DataError where several columns have a name that is asked for.
+    """
+    for name in (one for one in wanted if isinstance(one, str) and names.count(one) > 1):
+        raise DataError(
+            f"{where}: {names.count(name)} columns are called {name!r}",
+            expected="one",
+            repair="give each its own name",
+        )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.core.errors import DataError, MissingExtra
+from modelwright.data.opening import require_single
 
 SUFFIX = ".parquet"
 MAGIC = b"PAR1"  # the first bytes, and the last
@@ -30,6 +31,7 @@ def rows(file: Path | bytes, wanted: Sequence[str | int] = ()) -> Iterator[dict[
     try:
         with pyarrow.parquet.ParquetFile(source) as opened:
             names = opened.schema_arrow.names
+            require_single(_called(file), names, wanted)
             places = {column: place for place, column in enumerate(names)}
             chosen = [names[one] if isinstance(one, int) and one < len(names) else one
                       for one in wanted]  # fmt: skip

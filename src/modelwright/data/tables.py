@@ -13,7 +13,7 @@ from typing import Any
 
 from modelwright.core.errors import DataError, did_you_mean
 from modelwright.data import parquet
-from modelwright.data.opening import UNREADABLE, open_text
+from modelwright.data.opening import UNREADABLE, open_text, require_single
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", parquet.SUFFIX)
 MAX_TEXT_BYTES = 2**24  # of one text
@@ -182,26 +182,12 @@ def rows_of(
                 if named:
                     row |= dict(zip(first, fields, strict=False))
                 if named and not first:
-                    _require_single(file, reader.line_num, fields, wanted)
+                    require_single(f"{file}, line {reader.line_num}", fields, wanted)
                 if first or not named:
                     yield reader.line_num, row
                 first = first or fields
     except (*UNREADABLE, csv.Error, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
-
-
-def _require_single(
-    file: Path, line: int, names: Sequence[str], wanted: Sequence[str | int]
-) -> None:
-    """
-    Raises: DataError where several columns have a name that is asked for.
-    """
-    for name in (one for one in wanted if names.count(str(one)) > 1 and isinstance(one, str)):
-        raise DataError(
-            f"{file}, line {line}: {names.count(name)} columns are called {name!r}",
-            expected="one",
-            repair="give each its own name in the first line",
-        )
 
 
 def _json_lines(text: Iterable[str], file: Path) -> Iterator[tuple[int, dict[str | int, Any]]]:

@@ -19,7 +19,7 @@ from typing import Literal
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, MissingExtra, did_you_mean
 from modelwright.data import jsonl, parquet
-from modelwright.data.opening import UNREADABLE, open_bytes, unpacked
+from modelwright.data.opening import UNREADABLE, open_bytes, require_single, unpacked
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data", ".inter", jsonl.SUFFIX, parquet.SUFFIX)
 _USER = re.compile(r"user(_?id)?(:\w+)?", re.IGNORECASE)
@@ -79,6 +79,7 @@ def uses(path: Path, own: recipe.Interactions, what: Literal["time", "rating"]) 
     columns = (own.user, own.item, getattr(own, what))
     head = _head(path, rows)
     header = any(isinstance(one, str) for one in columns)
+    require_single(str(path), head, columns)
     wanted = [_column_of(path, one, head) for one in columns]
     if not header:
         header = value_of(rows[0][1][wanted[2]]) is None
@@ -115,6 +116,7 @@ def asked_about(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str,
     if not rows:
         raise DataError("it is empty", expected="a table with rows")
     head = _head(path, rows)
+    require_single(str(path), head, columns)
     places = []
     for column in columns[:2]:
         if (place := _place_of(column, head)) is None:

@@ -13,7 +13,7 @@ ATTENTION = "dim num_layers dropout"
 SETTLES_IN, EPOCHS = 2000, 5.0
 # a try of torch.compile took 0:30 to 2:30 min of two cores, and where it paid, passes were 1.3 to 2
 # times as fast. Of ten minutes a gain of 1.3 saves 2:20 min, one of 2 saves 5; a try in vain costs
-# up to a fifth of them, of longer trainings less
+# up to a quarter of them, of longer trainings less
 COMPILE_FROM_S = 600.0
 
 

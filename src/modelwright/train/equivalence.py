@@ -35,6 +35,7 @@ from modelwright.train.weights import first_model
 ENOUGH = {"dim": 64, "num_layers": 4, "dropout": 0.0}
 STEPS, ROWS, BATCH, TOLERANCE = 20, 64, 16, 1e-5
 MUON_TOLERANCE = 1e-4  # its rounds enlarge what rounding begins
+HIGHEST_RATE = 3e-3  # so do longer steps: ratings at their 0.01 came to 2e-5
 LAYOUTS = (
     Layout(data=2),
     Layout(sharded=2),
@@ -196,6 +197,8 @@ def _work(folder: Path, environment: Mapping[str, str] = os.environ) -> None:
     with parallel.joined(environment) as world:
         world.arrange(Layout(**layout["layout"]))
         settings = fill_in(section, spec, "32-true", budget)
+        rate = min(settings.learning_rate, HIGHEST_RATE)
+        settings = replace(settings, learning_rate=rate)
         found: dict[str, Any]
         model = first_model(spec, 0, world)
         built = model.model if isinstance(model, Later) else model

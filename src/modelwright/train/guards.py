@@ -130,7 +130,7 @@ class Guard:
         self.losses: list[float] = []  # the last WINDOW that were taken
         self.returns: list[list[int]] = []  # the first and the last step that each threw away
         self._snapshot: dict[str, Tensor] = {}
-        self._snapshot_step = -1
+        self._snapshot_step, self._broken_step = -1, -1
 
     def passes(self, loss: float, grad_norm: float, step: int, learning_rate: float) -> bool:
         """Whether the gradient of `step` (from 0) may move the weights; if not, they are those of
@@ -157,6 +157,16 @@ class Guard:
             what = f"the loss became {loss} at step {step}"
         self._refuse(f"{what} (learning rate {learning_rate:.3g})", step, finite)
         return False
+
+    def broken(self, step: int) -> None:
+        """`step` steps left weights that are no numbers. The loss of the next one should say so; if
+        they stay unseen, such as a row of an embedding, it is the second time here that does.
+
+        Raises: TrainingFailed as `passes`.
+        """
+        if self._broken_step == step - 1:
+            self.judge_weights(step)
+        self._broken_step = step
 
     def judge_weights(self, step: int) -> None:
         """Of weights that are no numbers, and that no step comes behind to show it: those of an

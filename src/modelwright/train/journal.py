@@ -3,10 +3,12 @@
 import json
 import math
 import queue
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelwright.core.files import storage, write_bytes
 from modelwright.core.progress import Beat, say, show, shown
@@ -14,6 +16,9 @@ from modelwright.core.units import format_bytes, format_count, format_seconds
 from modelwright.train.loggers import Logger
 from modelwright.train.peak import peak_memory_bytes
 from modelwright.train.settings import Budget
+
+if TYPE_CHECKING:
+    from modelwright.train.step import Known
 
 LINES = 400  # of the curves, over the whole budget
 
@@ -92,6 +97,17 @@ class Journal:
         self._await()
         self._beat = Beat()
         self._first_step, self._first_elapsed = step, elapsed
+
+    def steps(
+        self, limit: Budget, known: "deque[Known]", elapsed: float, observed: Mapping[str, float]
+    ) -> None:
+        """`step` of each that is known, the oldest first; none is left."""
+        while known:
+            one = known.popleft()
+            self.step(
+                limit, one.number + 1, elapsed, loss=one.loss, learning_rate=one.learning_rate,
+                observed={**observed, "grad_norm": one.grad_norm},
+            )  # fmt: skip
 
     def step(
         self,

@@ -62,6 +62,8 @@ def was_clearly_better(seen: np.ndarray, last: Quality, task: Task) -> bool:
         seen: statistics of the first rows, then; `last` is of all of them, now.
     """
     error, now = METRICS[task.look].error, last.statistics[: len(seen)]
+    if seen.shape[1:] != now.shape[1:]:  # of a version that counted otherwise
+        return False
 
     def lead(counts: np.ndarray) -> float:
         return error(task.values(now, counts)[task.look]) - error(

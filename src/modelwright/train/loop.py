@@ -5,6 +5,7 @@ dropout draw from counters, never from a stream. Resume is exact because nothing
 The budget is a number of steps or of seconds; the schedule follows the share of it that is spent.
 """
 
+import contextlib
 import functools
 import signal
 import time
@@ -172,7 +173,7 @@ class Trainer:
         first_step, first_elapsed = self.step, self.elapsed
         self.journal.begin(title, first_step, first_elapsed)
         started = time.perf_counter() - self.elapsed
-        with catch_signals() as signals:
+        with catch_signals() as signals, self._saver.closing():
             hear = functools.partial(self._hear, signals, started, title)
             try:
                 if until is None and self.resumed and self._look_due():
@@ -182,8 +183,8 @@ class Trainer:
                     if until is None and self.compiling.due(self.step - first_step):
                         pace_s = (self.elapsed - first_elapsed) / max(1, self.step - first_step)
                         left_s = self.budget.seconds_left(self.step, self.elapsed, pace_s)
-                        with self.micro.enough("while torch.compile was tried"):
-                            self.compiling.settle(self._passes(0.0), left_s)
+                        settle = functools.partial(self.compiling.settle, self._passes(0.0), left_s)
+                        self.micro.fitting(settle, "while torch.compile was tried", together=False)
                     self.steps.ahead = AHEAD[self.device.type]
                     self.train_step()
                     asked = hear()
@@ -191,9 +192,6 @@ class Trainer:
                         hear()  # it took time
             except StopRequested:
                 self._note_steps(limit)  # the step that was in hand
-                raise
-            except Exception:
-                self._saver.close()  # what was good before is kept
                 raise
             self._note_steps(limit)
             self.steps.ahead = 0
@@ -210,17 +208,19 @@ class Trainer:
         look, save = whole and self._look_due(), self._save_due()
         if not (look or save or asked):
             return False
-        if self._sound():  # if not, it stays due, and the guard judges the next step first
-            if look:
-                self._look()
-            if save:
-                self.save(wait=False)
-            if asked:
-                assert self._asked is not None
-                self.save()
-                with storage(self._asked):
-                    self._asked.unlink(missing_ok=True)
-                say(f"{title}: step {self.step} is saved, as {self._asked.name} asked")
+        if not self._sound():  # all of it stays due
+            self.guard.broken(self.step)
+            return True
+        if look:
+            self._look()
+        if save:
+            self.save(wait=False)
+        if asked:
+            assert self._asked is not None
+            self.save()
+            with storage(self._asked):
+                self._asked.unlink(missing_ok=True)
+            say(f"{title}: step {self.step} is saved, as {self._asked.name} asked")
         return True
 
     def _sound(self) -> bool:
@@ -242,13 +242,7 @@ class Trainer:
 
     def _note_steps(self, limit: Budget) -> None:
         """In the curves, and for who watches: what came of the last steps."""
-        while self.steps.known:
-            one = self.steps.known.popleft()
-            observed = {**self._observed(), "grad_norm": one.grad_norm}
-            self.journal.step(
-                limit, one.number + 1, self.elapsed, loss=one.loss,
-                learning_rate=one.learning_rate, observed=observed,
-            )  # fmt: skip
+        self.journal.steps(limit, self.steps.known, self.elapsed, self._observed())
 
     def _over(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:
         """Whether the budget is spent, and no step of it has to be taken again."""
@@ -308,6 +302,8 @@ class Trainer:
     def look(self, rows: int) -> None:
         """Note the valid metric now; the time it takes is spent from the budget."""
         started = time.perf_counter()
+        if not self._sound():
+            self.guard.judge_weights(self.step)
         self.weights.gather()
         value = self.evaluate(rows, thorough=False).value
         self.elapsed += time.perf_counter() - started
@@ -319,14 +315,17 @@ class Trainer:
 
         Raises: StopRequested after a signal; TrainingFailed if the weights are no numbers.
         """
-        with catch_signals() as signals:
-            if not self._sound():
+        with catch_signals() as signals, self._saver.closing():
+            while not self._sound():
                 self.guard.judge_weights(self.step)
             self.save()  # what comes now may take long
             if received := self.world.largest(int(signals.received or 0)):
                 self._stop(received, title)
         started, values = time.perf_counter(), dict[str, float]()
-        with catch_signals(at_once=True):
+        # who waits for the first one is ended as ever: no handler runs within a collective
+        with catch_signals(at_once=True) if self.world.first else contextlib.nullcontext():
+            if signals.received:  # since then
+                raise StopRequested(signals.received.name)
             self.weights.gather()
             if self.world.first:
                 values = valid_values(self._chosen(self.evaluate(thorough=False)))

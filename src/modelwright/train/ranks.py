@@ -72,7 +72,7 @@ def share(value: Any) -> list[Any]:
         dist.all_gather(found, padded, group=group)
     except RuntimeError as error:
         raise Lost(
-            f"rank {own} lost another process of this training while saving: {error}",
+            f"rank {own} lost another process of this training at a checkpoint: {error}",
             expected=f"all {world_size} processes; what was saved before is intact",
             repair="run the same command again",
         ) from error

@@ -1,9 +1,10 @@
 """Saving while training goes on: the loop waits for a copy of the state, a thread for the disk."""
 
+import contextlib
 import copy
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from modelwright.core.errors import ModelwrightError
 from modelwright.core.progress import say
 from modelwright.train import checkpoint, ranks
+from modelwright.train.guards import StopRequested
 from modelwright.train.parallel import World
 
 
@@ -82,13 +84,20 @@ class Saver:
         if self._failure is not None and ranks.place()[1] == 1:
             self.wait()
 
-    def close(self) -> None:
-        """Wait for the save in flight behind another error, which is the one to tell of; that the
-        save has failed too is said."""
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """Around what may fail: the save in flight ends first, since what was good before is kept;
+        that it has failed too is said. After StopRequested nobody waits any more."""
         try:
-            self.wait()
-        except ModelwrightError as error:
-            say(f"the last save failed too: {error.what}")
+            yield
+        except StopRequested:
+            raise
+        except Exception:
+            try:
+                self.wait()
+            except ModelwrightError as error:
+                say(f"the last save failed too: {error.what}")
+            raise
 
     def wait(self, seconds: float | None = None) -> bool:
         """Whether the save in flight has ended, within that time if one is given.

@@ -118,7 +118,7 @@ class Watch:
                 raise
             self._write()  # the others' ages are counted from this
             said = str(error).splitlines()[0].rpartition("] ")[2]
-            saving = " while it saved" if isinstance(error, Lost) else ""
+            saving = " at a checkpoint" if isinstance(error, Lost) else ""
             raise self.failure(said + saving) from error
         self._where["waiting"] = False
 
