@@ -13,6 +13,7 @@ from modelwright.data import catalog, checks, language, text_stream
 from modelwright.data.rows import PARTS, Ragged, Windows, joined, load_part, save
 
 from .conftest import section
+from .test_audio import prepare_script
 
 SHAKESPEARE = Path(__file__).parents[3] / "shared/data/tinyshakespeare/input.txt"
 SENTENCE = "the quick brown fox jumps over a lazy dog; größer, 天 地 … and so on\n"
@@ -269,3 +270,14 @@ def test_the_last_tenth_of_shakespeare():
     assert text[-111_540:] == tokens_of(data).decode([before[0], *after])
     assert 65 + 2 == data.inputs["vocab_size"]
     assert 128 == data.inputs["length"]
+
+
+def test_tinyshakespeare_is_divided_as_nanogpt_does(tmp_path):
+    """Test is the last tenth, and nothing is missing right before it; valid is the beginning."""
+    text = "".join(chr(97 + place % 26) for place in range(1000))
+    (tmp_path / "input.txt").write_text(text)
+    written = prepare_script().shakespeare(tmp_path / "input.txt", tmp_path / "made")
+
+    assert {"train": 880, "valid": 20, "test": 100} == written
+    parts = ("valid", "train", "test")
+    assert text == "".join((tmp_path / "made" / f"{part}.txt").read_text() for part in parts)
