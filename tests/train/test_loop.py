@@ -473,3 +473,12 @@ def test_settings_are_frozen():
     """Nothing can turn a knob behind the recipe's back."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings_of().seed = 3  # type: ignore[misc]
+
+
+def test_a_look_that_counted_otherwise_leads_by_nothing():
+    """Such as one in a checkpoint of a version before, whose rows say something else."""
+    table = np.stack([np.ones(20), np.full(20, 5.0), np.zeros(20)], axis=1)
+    found = Quality("mse", TASKS["forecasting"].values(table), 0.0, 0.0, table, {}, table[:, 1])
+    seen = np.zeros((20, 4))
+
+    assert not was_clearly_better(seen, found, TASKS["forecasting"])
