@@ -8,8 +8,11 @@ import pytest
 from tests.conformance.makers import MAKERS
 
 from modelwright.cli import call
+from modelwright.core import recipe_file
 from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Layout
+from modelwright.models.catalog import ModelSpec
+from modelwright.stages import load
 from modelwright.train import buckets, equivalence, spread
 from modelwright.train.equivalence import Compared, compare
 from modelwright.train.parallel import World
@@ -129,6 +132,16 @@ def test_no_layouts_are_compared_of_what_one_process_trains(tmp_path, capsys, ta
 
     assert 2 == found
     assert f"doctor --layouts: {task} {why}, which one process does" in capsys.readouterr().err
+
+
+def test_a_high_rate_is_no_alarm(tmp_path):
+    """Ratings learn at 0.01, where steps enlarge what rounding begins beyond the tolerance."""
+    recipe = recipe_file.read(write("rating-prediction", tmp_path), {})
+    data = load(recipe)
+    spec = ModelSpec.asked("transformer", "tiny", data.inputs, data.outputs, {})
+    (found,) = compare(recipe, data, spec, ())
+
+    assert 0.01 == spec.training["learning_rate"] and found.agrees
 
 
 @pytest.mark.parametrize("refused", [("cnn",), ("cnn", "rnn", "transformer")])
