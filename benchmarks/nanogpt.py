@@ -10,9 +10,9 @@ After every stretch of as many tokens both are judged on the whole valid part, i
 own length side by side, so that every character counts once; the time that this takes is counted
 for neither. The schedule of either follows the number of steps, which has to be chosen beforehand:
 of trainings of growing length, in the same proportions for both, the first one that gets there
-counts, and those that did not are no cost to anybody; where nanoGPT's longest does not get there, its
-shorter ones are left out. Each is kept in a file of its own, so what
-was cut off goes on with the training that it was in; the files are of one machine and one recipe.
+counts, and those that did not are no cost to anybody; where nanoGPT's longest does not get there,
+its shorter ones are left out. Each is kept in a file of its own, so what was cut off goes on with
+the training that it was in; the files are of one machine and one recipe.
 """
 
 import json
