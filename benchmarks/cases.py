@@ -315,4 +315,23 @@ CASES: dict[str, Case] = {
         "CartPole-v1, 100 episodes", "cartpole.yaml", None, "mean_return", 475, 500, minutes=1
     ),
     "acrobot": Case("Acrobot-v1, 100 episodes", "acrobot.yaml", None, "mean_return", -100, -85),
+    "cartpole_dqn": Case(
+        "CartPole-v1, 100 episodes, DQN",
+        "cartpole.yaml",
+        None,
+        "mean_return",
+        475,
+        500,
+        minutes=1,
+        overrides={"train.algorithm": "dqn"},
+    ),
+    "acrobot_dqn": Case(
+        "Acrobot-v1, 100 episodes, DQN",
+        "acrobot.yaml",
+        None,
+        "mean_return",
+        -100,
+        -85,
+        overrides={"train.algorithm": "dqn"},
+    ),
 }

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from bench import Row, at_least
 from modelwright.core import recipe_file
 from modelwright.core.files import write_json
-from modelwright.core.recipe import Precision, Recipe
+from modelwright.core.recipe import Data, Precision, Recipe
 from modelwright.data.rows import Dataset, Ragged
 from modelwright.data.shared import Windows
 from modelwright.models.catalog import ModelSpec, fresh_model
@@ -364,7 +364,10 @@ def race(
         other: a row of SETTINGS.
     """
     target = QUICK_TARGET if quick else TARGET
-    recipe = recipe_file.read(RECIPE, {"data.source": str(text), "data.split_rows": divided(text)})
+    # in place of the shares that the recipe divides a text by
+    shares = {f"data.{part}": Data.model_fields[part].default for part in ("valid", "test")}
+    division = {"data.split_rows": divided(text), **shares}
+    recipe = recipe_file.read(RECIPE, {"data.source": str(text), **division})
     data, shape = load(recipe), SETTINGS[other]
     train, valid = streams(data)
     kind = f"{target}-{torch.get_num_threads()}-threads"

@@ -158,7 +158,7 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     world.first_does(begin)
     budget = Budget(**chosen["train_budget"])
     settings = fill_in(recipe.train, spec, chosen["precision"], training_budget(recipe))
-    require_fit(world.layout, recipe.task, settings.fewest_rows)
+    require_fit(world.layout, recipe.task, settings.batch_size, settings.first_parts)
     given = (run, recipe, winner, spec, settings, train_rows, world.size)
     written = world.first_does(lambda: figures.record(*given)) or Record()
     if recipe.train.device == "auto" and world.first:
@@ -186,7 +186,7 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     if not world.first:
         return {}
     if trainer.went_back:
-        text = "the weights of an earlier look at valid are kept: they were clearly better there"
+        text = "the weights of an earlier look at valid are kept: they were better there"
         run.write("train", "decision", text=text)
         say(f"train: {text}")
     figures.training(run, spec.name, trainer, trainer.step - before_step, loop_seconds)

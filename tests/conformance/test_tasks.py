@@ -182,7 +182,7 @@ def test_a_stopped_training_goes_on_bitwise(cell: Cell):
     """A training that was stopped in its second epoch goes on with the very losses of one that was
     not, with dropout, averaged weights and batches of rows of like length."""
     parts, spec = cell.source.data.parts, dataclasses.replace(cell.spec, size="small")
-    asked = recipe.Train(batch_size=24), Budget(steps=20)
+    asked = recipe.Train(batch_size=32), Budget(steps=20)
 
     def trainer(name: str):
         return cell.trainer(*asked, name, parts["train"], parts["valid"], spec)
@@ -382,7 +382,13 @@ def whole_run(source: Source, task: str, folder: Path, family: str, **model: str
 FAMILY_OF = {task: list(MODELS)[place % len(MODELS)] for place, task in enumerate(TASKS)}
 
 
-@every_task
+WALKED = ("image-classification", "language-modeling", "control")  # the whole road in tests/story
+
+
+@pytest.mark.parametrize("task", [
+    pytest.param(task, marks=_marks(task, f"run-{task}") + [pytest.mark.slow] * (task in WALKED))
+    for task in TASKS
+])  # fmt: skip
 def test_a_whole_run_ends_certified(source_of, task, tmp_path, recwarn):
     """From files to a deploy folder that answers, each task with one of the families in turn; no
     library says a word to the person on the way."""

@@ -66,6 +66,8 @@ def test_files_are_whole_where_those_of_the_training_were(tmp_path):
     ("a.txt", "U.S. B-LOC\nwon O\n\nyes O\n", [["U.S.", "won"], ["yes"]]),
     ("a.txt", "U.S.\nwon\n\nyes\n", [["U.S.", "won"], ["yes"]]),
     ("a.conll", "U.S. NNP\nwon VB\n", [["U.S.", "won"]]),
+    ("a.conll", "U.S. NNP\n\n1996-08-22 CD\n", [["U.S."], ["1996-08-22"]]),
+    ("a.csv", "words,tags\nU.S.,B-LOC\n", [["U.S."]]),
     ("a.txt", "U.S. won\nyes\n", [["U", ".", "S", ".", "won"], ["yes"]]),
     ("a.csv", "words,tags\nU.S. won,B-LOC O\nyes,O\n", [["U.S.", "won"], ["yes"]]),
     ("a.jsonl", '{"words": ["U.S.", "won"]}\n', [["U.S.", "won"]]),

@@ -1,6 +1,7 @@
 """Pictures with boxes: three formats, what is wrong with a box, and augmentation that moves it."""
 
 import json
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,16 @@ from torch import Generator
 from modelwright.core import recipe, recipe_file
 from modelwright.core.errors import ConfigError, DataError
 from modelwright.core.signature import NO_TARGET
-from modelwright.data import annotations, augment_boxes, catalog, checks, drawing, image
+from modelwright.data import (
+    annotations,
+    augment_boxes,
+    boxes,
+    catalog,
+    checks,
+    drawing,
+    folder,
+    image,
+)
 from modelwright.data.draw import Draw
 from modelwright.data.loader import Loader
 from modelwright.data.rows import Ragged, Rows
@@ -79,8 +89,8 @@ def test_yolo_and_coco_say_the_same_as_voc(tmp_path):
         (coco / part).mkdir()
         for row in rows:
             own = boxes if row == 0 else [("cat", (8, 8, 40, 40))]
-            for folder in (yolo / part / "images", coco / part):
-                (folder / f"{row}.png").write_bytes(picture(row))
+            for here in (yolo / part / "images", coco / part):
+                (here / f"{row}.png").write_bytes(picture(row))
             held["images"].append({"id": row, "file_name": f"{row}.png"})
             lines = []
             for label, (a, b, c, d) in own:
@@ -364,3 +374,61 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_answered(tmp_path, t
 
     with pytest.raises(ConfigError, match=words):
         drawing.require(task, ["forecasting", "detection"], tmp_path / folder)
+
+
+@pytest.mark.parametrize("ratio", [(3, 4), (2, 3), (1, 1), (9, 16)])
+def test_grids_of_every_size_fit_their_pictures(ratio):
+    """Both sides are whole cells at half the detail, whatever size is asked for."""
+    for size in range(32, 700):
+        height, width = boxes._shape([(ratio[0] * 100, ratio[1] * 100)], recipe.Data(
+            source="x", image_size=size))  # fmt: skip
+        cells = 2 * image.stride(height, width)
+        assert (0, 0) == (height % cells, width % cells), (size, height, width)
+
+
+def test_files_of_voc_may_have_any_name(tmp_path):
+    """Blanks in a name, and an ending in capitals; a number behind a name is no part of it."""
+    root = voc(tmp_path, [("cat", (0, 0, 20, 20))])
+    for kind, old, new in (("Annotations", "3.xml", "my photo.xml"),
+                           ("JPEGImages", "3.png", "my photo.PNG")):  # fmt: skip
+        (root / kind / old).rename(root / kind / new)
+    (root / "ImageSets/Main/train.txt").write_text("0 1\nmy photo\n1  -1\n")
+    data, _ = load(root)
+
+    assert ["JPEGImages/0.png", "JPEGImages/my photo.PNG", "JPEGImages/1.png"] == (
+        data.parts["train"].origins
+    )
+    assert [] == data.findings
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "nonsense"])
+def test_xml_in_an_encoding_that_is_not_read_is_no_annotation(encoding):
+    """The parser says so with errors of other types."""
+    content = f'<?xml version="1.0" encoding="{encoding}"?><annotation/>'.encode()
+    with pytest.raises(DataError, match="no XML"):
+        annotations.xml(content)
+
+
+def test_a_class_that_no_list_names_is_none_that_is_called_so(tmp_path):
+    """Class number 6 is not the class that is called 6; a byte order mark is no part of a name."""
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "classes.txt").write_text("6\n5\n", encoding="utf-8-sig")
+    for row in range(12):
+        (tmp_path / f"images/{row}.png").write_bytes(picture(row))
+        (tmp_path / f"labels/{row}.txt").write_text(
+            f"{6 if row == 3 else 0} 0.5 0.5 0.5 0.5", encoding="utf-8-sig"
+        )
+    data, _ = load(tmp_path)
+
+    assert ["6", "5"] == data.labels
+    (found,) = data.findings
+    assert "faulty_boxes" == found.check and "the class 'number 6' is not known" in found.text
+
+
+def test_pictures_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
+    """Before one of them is decoded."""
+    root = voc(tmp_path, [("cat", (0, 0, 20, 20))])
+    monkeypatch.setattr(folder, "this_machine", lambda: types.SimpleNamespace(memory_bytes=1000))
+    with pytest.raises(DataError, match=r"12 pictures of 32 × 24 take .* of memory"):
+        load(root)

@@ -392,3 +392,15 @@ def test_a_key_that_the_format_does_not_read_is_refused(keys, what):
 
     assert "one of the formats that do: " in caught.value.expected
     assert "leave data." in caught.value.repair
+
+
+@pytest.mark.parametrize("act", [catalog.load, catalog.recognise])
+def test_a_folder_that_may_not_be_looked_into_is_refused(tmp_path, monkeypatch, act):
+    """As on a disk's lost+found: a typed error, not the system's own."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", refuse)
+    with pytest.raises(DataError, match=r"cannot be read: .*Permission denied"):
+        act(section(tmp_path))

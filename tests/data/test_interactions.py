@@ -178,6 +178,34 @@ def test_tables_of_many_forms_are_read(tmp_path, name, text, keys):
     assert [("wxy", "wxyz")] == histories(loaded(path, **keys), "test")
 
 
+@pytest.mark.parametrize("head", ["user,item_id,timestamp,rating", "item_id,user,rating,ts"])
+def test_columns_that_are_called_otherwise_are_refused(tmp_path, head):
+    """A header that says otherwise than the places that columns have by default counts."""
+    rows = "".join(f"{one // 5},{one % 5},{one},{one}\n" for one in range(25))
+    path = write(tmp_path / "a.csv", f"{head}\n{rows}")
+    with pytest.raises(ConfigError, match=r"is taken for the (time|user), and is called") as caught:
+        loaded(path)
+    time = next(name for name in head.split(",") if name[0] == "t")
+
+    assert "data.interactions" in caught.value.repair
+    assert 5 == len(loaded(path, user="user", item="item_id", time=time).parts["test"])
+
+
+def test_names_of_no_item_are_refused(tmp_path):
+    """As where the file's first column is not the item."""
+    (tmp_path / "names").write_text("1|Amélie|a\n2|Brazil|b\n")
+    with pytest.raises(ConfigError, match="no line of names begins with an item"):
+        loaded(write(tmp_path / "u.data"), names="names")
+
+
+def test_a_title_holds_characters_that_end_lines_elsewhere(tmp_path):
+    """0x85 is an ellipsis in Windows' encoding, and a line's end to str.splitlines."""
+    (tmp_path / "names").write_bytes(b"a|And so\x85 it goes|x\r\nb|Brazil|x\r\n")
+    data = loaded(write(tmp_path / "u.data"), names="names")
+
+    assert "And so\x85 it goes [a]" == data.labels[0] and "Brazil [b]" == data.labels[1]
+
+
 def test_a_packed_table_is_the_same(tmp_path):
     """Plain or as .gz."""
     plain = loaded(write(tmp_path / "u.data"))

@@ -183,6 +183,17 @@ def test_a_batch_holds_similar_lengths():
     assert 30 <= falls <= 70
 
 
+@pytest.mark.parametrize("number", [1600, 1603, 1591])
+def test_padding_stays_small_in_every_epoch(number):
+    """Also where an epoch ends within a batch: buckets begin where batches do."""
+    source = unequal(number, 16)
+    for epoch in range(1, 4):
+        steps = range(epoch * number // 16 + 1, (epoch + 1) * number // 16)
+        batches = [source.batch(step).inputs["ids"] for step in steps]
+        real = sum(int((one > 0).sum()) for one in batches) / sum(one.numel() for one in batches)
+        assert 0.88 <= real, (epoch, real)
+
+
 def test_padding_is_no_target():
     """Behind a row's end stand the id 0 and the target that no loss counts."""
     batch = unequal(40, 8).batch(3)

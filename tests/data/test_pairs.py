@@ -226,3 +226,13 @@ def test_texts_go_with_a_choice_only():
         catalog.KINDS["image_text"].asked(b"", ())
     with pytest.raises(ConfigError, match="no use for texts"):
         catalog.KINDS["image"].asked(b"", ("a dog",))
+
+
+def test_half_a_character_in_a_text_to_choose_is_read(tmp_path):
+    """As a terminal of another encoding hands it over, or JSON from elsewhere."""
+    data = load(put(tmp_path, written(tmp_path)))
+    picture = (tmp_path / "images" / "5.png").read_bytes()
+    content = pairs.ask(picture, ["caf\udce9"])
+
+    assert ["caf?"] == pairs.tokens(content, data.inputs)
+    assert 1 == len(pairs.read_input(content, data.inputs, data.files)["ids"])

@@ -153,3 +153,17 @@ def test_an_empty_question_is_refused(folder):
     with pytest.raises(DataError, match="the text is empty"):
         parallel.read_input(b"  \n", data.inputs, data.files)
     assert np.int64 == parallel.read_input(b"x", data.inputs, data.files)["source"].dtype
+
+
+def test_blanks_of_every_kind_are_read_as_they_are_asked(tmp_path):
+    """A no-break space or two blanks give the ids that the same text gives when it is asked."""
+    odd = ["Bonjour\u00a0! Ça  va", "Oui\u3000non"]
+    (tmp_path / "train.fr").write_text("\n".join(numbered(odd * 10)) + "\n")
+    (tmp_path / "train.en").write_text("\n".join(numbered(["Hello!", "Yes no"] * 10)) + "\n")
+    data = load(tmp_path, pair=["fr", "en"])
+    rows = data.parts["train"]
+
+    for row, origin in enumerate(rows.origins):
+        asked = parallel.read_input(origin.encode(), data.inputs, data.files)["source"][0]
+        assert asked.tolist() == rows.inputs["source"][row].tolist()
+    assert any("Ça va" in one for one in rows.origins)

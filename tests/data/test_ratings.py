@@ -233,3 +233,13 @@ def test_files_of_other_names_are_said_in_the_recipe(folder):
 
     assert ratings.is_here(folder)
     assert 2 == len(data.parts["test"])
+
+
+@pytest.mark.parametrize("rating", ["0.1", "0.7"])
+def test_both_ends_of_the_scale_can_be_told(tmp_path, rating):
+    """0.1 is less, and 0.7 more, than what float32 holds in their place."""
+    told = {user: {str(item): [0.1, 0.4, 0.7][(user + item) % 3] for item in range(6)}
+            for user in range(8)}  # fmt: skip
+    data = load_of(tmp_path, table(told))
+
+    assert 1 == len(ratings.read_input(f"1={rating}, 2".encode(), data.inputs, data.files)["ids"])

@@ -96,3 +96,48 @@ def test_long_rows_are_cut_in_train_alone_where_tags_are_asked_for(tmp_path, cap
     assert {"train": [5, 4], "valid": [3, 4], "test": [9, 4]} == lengths
     assert "1 of 2 rows of train have more than 5 tokens" in capsys.readouterr().err
     assert 9 == len(text.tokens(b"a b c d e f g h i", found.inputs))
+
+
+@pytest.mark.parametrize("lines", [
+    "서울에 B-LOC\n간다 O\n", "北京 B-LOC\n很 O\n大 O\n", "北 B-LOC\n京 I-LOC\n2019 O\n年 O\n",
+    "北京 B-LOC\n",
+])  # fmt: skip
+def test_borders_between_words_of_every_script_stay(tmp_path, lines):
+    """As many tokens as tags, and no tag is lost."""
+    (tmp_path / "t.txt").write_text(f"{lines}\n" * 12)
+    data = catalog.load(section(tmp_path / "t.txt", valid=0.2, test=0.2), "text", "tags")
+    words = [line.split()[0] for line in lines.splitlines()]
+
+    for own in (rows for rows in data.parts.values() if len(rows)):
+        assert {len(words)} == set(own.inputs["ids"].lengths) == set(own.targets.lengths)
+    asked = text.JOINT.join(["", *words]).encode()
+    assert words == text.tokens(asked, data.inputs)
+
+
+def test_running_text_of_single_characters_is_cut_into_them(tmp_path):
+    """A number that came as one token does not make a word of what stands around it."""
+    (tmp_path / "t.txt").write_text("北 B-LOC\n京 I-LOC\n2019 O\n年 O\n\n" * 12)
+    data = catalog.load(section(tmp_path / "t.txt", valid=0.2, test=0.2), "text", "tags")
+
+    assert ["北", "京", "大"] == text.tokens("北京大".encode(), data.inputs)
+
+
+def test_a_tag_too_many_is_no_longer_row(tmp_path):
+    """Only what data.tokens.max_length cut has more tags than tokens."""
+    (tmp_path / "t.txt").write_text("new-york B-LOC\nis O\n\n" * 12)
+    keys = section(tmp_path / "t.txt", valid=0.2, test=0.2, tokens={"unit": "characters"})
+    with pytest.raises(DataError, match=r"has 2 tags and 1\d tokens"):
+        catalog.load(keys, "text", "tags")
+    (tmp_path / "t.txt").write_text("北京 B-LOC\n很大 O\n\n" * 12)
+    keys = section(tmp_path / "t.txt", valid=0.2, test=0.2, tokens={"unit": "words"})
+    assert {2} == set(catalog.load(keys, "text", "tags").parts["train"].targets.lengths)
+
+
+@pytest.mark.parametrize("odd", ["①", "²", "--5", "-", "٣"])
+def test_labels_that_look_like_numbers_are_sorted(tmp_path, odd):
+    """What float cannot read is a word."""
+    lines = [f"text {n},{[odd, '10', '9', '-1'][n % 4]}" for n in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["text,label", *lines]))
+
+    found = catalog.load(section(tmp_path / "t.csv"), "text").labels
+    assert ["-1", "9", "10"] == [one for one in found if one != odd]

@@ -190,3 +190,16 @@ def test_joined_digits_keep_parts_apart(tmp_path):
         again = tmp_path / "two" / file.relative_to(tmp_path / "one")
         assert file.read_bytes() == again.read_bytes()
     assert 0 < np.abs(data.parts["test"].inputs["samples"][0]).max()
+
+
+def test_a_part_without_a_readable_recording_is_said_by_the_gate(tmp_path):
+    """It knows what is wrong with the files; their length is not."""
+    write(tmp_path, ["ab"] * 9, "train.csv")
+    write(tmp_path, ["ab"] * 3, "test.csv")
+    for path in tmp_path.glob("test*.wav"):
+        path.unlink()
+
+    _, report = check(loaded(tmp_path), section(tmp_path))
+
+    with pytest.raises(DataError, match=r"has no rows in: test \(.*cannot be read as WAV"):
+        refuse(report)

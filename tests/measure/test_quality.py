@@ -237,3 +237,12 @@ def test_less_error_is_better(name, value, error):
     assert value == pytest.approx(metric.at_error(metric.error(value)))
     assert metric.error(better) < metric.error(value)
     assert 0.0 == metric.error(metric.best)
+
+
+def test_a_quick_look_has_no_interval():
+    """It would be drawn a thousand times, and nobody reads it."""
+    rows = rows_of([0, 1, 2, 2], [0, 1, 2, 1])
+    whole, quick = (evaluate(Echo(), rows, IMAGES, thorough=one) for one in (True, False))
+
+    assert whole.values == quick.values and quick.low == 0.75 == quick.high
+    assert whole.low < 0.75 < whole.high

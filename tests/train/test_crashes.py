@@ -21,7 +21,7 @@ from modelwright.train import checkpoint, state
 from modelwright.train.saver import Saver
 
 from .faults import Faults
-from .processes import run_ranks, start_command
+from .processes import run_ranks, save_now, start_command
 from .stripes import loaded, model_of, newest_step, run_in, write_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -74,7 +74,7 @@ def fail_each_write(rank, number, folder, code, faulty, background):
             saver.begin(**given)
             saver.wait()
         else:
-            checkpoint.save(folder, keep=2, **given)
+            save_now(folder, keep=2, **given)
 
     save(1)
     save(2)
@@ -259,7 +259,7 @@ def damage_again_and_again(rank, number, folder, times):
     model, optimizer = training(16, number)
     step_of(model, optimizer, 0)
     tensors = everything(model, optimizer)
-    checkpoint.save(folder, step=1, tensors=tensors, position={"a": [1, 2]}, keep=1)
+    save_now(folder, step=1, tensors=tensors, position={"a": [1, 2]}, keep=1)
     (kept,) = folder.iterdir()
     chance, accepted = random.Random(times), []
     untouched = [value.clone() for value in map(local, training(16, number)[0].parameters())]

@@ -232,7 +232,58 @@ def test_a_small_lead_in_every_row_is_clear(better, clearly):
         return Quality("mse", TASKS["forecasting"].values(table), 0.0, 0.0, table, {}, squares)
 
     seen = quality(better).statistics[:150]
-    assert clearly == was_clearly_better(seen, quality(0.0), TASKS["forecasting"])
+    assert clearly == was_clearly_better(seen, quality(0.0), TASKS["forecasting"], None)
+
+
+def test_what_is_ranked_is_compared_among_as_many_rows():
+    """A text is found more easily among few: an earlier look at some rows leads by that alone."""
+    task, draw = TASKS["image-text-matching"], np.random.default_rng(0)
+    images = draw.normal(size=(400, 8))
+    table = np.column_stack([np.arange(400), images, images + 1.5 * draw.normal(size=(400, 8))])
+
+    def judged(rows: int) -> Quality:
+        found = task.whole(table[:rows])
+        return Quality("recall_at_10", task.values(found), 0.0, 0.0, found, {}, found)
+
+    seen, last = judged(40), judged(400)
+    assert last.value < 0.7 < seen.value
+    assert not was_clearly_better(seen.statistics, last, task, judged)
+    assert was_clearly_better(seen.statistics, last, task, lambda _: last)
+
+
+@pytest.mark.parametrize(("until", "spent"), [(None, True), (Budget(seconds=8.0), False)])
+def test_a_slice_of_the_race_keeps_time_for_its_own_look_alone(tmp_path, until, spent):
+    """All of valid is looked at once, in the end of the whole budget."""
+    trainer = trainer_of(tmp_path, budget=Budget(seconds=8.0))
+    trainer.curve_rows = len(trainer.valid) // 4
+    trainer.elapsed, trainer.evaluation_seconds = 5.0, 4.0
+
+    assert spent == trainer._over(until or trainer.budget, 0, 0.0)
+
+
+def test_memory_that_ends_while_a_batch_is_made_is_said(tmp_path):
+    """Not within the passes: with words, and an exit of its own."""
+    trainer = trainer_of(tmp_path)
+
+    def short(step: int) -> None:
+        raise MemoryError
+
+    trainer._batches = short
+    with pytest.raises(TrainingFailed, match="memory ended while the batch of step 0 was made"):
+        trainer.run()
+
+
+def test_a_process_waits_for_others_once_its_rows_are_here(tmp_path, monkeypatch):
+    """By that the others know who is behind within a step."""
+    trainer, said = trainer_of(tmp_path, budget=Budget(steps=2)), []
+    make = trainer._batches
+    monkeypatch.setattr(trainer, "_batches", lambda step: said.append("rows") or make(step))
+    monkeypatch.setattr(
+        type(trainer.world), "at", lambda _, step, waiting=False: said.append((step, waiting))
+    )
+    trainer.run()
+
+    assert [(0, False), "rows", (0, True), (1, False), "rows", (1, True)] == said
 
 
 def test_evaluating_changes_no_step(tmp_path):
@@ -258,7 +309,7 @@ def test_curves_are_whole(tmp_path):
     assert list(range(1, 61)) == [line["step"] for line in steps]
     assert {"step", "seconds", "progress", "loss", "learning_rate", "examples_per_s",
             "memory_bytes", "grad_norm"} == set(steps[0])  # fmt: skip
-    assert loop.EVALUATIONS == len(evaluations)
+    assert loop.Trainer.evaluations == len(evaluations)
     assert (60, 1.0) == (evaluations[-1]["step"], evaluations[-1]["progress"])
 
 
@@ -481,4 +532,4 @@ def test_a_look_that_counted_otherwise_leads_by_nothing():
     found = Quality("mse", TASKS["forecasting"].values(table), 0.0, 0.0, table, {}, table[:, 1])
     seen = np.zeros((20, 4))
 
-    assert not was_clearly_better(seen, found, TASKS["forecasting"])
+    assert not was_clearly_better(seen, found, TASKS["forecasting"], None)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from pydantic import ValidationError
 from tests.conformance.makers import MAKERS
 from tests.train.conftest import differing, trainer_of, weights_of
-from tests.train.processes import start_command
+from tests.train.processes import run_ranks, start_command
 
 from modelwright import stages, verbs
 from modelwright.cli import call
@@ -168,6 +168,9 @@ def test_an_error_under_torchrun_is_said_once(keys, words, tmp_path):
 def test_what_can_not_be_shared_is_refused():
     with pytest.raises(ConfigError, match="15 rows can't be dealt out evenly to 2"):
         parallel.require_fit(Layout(data=2), "tagging", 15)
+    with pytest.raises(ConfigError, match=r"the quarter of 12 rows .*batch_warmup_steps") as caught:
+        parallel.require_fit(Layout(data=2), "tagging", 12, parts=4)
+    assert "a multiple of 8" == caught.value.expected
     with pytest.raises(ConfigError, match="learns from a batch as a whole"):
         parallel.require_fit(Layout(tensor=2), "image-text-matching", None)
 
@@ -284,3 +287,18 @@ def test_two_processes_do_a_run_as_one_does(tmp_path):
         found.append([json.loads(line)["loss"] for line in lines if "loss" in json.loads(line)])
 
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def draw_of(rank, layout):
+    world = parallel.World(Place(rank, rank, layout.processes))
+    world.arrange(layout)
+    return world.draw
+
+
+@pytest.mark.parametrize("layout", [Layout(pipeline=2), Layout(pipeline=2, data=2),
+                                    Layout(context=2, tensor=2)])  # fmt: skip
+def test_dropout_draws_anew_for_other_rows_places_and_blocks(tmp_path, layout):
+    """Processes that share all of these, which cut matrices, have the same masks."""
+    found = run_ranks(tmp_path, layout.processes, draw_of, layout)
+
+    assert layout.processes // layout.tensor == len(set(found))

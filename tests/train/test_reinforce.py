@@ -79,7 +79,7 @@ def test_resume_is_exact(learner_of, family, algorithm, monkeypatch):
         assert torch.equal(value, learner.algorithm.tensors()[name]), name
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ["dqn", pytest.param("ppo", marks=pytest.mark.slow)])
 def test_a_killed_run_ends_with_the_same_weights(learner_of, algorithm, monkeypatch):
     """Killed between two looks at valid, a run goes on to the same best weights and figures."""
     keys = {"algorithm": algorithm, "budget": Budget(steps=60), "checkpoint_steps": 1}
@@ -287,3 +287,17 @@ def test_it_learns(learner_of, data, family, algorithm):
     session = TorchSession(learner.averaged, learner.spec, 1)
 
     assert evaluate(session, data.parts["test"], TASKS["control"]).value > 120
+
+
+def test_a_batch_that_what_is_played_has_no_parts_of_is_refused(learner_of):
+    """2,048 actions are cut into equal batches."""
+    with pytest.raises(ConfigError, match="100 does not divide the 2048 actions"):
+        learner_of(algorithm="ppo", batch_size=100)
+
+
+def test_the_first_look_takes_its_time_from_the_budget(learner_of):
+    """What is reckoned as spent holds it, as it does those that follow."""
+    learner = learner_of(algorithm="ppo", budget=Budget(steps=1))
+    learner.run()
+
+    assert 0 < learner.looked_s < learner.elapsed

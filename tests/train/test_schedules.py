@@ -146,8 +146,9 @@ def test_weight_decay_goes_to_its_end_in_a_straight_line(tmp_path, optimizer, ke
 
 def test_weight_decay_that_ends_without_a_beginning_is_refused():
     """There is no way from nothing that a share could be taken of."""
-    with pytest.raises(ConfigError, match="weight_decay_end is about weight decay"):
-        settings_of("cnn", weight_decay=0, weight_decay_end=0.1)
+    for end in (0.1, 0.0):
+        with pytest.raises(ConfigError, match="weight_decay_end is about weight decay"):
+            settings_of("cnn", weight_decay=0, weight_decay_end=end)
 
 
 def test_a_batch_without_a_quarter_does_not_grow():
@@ -176,7 +177,7 @@ def test_speeds_count_the_rows_of_a_growing_batch(tmp_path):
     trainer.run(Budget(steps=10))
 
     assert 4 * 4 + 4 * 8 + 2 * 16 == trainer.examples_before(10)
-    assert 4 == trainer.settings.fewest_rows
+    assert 4 == trainer.settings.first_parts
 
 
 def test_a_recipe_can_name_every_schedule():

@@ -1,5 +1,6 @@
 """A checkpoint taken by one layout is taken up by any other; one that is not whole, by none."""
 
+import errno
 import os
 import pickle
 import signal
@@ -24,7 +25,7 @@ from modelwright.train import checkpoint, shards, state
 from modelwright.train.adafactor import Adafactor
 from modelwright.train.shards import require_whole
 
-from .processes import run_ranks
+from .processes import run_ranks, save_now
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -69,7 +70,7 @@ def cut(layout, tensors):
 
 
 def save_as(rank, layout, folder):
-    checkpoint.save(folder, step=7, tensors=cut(layout, whole()), position={"a": 1}, keep=2)
+    save_now(folder, step=7, tensors=cut(layout, whole()), position={"a": 1}, keep=2)
 
 
 def restore_as(rank, layout, folder):
@@ -158,7 +159,7 @@ def begin(rank, how, folder):
     model, optimizer = divided(how)
     steps(model, optimizer, 2)
     tensors = state.gather(model, optimizer, average={}, best={}, more={})
-    checkpoint.save(folder, step=2, tensors=tensors, position={}, keep=1)
+    save_now(folder, step=2, tensors=tensors, position={}, keep=1)
     return steps(model, optimizer, 3)
 
 
@@ -232,9 +233,7 @@ def test_room_is_where_the_next_step_wants_it(fused):
 def test_either_type_of_vectors_is_taken(tmp_path):
     """bf16-true keeps them in float32, and cut by FSDP2 in bfloat16: one takes up the other's."""
     wide = torch.tensor([1.0, 2.0, 3.0])
-    checkpoint.save(
-        tmp_path, step=1, tensors={"a": wide, "b": wide.bfloat16()}, position={}, keep=1
-    )
+    save_now(tmp_path, step=1, tensors={"a": wide, "b": wide.bfloat16()}, position={}, keep=1)
     room = {"a": torch.zeros(3, dtype=torch.bfloat16), "b": torch.zeros(3)}
     checkpoint.restore(checkpoint.newest(tmp_path), room)
 
@@ -244,7 +243,7 @@ def test_either_type_of_vectors_is_taken(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.float64])
 def test_another_type_is_refused(tmp_path, dtype):
     """By the tensor's name, before a value is touched."""
-    checkpoint.save(tmp_path, step=1, tensors={"a": torch.ones(3)}, position={}, keep=1)
+    save_now(tmp_path, step=1, tensors={"a": torch.ones(3)}, position={}, keep=1)
     room = {"a": torch.zeros(3, dtype=dtype)}
     with pytest.raises(IntegrityError, match=r"a is .* and was"):
         checkpoint.restore(checkpoint.newest(tmp_path), room)
@@ -252,9 +251,24 @@ def test_another_type_is_refused(tmp_path, dtype):
     assert not room["a"].any()
 
 
+@pytest.mark.parametrize("name", ["read_bytes", "iterdir", "sha256"])
+def test_a_checkpoint_that_a_disk_does_not_give_is_said(tmp_path, monkeypatch, name):
+    """An error of its own, and how to go back to the one before."""
+    save_now(tmp_path, step=1, tensors={"a": torch.ones(3)}, position={}, keep=1)
+    record, room = checkpoint.newest(tmp_path), {"a": torch.zeros(3)}
+
+    def refuse(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(checkpoint if name == "sha256" else type(tmp_path), name, refuse)
+    with pytest.raises(IntegrityError, match="can't be read: Input/output error") as caught:
+        checkpoint.restore(record, room) if name == "sha256" else checkpoint.newest(tmp_path)
+    assert "go back to the one before" in caught.value.repair
+
+
 def save_own(rank, folder):
     mine = {f"model.stage{rank}": torch.full((3,), float(rank)), "model.all": torch.ones(2)}
-    checkpoint.save(folder, step=1, tensors=mine, position={}, keep=1)
+    save_now(folder, step=1, tensors=mine, position={}, keep=1)
 
 
 def test_what_only_one_rank_has_is_saved(tmp_path):
@@ -309,7 +323,7 @@ def fail_on_rank_1(rank, folder):
 
         checkpoint.write_shard = refuse
     try:
-        checkpoint.save(folder, step=8, tensors=whole(), position={}, keep=2)
+        save_now(folder, step=8, tensors=whole(), position={}, keep=2)
     except StorageError as error:
         return error.what, checkpoint.newest(folder)["step"], [one.name for one in folder.iterdir()]
 
@@ -329,7 +343,7 @@ def die_while_writing(rank, folder):
     if rank == 1:
         checkpoint.write_shard = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     try:
-        checkpoint.save(folder, step=8, tensors=whole(), position={}, keep=2)
+        save_now(folder, step=8, tensors=whole(), position={}, keep=2)
     except StorageError as error:
         return error.what, checkpoint.newest(folder)["step"]
 

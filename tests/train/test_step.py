@@ -149,7 +149,9 @@ def test_averages_are_held_back_too(tmp_path, ahead, monkeypatch):
         torch.testing.assert_close(weights_of(late)[name], value, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("stop", [12, 14, 15, 17])
+@pytest.mark.parametrize(
+    "stop", [14, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (12, 15, 17))]
+)
 def test_overflows_that_are_known_late_change_nothing(tmp_path, monkeypatch, stop):
     """The loss scale falls and grows at the steps where it does if every step waits, and stopped in
     between and taken up again it ends with the same bits."""

@@ -58,6 +58,19 @@ def test_a_rank_behind_is_named(watch):
         timing_out(watch)
 
 
+def test_a_rank_that_has_no_rows_yet_is_named(watch):
+    """This one has its own of the same step, and waits."""
+    other(watch, 1, 40, waiting=True)
+    other(watch, 2, 40, waiting=False)
+    with (
+        pytest.raises(TrainingFailed, match="for rank 2 on node7, last seen at step 40"),
+        watch.waiting(),
+    ):
+        watch.at(40)
+        watch.at(40, waiting=True)
+        raise RuntimeError(TIMED_OUT)
+
+
 def test_a_rank_that_never_began_is_named(watch):
     """A rank without a file has a number, and no host."""
     other(watch, 1, 40, waiting=True)
@@ -120,7 +133,8 @@ except ModelwrightError as error:
 
 
 @pytest.mark.parametrize(("act", "end"), [
-    ("dist.all_reduce(torch.ones(1))", ")"), ("ranks.share(step)", " at a checkpoint)"),
+    pytest.param("dist.all_reduce(torch.ones(1))", ")", marks=pytest.mark.slow),
+    ("ranks.share(step)", " at a checkpoint)"),
 ])  # fmt: skip
 def test_a_stopped_process_is_named_by_the_other(tmp_path, act, end):
     """Of two processes in a gloo group one is stopped by a signal; the other ends with its rank,

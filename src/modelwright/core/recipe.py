@@ -380,6 +380,10 @@ class Recipe(Section):
             raise ValueError(f"data.tokens.unit: {self.task} takes {', '.join(units)}")
         if self.data.tokens.unit == "bytes" and self.data.tokens.vocab_size is not None:
             raise ValueError("data.tokens.vocab_size: bytes are as many as there are, 256")
+        if self.data.split_rows is not None:
+            for key in ("valid", "test"):
+                if self.data.sets(key):
+                    raise ValueError(f"data.{key}: data.split_rows says already how long parts are")
         if self.task in NEEDS_HORIZON and self.data.horizon is None:
             raise ValueError("data.horizon: forecasting needs it: the number of steps to forecast")
         if self.task in NO_LONGEST and self.model.positions == "learned":

@@ -46,13 +46,13 @@ def read_voc(root: Path, section: recipe.Data) -> Loaded:
     """
     parts: dict[str, list[Picture]] = {}
     broken: dict[Path, str] = {}
+    pictures = _voc_pictures(root)
     for part, names in _voc_parts(root).items():
         parts[part] = []
         for name in names:
             file = root / "Annotations" / f"{name}.xml"
             _inside(root, file)
-            places = (root / "JPEGImages" / f"{name}{suffix}" for suffix in SUFFIXES)
-            picture = next((one for one in places if one.is_file()), None)
+            picture = pictures.get(name)
             try:
                 if picture is None:
                     raise DataError(f"JPEGImages has no picture {name}")
@@ -64,18 +64,25 @@ def read_voc(root: Path, section: recipe.Data) -> Loaded:
     return loaded(root, parts, labels, section, [], broken)
 
 
+def _voc_pictures(root: Path) -> dict[str, Path]:
+    """The pictures by their names."""
+    every = sorted((root / "JPEGImages").iterdir(), reverse=True)  # of one name the first counts
+    return {one.stem: one for one in every if one.suffix.lower() in SUFFIXES}
+
+
 def _voc_parts(root: Path) -> dict[str, list[str]]:
     """The names in each part's list; the other columns of a list are not looked at."""
+    known = {one.stem for one in (root / "Annotations").glob("*.xml")}
     lists = root / "ImageSets" / "Main"
     found = {}
     for name, part in {"trainval": "train", **PART_FOLDERS}.items():  # train comes after trainval
         file = lists / f"{name}.txt"
         if file.is_file():
-            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-            found[part] = [line.split()[0] for line in lines if line.strip()]
-    if "train" in found:
-        return found
-    return {"train": sorted(one.stem for one in (root / "Annotations").glob("*.xml"))}
+            text = file.read_text(encoding="utf-8-sig", errors="replace")
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            # a name may hold blanks, and a number may stand behind it
+            found[part] = [line if line in known else line.split()[0] for line in lines]
+    return found if "train" in found else {"train": sorted(known)}
 
 
 def _voc_boxes(content: bytes) -> Iterator[Box]:
@@ -107,7 +114,7 @@ def xml(content: bytes) -> Element:
     parser.CharacterDataHandler = builder.data
     try:
         parser.Parse(content, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, ValueError, LookupError) as error:  # the latter of its encoding
         raise DataError(f"it is no XML: {error}") from error
     return builder.close()
 
@@ -135,7 +142,7 @@ def read_yolo(root: Path, section: recipe.Data) -> Loaded:
             _inside(root, file)
             own = marks / f"{file.stem}.txt"
             try:
-                text = own.read_text(encoding="utf-8") if own.is_file() else ""
+                text = own.read_text(encoding="utf-8-sig") if own.is_file() else ""
                 boxes = tuple(_yolo_box(line, labels) for line in text.splitlines() if line.strip())
                 parts[part].append(Picture(file, boxes, relative=True))
             except (DataError, OSError, UnicodeDecodeError) as error:
@@ -164,7 +171,7 @@ def _yolo_names(root: Path) -> list[str]:
         if not file.is_file():
             continue
         try:
-            text = file.read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8-sig")
             if file.suffix == ".txt":
                 return [line.strip() for line in text.splitlines() if line.strip()]
             names = yaml.safe_load(text)["names"]
@@ -190,7 +197,7 @@ def _yolo_box(line: str, labels: list[str]) -> Box:
         raise DataError(
             f"{line.strip()[:60]!r} is not the number of a class and four shares"
         ) from error
-    label = labels[place] if 0 <= place < len(labels) else number
+    label = labels[place] if 0 <= place < len(labels) else f"number {number}"
     low, high = ((centre[0] + sign * half[0], centre[1] + sign * half[1]) for sign in (-1, 1))
     return (*low, *high, label)
 
@@ -266,7 +273,7 @@ def _coco_pictures(
             crowds.append(files.get(one["image_id"], ""))
             continue
         x, y, width, height = map(float, one["bbox"])
-        label = names.get(one["category_id"], str(one["category_id"]))
+        label = names.get(one["category_id"], f"number {one['category_id']}")
         boxes[one["image_id"]].append((x, y, x + width, y + height, label))
     base = _coco_folder(root, file, next(iter(files.values()), ""))
     pictures = []

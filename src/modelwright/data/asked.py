@@ -134,11 +134,7 @@ def _file(path: Path, how: Reader) -> Iterator[Asked]:
         if how.tags is not None:  # words stay divided as they came
             for where, words in rows_of_words(path, how.columns[0], repair):
                 there = True
-                yield (
-                    Asked(" ".join(words), text.JOINT.join(words).encode())
-                    if words
-                    else (_filled(where, b""))
-                )
+                yield (_divided(words) if words else (_filled(where, b"")))
         else:
             for where, *values in records(path, how.columns, repair):
                 there = True
@@ -164,12 +160,17 @@ def _content(content: bytes, name: str, how: Reader, tagged: bool = False) -> It
     sentences = _sentences(lines, how.tags, tagged) if how.tags is not None else []
     if sentences:
         for words in sentences:
-            yield Asked(" ".join(words), text.JOINT.join(words).encode())
+            yield _divided(words)
     elif how.whole:
         yield Asked(name, whole.encode())
     else:
         for number, line in enumerate(lines, 1):
             yield _line(line, f"{name} line {number}")
+
+
+def _divided(words: Sequence[str]) -> Asked:
+    """Words that stay divided as they came, be it a single one."""
+    return Asked(" ".join(words), text.JOINT.join(["", *words]).encode())
 
 
 def _line(line: str, where: str) -> Asked:

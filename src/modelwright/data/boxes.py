@@ -5,7 +5,6 @@ targets, and what is wrong with a box becomes a finding. Pictures are stretched 
 `decode` does everywhere, and their boxes with them: how much two boxes overlap does not change.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,7 @@ def loaded(
 
     Args:
         broken: annotations that cannot be read, with the reason.
-    Raises: DataError without a readable picture, or without a class.
+    Raises: DataError without a readable picture, or without a class; as folder.pictures does.
     """
     files = [one.file for found in parts.values() for one in found]
     sizes, faulty = folder.read_each(files, image.size)
@@ -53,18 +52,17 @@ def loaded(
             expected="PNG or JPEG pictures, and boxes with classes",
         )
     height, width = _shape(list(sizes.values()), section)
-    decode = functools.partial(image.decode, channels=3, height=height, width=width)
-    pixels, unread = folder.read_each(list(sizes), decode)
+    pixels, unread = folder.pictures(sizes, height, width)
     faulty |= unread
-    grey = all((p[0] == p[1]).all() and (p[0] == p[2]).all() for p in pixels.values())
+    channels = min(map(len, pixels.values()), default=3)
     marks = _Marks(list(labels))
     made = {}
     for part, found in parts.items():
         own = [one for one in found if one.file in pixels]
-        images = np.empty((len(own), 1 if grey else 3, height, width), np.uint8)
+        images = np.empty((len(own), channels, height, width), np.uint8)
         targets = []
         for row, one in enumerate(own):
-            images[row] = pixels[one.file][: len(images[row])]
+            images[row] = pixels[one.file]
             name = folder.name_of(one.file, root)
             targets.append(marks.scaled(one, sizes[one.file], (height, width), name))
         inputs: dict[str, Column] = {"image": images}
@@ -138,7 +136,8 @@ def _shape(sizes: Sequence[tuple[int, int]], section: recipe.Data) -> tuple[int,
     table = np.array(sizes, np.float64)
     height, width = np.median(table, 0)
     longest = section.image_size or min(max(height, width), LONGEST_SIDE)
-    scaled = [side * longest / max(height, width) for side in (height, width)]
-    cells = 2 * image.stride(*map(round, scaled))  # grids are put together at half the detail
-    down, across = (max(cells, cells * round(side / cells)) for side in scaled)
+    down, across = (round(side * longest / max(height, width)) for side in (height, width))
+    for _ in range(2):  # what is rounded may have cells of another size
+        cells = 2 * image.stride(down, across)  # grids are put together at half the detail
+        down, across = (max(cells, cells * round(side / cells)) for side in (down, across))
     return down, across

@@ -4,7 +4,8 @@
 test first, then valid from train, by class, by a seed, and never between two equal images.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,15 +218,10 @@ def load(section: recipe.Data, kind: str = "image", answer: str = "classes") -> 
         does not read; DataError for one that cannot be read; MissingExtra for a library that the
         format needs.
     """
-    name, path = _recognise(section, kind, answer)
-    _require_read(section, name)
-    try:
+    with _permitted(section.source):
+        name, path = _recognise(section, kind, answer)
+        _require_read(section, name)
         parts, labels, findings = SOURCES[name].read(path, section)
-    except OSError as error:
-        raise DataError(
-            f"data.source: {section.source!r} cannot be read: {error}",
-            expected="permission to read it",
-        ) from error
     if not len(parts["train"]):
         raise DataError(
             f"data.source: {section.source!r} has no usable training row",
@@ -249,7 +245,21 @@ def load(section: recipe.Data, kind: str = "image", answer: str = "classes") -> 
 
 def source_of(section: recipe.Data, kind: str, answer: str) -> Source:
     """What reads a recipe's data; arguments and errors as of `load`."""
-    return SOURCES[_recognise(section, kind, answer)[0]]
+    with _permitted(section.source):
+        return SOURCES[_recognise(section, kind, answer)[0]]
+
+
+@contextlib.contextmanager
+def _permitted(source: str) -> Iterator[None]:
+    """
+    Raises: DataError where a disk refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"data.source: {source!r} cannot be read: {error}", expected="permission to read it"
+        ) from error
 
 
 def _require_read(section: recipe.Data, name: str) -> None:
@@ -275,7 +285,7 @@ def recognise(section: recipe.Data) -> Source:
     pairs_ = [("image", "boxes"), *((kind, one) for kind, row in each for one in row.answers)]
     for kind, answer in dict.fromkeys(pairs_):
         try:
-            return SOURCES[_recognise(section, kind, answer)[0]]
+            return source_of(section, kind, answer)
         except ConfigError as error:
             problem = problem or error
     assert problem is not None

@@ -177,13 +177,15 @@ def refuse(report: dict[str, Any]) -> None:
     Raises: DataError that names each of them with its first rows, and how to accept it.
     """
     empty = [part for part, rows in report["rows"].items() if not rows]
+    blocking = [f for f in report["findings"] if f["blocking"] and not f["waived"]]
     if empty:
+        why = "; ".join(f["text"] for f in blocking)
         raise DataError(
-            f"the data of {report['source']!r} has no rows in: {', '.join(empty)}",
+            f"the data of {report['source']!r} has no rows in: {', '.join(empty)}"
+            + (f" ({why})" if why else ""),
             expected="rows to train on, to choose by and to judge by",
             repair="bring more rows, or set data.valid and data.test between 0 and 1",
         )
-    blocking = [f for f in report["findings"] if f["blocking"] and not f["waived"]]
     if not blocking:
         return
     lines = []

@@ -227,7 +227,18 @@ def _read_images(
 ) -> tuple[dict[Path, Images], dict[Path, str]]:
     """Pixels of one size, (1 or 3, height, width)."""
     sizes, broken = read_each(files, image.size)
-    height, width = _common_size(list(sizes.values()), section)
+    pixels, faulty = pictures(sizes, *_common_size(list(sizes.values()), section))
+    return pixels, broken | faulty
+
+
+def pictures(
+    sizes: Mapping[Path, tuple[int, int]], height: int, width: int
+) -> tuple[dict[Path, Images], dict[Path, str]]:
+    """Pixels of each file, (channels, height, width), one channel if all are grey; and the reason
+    why each other one has none.
+
+    Raises: DataError if they would not fit into memory.
+    """
     needed, held = 2 * 3 * height * width * len(sizes), this_machine().memory_bytes
     if needed > held:
         raise DataError(
@@ -237,10 +248,9 @@ def _read_images(
             repair="set data.image_size, to which all are brought, such as 224",
         )
     decode = functools.partial(image.decode, channels=3, height=height, width=width)
-    pixels, faulty = read_each(list(sizes), decode)
+    pixels, broken = read_each(list(sizes), decode)
     grey = all((p[0] == p[1]).all() and (p[0] == p[2]).all() for p in pixels.values())
-    channels = 1 if grey else 3
-    return {file: found[:channels] for file, found in pixels.items()}, broken | faulty
+    return {file: found[: 1 if grey else 3] for file, found in pixels.items()}, broken
 
 
 def _join_images(found: Mapping[Path, Images], chosen: Sequence[Path]) -> dict[str, Column]:

@@ -250,22 +250,26 @@ class Loader:
             draw = _generator(self.seed, "order", epoch)
             order = torch.randperm(len(self), generator=draw)
             lengths = self._rows.lengths
-            if lengths is not None:
-                order = _bucketed(order, torch.from_numpy(lengths), self.batch_size, draw)
+            if lengths is not None:  # the first rows end a batch that the epoch before began
+                begun = (self.rows_before(self._batch_steps) - epoch * len(self)) % self.batch_size
+                order = _bucketed(order, torch.from_numpy(lengths), self.batch_size, begun, draw)
             self._orders[epoch] = order
             while len(self._orders) > _ORDERS_KEPT:
                 self._orders.popitem(last=False)
         return self._orders[epoch]
 
 
-def _bucketed(order: Tensor, lengths: Tensor, size: int, draw: Generator) -> Tensor:
+def _bucketed(order: Tensor, lengths: Tensor, size: int, begun: int, draw: Generator) -> Tensor:
     """The same rows, so that each batch holds similar lengths and batches come in any order.
 
     Pools of many batches are sorted by length and their batches shuffled; a last, short batch
     stays last, so that the others keep their places.
+
+    Args:
+        begun: rows that come before the first whole batch; they stay where they are.
     """
-    pools = []
-    for pool in torch.split(order, POOL_BATCHES * size):
+    pools = [order[:begun]]
+    for pool in torch.split(order[begun:], POOL_BATCHES * size):
         batches = list(torch.split(pool[lengths[pool].argsort(stable=True)], size))
         last = [batches.pop()] if len(batches[-1]) < size else []
         mixed = [batches[i] for i in torch.randperm(len(batches), generator=draw).tolist()]

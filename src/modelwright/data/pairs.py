@@ -38,7 +38,7 @@ def is_here(path: Path) -> bool:
 
 def _table(path: Path) -> Path | None:
     if path.is_dir():
-        found = [file for file in sorted(path.iterdir()) if _table(file) and file.is_file()]
+        found = [file for file in sorted(path.iterdir()) if file.is_file() and _table(file)]
         return found[0] if len(found) == 1 else None
     if not path.is_file() or not path.name.endswith(SUFFIXES):
         return None
@@ -186,14 +186,14 @@ def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:
 def ask(content: bytes, texts: Sequence[str]) -> bytes:
     """A picture's bytes and texts to choose from, as one question."""
     return json.dumps(
-        {"picture": base64.b64encode(content).decode(), "texts": list(texts)}, ensure_ascii=False
+        {"picture": base64.b64encode(content).decode(), "texts": list(texts)}
     ).encode()
 
 
 def _asked(content: bytes) -> tuple[bytes, list[str]]:
     try:
         question = json.loads(content)
-        texts = [one.strip() for one in question["texts"] if one.strip()]
+        texts = [encodable(one).strip() for one in question["texts"] if one.strip()]
         picture = base64.b64decode(question["picture"], validate=True)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(

@@ -72,7 +72,7 @@ def read(path: Path, section: recipe.Data) -> Loaded:
         sources, targets = [], []
         for where, source, target in cleaned_pairs(pairs, section.clean, counts):
             if source.strip() and target.strip():
-                sources.append(source.strip())
+                sources.append(" ".join(source.split()))  # as it is asked later
                 targets.append(target.strip())
             else:
                 empty.append(where)

@@ -336,8 +336,9 @@ def read_input(
     """
     user, rated, asked = _parsed(content, files)
     levels = np.array(inputs["levels"])
+    ends = levels.astype(np.float32)[[0, -1]]  # as a rating was read
     for item, rating in rated.items():
-        if not levels[0] <= rating <= levels[-1]:
+        if not ends[0] <= np.float32(rating) <= ends[1]:
             raise DataError(
                 f"{items_of(files[ITEMS])[0][item]!r} is rated {rating:g}",
                 expected=f"{levels[0]:g} to {levels[-1]:g}, as in the data",

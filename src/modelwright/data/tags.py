@@ -35,7 +35,9 @@ def read_tagged(path: Path, section: recipe.Data) -> Loaded:
     # of all parts: a tag that train lacks can't be learned, but its rows are judged all the same
     labels = sorted({tag for _, tags in every for tag in tags}, key=_tag_order)
     number = {label: index for index, label in enumerate(labels)}
-    joint = between(word for words, _ in raw["train"][:1000] for word in words)
+    # between words of more than a character a border would be lost
+    single = all(len(word) == 1 for words, _ in every for word in words)
+    joint = between(word for words, _ in raw["train"][:1000] for word in words) if single else " "
     parts = {}
     for part, sentences in raw.items():
         texts = [joint.join(words) for words, _ in sentences]

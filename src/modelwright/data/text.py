@@ -37,7 +37,8 @@ VOCAB_SIZE = 30_000  # ids of each kind of feature, where the recipe does not sa
 LEAST_SEEN = 2  # times in train, from which a feature has an id
 JOINT = "\x1f"  # the unit separator: between words that came divided, and stay so
 WORDS = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
-_CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af]")
+# of scripts that put no blanks between words
+_CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 
 # files
 
@@ -190,7 +191,7 @@ def labelled(file: Path, columns: recipe.Columns) -> Iterator[tuple[str, str, st
 
 def _order(label: str) -> tuple[int, float, str]:
     """Numbers by their size, then words."""
-    return (0, float(label), label) if label.lstrip("-").isdigit() else (1, 0.0, label)
+    return (0, float(label), label) if re.fullmatch(r"-?\d+", label) else (1, 0.0, label)
 
 
 def code_points(texts: Sequence[str]) -> Ragged:
@@ -206,7 +207,7 @@ def code_points(texts: Sequence[str]) -> Ragged:
 def between(tokens: Iterable[str]) -> str:
     """What stands between tokens: a blank, or nothing where most are single characters of CJK."""
     sample = list(tokens)
-    return "" if sum(bool(_CJK.match(token)) for token in sample) > len(sample) / 2 else " "
+    return "" if sum(bool(_CJK.fullmatch(token)) for token in sample) > len(sample) / 2 else " "
 
 
 def split(text: str, unit: str) -> list[str]:
@@ -314,8 +315,14 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
     train = parts["train"].origins
     unit = asked.unit
     if unit == "auto":
-        spaced = between(character for text in train[:1000] for character in text) == " "
-        unit = ("given" if answer == "tags" else "words") if spaced else "characters"
+        if answer == "tags":
+            whole, tags = parts["train"].inputs["ids"], parts["train"].targets
+            assert isinstance(whole, Ragged) and isinstance(tags, Ragged)
+            alone = np.array_equal(whole.lengths, tags.lengths)  # a tag for each character
+            unit = "characters" if alone else "given"
+        else:
+            spaced = between(character for text in train[:1000] for character in text) == " "
+            unit = "words" if spaced else "characters"
     features = asked.features or DEFAULT_FEATURES[answer == "tags", unit == "characters"]
     tagged, cut = answer == "tags", {}
     for part, rows in parts.items():
@@ -328,7 +335,8 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
         ids = ragged([vocabulary.ids(one) for one in cut[part]], np.zeros((0, len(features)), int))
         targets = rows.targets
         if isinstance(targets, Ragged):
-            targets = _fitted(targets, ids, part, rows)
+            most = asked.max_length if part == "train" else None
+            targets = _fitted(targets, ids, part, rows, most)
         made[part] = Rows({"ids": ids}, targets, rows.origins)
     lengths = made["train"].inputs["ids"].lengths  # type: ignore[union-attr]
     inputs = {
@@ -341,8 +349,9 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
         "whole": tagged,
         **changing(section.clean),
     }
-    if unit == "given" and tagged:
-        inputs["asked"] = "words"  # nobody puts blanks around the commas of running text
+    if unit == "given" and tagged:  # nobody puts blanks around the commas of running text
+        joined = between(token for tokens in cut["train"][:1000] for token in tokens)
+        inputs["asked"] = "words" if joined else "characters"
     return Prepared(made, inputs, {}, {VOCABULARY: vocabulary.to_bytes()})
 
 
@@ -365,16 +374,18 @@ DEFAULT_FEATURES = {
 }
 
 
-def _fitted(targets: Ragged, ids: Ragged, part: str, rows: Rows) -> Ragged:
-    """The targets of the tokens that are left of longer rows."""
-    tags = [targets[row][: len(ids[row])] for row in range(len(ids))]
-    for row, own in enumerate(tags):
-        if len(own) != len(ids[row]):
+def _fitted(targets: Ragged, ids: Ragged, part: str, rows: Rows, most: int | None) -> Ragged:
+    """The targets of the tokens that are left of longer rows, which have `most` of them."""
+    tags = []
+    for row in range(len(ids)):
+        own, number = targets[row], len(ids[row])
+        if len(own) != number and not (number == most and len(own) > number):
             raise DataError(
-                f"{rows.name(part, row)} has {len(targets[row])} tags and {len(ids[row])} tokens",
+                f"{rows.name(part, row)} has {len(own)} tags and {number} tokens",
                 expected="one tag for each word or character",
                 repair='set data.tokens.unit: "given" for words, "characters" for characters',
             )
+        tags.append(own[:number])
     return ragged(tags)
 
 

@@ -114,7 +114,7 @@ def letters(made: Prepared, section: recipe.Data) -> Prepared:
                 "short_recordings", names, "left out, too short for the text"
             ))  # fmt: skip
             own = own.take(np.setdiff1d(np.arange(len(own)), short))
-        if not len(own):
+        if len(rows) and not len(own):
             raise DataError(
                 f"data.source: every recording of {part} is too short for its text",
                 expected=f"at least {1000 * STACK // FRAMES_PER_S} ms for each letter",

@@ -27,6 +27,10 @@ _ITEM = re.compile(
     r"(item|movie|film|product|book|track|song|artist|article|news|business)(_?id)?(:\w+)?|asin",
     re.IGNORECASE,
 )
+_VALUE = {
+    "time": re.compile(r"((unix_?|date)?time(_?stamp)?|date|ts)(:\w+)?", re.IGNORECASE),
+    "rating": re.compile(r"(rating|score|stars)(:\w+)?", re.IGNORECASE),
+}
 _MARK = re.compile(r"[\t|;,]")
 _REPAIR = "name the columns with data.interactions: {user: …, item: …, time: …, rating: …}"
 
@@ -81,8 +85,8 @@ def uses(path: Path, own: recipe.Interactions, what: Literal["time", "rating"]) 
     header = any(isinstance(one, str) for one in columns)
     require_single(str(path), head, columns)
     wanted = [_column_of(path, one, head) for one in columns]
-    if not header:
-        header = value_of(rows[0][1][wanted[2]]) is None
+    if not header and (header := value_of(rows[0][1][wanted[2]]) is None):
+        _require_called(path, head, wanted, what)
     found = []
     for line, fields in rows[header:]:
         if len(fields) <= max(wanted):
@@ -101,6 +105,26 @@ def uses(path: Path, own: recipe.Interactions, what: Literal["time", "rating"]) 
             )
         found.append(Use(user, item, value))
     return found
+
+
+def _require_called(
+    path: Path, head: Sequence[str], wanted: Sequence[int], what: Literal["time", "rating"]
+) -> None:
+    """
+    Raises: ConfigError where a header says that columns taken by their places are others.
+    """
+    kinds = {"user": _USER, "item": _ITEM, **_VALUE}
+    said = [
+        next((kind for kind, one in kinds.items() if one.fullmatch(head[place].strip())), None)
+        for place in wanted
+    ]
+    for place, kind, own in zip(wanted, said, ("user", "item", what), strict=True):
+        if kind not in (own, None):
+            raise ConfigError(
+                f"{path}: column {place} is taken for the {own}, and is called {head[place]!r}",
+                expected="the columns named, where they stand in another order",
+                repair=_REPAIR,
+            )
 
 
 def asked_about(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str, Use]]:
@@ -146,9 +170,14 @@ def asked_about(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str,
 def labels_of(items: Sequence[str], path: Path, own: recipe.Interactions) -> list[str]:
     """What each item is called: its title, if there are titles beside the table, and its id.
 
-    Raises: ConfigError if the file of the titles is not there.
+    Raises: ConfigError if the file of the titles is not there, or names none of the items.
     """
     titles = {} if own.names is None else _titles(path / own.names)
+    if own.names is not None and titles.keys().isdisjoint(items):
+        raise ConfigError(
+            f"data.interactions.names: no line of {own.names} begins with an item of the table",
+            expected="an item and its name, in this order, on each line",
+        )
     return [f"{titles[item]} [{item}]" if item in titles else item for item in items]
 
 
@@ -188,7 +217,9 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
         first = text.partition("\n")[0]
         mark = next((mark for mark in ("::", "\t", "|", ";", ",") if mark in first), ",")
         if mark in ("::", "\t", "|"):
-            rows = [(n, line.split(mark)) for n, line in enumerate(text.splitlines(), 1) if line]
+            # not splitlines: it ends a line at characters that a title may hold
+            lines = text.replace("\r\n", "\n").split("\n")
+            rows = [(number, line.split(mark)) for number, line in enumerate(lines, 1) if line]
         else:
             reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
             rows = [(reader.line_num, row) for row in reader if row]

@@ -89,13 +89,13 @@ def evaluate(
     Args:
         labels: names of the classes, where the task's metric reads them.
         thorough: False judges by what one call gives, the task's `look`, where its metric takes
-            more: the task's `run`.
+            more, the task's `run`; and leaves the interval out: both its ends are the value.
     Raises: DataError without rows; IntegrityError if an output is not a number.
     """
     if not len(rows):
         raise DataError("evaluate: no rows", expected="at least one row")
     if task.acting:
-        return _played(session, rows, task, labels)
+        return _played(session, rows, task, labels, thorough)
     alike = rows.lengths
     order = np.arange(len(rows)) if alike is None else np.argsort(alike, kind="stable")
     shapes = [one.shape[1:] for one in session.signature.inputs]
@@ -151,7 +151,9 @@ def evaluate(
     one_each = np.ones(len(rows), np.int64)
     of_outputs = one_each if lengths is None else lengths[order]
     of_targets = one_each if several is None else several.lengths[order]
-    if metric == "accuracy":
+    if not thorough:
+        low = high = metrics[metric]
+    elif metric == "accuracy":
         low, high = clopper_pearson(int(table[:, 1].sum()), len(table))
     else:
         low, high = bootstrap(len(table), lambda counts: task.values(table, counts)[metric], units)
@@ -167,12 +169,17 @@ def evaluate(
     )
 
 
-def _played(session: Session, rows: Rows, task: Task, labels: Sequence[str]) -> Quality:
+def _played(
+    session: Session, rows: Rows, task: Task, labels: Sequence[str], thorough: bool
+) -> Quality:
     """Judge how a model acts: rows are episodes, which it plays."""
     found, targets = play(session, rows), rows.batch_targets(np.arange(len(rows)))
     table = task.logic.statistics(found, targets, labels)
-    low, high = bootstrap(len(table), lambda counts: task.values(table, counts)[task.metric])
-    return Quality(task.metric, task.values(table), low, high, table, found, targets)
+    values = task.values(table)
+    low = high = values[task.metric]
+    if thorough:
+        low, high = bootstrap(len(table), lambda counts: task.values(table, counts)[task.metric])
+    return Quality(task.metric, values, low, high, table, found, targets)
 
 
 def _in_order(parts: Sequence[np.ndarray], sizes: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ def _share(spec: ModelSpec, task: str, settings: Settings, world: World) -> Shar
     """
     Raises: ConfigError for a task, a batch or a model that the layout does not take.
     """
-    require_fit(world.layout, task, settings.fewest_rows)
+    require_fit(world.layout, task, settings.batch_size, settings.first_parts)
     rows = settings.batch_size // world.layout.readers
     if world.size == 1:
         return Share(rows, rows)

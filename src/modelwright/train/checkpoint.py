@@ -9,11 +9,12 @@ called `step-00000123.best`; the newest of these stays, whatever its age.
 With several processes every function here is called by each of them.
 """
 
+import contextlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,29 +49,16 @@ Box = Mapping[str, Any]  # of a piece, as plain JSON
 Boxes = dict[str, Box]  # those of one rank, by the tensor's name
 
 
-def save(
-    folder: Path, *, step: int, tensors: Mapping[str, Tensor], position: Mapping[str, Any],
-    keep: int, best: bool = False,
-) -> None:  # fmt: skip
-    """Write the checkpoint of `step`, then drop all but the newest `keep` and the best.
+def take(tensors: Mapping[str, Tensor]) -> Taken:
+    """What this rank holds of each tensor, in memory of its own on the CPU.
 
     Args:
-        best: whether this one is better than all before.
-        tensors: by name; a DTensor is cut as it lies on the ranks. What several ranks have alike
-            is written once, by the one that has least to write.
-        position: plain JSON: elapsed seconds, what the loop needs back; rank 0's counts.
-    Raises: StorageError if a disk refuses, on every rank; earlier checkpoints are intact.
+        tensors: by name; a DTensor is cut as it lies on the ranks.
     """
-    taken = take(tensors, copy=False)
-    commit(folder, taken, step=step, position=position, keep=keep, best=best)
-
-
-def take(tensors: Mapping[str, Tensor], *, copy: bool = True) -> Taken:
-    """What this rank holds of each tensor, in memory of its own on the CPU unless `copy` is off."""
     taken = {}
     for name, tensor in tensors.items():
         piece = piece_of(name, tensor)
-        values = piece.values.to("cpu", copy=copy)
+        values = piece.values.to("cpu", copy=True)
         taken[name] = Piece(piece.shape, piece.offsets, values)
     return taken
 
@@ -79,9 +67,15 @@ def commit(
     folder: Path, taken: Taken, *, step: int, position: Mapping[str, Any], keep: int,
     best: bool = False,
 ) -> None:  # fmt: skip
-    """Write what was taken: agree on who writes what, write, then make it visible.
+    """Write the checkpoint of `step`, then drop all but the newest `keep` and the best.
 
-    Args and errors as of `save`.
+    The ranks agree on who writes what, write, and make it visible. What several have alike is
+    written once, by the one that has least to write.
+
+    Args:
+        position: plain JSON: elapsed seconds, what the loop needs back; rank 0's counts.
+        best: whether this one is better than all before.
+    Raises: StorageError if a disk refuses, on every rank; earlier checkpoints are intact.
     """
     first = ranks.place()[0] == 0
     names = ranks.together(lambda: _prepare(folder, step, best) if first else "")
@@ -148,13 +142,14 @@ def newest(folder: Path) -> dict[str, Any] | None:
 
     Its "folder" is the checkpoint's own, "tensors" says shape and dtype by name.
     Raises: IntegrityError if the record is not as it was written, or a file is missing, too many or
-        of another size.
+        of another size, or can't be read.
     """
     found = _all(folder)
     if not found:
         return None
     path = found[-1] / RECORD
-    content = path.read_bytes() if path.is_file() else b""
+    with _readable(path):
+        content = path.read_bytes() if path.is_file() else b""
     try:
         record = dict(json.loads(content))
         own = {name: value for name, value in record.items() if name != "digest"}
@@ -164,10 +159,12 @@ def newest(folder: Path) -> dict[str, Any] | None:
         sound = False
     if not sound:
         raise _broken(path)
-    for name in {one.name for one in path.parent.iterdir()} ^ {RECORD, *record["shards"]}:
+    with _readable(path.parent):
+        sizes = {one.name: one.stat().st_size for one in path.parent.iterdir()}
+    for name in sizes.keys() ^ {RECORD, *record["shards"]}:
         raise _broken(path.parent / name)
     for name, shard in record["shards"].items():
-        if (path.parent / name).stat().st_size != shard["bytes"]:
+        if sizes[name] != shard["bytes"]:
             raise _broken(path.parent / name)
     return {**own, "folder": path.parent}
 
@@ -187,8 +184,11 @@ def restore(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
 
     def check() -> list[str]:
         for index, (name, shard) in enumerate(record["shards"].items()):
-            if index % world_size == own and sha256(folder / name) != shard["sha256"]:
-                raise _broken(folder / name)
+            if index % world_size == own:
+                with _readable(folder / name):
+                    found = sha256(folder / name)
+                if found != shard["sha256"]:
+                    raise _broken(folder / name)
         for name, piece in pieces.items():
             wanted = [list(piece.shape), piece.box["dtype"]]
             shape, dtype = kept.get(name, (None, None))
@@ -200,17 +200,19 @@ def restore(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     for name in kept.keys() - everyone:
         raise _misfit(folder, f"nothing takes {name}")
 
-    def read() -> None:
+    def fill() -> None:
         found = dict.fromkeys(pieces, 0)
         with torch.no_grad():
             for name in record["shards"]:
-                for key, number in read_shard(folder / name, pieces).items():
+                with _readable(folder / name):
+                    read = read_shard(folder / name, pieces)
+                for key, number in read.items():
                     found[key] += number
         for name, piece in pieces.items():
             if found[name] != piece.values.numel():
                 raise _misfit(folder, f"it holds {found[name]} of {piece.values.numel()} {name}")
 
-    ranks.together(read)
+    ranks.together(fill)
 
 
 def room_for(record: Mapping[str, Any], prefix: str, device: str = "cpu") -> dict[str, Tensor]:
@@ -262,9 +264,17 @@ def _writers(boxes: list[Boxes]) -> dict[Any, int]:
     return writers
 
 
-def _broken(path: Path) -> IntegrityError:
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _broken(path, f"can't be read: {error.strerror or error}") from error
+
+
+def _broken(path: Path, why: str = "is not what was written") -> IntegrityError:
     return IntegrityError(
-        f"the checkpoint's {path} is not what was written",
+        f"the checkpoint's {path} {why}",
         expected="the files, sizes and SHA-256 of its record",
         repair=f"remove the newest step-* folder in {path.parent.parent} to go back to the one "
         "before",

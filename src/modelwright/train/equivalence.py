@@ -203,7 +203,8 @@ def _work(folder: Path, environment: Mapping[str, str] = os.environ) -> None:
         model = first_model(spec, 0, world)
         built = model.model if isinstance(model, Later) else model
         try:
-            parallel.require_fit(world.layout, recipe.task, settings.fewest_rows)
+            asked = settings.batch_size, settings.first_parts
+            parallel.require_fit(world.layout, recipe.task, *asked)
             if settings.micro_batch_size < BATCH and has_batch_norms(built):
                 raise ConfigError("batch norms see each pass alone: smaller ones train otherwise")
             trainer = Trainer(

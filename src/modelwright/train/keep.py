@@ -1,5 +1,7 @@
 """Which weights come out: averages over steps, or those of an earlier look that led clearly."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -54,13 +56,18 @@ def valid_values(found: Quality) -> dict[str, float]:
     return {f"valid_{name}": value for name, value in found.values.items()}
 
 
-def was_clearly_better(seen: np.ndarray, last: Quality, task: Task) -> bool:
+def was_clearly_better(
+    seen: np.ndarray, last: Quality, task: Task, judged: Callable[[int], Quality]
+) -> bool:
     """Whether an earlier look leads on the same rows by more than chance explains: the 95 %
     interval of the difference, rows drawn in pairs, lies above nothing.
 
     Args:
         seen: statistics of the first rows, then; `last` is of all of them, now.
+        judged: gives that of the first rows alone, among which a row's rank is another.
     """
+    if task.whole_batches and len(seen) < last.rows:
+        last = judged(len(seen))
     error, now = METRICS[task.look].error, last.statistics[: len(seen)]
     if seen.shape[1:] != now.shape[1:]:  # of a version that counted otherwise
         return False

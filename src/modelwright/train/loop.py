@@ -46,7 +46,6 @@ from modelwright.train.step import AHEAD, Steps
 from modelwright.train.weights import Weights
 
 CURVE_ROWS = 2000  # valid rows looked at while training; the last evaluation takes all of them
-EVALUATIONS = 8  # over the whole budget
 SEEN = "seen"  # in checkpoints
 
 
@@ -64,7 +63,7 @@ class Trainer:
     Raises: ConfigError for a layout that task, batch or model don't fit.
     """
 
-    evaluations, curve_rows = EVALUATIONS, CURVE_ROWS
+    evaluations, curve_rows = 8, CURVE_ROWS  # looks over the whole budget
 
     def __init__(
         self, model: nn.Module | Later, spec: ModelSpec, task: Task, train: Rows, valid: Rows,
@@ -99,7 +98,7 @@ class Trainer:
         self.elapsed, self.evaluation_seconds = 0.0, 0.0
         self.looked_s, self.went_back = 0.0, False  # looked at valid, by this process
         self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid metric
-        self._saved_step, self._saved_looks, self._saved_at, self._evaluated_at = 0, 0, 0.0, 0.0
+        self._saved, self._saved_at, self._evaluated_at = (0, 0), 0.0, 0.0  # step, looks; seconds
         self.best_value: float | None = None  # of the metric, at the looks while training
         self._best: dict[str, Tensor] = {}  # the averaged weights then
         self._seen: np.ndarray | None = None  # what each row added then; the first process alone
@@ -130,13 +129,15 @@ class Trainer:
         of this one, unless steps are handed over ahead of that (train/step.py)."""
         self.steps.begin()
         progress = self.budget.progress(self.step, self.elapsed)
-        # its rows are here before others wait for this process
-        self.steps.take(self._passes(progress), progress)
+        passes = self._passes(progress)
+        self.world.at(self.step, waiting=True)  # its rows are here before others wait for it
+        self.steps.take(passes, progress)
         return self.steps.last.loss
 
     def _passes(self, progress: float) -> Callable[[], Tensor]:
         """What puts the gradient of this step's batch into the parameters, and gives its loss."""
-        batch = self._batches(self.step)
+        with self.micro.enough(f"while the batch of step {self.step} was made"):
+            batch = self._batches(self.step)
 
         def passes() -> Tensor:
             self._gradient.micro_batch_size = self.micro.size * self.loader.window_parts(self.step)
@@ -280,9 +281,10 @@ class Trainer:
         """The first process judges the weights of now; if none were better, they are saved."""
         self._evaluated_at = self.budget.progress(self.step, self.elapsed)
         before = self._best
-        self.weights.gather()
-        if self.world.first:
-            self._consider(self.evaluate(self.curve_rows, thorough=False))
+        with self.micro.enough(f"around the look at valid after step {self.step}"):
+            self.weights.gather()
+            if self.world.first:
+                self._consider(self.evaluate(self.curve_rows, thorough=False))
         self.evaluation_seconds = self.world.told(self.evaluation_seconds, patient=True)
         self.micro.asked = int(self.world.told(self.micro.asked))
         if self.world.told(float(self._best is not before)):
@@ -330,9 +332,8 @@ class Trainer:
             if self.world.first:
                 values = valid_values(self._chosen(self.evaluate(thorough=False)))
             self.elapsed += self.world.told(time.perf_counter() - started, patient=True)
-        if values:
-            self.journal.write(self.step, self.elapsed, values)
         if self.world.first:
+            self.journal.write(self.step, self.elapsed, values)
             self.result.to("cpu")  # from here on it is handed over
         return values
 
@@ -341,20 +342,22 @@ class Trainer:
 
         Those of an earlier look come back if they were clearly better.
         """
-        if self._seen is not None and was_clearly_better(self._seen, found, self.task):
+        judged = functools.partial(self.evaluate, thorough=False)
+        if self._seen is not None and was_clearly_better(self._seen, found, self.task, judged):
             self.result.load_state_dict(self._best)
             self.went_back = True
-            found = self.evaluate(thorough=False)
+            found = judged()
         return found
 
     def _spent(self, limit: Budget, first_step: int, first_elapsed: float) -> bool:
         if limit.steps is not None:
             return self.step >= limit.steps
-        # half a step is the smallest error one can make; the last evaluation needs its time
+        # half a step is the smallest error one can make; the look at valid to come needs its time
         steps = self.step - first_step
         half_step = (self.elapsed - first_elapsed) / steps / 2 if steps else 0.0
+        share = 1.0 if limit is self.budget else min(1.0, self.curve_rows / len(self.valid))
         assert limit.seconds is not None
-        return self.elapsed + half_step + self.evaluation_seconds >= limit.seconds
+        return self.elapsed + half_step + share * self.evaluation_seconds >= limit.seconds
 
     def save(self, *, wait: bool = True, best: bool = False) -> None:
         """A checkpoint of this step, unless there is one.
@@ -365,8 +368,8 @@ class Trainer:
         Raises: StorageError if this save failed, or the one before.
         """
         self.steps.look_back()
-        saved = (self._saved_step, self._saved_looks) == (self.step, len(self.looks))
-        if not saved or best or self._saver.failed:
+        moment = self.step, len(self.looks)
+        if self._saved != moment or best or self._saver.failed:
             tensors = state.gather(
                 self.model, self.optimizer, average=self.weights.average(), best=self._best,
                 more=self._tensors(),
@@ -379,8 +382,7 @@ class Trainer:
             }  # fmt: skip
             with self.micro.enough(f"while step {self.step} was copied to be saved"):
                 self._saver.begin(step=self.step, tensors=tensors, position=position, best=best)
-            self._saved_step, self._saved_at = self.step, self.elapsed
-            self._saved_looks = len(self.looks)
+            self._saved, self._saved_at = moment, self.elapsed
         if wait:
             self._saver.wait()
 
@@ -412,8 +414,7 @@ class Trainer:
         self._evaluated_at = float(position["evaluated_at"])
         self.best_value = position["best_value"]
         self.looks = [(float(spent), float(value)) for spent, value in position["looks"]]
-        self._saved_step, self._saved_at = self.step, self.elapsed
-        self._saved_looks = len(self.looks)
+        self._saved, self._saved_at = (self.step, len(self.looks)), self.elapsed
         self._take_up(position, state.part("more", tensors))
         self.journal.drop_after(self.step)
         return True
@@ -440,7 +441,7 @@ class Trainer:
 
     def _save_due(self) -> bool:
         if self.settings.checkpoint_steps is not None:
-            return self.step - self._saved_step >= self.settings.checkpoint_steps
+            return self.step - self._saved[0] >= self.settings.checkpoint_steps
         return self.elapsed - self._saved_at >= self.settings.checkpoint_seconds
 
     def _observed(self) -> dict[str, float]:

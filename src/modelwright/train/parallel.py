@@ -75,10 +75,11 @@ def resolved(layout: Layout | None, size: int) -> Layout:
     return layout
 
 
-def require_fit(layout: Layout, task: str, batch_size: int | None) -> None:
+def require_fit(layout: Layout, task: str, batch_size: int | None, parts: int = 1) -> None:
     """
     Args:
         batch_size: None where the recipe leaves it to the family, which is not chosen yet.
+        parts: of it, one of which is the first step's.
     Raises: ConfigError unless the processes of a layout can share a training of that task.
     """
     if layout.processes > 1 and task in WHOLE_BATCHES:
@@ -88,12 +89,13 @@ def require_fit(layout: Layout, task: str, batch_size: int | None) -> None:
             expected="one process",
             repair="start it without a launcher",
         )
-    if batch_size is not None and batch_size % layout.readers:
+    if batch_size is not None and batch_size % (parts * layout.readers):
+        quarter = f"the quarter of {batch_size} rows that train.batch_warmup_steps begins with"
+        rows = f"{batch_size} rows" if parts == 1 else quarter
         raise ConfigError(
-            f"train.batch_size: {batch_size} rows can't be dealt out evenly to "
-            f"{layout.readers} processes",
-            expected=f"a multiple of {layout.readers} (data times sharded)",
-            repair="set train.batch_size, or other degrees in train.layout",
+            f"train.batch_size: {rows} can't be dealt out evenly to {layout.readers} processes",
+            expected=f"a multiple of {parts * layout.readers}",
+            repair="set train.batch_size, or other degrees data and sharded in train.layout",
         )
 
 
@@ -141,8 +143,7 @@ class World:
         assert self.mesh is not None
         timeout = datetime.timedelta(minutes=minutes)
         own = dist.group.WORLD, self.same, self.readers, ranks.channel()
-        groups = [*own, *map(self.mesh.get_group, AXES)]
-        for group in groups:
+        for group in (*own, *map(self.mesh.get_group, AXES)):
             _set_pg_timeout(timeout, group)
         self.first_does(lambda: make_folder(folder))
         with Watch(folder, self.rank, self.size, timeout.total_seconds()) as self._watch:
@@ -152,10 +153,10 @@ class World:
             finally:
                 self._watch = None  # whose file is closed now
 
-    def at(self, step: int) -> None:
-        """This process works on that step."""
+    def at(self, step: int, *, waiting: bool = False) -> None:
+        """This process works on that step, or waits for the others in it."""
         if self._watch is not None:
-            self._watch.at(step)
+            self._watch.at(step, waiting=waiting)
 
     # talking
 
@@ -282,9 +283,11 @@ class World:
 
     @property
     def draw(self) -> int:
-        """Which of all dropout masks this process takes: another one for other rows or places."""
-        rank = 0 if self.mesh is None else self.mesh.get_local_rank("context")
-        return int(self.reader * self.layout.context + rank)
+        """Which of all dropout masks it takes: another one for other rows, places or blocks."""
+        if self.mesh is None:
+            return 0
+        context, pipeline = map(self.mesh.get_local_rank, ("context", "pipeline"))
+        return (self.reader * self.layout.context + context) * self.layout.pipeline + pipeline
 
     def placed(self, batch: Batch) -> Batch:
         """Rows with the targets of this process's places, where those bring any."""

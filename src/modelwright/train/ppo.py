@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modelwright.core.errors import ConfigError
 from modelwright.train.reinforce import Players, draw, scores_of
 from modelwright.train.settings import Settings
 
@@ -23,12 +24,21 @@ WORTH, ENTROPY = 0.5, 0.01  # weights in the loss
 
 
 class PPO:
-    """What was played last, and the loss of a part of it."""
+    """What was played last, and the loss of a part of it.
+
+    Raises: ConfigError for a batch that what is played can't be cut into.
+    """
 
     def __init__(self, players: Players, settings: Settings, num_actions: int) -> None:
         self.players, self.settings = players, settings
         self._size = TURNS * len(players)
-        self._parts = max(1, self._size // settings.batch_size)
+        if self._size % settings.batch_size:
+            raise ConfigError(
+                f"train.batch_size: {settings.batch_size} does not divide the {self._size} actions "
+                "that ppo takes before it learns from them",
+                expected=f"a divisor of {self._size}, such as 128",
+            )
+        self._parts = self._size // settings.batch_size
         self.cycle = PASSES * self._parts
         self._played: dict[str, Tensor] = {}
 

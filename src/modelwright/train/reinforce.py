@@ -210,7 +210,8 @@ class Learner(Trainer):
     def run(self, until: Budget | None = None, *, title: str = "train") -> None:
         """As of a Trainer, with a first look before the first step."""
         if until is None and not self.step and not self.resumed:
-            self._consider(self.evaluate(self.curve_rows))
+            self._consider(self.evaluate(self.curve_rows, thorough=False))
+            self.elapsed = self.looked_s
         super().run(until, title=title)
 
     def _consider(self, found: Quality) -> None:

@@ -43,7 +43,7 @@ class Saver:
         self, *, step: int, tensors: Mapping[str, Tensor], position: Mapping[str, Any],
         best: bool = False,
     ) -> None:  # fmt: skip
-        """Copy the state, and write it in the background; arguments as of `checkpoint.save`.
+        """Copy the state, and write it in the background; arguments as of `checkpoint.commit`.
 
         Raises: what the save before raised, once that has ended.
         """

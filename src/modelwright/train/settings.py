@@ -94,9 +94,9 @@ class Settings:
         return weight_decay_factor(progress, self.weight_decay, self.weight_decay_end)
 
     @property
-    def fewest_rows(self) -> int:
-        """Of a step's batch, over all devices."""
-        return self.batch_size // parts_at(0, self.batch_warmup_steps)
+    def first_parts(self) -> int:
+        """Of a whole batch, one of which the first step has."""
+        return parts_at(0, self.batch_warmup_steps)
 
     @property
     def goes_back(self) -> bool:
@@ -171,7 +171,8 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
     }
     asked = {"cautious": chosen["cautious"], "weight_decay_end": section.weight_decay_end}
     for key, value in asked.items():
-        if value not in (None, False) and not chosen["weight_decay"]:
+        # 0.0 is a value that is asked for, and equals False
+        if value is not None and value is not False and not chosen["weight_decay"]:
             raise ConfigError(
                 f"train.{key} is about weight decay, and that of {spec.family} is 0 here",
                 expected="a train.weight_decay above 0",

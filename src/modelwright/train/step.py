@@ -143,9 +143,9 @@ class Steps:
             if sound:
                 hold_back(self._optimizer, self._held)
                 self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        if sound:
-            self._weights.move(number + 1, self._held)
+            self._optimizer.zero_grad(set_to_none=True)
+            if sound:
+                self._weights.move(number + 1, self._held)
         self.number = number + 1
         self.look_back(self.ahead)
 

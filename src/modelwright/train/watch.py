@@ -99,9 +99,9 @@ class Watch:
         self._thread.join()
         os.close(self._descriptor)
 
-    def at(self, step: int) -> None:
-        """This rank works on `step`."""
-        self._where |= {"step": step, "waiting": False}
+    def at(self, step: int, *, waiting: bool = False) -> None:
+        """This rank works on `step`, or has all that it needs for it but the others."""
+        self._where |= {"step": step, "waiting": waiting}
         self._write()
 
     @contextlib.contextmanager
