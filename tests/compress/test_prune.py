@@ -12,7 +12,8 @@ from modelwright.models.catalog import MODELS, ModelSpec, build, count_params, e
 from .conftest import INPUTS, NUM_CLASSES, OUTPUTS, randomised
 
 TEXT = {"kind": "text", "vocab_size": 60, "features": 2, "length": 12, "max_length": 40}
-SERIES = {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b", "c"]}
+SERIES = {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b", "c"],
+          "std": [1.0, 0.5, 2.0]}  # fmt: skip
 TAGS = {"kind": "tags", "num_classes": NUM_CLASSES}
 HORIZON = {"kind": "horizon", "horizon": 6, "mean": [0.0] * 3, "std": [1.0] * 3}
 SPECS = {

@@ -209,3 +209,21 @@ def test_what_is_asked_is_cleaned_as_the_rows_were(tmp_path, kind, module, answe
 
     np.testing.assert_array_equal(kept[first], raw[first])
     assert STEPS[:3] == module.preprocess(data.inputs)["clean"]
+
+
+@pytest.mark.parametrize(("line", "wanted"), [
+    ("I <3 this, 5 > 4", "I <3 this, 5 > 4"),
+    ("x < 3 and y > 2", "x < 3 and y > 2"),
+    ("a<br/>b <!-- no --> c</p>", "a b   c "),
+    ("if <\n> quoted", "if <\n> quoted"),
+])  # fmt: skip
+def test_only_markup_is_markup(line, wanted):
+    """What is less than something stays, and what is quoted below it."""
+    assert wanted == clean.STEPS["strip"]("html")(line)
+
+
+@pytest.mark.parametrize("line", ["これはペンです", "日本語のテキスト", "中文"])
+def test_kana_are_of_cjk(line):
+    """Most sentences in Japanese hold more of them than of the others."""
+    steps = [clean.STEPS["script"](name) for name in ("cjk", "latin")]
+    assert [line, None] == [step(line) for step in steps]

@@ -126,9 +126,8 @@ def test_descriptions_hold_what_the_model_needs(table):
     """Length, patch and channels go in; horizon, mean and spread come out; there are no labels."""
     data = load(table)
 
-    assert {"kind": "series", "length": 12, "patch": 12, "channels": ["s0", "s1", "s2"]} == (
-        data.inputs
-    )
+    assert {"kind": "series", "length": 12, "patch": 12, "channels": ["s0", "s1", "s2"],
+            "std": data.outputs["std"]} == data.inputs  # fmt: skip
     assert ("horizon", HORIZON) == (data.outputs["kind"], data.outputs["horizon"])
     assert [] == data.labels
     assert ["s0", "s1", "s2"] == series.preprocess(data.inputs)["channels"]

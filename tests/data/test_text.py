@@ -141,3 +141,23 @@ def test_labels_that_look_like_numbers_are_sorted(tmp_path, odd):
 
     found = catalog.load(section(tmp_path / "t.csv"), "text").labels
     assert ["-1", "9", "10"] == [one for one in found if one != odd]
+
+
+@pytest.mark.parametrize(("line", "wanted"), [
+    ("हिन्दी में लिखा, है!", ["हिन्दी", "में", "लिखा", ",", "है", "!"]),
+    ("தமிழ் மொழி", ["தமிழ்", "மொழி"]),
+    ("مُدَرِّس جديد", ["مُدَرِّس", "جديد"]),
+    ("It's naïve", ["It's", "naïve"]),
+])  # fmt: skip
+def test_what_is_written_on_a_letter_belongs_to_its_word(line, wanted):
+    """Vowel signs and the like are no letters to Python, and no borders to people."""
+    assert wanted == text.split(line, "words")
+
+
+@pytest.mark.parametrize("line", ["ภาษาไทยไม่มีช่องว่าง", "日本語のテキスト", "ភាសាខ្មែរ"])
+def test_scripts_without_blanks_are_cut_into_characters(tmp_path, line):
+    """As `auto` promises."""
+    (tmp_path / "t.tsv").write_text("text\tlabel\n" + f"{line}\ta\n{line}{line}\tb\n" * 10)
+    data = catalog.load(section(tmp_path / "t.tsv"), "text")
+
+    assert "characters" == data.inputs["unit"]

@@ -23,7 +23,8 @@ LABELS = ["O", "B-A", "I-A", "B-B", "I-B"]
 TEXT = {"kind": "text", "vocab_size": 60, "features": 2, "length": 12, "max_length": 30}
 STREAM = {**TEXT, "kind": "stream", "features": 1}
 SOUND = {"kind": "audio", "rate": 8000, "num_mels": 20, "length": 2000}
-SERIES = {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b", "c"]}
+SERIES = {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b", "c"],
+          "std": [1.0, 0.5, 2.0]}  # fmt: skip
 ITEMS = {"kind": "items", "vocab_size": 42, "features": 1, "length": 12, "max_length": 30}
 KINDS = {
     "text-classification": (TEXT, {"kind": "classes", "num_classes": 5}),

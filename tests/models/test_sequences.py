@@ -1,5 +1,6 @@
 """Every family over texts, sounds and series: padding changes nothing, order and heads do."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -23,7 +24,8 @@ from .conftest import LADDER
 
 TEXT = {"kind": "text", "vocab_size": 60, "features": 2, "length": 12, "max_length": 40}
 SOUND = {"kind": "audio", "rate": 8000, "num_mels": 20, "length": 4000}
-SERIES = {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b", "c"]}
+SERIES = {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b", "c"],
+          "std": [1.0, 0.5, 2.0]}  # fmt: skip
 CLASSES = {"kind": "classes", "num_classes": 5}
 TAGS = {"kind": "tags", "num_classes": 5}
 NEXT = {"kind": "next", "num_classes": 60}
@@ -297,6 +299,42 @@ def test_a_forecast_moves_with_its_window(family):
     torch.testing.assert_close(plain[..., 1:], found[..., 1:], rtol=1e-4, atol=1e-4)
     mean, std = torch.tensor(HORIZON["mean"]), torch.tensor(HORIZON["std"])
     torch.testing.assert_close((found - mean) / std, scaled, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_the_unit_of_a_series_changes_no_forecast(family):
+    """Tonnes in place of grams: what is forecast is the same, in units of the spread."""
+    one = spec(family, "horizon of series")
+    small = dataclasses.replace(
+        one,
+        inputs={**one.inputs, "std": [1e-6 * value for value in one.inputs["std"]]},
+        outputs={**one.outputs, **{key: [1e-6 * value for value in one.outputs[key]]
+                                   for key in ("mean", "std")}},
+    )  # fmt: skip
+    models = [shaken(one).eval(), build(small).eval()]
+    with torch.no_grad():
+        for to, of in zip(models[1].parameters(), models[0].parameters(), strict=True):
+            to.copy_(of)
+    window = examples(one, 4)["window"]
+    window[0] = window[0, :1]  # constant in every channel
+    with torch.inference_mode():
+        found = models[0](window), models[1](1e-6 * window)
+
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_sound_is_measured_in_float32(precision):
+    """Under autocast too: a loud tone's power is beyond what float16 holds."""
+    torch.manual_seed(0)
+    embed = MelEmbed(8000, 20, 16)
+    samples, lengths = torch.randn(2, 4000).clamp(-1, 1), torch.tensor([4000, 3000])
+    with torch.inference_mode():
+        wanted, _ = embed(samples, lengths)
+        with torch.autocast("cpu", dtype=precision):
+            found, _ = embed(samples, lengths)
+
+    assert torch.equal(wanted, found) and wanted.isfinite().all()
 
 
 @pytest.mark.parametrize("pair", PAIRS)

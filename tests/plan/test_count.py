@@ -68,7 +68,8 @@ def test_counts_are_pytorchs(family, size, shape):
 
 
 TEXT = {"kind": "text", "vocab_size": 60, "features": 2, "length": 12, "max_length": 40}
-SERIES = {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b", "c"]}
+SERIES = {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b", "c"],
+          "std": [1.0, 0.5, 2.0]}  # fmt: skip
 ITEMS = {"kind": "items", "vocab_size": 60, "features": 1, "length": 12, "max_length": 40}
 SEQUENCES = {
     "classes of texts": (TEXT, {"kind": "classes", "num_classes": 5}),

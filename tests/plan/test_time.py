@@ -109,7 +109,7 @@ KINDS = {
         {"kind": "ranking", "num_classes": 58},
     ),
     "forecasting": (
-        {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b"]},
+        {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b"], "std": [1.0, 2.0]},
         {"kind": "horizon", "horizon": 6, "mean": [0.0, 1.0], "std": [1.0, 2.0]},
     ),
 }

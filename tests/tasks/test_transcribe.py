@@ -140,6 +140,19 @@ def test_an_answer_tells_when_each_word_is_said(width):
     ] == said["words"]  # fmt: skip
 
 
+def test_runs_of_bytes_are_words_too():
+    """Labels of bpe carry their blank in front, and one may be several letters."""
+    labels = ["", "?", "th", "ree", " four", " "]
+    shares = np.eye(6)[[2, 0, 3, 4, 0, 5, 2]]
+    times = [f"{place / 50:.2f}" for place in range(7)] + ["0.15"]
+    said = transcribe.answer({"logits": shares, "probabilities": shares}, labels, times, 1)
+
+    assert "three four th" == said["answer"]
+    assert [("three", 0.0, 0.06), ("four", 0.06, 0.1), ("th", 0.12, 0.15)] == [
+        (word["text"], word["start"], word["end"]) for word in said["words"]
+    ]
+
+
 def test_silence_is_no_text():
     """Nones alone give an empty text without words."""
     shares = one_hot(0, 0)

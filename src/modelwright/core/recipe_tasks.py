@@ -103,6 +103,7 @@ TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
     "data.checks.label_noise": tuple(
         task for task, metric in QUALITY_OF.items() if metric == "accuracy"
     ),
+    "model.dropout": _all_but("control"),  # what was played would be looked at under another mask
     "train.label_smoothing": _all_but(*NO_LABELS),
     "train.micro_batch_size": _all_but(*WHOLE_BATCHES),
     "train.batch_warmup_steps": _all_but(*WHOLE_BATCHES),

@@ -7,6 +7,7 @@ it (data/draw.py).
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from modelwright.core.recipe import Augment
@@ -39,7 +40,9 @@ def drop_tokens(inputs: Inputs, share: float, draw: Draw) -> Inputs:
             chosen[:, :-1] &= first[:, 1:] != NOTHING
         if name == "target":  # its first is what it begins with
             chosen[:, 0] = False
-        found[name] = ids.masked_fill(chosen.view(*chosen.shape, *[1] * (ids.ndim - 2)), UNKNOWN)
+        unknown = torch.full_like(ids, NOTHING)  # without further features, as Vocabulary.ids
+        (unknown[..., 0] if ids.ndim == 3 else unknown).fill_(UNKNOWN)
+        found[name] = torch.where(chosen[..., None] if ids.ndim == 3 else chosen, unknown, ids)
     return found
 
 

@@ -18,7 +18,8 @@ from modelwright.data.rows import Finding
 
 Record = tuple[str, str, str]  # place, text, label
 Step = Callable[[str], str | None]  # a text to what becomes of it; None leaves the row out
-_TAG = re.compile(r"<[^<>]*>")
+_TAG = re.compile(r"<[A-Za-z/!?][^<>]*>")  # elsewhere < is less, or half a heart
+_NAMES = {"cjk": ("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA")}
 _HEADER = re.compile(r"[!-9;-~]+:")  # RFC 5322, section 2.2; who asks may leave them out
 _BLANK_LINE = re.compile(r"\r?\n\r?\n")
 
@@ -148,10 +149,11 @@ def _longest(characters: int) -> Step:
 
 def _script(name: str) -> Step:
     """Rows of which most letters belong to a script, by the Unicode names of the characters."""
+    begins = _NAMES.get(name, (name.upper(),))
 
     def step(text: str) -> str | None:
         letters = [character for character in text if character.isalpha()]
-        own = sum(unicodedata.name(one, "").startswith(name.upper()) for one in letters)
+        own = sum(unicodedata.name(one, "").startswith(begins) for one in letters)
         return text if 2 * own > len(letters) else None
 
     return step

@@ -155,7 +155,10 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
         inputs: dict[str, Column] = {"window": Windows(values[begin:end], starts, window)}
         targets = Windows(scaled[begin:end], starts + window, horizon)
         made[part] = Rows(inputs, targets, [times[begin + window + start] for start in starts])
-    described = {"kind": "series", "length": window, "patch": _patch(window), "channels": names}
+    described = {
+        "kind": "series", "length": window, "patch": _patch(window), "channels": names,
+        "std": std.tolist(),
+    }  # fmt: skip
     answers = {"horizon": horizon, "mean": mean.tolist(), "std": std.tolist()}
     return Prepared(made, described, answers, {})
 

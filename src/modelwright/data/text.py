@@ -36,9 +36,16 @@ NOTHING, UNKNOWN = 0, 1  # ids of padding and of a token that train does not hol
 VOCAB_SIZE = 30_000  # ids of each kind of feature, where the recipe does not say
 LEAST_SEEN = 2  # times in train, from which a feature has an id
 JOINT = "\x1f"  # the unit separator: between words that came divided, and stay so
-WORDS = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
-# of scripts that put no blanks between words
-_CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+# vowels and the like that are written on a letter, which \w leaves out
+_MARKS = "".join(
+    one for one in map(chr, range(0x300, 0xAC00)) if unicodedata.category(one) in ("Mn", "Mc")
+)
+_WORD = rf"\w[\w{_MARKS}]*"
+WORDS = re.compile(rf"{_WORD}(?:['’]{_WORD})*|[^\w\s]")
+# scripts that put no blanks between words: Chinese, Japanese, Thai, Lao, Burmese, Khmer
+_UNSPACED = re.compile(
+    "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"
+)
 
 # files
 
@@ -205,9 +212,11 @@ def code_points(texts: Sequence[str]) -> Ragged:
 
 
 def between(tokens: Iterable[str]) -> str:
-    """What stands between tokens: a blank, or nothing where most are single characters of CJK."""
+    """What stands between tokens: a blank, or nothing where most are single characters of scripts
+    without blanks."""
     sample = list(tokens)
-    return "" if sum(bool(_CJK.fullmatch(token)) for token in sample) > len(sample) / 2 else " "
+    single = sum(bool(_UNSPACED.fullmatch(token)) for token in sample)
+    return "" if single > len(sample) / 2 else " "
 
 
 def split(text: str, unit: str) -> list[str]:

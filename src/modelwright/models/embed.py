@@ -193,6 +193,11 @@ class MelEmbed(nn.Module):
         self.project = nn.Linear(num_mels * stack, dim)
 
     def forward(self, samples: Tensor, lengths: Tensor) -> Masked:
+        kind = samples.device.type
+        # a loud tone's power is beyond what float16 holds
+        if kind != "meta" and torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                return self.forward(samples.float(), lengths)
         half = self.window // 2  # an odd window needs one sample more behind
         padded = nn.functional.pad(samples, (half, self.window - half))
         parts = nn.functional.conv1d(padded[:, None], self.basis.to(padded.dtype), stride=self.hop)
@@ -222,18 +227,26 @@ class WindowEmbed(nn.Module):
 
     window: (batch, length, channels) float32 -> (batch * channels, time, dim)
 
+    Args:
+        std: of each channel over train, its unit.
+
     Source: Nie et al. 2022, arXiv:2211.14730 (patches, one channel at a time); Kim et al. 2022,
         "Reversible Instance Normalization" (each window's own mean and spread).
     """
 
-    def __init__(self, length: int, patch: int, dim: int, *, dropout: float = 0.0) -> None:
+    std: Tensor
+
+    def __init__(
+        self, length: int, patch: int, std: Sequence[float], dim: int, *, dropout: float = 0.0
+    ) -> None:
         super().__init__()
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
         self.patch, self.length = patch, length
         self.project = nn.Linear(patch, dim)
         self.dropout = Dropout(dropout)
 
     def forward(self, window: Tensor) -> Masked:
-        mean, spread = window_statistics(window)
+        mean, spread = window_statistics(window, self.std)
         flat = ((window - mean) / spread).transpose(1, 2).flatten(0, 1)
         patches = flat.reshape(flat.shape[0], self.length // self.patch, self.patch)
         return self.dropout(self.project(patches)), None
@@ -258,11 +271,12 @@ class ObservationEmbed(nn.Module):
         return self.project((observation - self.mean) * self.inverse_std), None
 
 
-def window_statistics(window: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and spread of each channel of each window, (batch, 1, channels) both."""
+def window_statistics(window: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread of each channel of each window, (batch, 1, channels) both; the latter not
+    below 0.003 of `std`, (channels,), so that a constant window has one in any unit."""
     mean = window.mean(1, keepdim=True)
     variance = (window - mean).square().mean(1, keepdim=True)
-    return mean, torch.sqrt(variance + 1e-5)
+    return mean, torch.sqrt(variance + 1e-5 * std.square())
 
 
 @dataclass(frozen=True)
@@ -334,7 +348,9 @@ EMBEDS: dict[str, Embed] = {
         lambda own: (
             TensorSpec("window", "float32", ("batch", own["length"], len(own["channels"]))),
         ),
-        lambda own, dim, dropout: WindowEmbed(own["length"], own["patch"], dim, dropout=dropout),
+        lambda own, dim, dropout: WindowEmbed(
+            own["length"], own["patch"], own["std"], dim, dropout=dropout
+        ),
         lambda own: own["length"] // own["patch"],
     ),
     "observation": Embed(

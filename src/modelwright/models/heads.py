@@ -160,7 +160,7 @@ class HorizonHead(nn.Module):
     def forward(self, features: Tensor, mask: Tensor | None, window: Tensor) -> Tensor:
         batch, _, channels = window.shape
         added = self.linear(self.dropout(features.flatten(1)))
-        mean, spread = window_statistics(window)
+        mean, spread = window_statistics(window, self.std)
         direct = self.direct(((window - mean) / spread).transpose(1, 2))
         own = (direct + added.reshape(batch, channels, -1)).transpose(1, 2)
         return torch.as_tensor((own * spread + mean - self.mean) / self.std)

@@ -80,11 +80,18 @@ def answer(
     outputs: of one row, without the batch; tokens: the row's words or characters
     """
     tags = [labels[int(tag)] for tag in outputs["logits"].argmax(-1)]
-    joint = "" if all(len(token) == 1 for token in tokens) else " "
     return {
         "answer": [
-            {"text": joint.join(tokens[start:end]), "kind": kind, "start": start, "end": end}
+            {"text": _together(tokens[start:end]), "kind": kind, "start": start, "end": end}
             for start, end, kind in spans(tags)
         ],
         "tags": [{"text": word, "tag": tag} for word, tag in zip(tokens, tags, strict=False)],
     }
+
+
+def _together(tokens: Sequence[str]) -> str:
+    """
+    >>> _together(["New", "York"]), _together(["北", "京"])
+    ('New York', '北京')
+    """
+    return ("" if all(len(token) == 1 for token in tokens) else " ").join(tokens)

@@ -169,13 +169,14 @@ def _words(found: Letters, labels: Sequence[str], tokens: Sequence[str]) -> list
     letters: list[int] = []
     begin, last = 0, len(tokens) - 1
     for letter, place in [*found, (NONE, last)]:
-        if letter != NONE and not labels[letter].isspace():
+        text = labels[letter]  # of NONE nothing; of a pair of bytes it may begin with the blank
+        if letters and (not text.strip() or text[0].isspace()):
+            start, end = float(tokens[begin]), float(tokens[min(place, last)])
+            words.append({"text": spelled(letters, labels).strip(), "start": start, "end": end})
+            letters = []
+        if text.strip():
             begin = begin if letters else min(place, last)
             letters.append(letter)
-        elif letters:
-            start, end = float(tokens[begin]), float(tokens[min(place, last)])
-            words.append({"text": spelled(letters, labels), "start": start, "end": end})
-            letters = []
     return words
 
 
