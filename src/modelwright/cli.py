@@ -286,7 +286,8 @@ def _road(
     from modelwright.train.guards import StopRequested
 
     if dry_run:
-        _print(verbs.stages(recipe, _read(overrides)), json, show.stages)
+        found = verbs.stages(recipe, _read(overrides), new=new, until=until)
+        _print(found, json, show.stages)
         return Exit.OK
     try:
         found = verbs.run(recipe, _read(overrides), out=out, new=new, until=until)

@@ -161,11 +161,11 @@ def infeasible(
     first = found["nearest_misses"][0]["missed"] if found["nearest_misses"] else {}
     goals = {
         goal.name: {"bound": goal.text, "measured": first.get(goal.name, {}).get("measured"),
-                    "low": None, "high": None, "met": goal.name not in names}
+                    "low": None, "high": None, "met": False}
         for goal in recipe.bounds
         if goal.name in names
     }  # fmt: skip
     write_json(
         run.stage_folder("certify") / "certificate.json",
-        {"verdict": "infeasible", "text": found["relax"], "goals": goals, **found},
+        {"verdict": "infeasible", "text": found["relax"], "where": where, "goals": goals, **found},
     )

@@ -59,7 +59,11 @@ def go_on_with(run: Run, recipe: Recipe) -> None:
     """
     path = run.folder / "recipe.yaml"
     changes = recipe_file.changes(recipe_file.read(path), recipe)
-    if not changes or any(run.events("run", "finished")):
+    if any(run.events("run", "finished")):
+        return
+    if run.done("gate"):
+        say("run: its rows are those that it read in the beginning; --new reads the data again")
+    if not changes:
         return
     text = "; ".join(changes.values())
     if {"layout", "device"} & set(changes) and (run.stage_folder("plan") / PREDICTIONS).is_file():

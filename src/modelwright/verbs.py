@@ -114,17 +114,21 @@ def plan(source: str | Path, overrides: Overrides | None = None) -> dict[str, An
     }
 
 
-def stages(source: str | Path, overrides: Overrides | None = None) -> dict[str, Any]:
+def stages(
+    source: str | Path, overrides: Overrides | None = None, *, new: bool = False,
+    until: str = "certify",
+) -> dict[str, Any]:  # fmt: skip
     """What a run would do, without doing it: stages done and to do, or the plan of a recipe."""
-    path = Path(source)
-    if path.is_dir():
-        one = pipeline.run_of(path)
-        return {
-            "run": str(one.folder),
-            "done": [stage for stage in STAGES if one.done(stage)],
-            "to_do": [stage for stage in STEPS if not one.done(stage)],
-        }
-    return plan(source, overrides)
+    run, _ = _asked_for(Path(source), overrides, new)
+    if run is None:
+        return plan(source, overrides)
+    over = any(run.events("run", "finished"))
+    asked = STAGES[: STAGES.index(until) + 1]
+    return {
+        "run": str(run.folder),
+        "done": [stage for stage in STAGES if run.done(stage)],
+        "to_do": [one for one in STEPS if one in asked and not run.done(one) and not over],
+    }
 
 
 def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
@@ -253,8 +257,10 @@ def doctor() -> dict[str, Any]:
         f"training uses the GPU ({gpu}), unless train.device says cpu"
         if gpu
         else f"training uses {torch.get_num_threads()} threads on the CPU",
-        f"bf16-mixed is tried against 32-true for each model: products run "
-        f"{bf16 / fp32:.1f} times as fast in bf16 here",
+        "this processor has no instructions for bf16: training is in 32-true"
+        if gpu is None and machine.lacks_bf16
+        else f"bf16-mixed is tried against 32-true for each model: products run "
+        f"{bf16 / fp32:.1f} times as fast in bf16 on the {'processor' if gpu else 'CPU'}",
         "int8 is expected to be faster, not only smaller"
         if machine.has_int8
         else "no 8-bit dot products: int8 makes models smaller here, hardly faster",
@@ -347,6 +353,31 @@ def _recipe(path: Path, overrides: Overrides | None) -> Recipe:
 def _run_for(
     path: Path, overrides: Overrides | None, out: Path, new: bool, processes: int = 1
 ) -> Run:
+    run, recipe = _asked_for(path, overrides, new)
+    if run is not None and out != Path(RUNS) and out.resolve() != run.folder.resolve().parent:
+        raise ConfigError(
+            f"--out {out}: {run.folder} is a run, which goes on where it is",
+            expected="no --out, or --new beside it",
+        )
+    # refuse before a folder is there
+    layout = parallel.resolved(recipe.train.layout, processes)
+    parallel.require_fit(layout, recipe.task, recipe.train.batch_size)
+    compiling.require_fit(recipe.train.compile, several=processes > 1)
+    device = resolved(recipe.train.device, acting=TASKS[recipe.task].acting)
+    if recipe.train.precision != "auto":
+        precision.require(recipe.train.precision, device)
+    if run is None:
+        # a launcher that starts all anew gives them --new once more
+        return pipeline.start(recipe, out, resume=not new or launch.restarts(os.environ) > 0)
+    pipeline.go_on_with(run, recipe)
+    return run
+
+
+def _asked_for(path: Path, overrides: Overrides | None, new: bool) -> tuple[Run | None, Recipe]:
+    """The run that is to go on, None for another one, and its recipe.
+
+    Raises: ConfigError for overrides of what is fixed in it.
+    """
     run = pipeline.run_of(path) if path.is_dir() else None
     if run is not None:
         path = run.folder / "recipe.yaml"
@@ -357,18 +388,7 @@ def _run_for(
             expected=f"of the section train: {', '.join(recipe_file.MAY_CHANGE)}",
             repair="give the recipe's file with the overrides: that starts a new run",
         )
-    # refuse before a folder is there
-    layout = parallel.resolved(recipe.train.layout, processes)
-    parallel.require_fit(layout, recipe.task, recipe.train.batch_size)
-    compiling.require_fit(recipe.train.compile, several=processes > 1)
-    device = resolved(recipe.train.device, acting=TASKS[recipe.task].acting)
-    if recipe.train.precision != "auto":
-        precision.require(recipe.train.precision, device)
-    if run is None or new:
-        # a launcher that starts all anew gives them --new once more
-        return pipeline.start(recipe, out, resume=not new or launch.restarts(os.environ) > 0)
-    pipeline.go_on_with(run, recipe)
-    return run
+    return None if new else run, recipe
 
 
 def _model_folder(folder: Path) -> Path:

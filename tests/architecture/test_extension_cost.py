@@ -65,7 +65,10 @@ KNOWN_ELSEWHERE = {
     },
     "CALIBRATIONS": {"core/recipe_compress.py": "the choices of quantize.calibration"},
     "TASKS": {"core/recipe_tasks.py": "the choices of task, and the keys that each reads"},
-    "ALGORITHMS": {PAGE: "the choices of train.algorithm"},
+    "ALGORITHMS": {
+        PAGE: "the choices of train.algorithm",
+        "train/settings.py": "the rate of one that wants another than its model's",
+    },
     "SOURCES": {"core/recipe_data.py": "the choices of data.format"},
 }
 # A row's name that is also an everyday word of the source, or a metric's, says nothing when found.

@@ -253,3 +253,16 @@ def test_rows_name_what_they_measured(mode):
     assert "candidates/one" == row["folder"]
     assert {"accuracy": True, "size_mb": False} == row["meets"]
     assert one.measured == row["measured"]
+
+
+@pytest.mark.parametrize(("status", "pruned"), [("", False), ("refused", True)])
+def test_what_was_refused_is_no_reason_not_to_prune(monkeypatch, status, pruned):
+    """However small and fast it is: it is another model."""
+    one, _ = searching(monkeypatch, *[status] * 8, compress="auto")
+    asked = []
+    monkeypatch.setattr(search, "_small_and_fast", lambda candidate: candidate.name != FLOAT)
+    monkeypatch.setattr(Search, "_pruned", lambda self, model, how: asked.append(how.ratio))
+    one.run = SimpleNamespace(write=lambda *_, **__: None)
+    one._auto(None)
+
+    assert pruned == bool(asked)

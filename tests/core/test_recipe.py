@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from modelwright.core.errors import ConfigError
 from modelwright.core.goals import METRICS, Goal
 from modelwright.core.recipe import QUALITY_OF, TASKS_OF_KEY, Data, Recipe
+from modelwright.core.recipe_compress import Compress
 from modelwright.core.recipe_file import digest, parse_overrides, read, resolved_text
 
 ROOT = Path(__file__).parents[2]
@@ -572,3 +573,39 @@ def test_waiting_for_a_rank_has_an_end(file):
     """Longer than a day is refused: gloo would hang."""
     with pytest.raises(ConfigError, match="stuck_minutes: should be less than or equal to 1440"):
         read(file("train: {stuck_minutes: 25 h}"))
+
+
+@pytest.mark.parametrize("again", [
+    [{"quantize": {"calibration": "minmax"}}, {"quantize": {"calibration": "mse"}}],
+    ["quantize_weights", {"prune": {"ratio": 0.5}}, "quantize_weights"],
+])  # fmt: skip
+def test_a_method_that_would_begin_anew_stands_in_a_list_once(again):
+    """The first would be measured for nothing; pruning goes on from what is pruned already."""
+    with pytest.raises(ValidationError, match="stands in the list twice"):
+        Compress.model_validate(again)
+    Compress.model_validate([{"prune": {"ratio": 0.5}}, {"prune": {"ratio": 0.2}}, "quantize"])
+
+
+def test_a_run_has_a_plain_name_whatever_its_recipe_is_called(tmp_path):
+    """Folders are called so, on every disk."""
+    path = tmp_path / "größen maß.yaml"
+    path.write_text("task: image-classification\ndata: {source: x}\nbudget: {train_steps: 1}\n")
+
+    assert "gr--en-ma-" == read(path).name
+
+
+def made(**keys):
+    return Recipe.model_validate({"name": "x", "budget": {"train_steps": 1}, **keys})
+
+
+def test_two_divisions_of_a_text_are_refused():
+    """Counts of each part leave nothing to shares."""
+    data = {"source": "x", "split_rows": [8, 1, 1]}
+    with pytest.raises(ValidationError, match=r"data\.valid: data\.split_rows says already"):
+        made(task="language-modeling", data={**data, "valid": 0.02})
+
+
+def test_a_policy_takes_no_dropout():
+    """What was played would be learned from under another mask."""
+    with pytest.raises(ValidationError, match=r"model\.dropout"):
+        made(task="control", data={"source": "gymnasium:A-v1"}, model={"dropout": 0.1})

@@ -523,3 +523,24 @@ def test_rows_of_the_plan_can_be_read_again(machine):
     assert isinstance(again, Candidate)
     assert one.spec == again.spec
     assert json.dumps(one.to_json()) == json.dumps(again.to_json())
+
+
+def test_a_goal_that_no_form_meets_goes_before_a_budget(machine):
+    """More memory would help nobody."""
+    found = predicted(
+        budget={"train_minutes": 60, "memory_gb": 0.03}, goals={"size_mb": "<= 0.0001"},
+        model={"family": "transformer"}, compress="none",
+    )  # fmt: skip
+
+    assert {"size_mb"} == {one.binds for one in found.values() if one.predicted}
+    assert choose.smallest_over_budget(list(found.values())) is None
+
+
+def test_a_list_is_held_to_what_it_prunes(machine):
+    """A tenth of the weights is what pruning by nine tenths leaves; nothing is pruned without."""
+    sizes = [
+        predicted(compress=steps)["cnn-base"].predicted["smallest_bytes"]
+        for steps in (["quantize"], "auto", [{"prune": {"ratio": 0.9}}, "quantize"])
+    ]
+
+    assert sizes[0] > sizes[1] > sizes[2]

@@ -47,7 +47,7 @@ def test_a_refusal_at_the_end_is_the_verdict(make_run, certified):
     files = {k: v for k, v in certified.items() if k.split("/")[0] in ("recipe.yaml", "data")}
     del files["data/done.json"]
     files["run.jsonl"] = [event("run", "started"), event("gate", "stage_started", 1),
-                          event("gate", "refused", 2, text="3 broken files")]  # fmt: skip
+        event("run", "refused", 2, text="3 broken files", final=True)]  # fmt: skip
 
     life = collect(make_run(files))
 
@@ -150,3 +150,12 @@ def test_runs_of_several_tasks_each_have_their_own_metric(make_run, certified, o
 
     assert (first["accuracy"], metric in first) == (0.9825, False)
     assert second[metric] == other_task["certify/certificate.json"][metric]
+
+
+def test_a_run_that_was_stopped_behind_a_refused_candidate_is_unfinished(make_run, certified):
+    """What was refused is a form of the model; the run was interrupted."""
+    files = {k: v for k, v in certified.items() if k.split("/")[0] in ("recipe.yaml", "data")}
+    files["run.jsonl"] = [event("run", "started"), event("compress", "stage_started", 1),
+        event("compress", "refused", 2, text="int8-minmax is another model")]  # fmt: skip
+
+    assert "unfinished" == collect(make_run(files)).verdict

@@ -12,7 +12,7 @@ from modelwright.core.errors import ConfigError
 from modelwright.core.run import Run
 from modelwright.report.page import write_report
 
-from .conftest import event, forecasting, matching, older, tagging
+from .conftest import event, forecasting, matching, older, tagging, translating
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 CHAPTERS = ("goals", "predicted", "data", "candidates", "training", "compression", "quality",
@@ -401,3 +401,33 @@ def test_texts_that_were_mistaken_stand_in_cards(page, certified):
     assert "mistakes texts" in found.classes
     assert "<b>so so</b> long" in found.text and "long …" not in found.text
     assert "no picture" not in found.text
+
+
+def test_a_translator_is_raced_by_one_metric_and_judged_by_another(page):
+    """The race and the curve say what was looked at; BLEU, and what went wrong, stand below."""
+    found = page(translating())
+
+    assert "Nats per token on valid" in found.text and "Bleu on valid" not in found.text
+    assert "best valid nats per token" in found.text
+    assert "quality" in found.ids and "ein Hund" in found.text and "a cat" in found.text
+
+
+def test_goals_that_were_judged_before_the_end_say_where(page, impossible):
+    """Not on rows of test, which nobody looked at."""
+    proof = impossible["certify/certificate.json"]
+    proof |= {"where": "on the valid part"}
+    del proof["rows"]
+    found = page(impossible)
+
+    assert "missed, on the valid part." in found.text and "judged on" not in found.text
+
+
+def test_a_run_without_a_race_tells_of_none(page, certified):
+    """Where the recipe names the model, nothing was raced."""
+    winner = next(one for one in certified["plan/plan.json"]["candidates"]
+                  if one["status"] == "winner")  # fmt: skip
+    certified["plan/plan.json"]["candidates"] = [winner | {"rounds": []}]
+    found = page(certified)
+
+    assert "1 architecture considered, 0 dropped." in found.text
+    assert "The race took" not in found.text

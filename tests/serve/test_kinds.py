@@ -297,6 +297,8 @@ def test_an_older_folder_that_takes_pictures_still_has_its_page(deploy, tmp_path
     ({"beam": "70"}, "beam is 70"),
     ({"beam": "many"}, "values must be numbers"),
     ({"stop": '"."'}, "stop: this model has no use for it"),
+    ({"max_new": "1024"}, {"max_new": 1024}),
+    ({"max_new": "1025"}, "max_new: at most 1024"),
 ])  # fmt: skip
 def test_a_request_says_how_to_write(asked, wanted):
     """By the words of its address, over what was shipped; the rest is refused with 400."""

@@ -249,6 +249,15 @@ def test_the_row_limit_is_exact(deploy):
     assert [200, 400] == statuses
 
 
+def test_an_answer_that_would_be_too_large_is_refused_before_it_is_computed(deploy):
+    """By the numbers of all outputs, whatever of them is asked for: two of ten for each row."""
+    with running(deploy, limits=Limits(answer_numbers=50)) as server:
+        replies = [httpx.post(server.url + INFER, json=question(rows=rows)) for rows in (2, 3)]
+
+    assert [200, 413] == [reply.status_code for reply in replies]
+    assert "the answer would hold 60 numbers: send fewer rows" == replies[1].json()["error"]
+
+
 def test_small_limits_hold_together(deploy):
     """The limits that the other tests use still serve an ordinary request."""
     with running(deploy, limits=SMALL) as server:

@@ -128,7 +128,7 @@ class Search:
             )  # fmt: skip
         self._quantized(self.candidates[0])
         for ratio in AUTO_RATIOS:
-            if any(_small_and_fast(candidate) for candidate in self.candidates):
+            if any(_small_and_fast(one) for one in self.candidates if one.status != "refused"):
                 return  # what accuracy is missing, pruning will not bring
             self.run.write(
                 "compress", "decision",

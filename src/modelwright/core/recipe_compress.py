@@ -71,4 +71,7 @@ class Compress(Section):
     def _steps_match(self) -> "Compress":
         if (self.mode == "list") != bool(self.steps):
             raise ValueError('steps go with mode "list", and only with it')
+        methods = [step.method for step in self.steps if step.prune is None]
+        if twice := next((one for one in methods if methods.count(one) > 1), None):
+            raise ValueError(f"{twice} stands in the list twice: each begins with the same weights")
         return self

@@ -67,7 +67,8 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
         _set(value, place, item, key)
         places = {at: text for at, text in places.items() if at[: len(place)] != place}
         places[place] = f"override {key}={json.dumps(item, default=str)}"
-    value.setdefault("name", "".join(c if c.isalnum() or c in "._-" else "-" for c in path.stem))
+    plain = (c if (c.isascii() and c.isalnum()) or c in "._-" else "-" for c in path.stem)
+    value.setdefault("name", "".join(plain))
     try:
         return Recipe.model_validate(value)
     except ValidationError as error:

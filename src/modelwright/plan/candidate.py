@@ -3,6 +3,7 @@
 Reads what count.py and time.py found; choose.py decides.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,6 +68,13 @@ def from_json(value: Mapping[str, Any]) -> Candidate:
     return Candidate(
         spec=ModelSpec.from_json(value["spec"]), **{name: value[name] for name in names}
     )
+
+
+def least_share(recipe: Recipe) -> float:
+    """Of the weights, what pruning leaves at the least."""
+    if recipe.compress.mode != "list":
+        return PRUNED_SHARE
+    return math.prod(1 - step.prune.ratio for step in recipe.compress.steps if step.prune)
 
 
 def compressed_bytes(

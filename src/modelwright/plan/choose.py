@@ -17,10 +17,10 @@ from modelwright.core.units import format_bytes
 from modelwright.models.catalog import MODELS, ModelSpec
 from modelwright.plan import count, memory, time
 from modelwright.plan.candidate import (
-    PRUNED_SHARE,
     Candidate,
     compressed_bytes,
     fastest_ms,
+    least_share,
 )
 from modelwright.plan.memory import resident_bytes
 from modelwright.plan.options import of_effect
@@ -202,7 +202,7 @@ def _calibrate(
         "epoch_s": step_s * steps_per_epoch,
         "size_bytes": target.size_bytes,
         "int8_bytes": compressed_bytes(recipe, counted, target.size_bytes, 1.0),
-        "smallest_bytes": compressed_bytes(recipe, counted, target.size_bytes, PRUNED_SHARE),
+        "smallest_bytes": compressed_bytes(recipe, counted, target.size_bytes, least_share(recipe)),
         "latency_ms": target.latency_ms,
         "fastest_ms": fastest_ms(recipe, spec.family, target.latency_ms),
         **({"sent_bytes": share.sent_bytes} if share.copies else {}),
@@ -259,17 +259,17 @@ def _small_in_int8(recipe: Recipe, candidate: Candidate) -> bool:
 def _why_not(
     recipe: Recipe, candidate: Candidate, budget: Budget, steps_per_epoch: int
 ) -> tuple[str, str]:
-    """The first budget or goal that the candidate cannot meet, with the reason; or two ""."""
+    """The first goal or budget that the candidate cannot meet, with the reason; or two ""."""
     predicted, limit = candidate.predicted, recipe.budget.memory_gb
+    best = candidate.best_values()
+    for goal in recipe.bounds:  # first: no budget makes up for what no form of it can meet
+        if goal.name in best and not goal.met_by(value := best[goal.name]):
+            return goal.name, f"{goal.name} {goal.text} is out of reach: at best {value:.3g}"
     if limit is not None and predicted["memory_bytes"] > limit * 1e9:
         return "budget.memory_gb", (
             f"training takes {format_bytes(predicted['memory_bytes'])} of memory; "
             f"budget.memory_gb allows {limit:g} GB"
         )
-    best = candidate.best_values()
-    for goal in recipe.bounds:
-        if goal.name in best and not goal.met_by(value := best[goal.name]):
-            return goal.name, f"{goal.name} {goal.text} is out of reach: at best {value:.3g}"
     steps = budget.steps or (budget.seconds or 0.0) / predicted["step_s"]
     epochs = steps / steps_per_epoch
     named = recipe.model.size != "auto"

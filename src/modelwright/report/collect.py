@@ -7,7 +7,7 @@ notice in the report. The files and their keys are listed in docs/reference/run-
 
 import datetime
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ class Life:
     recipe: Recipe | None
     recipe_text: str
     metric: Metric  # of the task: its name, unit and direction
+    look: Metric  # what was judged while training: the same, unless that takes too long
     data: dict[str, Any]
     plan: dict[str, Any]
     trained: dict[str, Any]
@@ -113,13 +114,15 @@ def collect(run: Run) -> Life:
     times = [time for event in events if (time := _clock(event)) is not None]
     known = [stage.seconds for stage in stages if stage.seconds is not None]
     seconds = sum(known) if known else times[-1] - times[0] if len(times) > 1 else None
+    metric = _metric(recipe, found, deploy)
+    evaluations = [line for line in metrics if any(key.startswith("valid_") for key in line)]
     life = Life(
         name=folder.resolve().name, folder=folder, recipe=recipe, recipe_text=text,
-        metric=_metric(recipe, found, deploy),
+        metric=metric, look=_look(metric, found["plan"], evaluations),
         data=found["gate"], plan=found["plan"], trained=found["train"], compress=found["compress"],
         parity=found["export"], certificate=found["certify"], deploy=deploy,
         steps=[line for line in metrics if "loss" in line],
-        evaluations=[line for line in metrics if any(key.startswith("valid_") for key in line)],
+        evaluations=evaluations,
         events=events, stages=stages, pairs=(), verdict=verdict, reason=reason,
         started=str(events[0].get("time", "")) if events else "", seconds=seconds,
         notices=tuple(notices),
@@ -162,6 +165,16 @@ def _metric(
     told = [QUALITY_OF.get(task, "") for task in tasks] + [str(found["certify"].get("metric"))]
     known = set(QUALITY_OF.values())
     return METRICS[next((name for name in told if name in known), "accuracy")]
+
+
+def _look(metric: Metric, plan: dict[str, Any], evaluations: Sequence[dict[str, Any]]) -> Metric:
+    """By what the race says that it looked at, or the curves."""
+    laps = [lap for one in rows(plan, "candidates") for lap in rows(one, "rounds")]
+    told = [str(lap["metric"]) for lap in laps if "metric" in lap]
+    told += [key.removeprefix("valid_") for line in evaluations for key in line]
+    if metric.name in told:
+        return metric
+    return METRICS[next((name for name in told if name in METRICS), metric.name)]
 
 
 def section(value: dict[str, Any], key: str) -> dict[str, Any]:
@@ -245,8 +258,8 @@ def _verdict(
         return "infeasible", told
     turns = ("started", "resumed", "stage_started", "stage_finished")
     last_turn = max((i for i, e in enumerate(events) if e["event"] in turns), default=-1)
-    refused = [e for e in events[last_turn + 1 :] if e["event"] == "refused"]
-    if refused:  # and nothing went on after it: it was the run that was refused, not a candidate
+    refused = [e for e in events[last_turn + 1 :] if e["event"] == "refused" and e.get("final")]
+    if refused:  # the run itself, and nothing went on after it
         last = refused[-1]
         return "refused", str(last.get("text") or f"The stage {last['stage']} refused to go on.")
     if parity.get("passed") is False:

@@ -84,7 +84,7 @@ def candidates(life: Life) -> View | None:
         return None
     order = {"winner": 0, "raced": 1, "dropped": 2}
 
-    metric, name_of = life.metric, words.label(life.metric.name)
+    metric, name_of = life.look, words.label(life.look.name)
     factor, percent = words.axis(metric)
 
     def reached(lap: View) -> float | None:
@@ -120,11 +120,15 @@ def candidates(life: Life) -> View | None:
             strong = "strong" if status == "winner" else ""
             lines.append(Series(str(item.get("name", "")), run, len(lines), strong, dots=True))
     count = {name: sum(row["status"] == name for row in table) for name in order}
-    raced = count["winner"] + count["raced"]
+    raced = sum(bool(rows(item, "rounds")) for item in found)
+    intro = f"{words.many(len(table), 'architecture')} considered, {count['dropped']} dropped"
+    if raced:
+        intro += (
+            f" before the race, {raced} raced on this data. "
+            f"The race took {words.show(number(life.plan.get('race_seconds')), 's')}"
+        )
     return {
-        "intro": f"{words.many(len(table), 'architecture')} considered, {count['dropped']} dropped "
-        f"before the race, {raced} raced on this data. "
-        f"The race took {words.show(number(life.plan.get('race_seconds')), 's')}.",
+        "intro": f"{intro}.",
         "precision": life.plan.get("precision", ""),
         "precision_reason": words.sentence(life.plan.get("precision_reason", "")),
         "rows": table,
@@ -147,7 +151,7 @@ def curves(life: Life) -> View | None:
         return [(x / unit, factor * y) for x, y in pairs if x is not None and y is not None]
 
     raw, rate = series(life.steps, "loss"), series(life.steps, "learning_rate")
-    metric, name_of = life.metric, words.label(life.metric.name)
+    metric, name_of = life.look, words.label(life.look.name)
     scale, percent = words.axis(metric)
     valid = series(life.evaluations, "valid_loss")
     quality = series(life.evaluations, f"valid_{metric.name}", scale)

@@ -35,6 +35,7 @@ def render(life: Life) -> str:
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         name=life.name,
         metric=_spoken(life.metric),
+        look=_spoken(life.look),
         verdict=sections.verdict(life),
         goals=sections.goals(life),
         misses=sections.misses(life),

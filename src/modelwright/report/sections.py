@@ -29,6 +29,11 @@ BESIDE = {
         "is right if it overlaps a thing of its class by half",
         "ap": "the mean over overlaps of 0.5 to 0.95, as COCO counts",
     },
+    "bleu": {
+        "bleu": "of 100, how many runs of up to four words the translations share with the true "
+        "ones, as sacreBLEU counts",
+        "nats_per_token": "how unlikely the true translation is to the model; less is better",
+    },
     "wer": {
         "wer": "words put in, left out or exchanged, for each true word; less is better",
         "cer": "the same of characters, blanks among them",
@@ -154,10 +159,14 @@ def goals(life: Life) -> View | None:
         })  # fmt: skip
     met = sum(row["met"] is True for row in table)
     seen = words.many(_rows(life.certificate), "row")
-    intro = (
-        f"{met} of {words.many(len(table), 'goal')} met, judged on {seen} that no search saw."
-        if judged else "Nothing has been judged yet; these are the goals that the recipe sets."
-    )  # fmt: skip
+    intro = "Nothing has been judged yet; these are the goals that the recipe sets."
+    if "where" in life.certificate:  # of an end before the test part
+        missed = sum(row["met"] is False for row in table)
+        intro = f"{missed} of {words.many(len(table), 'goal')} missed, {life.certificate['where']}."
+    elif judged:
+        intro = (
+            f"{met} of {words.many(len(table), 'goal')} met, judged on {seen} that no search saw."
+        )
     return {"intro": intro, "rows": table}
 
 
@@ -203,7 +212,7 @@ def predicted(life: Life) -> View | None:
             "interval": _interval(pair.low, pair.high, pair.unit), "error": text, "tone": tone,
             "how": pair.how, "width": min(abs(error or 0), 1) * 100,
         })  # fmt: skip
-    forecast = f"valid_{life.metric.name}"  # ranks candidates; no promise about the run
+    forecast = f"valid_{life.look.name}"  # ranks candidates; no promise about the run
     errors = sorted(
         abs(p.error)
         for p in life.pairs

@@ -29,6 +29,8 @@ class WritingSession(Session, Steps, Protocol):
 
     decode: Mapping[str, Any]
 
+    def prepare(self) -> None: ...
+
     def write(self, batch: Arrays, **how: Any) -> list[np.ndarray]: ...
 
 

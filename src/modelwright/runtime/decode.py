@@ -260,6 +260,9 @@ class Writes:
 
     decode: Mapping[str, Any] = {}
 
+    def prepare(self) -> None:
+        """Read now what a first text would read: a server's folder may change under it."""
+
     def write(self: Any, batch: Arrays, *, told: Told | None = None, **how: Any) -> list[Ids]:
         """The ids of each row's text; `how`, over `decode`, as in `beam_search` and `sample`.
 

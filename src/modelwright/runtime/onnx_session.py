@@ -56,6 +56,9 @@ class OnnxSession(Writes):
             for one in self.signature.inputs[:-1]
         }
 
+    def prepare(self) -> None:
+        assert self._parts
+
     @functools.cached_property
     def _parts(self) -> tuple[Any, Any]:
         """What makes the memory and what goes on from it, cut out of the one graph."""

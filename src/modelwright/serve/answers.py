@@ -29,6 +29,7 @@ from modelwright.serve.limits import Refused
 from modelwright.tasks.catalog import TASKS
 
 Arrays = Mapping[str, np.ndarray]
+MOST_NEW = 1024  # tokens of a translation that a stranger may ask for
 MOST_BEAMS = 64  # texts that the search of a transcription may keep for a stranger
 TEXTS = ("stop",)  # of what a request may say; everything else is a number
 
@@ -156,6 +157,8 @@ class Answers:
         except (ConfigError, ValueError, RecursionError) as error:
             said = error.what if isinstance(error, ConfigError) else "values must be numbers"
             raise Refused(400, said[:200]) from None
+        if self.writes == "anew" and int(given.get("max_new", 1)) > MOST_NEW:
+            raise Refused(400, f"max_new: at most {MOST_NEW}")  # a thread cannot be stopped
         beams = given.get("beam_width", 1)
         if type(beams) is not int or not 1 <= beams <= MOST_BEAMS:
             raise Refused(400, f"beam_width: a whole number from 1 to {MOST_BEAMS}")

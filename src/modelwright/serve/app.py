@@ -265,6 +265,9 @@ async def infer(request: Request) -> Response:
     async with served.intake.body(request) as body:
         read = partial(openinference.read, body, json_length, served.signature, served.limits)
         asked = await asyncio.to_thread(read) if len(body) > PARSE_ASIDE_BYTES else read()
+        numbers = openinference.answer_numbers(served.signature, asked.inputs)
+        if numbers > served.limits.answer_numbers:
+            raise Refused(413, f"the answer would hold {numbers:,} numbers: send fewer rows")
         outputs = await served.compute(request, asked.inputs)
         content, headers = openinference.write(asked, outputs, served.name, served.version)
     return Response(content, headers=headers)

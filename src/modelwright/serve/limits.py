@@ -37,6 +37,7 @@ class Limits:
     decodes: int = 2  # pictures, sounds and tables being unpacked at once
     request_rows: int = 1024  # rows in one request
     free_size: int = 2**20  # places of one row, where a model leaves them free; less by the model
+    answer_numbers: int = 2**25  # in one answer, whatever of it is asked for
     queue_rows: int = 4096  # rows waiting for the model
     batch_rows: int = 64  # rows that the model sees at once
     batch_wait_s: float = 0.001  # how long a row waits for company, under load only

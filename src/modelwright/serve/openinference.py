@@ -63,6 +63,18 @@ def metadata(name: str, version: str, signature: Signature) -> dict[str, Any]:
     }
 
 
+def answer_numbers(signature: Signature, inputs: Mapping[str, np.ndarray]) -> int:
+    """How many numbers all outputs hold for these inputs."""
+    free = {
+        size: length
+        for one in signature.inputs
+        for size, length in zip(one.shape, inputs[one.name].shape, strict=True)
+        if isinstance(size, str)
+    }
+    rows = len(next(iter(inputs.values())))
+    return sum(math.prod(one.sizes(rows, free.get(one.follows, 0))) for one in signature.outputs)
+
+
 def read(
     body: bytes, json_length: str | None, signature: Signature, limits: Limits
 ) -> InferRequest:

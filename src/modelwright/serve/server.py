@@ -174,6 +174,8 @@ def _open(artifact: Artifact, threads: int | None, name: str | None, limits: Lim
     if most is not None:
         limits = replace(limits, free_size=min(limits.free_size, most))
     session = open_session(artifact, threads=threads)
+    if answers and answers.writes:
+        session.prepare()
     return Served(
         name=name,
         version=artifact.digest[:12],

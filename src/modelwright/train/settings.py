@@ -104,6 +104,8 @@ class Settings:
         return "skip" in (self.on_nan, self.on_spike)
 
 
+# of learning by acting; docs/experiments.md
+OF_ALGORITHM: dict[str, dict[str, Any]] = {"dqn": {"learning_rate": 3e-4}}
 # where neither the recipe nor the family says
 DEFAULTS: dict[str, Any] = {
     "batch_size": 128, "optimizer": "adamw", "schedule": "wsd", "clip_norm": 0.0, "cautious": False,
@@ -162,7 +164,10 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
     of_size = spec.training
     if section.optimizer is not None and wide:  # whose rate is of its optimizer, whatever the size
         of_size = spec.ladder.train | (wide if section.optimizer == wide["optimizer"] else {})
-    defaults = {**DEFAULTS, **of_size, **OWN_DEFAULTS.get(section.optimizer or "", {})}
+    defaults = {
+        **DEFAULTS, **of_size, **OF_ALGORITHM.get(section.algorithm or "", {}),
+        **OWN_DEFAULTS.get(section.optimizer or "", {}),
+    }  # fmt: skip
     if budget.steps is not None:
         defaults["warmup_steps"] = min(defaults["warmup_steps"], budget.steps // 10)
     chosen = {
