@@ -533,7 +533,7 @@ def test_a_goal_that_no_form_meets_goes_before_a_budget(machine):
     )  # fmt: skip
 
     assert {"size_mb"} == {one.binds for one in found.values() if one.predicted}
-    assert choose.smallest_over_budget(list(found.values())) is None
+    assert smallest_over_budget(list(found.values())) is None
 
 
 def test_a_list_is_held_to_what_it_prunes(machine):
