@@ -68,10 +68,35 @@ def test_a_finished_run_keeps_its_recipe(tmp_path, recipe_of):
 def test_a_folder_takes_overrides_of_what_may_change(tmp_path, recipe_of):
     """All others are refused, with the keys that are not."""
     run = pipeline.start(recipe_of(), tmp_path / "runs")
-    again = verbs._run_for(run.folder, {"train.keep_checkpoints": 5}, tmp_path, False)
+    again = verbs._run_for(run.folder, {"train.keep_checkpoints": 5}, tmp_path / "runs", False)
 
     assert run == again
     assert recipe_of(keep_checkpoints=5) == recipe_file.read(run.folder / "recipe.yaml")
     with pytest.raises(ConfigError, match="overrides have no effect") as caught:
-        verbs._run_for(run.folder, {"train.seed": 1}, tmp_path, False)
+        verbs._run_for(run.folder, {"train.seed": 1}, tmp_path / "runs", False)
     assert "layout" in caught.value.expected
+    with pytest.raises(ConfigError, match="which goes on where it is"):
+        verbs._run_for(run.folder, {}, tmp_path / "elsewhere", False)
+
+
+def test_a_dry_run_of_a_folder_says_what_the_command_would_do(tmp_path, recipe_of):
+    """Up to the stage that is asked for; overrides are refused as there."""
+    run = pipeline.start(recipe_of(), tmp_path / "runs")
+
+    assert ["gate", "plan", "train"] == verbs.stages(run.folder, until="train")["to_do"]
+    with pytest.raises(ConfigError, match="overrides have no effect"):
+        verbs.stages(run.folder, {"train.seed": 1})
+    run.write("run", "finished", verdict="infeasible")
+    assert [] == verbs.stages(run.folder)["to_do"]
+
+
+def test_a_run_that_goes_on_says_whose_rows_it_has(tmp_path, recipe_of, capsys):
+    """Files that were mended since are not read."""
+    recipe = recipe_of()
+    run = pipeline.start(recipe, tmp_path / "runs")
+    pipeline.start(recipe, tmp_path / "runs")
+    assert "read in the beginning" not in capsys.readouterr().err
+    (run.stage_folder("gate") / "done.json").write_text("{}")
+    pipeline.start(recipe, tmp_path / "runs")
+
+    assert "its rows are those that it read in the beginning" in capsys.readouterr().err

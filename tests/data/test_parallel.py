@@ -167,3 +167,16 @@ def test_blanks_of_every_kind_are_read_as_they_are_asked(tmp_path):
         asked = parallel.read_input(origin.encode(), data.inputs, data.files)["source"][0]
         assert asked.tolist() == rows.inputs["source"][row].tolist()
     assert any("Ça va" in one for one in rows.origins)
+
+
+@pytest.mark.parametrize(("unit", "told"), [("characters", True), ("bpe", False)])
+def test_translations_that_would_be_cut_are_said(tmp_path, capsys, unit, told):
+    """One by characters from Chinese is several times as long as its source."""
+    (tmp_path / "train.zh").write_text("\n".join(numbered(["人工智能与机器学习"] * 30)))
+    (tmp_path / "train.en").write_text(
+        "\n".join(numbered(["artificial intelligence and machine learning"] * 30))
+    )
+    load(tmp_path, pair=["zh", "en"], tokens={"unit": unit})
+
+    said = capsys.readouterr().err
+    assert told == ("translations of train are longer than twice their source" in said)

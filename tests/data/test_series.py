@@ -530,3 +530,13 @@ def test_the_manifest_names_the_series(table):
     _, report = checks.check(load(table), recipe.data)
 
     assert ["s0", "s1", "s2"] == _manifest_fields(recipe, report)["labels"]
+
+
+@pytest.mark.parametrize(("begin", "told"), [(23_456_789.4, True), (0.4, False)])
+def test_steps_that_32_bits_blur_are_said(tmp_path, capsys, begin, told):
+    """As of a counter: at 23 million two values next to each other are 2 apart."""
+    rows = [f"{begin + 0.5 * row:.1f},7" for row in range(100)]
+    (tmp_path / "t.csv").write_text("\n".join(["meter,constant", *rows]))
+    load(tmp_path / "t.csv", split_rows=None)
+
+    assert told == ("at the size of meter, 32 bits" in capsys.readouterr().err)

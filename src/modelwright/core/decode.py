@@ -18,6 +18,7 @@ READ = {
     "anew": (*SEARCHED, "max_new", "temperature", *DRAWN),
 }
 BEAM, LENGTH_PENALTY = 5, 1.0
+MOST_TIMES, MOST_MORE = 2, 10  # tokens of a text that is written anew, from those of its source
 TEMPERATURE = {"on": 1.0, "anew": 0.0}  # where none is given
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelwright.core import recipe
+from modelwright.core.decode import MOST_MORE, MOST_TIMES
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.core.progress import say
 from modelwright.data.clean import as_trained, changing, cleaned_pairs, findings
@@ -26,6 +27,7 @@ from modelwright.data.tables import lines_of, records
 from modelwright.data.text import NOTHING, PART_NAMES, UNKNOWN, code_points, part_files
 
 SOURCE_TOKENS = "source_tokens.json"  # where each side has its own
+FEW = 0.01  # of the pairs of train, that nobody is told of
 VOCAB_SIZE = 6000  # ids of a side, where the recipe does not say
 _LANGUAGE = re.compile(r"\.([A-Za-z]{2,3}(?:[-_]\w{2,8})?)(?:\.gz)?$")
 
@@ -215,6 +217,7 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
             kept = np.flatnonzero(np.array(lengths) <= asked.max_length)
             _tell(len(lengths) - len(kept), len(lengths), asked.max_length)
             longest = max((lengths[row] for row in kept), default=1)
+            _tell_of_ends([(len(sides[0][row]), len(sides[1][row])) for row in kept])
         made[part] = rows_of(
             [sides[0][row] for row in kept], [sides[1][row] for row in kept],
             len(source), len(target), [parts[part].origins[row] for row in kept],
@@ -249,6 +252,16 @@ def _tell(left_out: int, rows: int, most: int) -> None:
         )
     if left_out:
         say(f"data: {left_out:,} of {rows:,} pairs of train have more than {most:,} tokens")
+
+
+def _tell_of_ends(sizes: Sequence[tuple[int, int]]) -> None:
+    """Say where a translation would end too early, as by characters from Chinese into English."""
+    cut = sum(target > MOST_TIMES * (source + 1) + MOST_MORE for source, target in sizes)
+    if cut > FEW * len(sizes):
+        say(
+            f"data: {cut:,} of {len(sizes):,} translations of train are longer than twice their "
+            "source and ten tokens, where writing ends unless decode.max_new says otherwise"
+        )
 
 
 def spaced(text: str) -> str:

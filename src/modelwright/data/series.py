@@ -50,6 +50,7 @@ class Table:
     values: (rows, channels) float32, NaN where one is missing
     times: the first column where it is no number (`timed`), else the row's number
     lines: the line of the file that each row ends on
+    coarse: channels whose values are so large that 32 bits blur their steps
     """
 
     channels: list[str]
@@ -57,6 +58,7 @@ class Table:
     times: list[str]
     lines: list[int]
     timed: bool
+    coarse: list[str]
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -103,6 +105,11 @@ def read(path: Path, section: recipe.Data) -> Loaded:
     require_order(path, table.times, table.lines)
     for text in remarks(table.times, table.lines) if table.timed else ():
         say(f"data: {text}")
+    if table.coarse:
+        say(
+            f"data: at the size of {', '.join(table.coarse)}, 32 bits hold a step to a hundredth "
+            "of it at best: take differences, or subtract a constant"
+        )
     counts = _counts(len(table), section)
     used = sum(counts.values())
     if used < len(table):
@@ -246,7 +253,12 @@ def read_table(content: bytes, name: str, wanted: Sequence[str] | None = None) -
         )
     times = [fields[0] if timed else f"row {row}" for row, (_, fields) in enumerate(body, 1)]
     lines = [line for line, _ in body]
-    return Table(list(places), values.astype(np.float32), times, lines, timed)
+    narrow, known = values.astype(np.float32), np.nan_to_num(values)
+    steps = np.median(np.abs(np.diff(known, axis=0)), axis=0) if len(body) > 1 else known[0] * 0
+    apart = np.spacing(np.abs(known).max(0).astype(np.float32))
+    blurred = (steps > 0) & (steps < 100 * apart)
+    coarse = [name for name, one in zip(places, blurred, strict=True) if one]
+    return Table(list(places), narrow, times, lines, timed, coarse)
 
 
 def _lines(content: bytes, name: str) -> list[tuple[int, list[str]]]:

@@ -13,7 +13,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from modelwright.core.decode import BEAM, LENGTH_PENALTY, checked, settle
+from modelwright.core.decode import (
+    BEAM,
+    LENGTH_PENALTY,
+    MOST_MORE,
+    MOST_TIMES,
+    checked,
+    settle,
+)
 from modelwright.core.signature import Signature
 from modelwright.data.text import UNKNOWN
 from modelwright.models.carried import fresh
@@ -21,7 +28,6 @@ from modelwright.models.carried import fresh
 Arrays = Mapping[str, np.ndarray]
 Ids = np.ndarray
 Told = Callable[[Sequence[int] | Ids], None]
-MOST_TIMES, MOST_MORE = 2, 10  # tokens of a text that is written, from those of its source
 
 
 class Steps(Protocol):
