@@ -392,7 +392,7 @@ def test_files_of_voc_may_have_any_name(tmp_path):
     for kind, old, new in (("Annotations", "3.xml", "my photo.xml"),
                            ("JPEGImages", "3.png", "my photo.PNG")):  # fmt: skip
         (root / kind / old).rename(root / kind / new)
-    (root / "ImageSets/Main/train.txt").write_text("0 1\nmy photo\n1  -1\n")
+    (root / "ImageSets/Main/train.txt").write_text("0 1\nmy photo -1\n1  -1\n")
     data, _ = load(root)
 
     assert ["JPEGImages/0.png", "JPEGImages/my photo.PNG", "JPEGImages/1.png"] == (

@@ -537,7 +537,7 @@ def test_a_goal_that_no_form_meets_goes_before_a_budget(machine):
 
 
 def test_a_list_is_held_to_what_it_prunes(machine):
-    """A tenth of the weights is what pruning by nine tenths leaves; nothing is pruned without."""
+    """Of a matrix that is cut on both sides little is left; nothing is pruned without asking."""
     sizes = [
         predicted(compress=steps)["cnn-base"].predicted["smallest_bytes"]
         for steps in (["quantize"], "auto", [{"prune": {"ratio": 0.9}}, "quantize"])

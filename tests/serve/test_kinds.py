@@ -298,6 +298,7 @@ def test_an_older_folder_that_takes_pictures_still_has_its_page(deploy, tmp_path
     ({"beam": "many"}, "values must be numbers"),
     ({"stop": '"."'}, "stop: this model has no use for it"),
     ({"max_new": "1024"}, {"max_new": 1024}),
+    ({"max_new": "null"}, {"max_new": None}),
     ({"max_new": "1025"}, "max_new: at most 1024"),
 ])  # fmt: skip
 def test_a_request_says_how_to_write(asked, wanted):

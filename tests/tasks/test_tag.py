@@ -123,3 +123,15 @@ def test_an_answer_shows_words_and_spans():
 def test_the_catalog_names_this_task():
     """Tagging is this file."""
     assert Task("text", "tags", tag) == TASKS["tagging"]
+
+
+@pytest.mark.parametrize(("tokens", "wanted"), [
+    (["他", "在", "北", "京", "..."], "北京"), (["I", "saw", "New", "York", "."], "New York"),
+    (["is", "it", "A", "B"], "A B"),
+])  # fmt: skip
+def test_spans_are_written_as_their_text_is(tokens, wanted):
+    """Characters side by side, words with blanks between."""
+    tags = [0, 0, 1, 2, 0][: len(tokens)]
+    found = tag.answer({"logits": np.eye(5)[tags]}, LABELS, tokens)
+
+    assert [wanted] == [one["text"] for one in found["answer"]]

@@ -13,7 +13,7 @@ grow), and no picture outside the folder is opened.
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -65,14 +65,17 @@ def read_voc(root: Path, section: recipe.Data) -> Loaded:
 
 
 def _voc_pictures(root: Path) -> dict[str, Path]:
-    """The pictures by their names."""
-    every = sorted((root / "JPEGImages").iterdir(), reverse=True)  # of one name the first counts
-    return {one.stem: one for one in every if one.suffix.lower() in SUFFIXES}
+    """The pictures by their names, which may have folders before them."""
+    base = root / "JPEGImages"
+    every = sorted(base.rglob("*"), reverse=True)  # of one name the first counts
+    found = [one for one in every if one.suffix.lower() in SUFFIXES]
+    return {one.relative_to(base).with_suffix("").as_posix(): one for one in found}
 
 
 def _voc_parts(root: Path) -> dict[str, list[str]]:
     """The names in each part's list; the other columns of a list are not looked at."""
-    known = {one.stem for one in (root / "Annotations").glob("*.xml")}
+    base = root / "Annotations"
+    known = {one.relative_to(base).with_suffix("").as_posix() for one in base.rglob("*.xml")}
     lists = root / "ImageSets" / "Main"
     found = {}
     for name, part in {"trainval": "train", **PART_FOLDERS}.items():  # train comes after trainval
@@ -80,9 +83,14 @@ def _voc_parts(root: Path) -> dict[str, list[str]]:
         if file.is_file():
             text = file.read_text(encoding="utf-8-sig", errors="replace")
             lines = [line.strip() for line in text.splitlines() if line.strip()]
-            # a name may hold blanks, and a number may stand behind it
-            found[part] = [line if line in known else line.split()[0] for line in lines]
+            found[part] = [_voc_name(line, known) for line in lines]
     return found if "train" in found else {"train": sorted(known)}
+
+
+def _voc_name(line: str, known: Collection[str]) -> str:
+    """What a line names: all of it, or all but a number behind it; a name may hold blanks."""
+    return next((one for one in (line, line.rpartition(" ")[0].strip()) if one in known),
+                line.split()[0])  # fmt: skip
 
 
 def _voc_boxes(content: bytes) -> Iterator[Box]:

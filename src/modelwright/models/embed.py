@@ -197,7 +197,13 @@ class MelEmbed(nn.Module):
         # a loud tone's power is beyond what float16 holds
         if kind != "meta" and torch.is_autocast_enabled(kind):
             with torch.autocast(kind, enabled=False):
-                return self.forward(samples.float(), lengths)
+                frames, mask = self.frames(samples.float(), lengths)
+        else:
+            frames, mask = self.frames(samples, lengths)
+        return self.project(frames), mask
+
+    def frames(self, samples: Tensor, lengths: Tensor) -> Masked:
+        """What is measured: (batch, time, num_mels * stack), and which places are real."""
         half = self.window // 2  # an odd window needs one sample more behind
         padded = nn.functional.pad(samples, (half, self.window - half))
         parts = nn.functional.conv1d(padded[:, None], self.basis.to(padded.dtype), stride=self.hop)
@@ -212,14 +218,14 @@ class MelEmbed(nn.Module):
         spread = ((mels - mean).square() * weight).sum(1, keepdim=True)
         frames = (mels - mean) * torch.rsqrt(spread + 1e-3) * mask[..., None]
         if self.stack == 1:
-            return self.project(frames), mask
+            return frames, mask
         number = (frames.shape[1] - 1) // self.stack + 1
         behind = number * self.stack - frames.shape[1]
         stacked = nn.functional.pad(frames.contiguous(), (0, 0, 0, behind)).reshape(
             frames.shape[0], number, self.project.in_features
         )
         places = torch.arange(number, device=mels.device)
-        return self.project(stacked), places < lengths[:, None] // (self.hop * self.stack) + 1
+        return stacked, places < lengths[:, None] // (self.hop * self.stack) + 1
 
 
 class WindowEmbed(nn.Module):

@@ -71,10 +71,11 @@ def from_json(value: Mapping[str, Any]) -> Candidate:
 
 
 def least_share(recipe: Recipe) -> float:
-    """Of the weights, what pruning leaves at the least."""
+    """Of the weights, what pruning could leave at the least: a matrix may be cut on both sides."""
     if recipe.compress.mode != "list":
         return PRUNED_SHARE
-    return math.prod(1 - step.prune.ratio for step in recipe.compress.steps if step.prune)
+    ratios = [step.prune.ratio for step in recipe.compress.steps if step.prune]
+    return min(PRUNED_SHARE, math.prod((1 - one) ** 2 for one in ratios)) if ratios else 1.0
 
 
 def compressed_bytes(

@@ -160,7 +160,7 @@ def goals(life: Life) -> View | None:
     met = sum(row["met"] is True for row in table)
     seen = words.many(_rows(life.certificate), "row")
     intro = "Nothing has been judged yet; these are the goals that the recipe sets."
-    if "where" in life.certificate:  # of an end before the test part
+    if judged and "where" in life.certificate:  # of an end before the test part
         missed = sum(row["met"] is False for row in table)
         intro = f"{missed} of {words.many(len(table), 'goal')} missed, {life.certificate['where']}."
     elif judged:

@@ -86,7 +86,7 @@ def load_model(artifact: Artifact) -> Model:
     try:
         model = build(spec)
         model.load_state_dict(load_file(artifact.file(artifact.manifest["model_file"])))
-    except (RuntimeError, TypeError, SafetensorError) as error:
+    except (RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise IntegrityError(
             f"{artifact.folder}: the weights do not fit {spec.name}: {error}",
             repair="open it with the version of Modelwright that made it, or train again",

@@ -157,7 +157,7 @@ class Answers:
         except (ConfigError, ValueError, RecursionError) as error:
             said = error.what if isinstance(error, ConfigError) else "values must be numbers"
             raise Refused(400, said[:200]) from None
-        if self.writes == "anew" and int(given.get("max_new", 1)) > MOST_NEW:
+        if self.writes == "anew" and int(given.get("max_new") or 1) > MOST_NEW:
             raise Refused(400, f"max_new: at most {MOST_NEW}")  # a thread cannot be stopped
         beams = given.get("beam_width", 1)
         if type(beams) is not int or not 1 <= beams <= MOST_BEAMS:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from modelwright.core.signature import Signature, TensorSpec
+from modelwright.core.signature import TARGET_TIME, Signature, TensorSpec
 from modelwright.serve.limits import Limits, Refused
 
 DATATYPES = {
@@ -72,7 +72,8 @@ def answer_numbers(signature: Signature, inputs: Mapping[str, np.ndarray]) -> in
         if isinstance(size, str)
     }
     rows = len(next(iter(inputs.values())))
-    return sum(math.prod(one.sizes(rows, free.get(one.follows, 0))) for one in signature.outputs)
+    places = {**free, TARGET_TIME: free.get(TARGET_TIME, 1) - 1}  # `sizes` counts the beginning
+    return sum(math.prod(one.sizes(rows, places.get(one.follows, 0))) for one in signature.outputs)
 
 
 def read(

@@ -80,18 +80,13 @@ def answer(
     outputs: of one row, without the batch; tokens: the row's words or characters
     """
     tags = [labels[int(tag)] for tag in outputs["logits"].argmax(-1)]
+    # of characters; what stands for several of them, as "..." does for one, is no word
+    single = all(len(token) == 1 for token in tokens if token[:1].isalnum())
+    joint = "" if single else " "
     return {
         "answer": [
-            {"text": _together(tokens[start:end]), "kind": kind, "start": start, "end": end}
+            {"text": joint.join(tokens[start:end]), "kind": kind, "start": start, "end": end}
             for start, end, kind in spans(tags)
         ],
         "tags": [{"text": word, "tag": tag} for word, tag in zip(tokens, tags, strict=False)],
     }
-
-
-def _together(tokens: Sequence[str]) -> str:
-    """
-    >>> _together(["New", "York"]), _together(["北", "京"])
-    ('New York', '北京')
-    """
-    return ("" if all(len(token) == 1 for token in tokens) else " ").join(tokens)
