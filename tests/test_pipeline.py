@@ -96,6 +96,7 @@ def test_a_run_that_goes_on_says_whose_rows_it_has(tmp_path, recipe_of, capsys):
     run = pipeline.start(recipe, tmp_path / "runs")
     pipeline.start(recipe, tmp_path / "runs")
     assert "read in the beginning" not in capsys.readouterr().err
+    run.stage_folder("gate").mkdir()
     (run.stage_folder("gate") / "done.json").write_text("{}")
     pipeline.start(recipe, tmp_path / "runs")
 
