@@ -295,9 +295,16 @@ def test_a_batch_that_what_is_played_has_no_parts_of_is_refused(learner_of):
         learner_of(algorithm="ppo", batch_size=100)
 
 
-def test_the_first_look_takes_its_time_from_the_budget(learner_of):
+def test_the_first_look_takes_its_time_from_the_budget(learner_of, monkeypatch):
     """What is reckoned as spent holds it, as it does those that follow."""
     learner = learner_of(algorithm="ppo", budget=Budget(steps=1))
+    look = learner.evaluate
+
+    def slow(*given, **how):
+        learner.looked_s += 1000  # seconds, that no step takes
+        return look(*given, **how)
+
+    monkeypatch.setattr(learner, "evaluate", slow)
     learner.run()
 
-    assert 0 < learner.looked_s < learner.elapsed
+    assert 1000 < learner.looked_s < learner.elapsed < 2000

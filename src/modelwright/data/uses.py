@@ -177,6 +177,7 @@ def labels_of(items: Sequence[str], path: Path, own: recipe.Interactions) -> lis
         raise ConfigError(
             f"data.interactions.names: no line of {own.names} begins with an item of the table",
             expected="an item and its name, in this order, on each line",
+            repair="write the table's items in its first column, or leave the key out",
         )
     return [f"{titles[item]} [{item}]" if item in titles else item for item in items]
 

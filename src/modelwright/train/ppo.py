@@ -37,6 +37,7 @@ class PPO:
                 f"train.batch_size: {settings.batch_size} does not divide the {self._size} actions "
                 "that ppo takes before it learns from them",
                 expected=f"a divisor of {self._size}, such as 128",
+                repair="set train.batch_size, or leave it out",
             )
         self._parts = self._size // settings.batch_size
         self.cycle = PASSES * self._parts
