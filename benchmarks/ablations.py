@@ -14,7 +14,7 @@ that are in --out already are not made again; two lanes share the work of two co
 import json
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -31,6 +31,7 @@ from modelwright.models.catalog import ModelSpec, count_params, fresh_model
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.loop import Trainer
 from modelwright.train.settings import Budget, fill_in
+from nanogpt import faster_precision
 
 TASK = TASKS["language-modeling"]
 SIZE: dict[str, Any] = {"dim": 64, "num_layers": 2}  # twice tiny in both
@@ -70,7 +71,8 @@ TEXTS: dict[str, Text] = {
 }
 
 VARIANTS: dict[str, Variant] = {
-    "defaults": Variant(),  # Muon, ReLU², normed queries and keys, rotary, zero init, averages
+    # Muon, ReLU², normed queries and keys, rotary, zero init, short convolutions, averages
+    "defaults": Variant(),
     # optimizers, the first two at the best of three and two rates
     "adamw": Variant(train={"optimizer": "adamw", "learning_rate": 6e-3}),
     "adafactor": Variant(train={"optimizer": "adafactor", "learning_rate": 0.05}),
@@ -83,6 +85,9 @@ VARIANTS: dict[str, Variant] = {
     "swiglu": Variant({"activation": "swiglu", "mlp_dims": [168] * SIZE["num_layers"]}),
     "learned positions": Variant({"positions": "learned"}),
     "no zero init": Variant({"zero_init": False}),
+    "no short convolutions": Variant({"short_conv": 0}),
+    "short convolutions of 3": Variant({"short_conv": 3}),
+    "short convolutions of 8": Variant({"short_conv": 8}),
     # the training
     "cautious decay": Variant(train={"cautious": True}),
     "decay to nothing": Variant(train={"weight_decay_end": 0.0}),
@@ -143,7 +148,8 @@ def measure(data: Data, variant: Variant, seed: int, steps: int) -> dict[str, An
     )
     # of what a growing batch leaves out, a quarter and then a half for as long: 5 of 8 parts
     budget = Budget(steps=steps + 5 * section.batch_warmup_steps // 8)
-    settings = fill_in(section, spec, "bf16-mixed", budget)
+    settings = fill_in(section, spec, "32-true", budget)
+    settings = replace(settings, precision=faster_precision(spec, "language-modeling", settings))
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             fresh_model(spec, seed), spec, TASK, data.parts["train"], data.parts["valid"],

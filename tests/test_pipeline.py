@@ -1,12 +1,14 @@
 """Which run a command goes on with, and what of its recipe it brings along."""
 
+import errno
 import json
+import os
 
 import pytest
 
-from modelwright import pipeline, verbs
+from modelwright import pipeline, stages, verbs
 from modelwright.core import recipe_file
-from modelwright.core.errors import ConfigError
+from modelwright.core.errors import ConfigError, IntegrityError, StorageError
 
 # other values of all that may change
 OTHERS = {
@@ -101,3 +103,125 @@ def test_a_run_that_goes_on_says_whose_rows_it_has(tmp_path, recipe_of, capsys):
     pipeline.start(recipe, tmp_path / "runs")
 
     assert "its rows are those that it read in the beginning" in capsys.readouterr().err
+
+
+@pytest.fixture
+def run(tmp_path, recipe_of):
+    """A run whose stages have nothing to do, with nothing done yet."""
+    return pipeline.start(recipe_of(), tmp_path / "runs")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Stages that do nothing, but for one that refuses while it is in the set given."""
+    refusing = set()
+
+    def stage_of(name):
+        def do(run, recipe, **known):
+            if name in refusing:
+                raise IntegrityError(f"{name} refuses")
+            return {}
+
+        return do
+
+    for name in pipeline.STEPS:
+        monkeypatch.setitem(pipeline.STEPS, name, stage_of(name))
+    monkeypatch.setattr(pipeline, "write_report", lambda run: None)
+    return refusing
+
+
+def test_a_recipe_that_was_edited_in_the_run_is_refused(run):
+    """Whoever reads it; --new starts another run with it, and what may change may."""
+    path = run.folder / "recipe.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("keep_checkpoints: 2", "keep_checkpoints: 7"))
+    assert 7 == pipeline.recipe_of(run).train.keep_checkpoints
+    path.write_text(text.replace("seed: 0", "seed: 1"))
+    reading = (
+        lambda: pipeline.go(run), lambda: verbs.stages(run.folder),
+        lambda: verbs._run_for(run.folder, {}, verbs.RUNS, False),
+    )  # fmt: skip
+    for read in reading:
+        with pytest.raises(IntegrityError, match="not the recipe that the run was started") as one:
+            read()
+    assert "--new" in one.value.repair
+    assert verbs._asked_for(run.folder, {}, True)[0] is None
+
+
+def test_going_on_is_told_once_the_run_is_ours(run, quick):
+    """A run is resumed by who holds it, however it was named; the first start is no resume."""
+    pipeline.go(run, until="plan")
+    assert [] == list(run.events("run", "resumed"))
+    with pipeline._locked(run), pytest.raises(ConfigError, match="another process"):
+        pipeline.go(run)
+    assert [] == list(run.events("run", "resumed"))
+    pipeline.go(run, until="train")
+
+    assert 1 == len(list(run.events("run", "resumed")))
+
+
+def test_a_refusal_of_a_later_stage_is_not_that_of_an_earlier_one(run, quick):
+    """Up to train there is nothing that refuses; the stage that does is refused again."""
+    quick.add("export")
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match="export refuses"):
+            pipeline.go(run)
+        assert "refused" == pipeline.result(run)["verdict"]
+    assert "unfinished" == pipeline.go(run, until="train")["verdict"]
+
+
+def test_a_line_that_a_crash_cut_is_dropped_by_who_goes_on(run, quick):
+    """Or the next event would stand on the same line."""
+    with open(run.ledger, "ab") as file:
+        file.write(b'{"time": "20')
+    pipeline.go(run, until="gate")
+
+    assert ["started", "stage_started", "stage_finished"] == [one["event"] for one in run.events()]
+
+
+def test_a_folder_without_locks_is_told_as_that(run, monkeypatch):
+    """Only a lock that is held means another process."""
+
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(pipeline.fcntl, "flock", refuse)
+    with pytest.raises(StorageError, match="No locks available") as caught:
+        pipeline.go(run)
+
+    assert "--out" in caught.value.repair
+
+
+def test_a_file_that_a_stage_left_and_that_is_gone(run):
+    """It is one plain error, with the file's name."""
+    with pytest.raises(IntegrityError, match=r"compress\.json is not the file that a stage left"):
+        stages.read(run.stage_folder("compress") / "compress.json")
+
+
+@pytest.mark.parametrize(
+    "verb", [verbs.stages, verbs.plan, verbs.evaluate, verbs.verify, verbs.report, verbs.init],
+    ids=lambda verb: verb.__name__,
+)  # fmt: skip
+def test_a_path_that_the_system_refuses_is_no_bug(tmp_path, monkeypatch, verb):
+    """Whoever is given it says the system's reason."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="File name too long"):
+        verb("a" * 300)
+
+
+def test_one_text_is_not_its_letters():
+    """In Python as on the command line one is enough."""
+    assert ("a great film",) == verbs._each("a great film")
+    assert ["a", "b"] == verbs._each(["a", "b"])
+    with pytest.raises(ConfigError, match="runs/x is no run"):
+        verbs.report("runs/x")
+
+
+def test_init_looks_at_nothing_if_its_file_is_there(tmp_path, monkeypatch):
+    """Large data would be read for nothing; a name that no recipe can hold is refused as early."""
+    (tmp_path / "mine.yaml").write_text("mine")
+    monkeypatch.setattr("modelwright.starting.data_catalog", None)
+    with pytest.raises(ConfigError, match="is there already"):
+        verbs.init("digits", tmp_path / "mine.yaml")
+    with pytest.raises(ConfigError, match="cannot stand in a recipe"):
+        verbs.init(os.fsdecode(b"caf\xe9"))

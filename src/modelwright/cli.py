@@ -6,13 +6,15 @@ Every command takes --json: one JSON object on stdout at the end, progress on st
 """
 
 import json as json_module
+import math
 import os
+import re
 import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 
 from modelwright import __version__
 from modelwright.core.errors import ConfigError, Exit, ModelwrightError
@@ -33,6 +35,9 @@ Json = Annotated[bool, Parameter(negative="", help="print one JSON object at the
 DryRun = Annotated[bool, Parameter(negative="", help="say what it would do and spend; do nothing")]
 New = Annotated[bool, Parameter(negative="", help="start over, do not continue an unfinished run")]
 Out = Annotated[Path, Parameter(help="where run folders are made")]
+FLAGS = ("--json", "--new", "--dry-run", "--help")  # the options that take no value
+DASHED = re.compile(r"-(\Z|[\d.\s])")  # a word that begins so is no option
+VERDICTS = {"infeasible": Exit.INFEASIBLE, "refused": Exit.REFUSED}
 GOES_ON = ("run", "train", "compress", "export")  # the same command takes up what it left
 
 
@@ -151,9 +156,12 @@ def serve(
         from modelwright.core.errors import MissingExtra
 
         raise MissingExtra(error.name or "starlette", "serve", "serving") from error
+    body_bytes = body_mib * 2**20
+    if not math.isfinite(body_bytes):
+        raise ConfigError(f"--body-mib {body_mib} is no size", expected="a number, such as 16")
     limits = Limits(
         deadline_s=deadline_s, batch_rows=batch_rows, queue_rows=queue_rows,
-        body_bytes=round(body_mib * 2**20), grace_s=grace_s,
+        body_bytes=round(body_bytes), grace_s=grace_s,
     )  # fmt: skip
     verbs.serve(
         model, host=host, port=port, threads=threads, name=name, limits=limits,
@@ -233,33 +241,60 @@ def main() -> None:
     sys.exit(code)
 
 
-def _with_standard_input(words: list[str]) -> list[str]:
-    """A lone dash behind all options: the parser takes it for one of them elsewhere.
+def _with_dashes(words: list[str]) -> list[str]:
+    """Numbers and texts that begin with a dash, and a lone one, which is the standard input, behind
+    all options: the parser takes them for one of those elsewhere.
 
-    >>> _with_standard_input(["predict", "runs/a", "-", "--json"])
-    ['predict', 'runs/a', '--json', '--', '-']
+    >>> _with_dashes(["predict", "runs/a", "-0.1, 2", "--text", "- a dog", "-", "--json"])
+    ['predict', '--text=- a dog', '--json', '--', 'runs/a', '-0.1, 2', '-']
     """
-    before = ["", *words]
-    alone = [
-        word == "-" and (last == "--json" or not last.startswith("--"))
-        for last, word in zip(before, words, strict=False)
-    ]
-    if not any(alone) or "--" in words:
+    end = words.index("--") if "--" in words else len(words)
+    if not any(map(DASHED.match, words[:end])):
         return words
-    return [*(word for word, own in zip(words, alone, strict=True) if not own), "--", "-"]
+    options: list[str] = []
+    places: list[str] = []  # what the command takes by its place, in order
+    takes = False  # whether the last option still wants its value
+    for word in words[1:end]:
+        option = word.startswith("-") and not DASHED.match(word)
+        if takes and not option:
+            options[-1] += f"={word}"
+        else:
+            (options if option else places).append(word)
+        takes = option and word.startswith("--") and "=" not in word and word not in FLAGS
+    return [*words[:1], *options, "--", *places, *words[end + 1 :]]
 
 
 def call(words: list[str]) -> int:
     """Run one command line; gives the exit code. Errors become words on stderr."""
+    code: int = Exit.OK
+    try:
+        code = _called(words)
+        sys.stdout.flush()  # or nobody finds out in time that the reader of our output has left
+    except BrokenPipeError:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return code
+        raise  # another pipe broke, so the work is not done
+    return code
+
+
+def _called(words: list[str]) -> int:
     as_json = "--json" in words
     try:
-        given = _with_standard_input(words)
+        given = _with_dashes(words)
         return int(
             app(given, exit_on_error=False, print_error=True, result_action="return_value") or 0
         )
     except CycloptsError as error:
+        repair = ""
+        if isinstance(error, UnknownOptionError) and words[:1] == ["predict"]:
+            repair = "  repair:   a text that begins with a dash goes behind all options and --"
+            _complain(repair)
         if as_json:
-            print(json_module.dumps({"verdict": "refused", "error": str(error)}))
+            text = f"{error}\n{repair}".rstrip()
+            print(json_module.dumps({"verdict": "refused", "error": text}))
         return Exit.BAD_INPUT
     except ModelwrightError as error:
         if not error.said:
@@ -273,9 +308,6 @@ def call(words: list[str]) -> int:
         if as_json:
             print(json_module.dumps({"verdict": "stopped"}))
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader of our output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.OK
 
 
 def _road(
@@ -301,7 +333,7 @@ def _road(
     if found["verdict"] == "certified" and not found["goals"]:
         _complain("no goals were set: this certifies only that what ships is what was trained")
     _print(found, json, show.result)
-    return Exit.INFEASIBLE if found["verdict"] == "infeasible" else Exit.OK
+    return VERDICTS.get(found["verdict"], Exit.OK)
 
 
 def _read(overrides: tuple[str, ...]) -> dict[str, Any]:

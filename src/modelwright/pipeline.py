@@ -16,11 +16,12 @@ from modelwright.core.errors import (
     IntegrityError,
     ModelwrightError,
     ParityError,
+    StorageError,
 )
-from modelwright.core.files import storage, write_bytes
+from modelwright.core.files import reading, storage, write_bytes
 from modelwright.core.progress import say
 from modelwright.core.recipe import Recipe
-from modelwright.core.run import STAGES, Run, create, find_unfinished, reopen
+from modelwright.core.run import STAGES, Run, create, find_unfinished, refusal, reopen
 from modelwright.export import parity
 from modelwright.report.page import write_report
 from modelwright.stages import (
@@ -43,7 +44,6 @@ def start(recipe: Recipe, root: Path, *, resume: bool = True) -> Run:
     digest = recipe_file.digest(recipe)
     if resume and (run := find_unfinished(root, recipe.name, digest)) is not None:
         say(f"run: {run.folder} continues")
-        run.write("run", "resumed")
         go_on_with(run, recipe)
         return run
     run = create(root, recipe.name, recipe_file.resolved_text(recipe), digest, version=__version__)
@@ -57,8 +57,7 @@ def go_on_with(run: Run, recipe: Recipe) -> None:
 
     Raises: ConfigError if another process is at work in it.
     """
-    path = run.folder / "recipe.yaml"
-    changes = recipe_file.changes(recipe_file.read(path), recipe)
+    changes = recipe_file.changes(recipe_of(run), recipe)
     if any(run.events("run", "finished")):
         return
     if run.done("gate"):
@@ -70,8 +69,27 @@ def go_on_with(run: Run, recipe: Recipe) -> None:
         text += "; what was predicted stays"
     with _locked(run):
         run.write("run", "decision", text=text)  # first: after a kill between them it is said again
-        write_bytes(path, recipe_file.resolved_text(recipe).encode())
+        write_bytes(run.folder / "recipe.yaml", recipe_file.resolved_text(recipe).encode())
     say(f"run: {text}")
+
+
+def recipe_of(run: Run) -> Recipe:
+    """The recipe of a run, as it was when it started but for what may change.
+
+    Raises: IntegrityError if the file holds another one.
+    """
+    path = run.folder / "recipe.yaml"
+    recipe = recipe_file.read(path)
+    own = recipe_file.digest(recipe)
+    started = next(run.events("run", "started"), {})
+    if started.get("recipe_digest", own) != own:
+        raise IntegrityError(
+            f"{path} is not the recipe that the run was started with, by version "
+            f"{started.get('version')}",
+            expected="the recipe as the run wrote it, and a version that has the same keys",
+            repair="put the file back as it was, or start another run with --new",
+        )
+    return recipe
 
 
 def help_with(run: Run, world: World) -> None:
@@ -88,11 +106,13 @@ def go(run: Run, *, until: str = "certify", world: World = ALONE) -> dict[str, A
         world: this process is the first of them; the others `help_with` the run.
     Raises: what the first stage that refuses raises; the report is written all the same.
     """
-    recipe = recipe_file.read(run.folder / "recipe.yaml")
+    recipe = recipe_of(run)
     with world.summoning() as summon, _locked(run):
         if any(run.events("run", "finished")):  # judged already: the test part is touched once
             say(f"run: {run.folder} is finished; --new starts another")
             return result(run)
+        if any(run.events(event="stage_started")):
+            run.write("run", "resumed")
         try:
             for stage in STAGES[: STAGES.index(until) + 1]:
                 if stage == TOGETHER:
@@ -124,9 +144,10 @@ def result(run: Run) -> dict[str, Any]:
         for event in run.events(event="figure")
         if event["number"]["kind"] == "measured"
     }
-    last = [event for event in run.events() if event["event"] in ("stage_finished", "refused")]
-    refused = bool(last) and bool(last[-1].get("final"))
-    verdict = certificate.get("verdict") or ("refused" if refused else "unfinished")
+    refused = refusal(run.events())
+    verdict = certificate.get("verdict") or (
+        refused.get("verdict", "refused") if refused else "unfinished"
+    )
     deploy, report = run.folder / "deploy", run.folder / "report.html"
     if verdict == "certified":  # a result only as long as every byte of it is as certified
         open_artifact(deploy, kinds=("deploy",))
@@ -155,12 +176,13 @@ def verify(run: Run) -> dict[str, Any]:
             repair="take the folder again from the run that made it",
         )
     certificate = run.stage_folder("certify") / "certificate.json"
+    certified = read(certificate)
     if (
         deploy.manifest["parent"] != chosen.digest
         or kept(deploy.manifest) != kept(chosen.manifest)
         or deploy.manifest["signature"] != chosen.manifest["signature"]
         or deploy.file("certificate.json").read_bytes() != certificate.read_bytes()
-        or read(certificate)["digests"]["model"] != deploy.manifest["files"]["model.onnx"]["sha256"]
+        or certified["digests"]["model"] != deploy.manifest["files"]["model.onnx"]["sha256"]
     ):
         raise IntegrityError(
             f"{deploy.folder} does not say what was proven and certified: its labels, "
@@ -201,12 +223,14 @@ def run_of(path: Path) -> Run:
 
     Raises: ConfigError if there is none above it.
     """
-    for folder in (path, *path.resolve().parents):
-        if (folder / "run.jsonl").is_file():
-            return reopen(folder)
-    raise ConfigError(
-        f"{path} is no run and lies in none", expected="a run folder such as runs/digits-001"
-    )
+    with reading(path):
+        folders = (path, *path.resolve().parents)
+        found = next((one for one in folders if (one / "run.jsonl").is_file()), None)
+    if found is None:
+        raise ConfigError(
+            f"{path} is no run and lies in none", expected="a run folder such as runs/digits-001"
+        )
+    return reopen(found)
 
 
 def _do(run: Run, recipe: Recipe, stage: str, world: World) -> None:
@@ -229,9 +253,16 @@ def _locked(run: Run) -> Iterator[None]:
             file = opened.enter_context(open(path, "w"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ConfigError(
                 f"{run.folder} is being worked on by another process",
                 repair="wait for it, or start a new run with --new",
             ) from error
+        except OSError as error:
+            raise StorageError(
+                f"cannot lock {path}: {error.strerror}",
+                expected="a file system that can, so that one process alone works in a run",
+                repair="choose another folder with --out",
+            ) from error
+        run.mend()
         yield

@@ -12,7 +12,16 @@ from rich.text import Text
 from modelwright.core.units import format_bytes, format_count, format_seconds
 
 Found = dict[str, Any]
-console = Console(highlight=False)
+
+
+class _Console(Console):
+    """Plain: what is in brackets or between colons is what somebody wrote, no colour or picture."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # to the command line, which knows what an end of reading means
+
+
+console = _Console(highlight=False, markup=False, emoji=False)
 
 
 def result(found: Found) -> None:
@@ -24,7 +33,7 @@ def result(found: Found) -> None:
             table.add_row(
                 name, goal["bound"], _value(goal["measured"]),
                 "exact" if name == "size_mb" else _interval(goal.get("low"), goal.get("high")),
-                "[green]met[/]" if goal["met"] else "[red]missed[/]",
+                Text("met", "green") if goal["met"] else Text("missed", "red"),
             )  # fmt: skip
         console.print(table)
     for miss in found.get("nearest_misses", []):
@@ -35,7 +44,7 @@ def result(found: Found) -> None:
         console.print(f"  near: {miss['candidate']}: {parts}")
     if found.get("relax"):
         console.print(found["relax"])
-    console.print(f"[bold]{found['verdict']}[/]  {found['run']}", soft_wrap=True)
+    console.print(Text.assemble((found["verdict"], "bold"), f"  {found['run']}"), soft_wrap=True)
     if found["artifact"]:
         console.print(f"model:  {found['artifact']}", soft_wrap=True)
         console.print(f"serve:  {_program()} serve {found['artifact']}", soft_wrap=True)
@@ -58,7 +67,7 @@ def plan(found: Found) -> None:
             one["name"], format_count(one["num_params"]), format_count(one["forward_flops"]),
             format_bytes(predicted["memory_bytes"]), format_seconds(predicted["epoch_s"]),
             format_bytes(predicted["size_bytes"]), format_seconds(predicted["latency_ms"] / 1e3),
-            one["reason"] or "[green]fits[/]",
+            one["reason"] or Text("fits", "green"),
         )  # fmt: skip
     console.print(table)
     console.print(
@@ -74,7 +83,7 @@ def plan(found: Found) -> None:
                else ".")
         )  # fmt: skip
     if not found["fits"]:
-        console.print("[red]no candidate fits[/]: relax a goal or the budget")
+        console.print(Text.assemble(("no candidate fits", "red"), ": relax a goal or the budget"))
 
 
 def stages(found: Found) -> None:
@@ -82,7 +91,8 @@ def stages(found: Found) -> None:
     if "candidates" in found:
         plan(found)
         return
-    console.print(f"{found['run']}: done {', '.join(found['done']) or 'nothing'}")
+    done = ", ".join(found["done"]) or "nothing"
+    console.print(f"{found['run']}: done {done}", soft_wrap=True)
     console.print(f"to do: {', '.join(found['to_do']) or 'nothing'}")
 
 
@@ -90,11 +100,11 @@ def init(found: Found) -> None:
     """The recipe that was written, and what was seen in the data."""
     rows = ", ".join(f"{part} {count:,}" for part, count in found["rows"].items())
     classes = f"{len(found['labels'])} classes; " if found["labels"] else ""
-    console.print(f"{found['recipe']} written: {classes}rows: {rows}")
+    console.print(f"{found['recipe']} written: {classes}rows: {rows}", soft_wrap=True)
     for finding in found["findings"]:
         blocks = "stops a run unless waived" if finding["blocking"] else "noted"
         console.print(f"  {finding['check']}: {finding['text']} ({blocks})")
-    console.print(f"next: modelwright plan {found['recipe']}")
+    console.print(f"next: modelwright plan {found['recipe']}", soft_wrap=True)
 
 
 def evaluate(found: Found) -> None:
@@ -108,7 +118,7 @@ def evaluate(found: Found) -> None:
 
 def piece(text: str) -> None:
     """A piece of a text that is being written, at once."""
-    console.print(Text(text), end="", soft_wrap=True)
+    console.file.write(text)  # by itself: rich makes blanks of tabs and leaves out returns
     console.file.flush()
 
 
@@ -144,7 +154,7 @@ def predict(found: Found) -> None:
         best, *rest = choices
         others = ", ".join(f"{two['label']} {_sure(two)}" for two in rest[:2])
         cells = (_short(one["file"]), _short(one["answer"]), _sure(best), _short(others))
-        table.add_row(*map(Text, cells))  # nobody's text is taken for markup
+        table.add_row(*cells)
     if table.row_count:
         console.print(table)
 
@@ -154,9 +164,9 @@ def _boxes(one: Found) -> None:
     table = _table("label", "score", "left", "top", "right", "bottom")
     for box in one["boxes"]:
         sides = (f"{side:.0f}" for side in box["box"])
-        table.add_row(Text(box["label"]), f"{box['score']:.1%}", *sides)
+        table.add_row(box["label"], f"{box['score']:.1%}", *sides)
     found = one["answer"] if one["boxes"] else "nothing found"
-    console.print(Text(f"{one['file']}: {found}"), soft_wrap=True)
+    console.print(f"{one['file']}: {found}", soft_wrap=True)
     if one["boxes"]:
         console.print(table)
     _drawn(one)
@@ -164,7 +174,7 @@ def _boxes(one: Found) -> None:
 
 def _drawn(one: Found) -> None:
     if "drawn" in one:
-        console.print(Text(f"drawn: {one['drawn']}"), soft_wrap=True)
+        console.print(f"drawn: {one['drawn']}", soft_wrap=True)
 
 
 def _short(text: str) -> str:
@@ -211,8 +221,8 @@ def _forecast(one: Found) -> None:
     table = _table("series", "now", *(f"+{step + 1}" for step in steps))
     for own in list(series)[:SERIES_SHOWN]:
         values = one["before"][own][-1], *(series[own][step] for step in steps)
-        table.add_row(Text(own), *map(_value, values))
-    console.print(Text(f"{one['file']}: {number:,} steps ahead"), soft_wrap=True)
+        table.add_row(own, *map(_value, values))
+    console.print(f"{one['file']}: {number:,} steps ahead", soft_wrap=True)
     console.print(table)
     if number > len(steps) or len(series) > SERIES_SHOWN:
         console.print(f"{number:,} steps of {len(series):,} series; --json gives all of them")
@@ -226,7 +236,7 @@ def verify(found: Found) -> None:
         error = "" if hop["max_error"] is None else f"{hop['max_error']:.2g}"
         total = hop["decisions_total"]  # none where answers are numbers
         same = f"{hop['decisions_equal']:,} of {total:,}" if total else ""
-        table.add_row(hop["name"], f"{hop['rows']:,}", error, same, "[green]passed[/]")
+        table.add_row(hop["name"], f"{hop['rows']:,}", error, same, Text("passed", "green"))
     console.print(table)
 
 
@@ -240,7 +250,7 @@ def report(found: Found) -> None:
             table.add_row(one["run"], one["verdict"], *(_value(one.get(key)) for key in keys))
         console.print(table)
     for page in found["reports"]:
-        console.print(page)
+        console.print(page, soft_wrap=True)
 
 
 def doctor(found: Found) -> None:
@@ -262,7 +272,7 @@ def doctor(found: Found) -> None:
         ),
     }
     for name, value in rows.items():
-        table.add_row(f"[bold]{name}[/]", value)
+        table.add_row(Text(name, "bold"), value)
     console.print(table)
     for line in found["conclusions"]:
         console.print(f"• {line}")
@@ -272,12 +282,12 @@ def layout(row: Found) -> None:
     """One way to train beside one process alone."""
     name = f"{row['family']:12} {row['name']:31} {row['processes']} proc."
     if row["loss"] is None:
-        console.print(f"{name}  [dim]refused: {row['refused']}[/]", soft_wrap=True)
-        return
-    verdict = "[green]agrees[/]" if row["agrees"] else "[red]DIFFERS[/]"
-    console.print(
-        f"{name}  loss {row['loss']:.1e}  gradient {row['gradient']:.1e}  {verdict}", soft_wrap=True
-    )
+        said = Text.assemble(name, "  ", (f"refused: {row['refused']}", "dim"))
+    else:
+        verdict = ("agrees", "green") if row["agrees"] else ("DIFFERS", "red")
+        figures = f"  loss {row['loss']:.1e}  gradient {row['gradient']:.1e}  "
+        said = Text.assemble(name, figures, verdict)
+    console.print(said, soft_wrap=True)
 
 
 def layouts(found: Found) -> None:

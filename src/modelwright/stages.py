@@ -415,7 +415,7 @@ def read(path: Path) -> dict[str, Any]:
     """The JSON object in a file."""
     try:
         return dict(json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise IntegrityError(
             f"{path} is not the file that a stage left: {error}",
             expected="one JSON object",

@@ -7,7 +7,7 @@ from typing import Any
 
 from modelwright.core import recipe_file
 from modelwright.core.errors import ConfigError
-from modelwright.core.files import write_bytes
+from modelwright.core.files import reading, write_bytes
 from modelwright.core.recipe import Data
 from modelwright.core.starter import GOALS, OWN_KEYS, STARTER
 from modelwright.data import catalog as data_catalog
@@ -21,6 +21,22 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
 
     Raises: ConfigError if the file is there already.
     """
+    stem = "".join(c if c.isalnum() else "-" for c in Path(source).name).strip("-") or "recipe"
+    path = Path(to) if to is not None else Path(f"{stem.lower()}.yaml")
+    try:
+        f"{source}{path}".encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{source!r}: this name cannot stand in a recipe",
+            expected="a name in UTF-8",
+            repair="rename it",
+        ) from error
+    with reading(path):
+        there = path.exists()
+    if there:
+        raise ConfigError(
+            f"{path} is there already", expected="a new file", repair="name another with --to"
+        )
     section = Data(source=source)
     found = data_catalog.recognise(section)
     task = next(
@@ -36,12 +52,6 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
         data_catalog.load(section, found.kind, TASKS[task].outputs), section
     )
     shape, rows = report["inputs"].get("shape"), report["rows"]
-    stem = "".join(c if c.isalnum() else "-" for c in Path(source).name).strip("-") or "recipe"
-    path = Path(to) if to is not None else Path(f"{stem.lower()}.yaml")
-    if path.exists():
-        raise ConfigError(
-            f"{path} is there already", expected="a new file", repair="name another with --to"
-        )
     text = STARTER.format(
         source=source,
         quoted=json.dumps(source, ensure_ascii=False),

@@ -13,6 +13,7 @@ from modelwright import pipeline
 from modelwright.core import recipe_file
 from modelwright.core.artifact import open_artifact
 from modelwright.core.errors import ConfigError, DataError, Infeasible
+from modelwright.core.files import reading
 from modelwright.core.hardware import has, this_machine, version
 from modelwright.core.progress import say
 from modelwright.core.recipe import Recipe
@@ -28,6 +29,7 @@ from modelwright.train.device import of_process, require_own, resolved
 
 RUNS = Path("runs")
 Overrides = Mapping[str, Any]
+Several = str | Path | Sequence[str | Path]  # one is a text, not its letters
 
 
 def run(
@@ -154,13 +156,14 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
 
 
 def predict(
-    folder: str | Path, inputs: Sequence[str | Path], *, texts: Sequence[str] = (),
+    folder: str | Path, inputs: Several, *, texts: str | Sequence[str] = (),
     draw: str | Path | None = None, told: Callable[[str], None] | None = None, **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Answers of a model folder for files, for every file in a folder, or for texts.
 
     Args:
-        inputs: paths; where the model takes text, a text itself, or a file with one on each line;
+        inputs: one or several: paths; where the model takes text, a text itself, or a file with one
+            on each line;
             where it takes items, a user's history: ids or names divided by commas, oldest first,
             or a table of users and items;
             where it acts, what is observed: numbers divided by commas.
@@ -189,9 +192,10 @@ def predict(
         able = [name for name, own in TASKS.items() if own.outputs in drawing.DRAWN]
         drawing.require(task, able, Path(draw))
     session, writes = open_session(artifact), HEADS[TASKS[task].outputs].writes
+    texts = (texts,) if isinstance(texts, str) else texts
     answers: list[dict[str, Any]] = []
     failed = []
-    for one in asked.asked(inputs, asked.reader(artifact.manifest)):
+    for one in asked.asked(_each(inputs), asked.reader(artifact.manifest)):
         try:
             if one.problem is not None:
                 raise one.problem
@@ -228,12 +232,12 @@ def verify(folder: str | Path) -> dict[str, Any]:
     return {"run": str(one.folder), **pipeline.verify(one)}
 
 
-def report(folders: Sequence[str | Path]) -> dict[str, Any]:
+def report(folders: Several) -> dict[str, Any]:
     """Write a run's report; of several runs also give a table."""
     from modelwright.report.collect import collect_runs
     from modelwright.report.page import write_report
 
-    runs = [pipeline.run_of(Path(folder)) for folder in folders]
+    runs = [pipeline.run_of(Path(folder)) for folder in _each(folders)]
     pages = [str(write_report(one)) for one in runs]
     rows = collect_runs([one.folder for one in runs])
     labels = _labels([one.folder for one in runs])
@@ -345,9 +349,15 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def _recipe(path: Path, overrides: Overrides | None) -> Recipe:
-    if path.is_dir():
-        path = pipeline.run_of(path).folder / "recipe.yaml"
-    return recipe_file.read(path, overrides)
+    run = _run_at(path)
+    return recipe_file.read(path if run is None else run.folder / "recipe.yaml", overrides)
+
+
+def _run_at(path: Path) -> Run | None:
+    """The run that a folder is or lies in; None for anything but a folder."""
+    with reading(path):
+        is_folder = path.is_dir()
+    return pipeline.run_of(path) if is_folder else None
 
 
 def _run_for(
@@ -376,13 +386,16 @@ def _run_for(
 def _asked_for(path: Path, overrides: Overrides | None, new: bool) -> tuple[Run | None, Recipe]:
     """The run that is to go on, None for another one, and its recipe.
 
-    Raises: ConfigError for overrides of what is fixed in it.
+    Raises: ConfigError for overrides of what is fixed in it; IntegrityError if its recipe is not
+        the one that it was started with.
     """
-    run = pipeline.run_of(path) if path.is_dir() else None
-    if run is not None:
-        path = run.folder / "recipe.yaml"
+    run = _run_at(path)
+    if run is None:
+        return None, recipe_file.read(path, overrides)
+    path = run.folder / "recipe.yaml"
     recipe = recipe_file.read(path, overrides)
-    if run is not None and recipe_file.digest(recipe) != recipe_file.digest(recipe_file.read(path)):
+    own = recipe_file.read(path) if new else pipeline.recipe_of(run)
+    if recipe_file.digest(recipe) != recipe_file.digest(own):
         raise ConfigError(
             f"{run.folder} is a run, whose recipe is fixed; these overrides have no effect on it",
             expected=f"of the section train: {', '.join(recipe_file.MAY_CHANGE)}",
@@ -391,10 +404,16 @@ def _asked_for(path: Path, overrides: Overrides | None, new: bool) -> tuple[Run 
     return None if new else run, recipe
 
 
+def _each(given: Several) -> Sequence[str | Path]:
+    return (given,) if isinstance(given, str | Path) else given
+
+
 def _model_folder(folder: Path) -> Path:
     """A model folder as it is; the deploy folder of a run for the run."""
     for run in (folder, folder.parent) if folder.name == "deploy" else (folder,):
-        if (run / "run.jsonl").is_file():
+        with reading(run):
+            is_run = (run / "run.jsonl").is_file()
+        if is_run:
             return pipeline.deploy_of(Run(run))
     return folder
 

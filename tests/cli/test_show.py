@@ -89,3 +89,37 @@ def test_a_rating_is_shown_with_its_item(said):
     one = {"file": "1=5, 2", "answer": "3.5", "item": "Heat [2]", "rating": 3.5}
 
     assert "1=5, 2: 3.5 for Heat [2]" == said(show.predict, {"answers": [one]})
+
+
+@pytest.mark.parametrize("name", ["a[/b]", "[old] a", "a :x: b"])
+def test_names_with_brackets_or_colons_are_shown_as_they_are(said, name):
+    """Wherever a person's own words stand: in sentences, in tables, in the names of their files."""
+    finding = {"check": "labels", "text": name, "blocking": True}
+    row = {"metric": None, "size_mb": 1.0, "latency_p99_ms": 1.0, "minutes": 1.0, "verdict": "x"}
+    layout = {"family": "cnn", "name": name, "processes": 2, "loss": None, "refused": name}
+    found = {"run": name, "artifact": name, "report": name, "goals": {}, "verdict": "certified"}
+    shown = [
+        said(show.init, {"recipe": name, "rows": {}, "labels": [], "findings": [finding]}),
+        said(show.report, {"runs": [{**row, "run": name}] * 2, "reports": [name]}),
+        said(show.stages, {"run": name, "done": [], "to_do": []}),
+        said(show.layout, layout), said(show.result, found),
+    ]  # fmt: skip
+
+    assert [3, 3, 1, 2, 4] == [text.count(name) for text in shown]
+
+
+def test_what_is_written_comes_out_as_it_is(capsys):
+    """Tabs and returns of a text belong to it."""
+    for text in ("\tif x:\r\n", "[b] :x:"):
+        show.piece(text)
+
+    assert "\tif x:\r\n[b] :x:" == capsys.readouterr().out
+
+
+def test_a_long_path_stays_in_one_piece(capsys):
+    """Or nobody can open it."""
+    path = "runs/" + "x" * 200 + "/report.html"
+    show.report({"runs": [{}], "reports": [path]})
+    show.stages({"run": path, "done": [], "to_do": []})
+
+    assert f"{path}\n{path}: done nothing\n" in capsys.readouterr().out

@@ -1,6 +1,8 @@
 """Lines on stderr: one that moves on a terminal, few and plain elsewhere."""
 
 import io
+import os
+import sys
 
 import pytest
 
@@ -69,6 +71,19 @@ def test_a_moving_line_never_wraps(terminal):
     progress.show("x" * 50)
 
     assert 20 > screen.getvalue().count("x") > 10
+
+
+def test_the_work_goes_on_where_nobody_reads_what_is_said(monkeypatch):
+    """A pipe that broke takes no more lines, and ends nothing."""
+    ends = os.pipe()
+    os.close(ends[0])
+    with open(ends[1], "w") as pipe:
+        monkeypatch.setattr("sys.stderr", pipe)
+        for _ in range(2):
+            progress.say("trained")
+        with sys.stderr:  # what it was replaced by
+            assert pipe is not sys.stderr
+        os.dup2(os.open(os.devnull, os.O_WRONLY), pipe.fileno())  # or closing it fails
 
 
 def test_a_beat_is_due_once_in_a_while():

@@ -159,6 +159,12 @@ MISTAKES = {
                               "exactly one method"),
     "augmentation with two keys": ("train:\n  augment:\n    - {flip: both, crop: 2}", 5,
                                    "train.augment.0", "exactly one key"),
+    "augmentation without value": ("train:\n  augment:\n    - flip:", 5, "train.augment.0",
+                                   "flip needs a value"),
+    "cleaning without value": ("task: text-classification\ndata:\n  source: x\n  clean:\n"
+                               "  - strip:", 5, "data.clean.0", "strip needs a value"),
+    "number beyond all": ("budget: {train_minutes: 1" + 400 * "0" + "}", 3, "budget.train_minutes",
+                          "more digits than a number can have"),
     "wrong word in a list": ("data:\n  source: x\n  checks:\n    waive:\n    - nan", 6,
                              "data.checks.waive.0", "nan_values"),
     "name with a slash": ("name: a/b", 3, "name", "a/b"),
@@ -246,6 +252,23 @@ def test_a_mistake_is_named_with_its_place(refusal, file, name):
 def test_a_bare_word_in_an_override_is_repaired_as_one(refusal):
     """Who wrote `model=cnn` on the command line is shown the word to write there."""
     assert "(as an override: model.family=cnn)" in refusal(model="cnn").repair
+
+
+def test_the_last_override_wins():
+    """Also over one that came between it and an earlier one of the same key."""
+    words = ["budget.train_minutes=1", "budget.train_steps=100", "budget.train_minutes=2"]
+
+    assert ["budget.train_steps", "budget.train_minutes"] == list(parse_overrides(words))
+
+
+@pytest.mark.parametrize("method", ["quantize", "quantize_weights", "prune"])
+def test_a_method_with_nothing_behind_it_has_its_defaults(file, tmp_path, method):
+    """`- prune:` is `- prune`, also in the recipe that a run keeps."""
+    recipe = read(file(f"compress:\n- {method}:\n"))
+    (tmp_path / "recipe.yaml").write_text(resolved_text(recipe))
+
+    assert Compress.model_validate([method]) == recipe.compress
+    assert recipe == read(tmp_path / "recipe.yaml")
 
 
 @pytest.mark.parametrize("overrides", [["a=1"], "a=1", {1: 2}, ("train.seed",)], ids=repr)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelwright.core.errors import ConfigError, StorageError
-from modelwright.core.run import STAGES, Number, Run, create, find_unfinished, reopen
+from modelwright.core.run import STAGES, Number, Run, create, find_unfinished, refusal, reopen
 
 
 @pytest.fixture
@@ -136,6 +136,7 @@ def test_a_cut_ledger_loses_its_last_line_only(root, cut, junk):
     run.ledger.write_bytes(b"".join(lines)[:cut] + junk)
     whole = [line for line in b"".join(lines)[:cut].splitlines(keepends=True) if line[-1:] == b"\n"]
     again = reopen(run.folder)
+    again.mend()
     again.write("train", "resumed")
 
     assert [json.loads(line) for line in whole] == list(again.events())[:-1]
@@ -162,9 +163,51 @@ def test_a_whole_ledger_is_left_alone(root):
     """Opening a sound run changes no byte."""
     run = start(root)
     before = run.ledger.read_bytes()
-    reopen(run.folder)
+    reopen(run.folder).mend()
 
     assert before == run.ledger.read_bytes()
+
+
+def test_who_only_reads_changes_nothing(root):
+    """A line that is being written as another process reads is no event yet, and stays."""
+    run = start(root)
+    with open(run.ledger, "ab") as file:
+        file.write(b'{"time": "20')
+    before = run.ledger.read_bytes()
+
+    assert ["started"] == [event["event"] for event in reopen(run.folder).events()]
+    assert run == find_unfinished(root, "digits", "d1")
+    assert before == run.ledger.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("later", "stands"),
+    [([], True), (["decision"], True), (["resumed"], False), (["stage_started"], False)],
+    ids=str,
+)
+def test_a_refusal_stands_until_the_run_goes_on(later, stands):
+    """One of a candidate never ends a run."""
+    refused = {"event": "refused", "final": True}
+    events = [{"event": "stage_started"}, refused, *({"event": name} for name in later)]
+
+    assert (refused if stands else None) == refusal(events)
+    assert refusal([{"event": "refused"}]) is None
+
+
+def test_what_cannot_be_read_says_why(root, tmp_path):
+    """A name that the system does not take is an error with words, wherever it is looked up."""
+    path = tmp_path / ("x" * 300)
+    for look in (lambda: reopen(path), lambda: list(Run(path).events()),
+                 lambda: find_unfinished(path / "runs", "digits", "d1")):  # fmt: skip
+        with pytest.raises(ConfigError, match=r"cannot read .*File name too long"):
+            look()
+
+
+def test_a_recipe_is_kept_in_utf_8(root):
+    """Whatever the machine's own encoding is: that is how it is read."""
+    run = create(root, "digits", "data: {source: fotos/größe}\n", "d1", version="1")
+
+    assert "größe".encode() in (run.folder / "recipe.yaml").read_bytes()
 
 
 @pytest.mark.parametrize("missing", ["run.jsonl", "recipe.yaml"])

@@ -74,7 +74,10 @@ def test_there_and_back(value, one, other):
      ("2.5 ms", format_seconds(0.0025)), ("59 s", format_seconds(59)),
      ("1:00 min", format_seconds(60)), ("1:05 h", format_seconds(3900)), ("0", format_count(0)),
      ("1k", format_count(1000)), ("25.6M", format_count(25_557_032)),
-     ("4.09G", format_count(4.09e9)), ("1.2T", format_count(1.2e12))],
+     ("4.09G", format_count(4.09e9)), ("1.2T", format_count(1.2e12)),
+     ("1 MB", format_bytes(999_700)), ("1M", format_count(999_700)), ("1 kB", format_bytes(999.7)),
+     ("1 s", format_seconds(0.9997)), ("1 ms", format_seconds(0.0009997)),
+     ("1:00 min", format_seconds(59.97)), ("1:01 min", format_seconds(61.4))],
 )  # fmt: skip
 def test_numbers_are_printed_for_people(text, found):
     """Three digits and the unit that fits."""

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 
 from modelwright.core.recipe import Augment
+from modelwright.data.augment_rows import jitter
+from modelwright.data.draw import Draw
 from modelwright.data.loader import Loader
 from modelwright.data.rows import Rows, Windows, ragged
 
@@ -74,3 +76,11 @@ def test_both_sides_of_a_translation_keep_their_marks():
 
         assert 0.3 < float(gone.sum() / (one != 0).sum()) < 0.6
         assert (other[gone] == 1).all() and not gone[(one == mark) | (one == 0)].any()
+
+
+def test_a_window_of_one_step_has_no_spread_to_be_noisy_by():
+    """It stays as it is, and does not become NaN."""
+    window = torch.tensor([[[1.0, -2.0]]])
+    noisy = jitter({"window": window}, 0.5, Draw(torch.Generator().manual_seed(0)))
+
+    assert torch.equal(window, noisy["window"])

@@ -1,5 +1,6 @@
 """Pictures with boxes: three formats, what is wrong with a box, and augmentation that moves it."""
 
+import itertools
 import json
 import types
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import ImageFont
 from torch import Generator
 
 from modelwright.core import recipe, recipe_file
@@ -362,6 +364,36 @@ def test_boxes_are_drawn_in_the_pictures_own_size(tmp_path):
     assert SIZE == image.size(first.read_bytes())
     assert wanted == tuple(drawn[:, 40, 25])
     assert {"a.png", "a-1.png"} == {first.name, second.name}
+
+
+@pytest.mark.parametrize("fonts", [("DejaVuSans.ttf",), ()])
+def test_labels_of_any_script_are_told_apart(fonts, monkeypatch, capsys):
+    """By a font of the system that has their letters, or else by numbers that are told once."""
+    monkeypatch.setattr(drawing, "FONTS", fonts)
+    monkeypatch.setattr(drawing, "_numbers", itertools.count(1))
+    monkeypatch.setattr(drawing, "color", lambda label: "#0072B2")
+    drawing._written.cache_clear()
+    box = {"score": 0.9, "box": [10.0, 20.0, 40.0, 40.0]}
+    labels = ("cat", "猫", "犬", "猫")
+    one, two, three, again = (drawing.boxes(picture(0), [{"label": own, **box}]) for own in labels)
+    said = capsys.readouterr().err
+    drawing._written.cache_clear()
+
+    assert (3, two) == (len({one, two, three}), again)
+    assert 2 == len(said.splitlines())
+    assert "'猫': it is drawn as #1" in said
+
+
+def test_letters_that_a_font_of_the_system_has_are_written():
+    """Pillow's own font has Latin letters alone."""
+    try:
+        ImageFont.truetype("DejaVuSans.ttf")
+    except OSError:
+        pytest.skip("DejaVu Sans is not on this machine")
+
+    assert [("cat", ""), ("собака", "DejaVuSans.ttf")] == [
+        drawing._written(label) for label in ("cat", "собака")
+    ]
 
 
 @pytest.mark.parametrize(("task", "folder", "words"), [

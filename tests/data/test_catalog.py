@@ -1,7 +1,9 @@
 """Sources, the cut into parts and the files that the gate leaves."""
 
 import gzip
+import io
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +152,9 @@ def test_truncated_idx_file_is_named(idx, name):
         (b"\0\0\x0d\x03" + b"\0\0\0\x01" * 3 + b"a", "00 00 0d 03"),
         (b"\0\0\x08\x03\0", "cannot be read|cut short"),
         (b"", "nothing"),
+        (b"\0\0\x08\x03" + b"\x01\0\0\0" * 3 + b"a", "cut short: its header announces 16777216 ×"),
+        (b"\0\0\x08\x03" + b"\xff" * 12 + b"abc", "cut short"),
+        (b"\0\0\x08\x03" + b"\xff" * 4 + b"\0" * 4 + b"\xff" * 4, "holds nothing: 4294967295 × 0"),
     ],
 )
 def test_wrong_idx_file_is_refused(idx, content, words):
@@ -236,9 +241,17 @@ def test_wrong_npz_is_refused(tmp_path, arrays, words):
 
 
 def test_broken_npz_is_refused(tmp_path):
-    """A file that is no archive, or ends early, is a data error."""
+    """What is no archive of arrays, ends early or is encrypted is a data error."""
     file = npz(tmp_path, x=noise(4), y=np.arange(4))
-    for content in (b"", b"PK not really", file.read_bytes()[:100]):
+    alone, other = io.BytesIO(), io.BytesIO()
+    np.save(alone, noise(4))
+    with zipfile.ZipFile(other, "w") as packed:
+        packed.writestr("x", b"some text")
+    locked = bytearray(file.read_bytes())
+    locked[locked.index(b"PK\1\2") + 8] |= 1  # the flag of an encrypted file
+    for content in (
+        b"", b"PK not really", file.read_bytes()[:100], alone.getvalue(), other.getvalue(), locked
+    ):  # fmt: skip
         file.write_bytes(content)
 
         with pytest.raises(DataError, match="cannot be read as NPZ"):

@@ -3,14 +3,16 @@
 import struct
 import sys
 import zlib
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from modelwright.core.errors import DataError, MissingExtra
-from modelwright.data import image
+from modelwright.data import image, label_noise, similarity
 from modelwright.data.catalog import load
 
 from .conftest import file_of, noise, section, write_folder
@@ -188,6 +190,14 @@ def test_links_out_of_the_folder_are_refused(images, tmp_path):
         (images / link).unlink()
 
 
+def test_a_link_to_itself_is_a_broken_file(images):
+    """It leads nowhere, so it cannot be read; the rest of the folder can."""
+    (images / "cats" / "x.png").symlink_to(images / "cats" / "x.png")
+    (finding,) = load(section(images)).findings
+
+    assert ("broken_files", (("cats/x.png",),)) == (finding.check, finding.rows)
+
+
 @pytest.mark.parametrize("names", [[], ["a.png"]])
 def test_folder_without_classes_says_what_was_expected(tmp_path, names):
     """An empty folder and one of loose files are told how a source looks."""
@@ -196,3 +206,37 @@ def test_folder_without_classes_says_what_was_expected(tmp_path, names):
     with pytest.raises(DataError, match="no class folders") as caught:
         load(section(tmp_path))
     assert "one folder for each class" in str(caught.value)
+
+
+def test_pieces_are_of_bytes_not_of_pictures(monkeypatch):
+    """Large pictures come a few at a time, one at least; every row comes once, in order."""
+    monkeypatch.setattr(image, "PIECE_BYTES", 3 * 64 * 64)
+    for side, wanted in ((32, [4, 4, 1]), (64, [1] * 9), (128, [1] * 9)):
+        rows = np.zeros((9, 3, side, side), np.uint8)
+        cut = [range(9)[piece] for piece in image.pieces(rows, 9)]
+
+        assert wanted == [len(piece) for piece in cut]
+        assert [*range(9)] == [row for piece in cut for row in piece]
+
+
+@pytest.mark.parametrize("look", [
+    image.statistics,
+    lambda rows: similarity._features(rows, np.arange(len(rows))).tolist(),
+    lambda rows: label_noise._shrunken(rows, np.arange(len(rows))).tolist(),
+])  # fmt: skip
+def test_pictures_become_wider_numbers_piece_by_piece(monkeypatch, look):
+    """Never more than a piece at once, and what comes out is the same."""
+    rows, sizes = noise(9, (3, 20, 20)), []
+    bincount, pool = np.bincount, torch.nn.functional.adaptive_avg_pool2d
+
+    def counted(function, pixels, *rest, **named):
+        sizes.append(pixels.size if isinstance(pixels, np.ndarray) else pixels.numel())
+        return function(pixels, *rest, **named)
+
+    whole = look(rows)
+    monkeypatch.setattr(image, "PIECE_BYTES", 2 * 3 * 20 * 20)
+    monkeypatch.setattr(np, "bincount", partial(counted, bincount))
+    monkeypatch.setattr(torch.nn.functional, "adaptive_avg_pool2d", partial(counted, pool))
+
+    assert whole == look(rows)
+    assert 0 < max(sizes) <= image.PIECE_BYTES

@@ -251,3 +251,13 @@ def test_a_damaged_column_is_refused(tmp_path, kind):
     assert "train" in json.loads((tmp_path / module.HASHES).read_bytes())
     with pytest.raises(IntegrityError, match=r"train\.safetensors"):
         load_part(tmp_path, "train")
+
+
+@pytest.mark.parametrize("lost", ["words.json", module.HASHES])
+def test_a_file_that_is_gone_is_refused(tmp_path, lost):
+    """What travels with the model is as it was saved, or an error that names it."""
+    save(of(classified), tmp_path)
+    (tmp_path / lost).unlink()
+
+    with pytest.raises(IntegrityError, match=r"words\.json is not the file"):
+        load_files(tmp_path, ["words.json"])

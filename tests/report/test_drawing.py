@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from modelwright.report import charts
+from modelwright.report import boxes, charts
 from modelwright.report.charts import Point, Series
 from modelwright.report.drawing import make_axis, nice_step, tick_label
 
@@ -48,11 +48,23 @@ def test_axis_of_counts_has_no_half_ticks():
     ("value", "step", "label"),
     [(0.97, 0.01, "0.97"), (0.5, 0.25, "0.50"), (50000, 10000, "50,000"), (2e6, 5e5, "2M"),
      (5e5, 5e5, "0.5M"), (0.0, 1e-9, "0"), (2e-6, 1e-6, "2e-6"), (1500, 500, "1,500"),
-     (-5, 5, "-5")],
+     (-5, 5, "-5"), (0.38112, 2e-5, "0.38112"), (1.5e-5, 5e-6, "1.5e-5"), (1e-4, 5e-6, "1e-4"),
+     (-2.25e-4, 5e-6, "-2.25e-4")],
 )  # fmt: skip
 def test_ticks_read_well(value, step, label):
     """A tick has as many digits as tell it from its neighbours, no more."""
     assert label == tick_label(value, step)
+
+
+@pytest.mark.parametrize(
+    "ends", [(0.3811, 0.38116), (1e-4, 1.1e-4), (0.99e-3, 1.01e-3), (7, 7.00001)]
+)
+def test_ticks_of_one_axis_differ(ends):
+    """However close they lie to each other, and however far from nothing."""
+    axis = make_axis(ends, 0, 100)
+    labels = [tick_label(tick, axis.step) for tick in axis.ticks]
+
+    assert len(set(labels)) == len(labels)
 
 
 def test_a_higher_value_is_drawn_higher_and_a_later_one_further_right():
@@ -99,6 +111,30 @@ def test_names_at_line_ends_do_not_overlap():
 
     assert len(heights) == 6
     assert min(b - a for a, b in pairwise(heights)) >= 13.9
+
+
+def test_many_names_stay_in_the_picture():
+    """Eighty lines that end alike push no name out of it."""
+    lines = [Series(f"line {n}", [(0, 1.0), (1, 1.0 + n / 1e4)]) for n in range(80)]
+    svg = charts.line_chart("t", lines, x_label="x", y_label="y")
+    heights = [float(e.get("y")) for e in parts(svg, "text", "name")]
+
+    assert 80 == len(heights)
+    assert 12 < min(heights) < max(heights) < 290
+
+
+def test_of_many_classes_the_most_frequent_have_a_name():
+    """The others are drawn faint below them, and the caption says so."""
+    told = [{"label": f"kind {n}", "boxes": n, "points": [[0, 1], [1, 0.5]]} for n in range(80)]
+    few, many = (boxes.curves({"curves": told[-count:]}) for count in (12, 80))
+    names = {f"kind {n}" for n in range(68, 80)}
+
+    assert few and many
+    assert names == {e.text for e in parts(many["picture"], "text", "name")}
+    assert 68 == len(parts(many["picture"], "polyline", "faint"))
+    assert "named: the 12 classes with the most boxes; faint: the other 68" in many["note"]
+    assert names == {e.text for e in parts(few["picture"], "text", "name")}
+    assert "named" not in few["note"]
 
 
 def test_a_line_that_ends_early_is_named_where_it_ends():

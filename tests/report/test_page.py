@@ -10,6 +10,7 @@ import pytest
 from modelwright import __version__
 from modelwright.core.errors import ConfigError
 from modelwright.core.run import Run
+from modelwright.report import sections
 from modelwright.report.page import write_report
 
 from .conftest import event, forecasting, matching, older, tagging, translating
@@ -431,3 +432,26 @@ def test_a_run_without_a_race_tells_of_none(page, certified):
 
     assert "1 architecture considered, 0 dropped." in found.text
     assert "The race took" not in found.text
+
+
+@pytest.mark.parametrize(("size", "said"), [
+    (0.32, "as large as uncompressed"), (0.31, "as large as uncompressed"),
+    (0.64, "2.0× as large as uncompressed"), (0.16, "2.0× smaller than uncompressed"),
+])  # fmt: skip
+def test_only_what_is_smaller_is_called_so(page, certified, size, said):
+    """Neither 1.0× nor 0.96× is smaller."""
+    proof = certified["certify/certificate.json"]
+    proof["size_mb"], proof["baseline"]["size_mb"] = size, 0.32
+
+    assert said in page(certified).text
+
+
+@pytest.mark.parametrize(("low", "high", "unit", "said"), [
+    (2.1e-6, 3.4e-6, "", "2.1e-6 to 3.4e-6"), (2.1e-4, 3.4e-4, "ms", "2.1e-4 to 3.4e-4 ms"),
+    (80, 140, "s", "1:20 min to 2:20 min"), (3700, 7500, "s", "1:01 h to 2:05 h"),
+    (0.5, 2, "s", "500 ms to 2 s"), (0.97, 0.99, "share", "97.00 to 99.00%"),
+    (2e6, 3e6, "bytes", "2 to 3 MB"), (2e3, 3e3, "params", "2k to 3k"), (-0.5, 3, "", "−0.5 to 3"),
+])  # fmt: skip
+def test_an_interval_says_a_unit_once_where_both_ends_have_it(low, high, unit, said):
+    """An exponent, and what stands behind a colon, are no unit and stay."""
+    assert said == sections._interval(low, high, unit)

@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from tests.serve.conftest import SMALL, WEIGHTS, question, running
+from tests.serve.conftest import SMALL, WEIGHTS, png, question, running
 
 from modelwright.core.errors import ConfigError, IntegrityError
+from modelwright.serve.answers import Answers
 from modelwright.serve.app import Served
 from modelwright.serve.limits import Access, Limits, Refused
 from modelwright.serve.server import prepare
@@ -154,7 +155,7 @@ def writer(write: Any, deadline_s: float) -> Any:
         batcher=SimpleNamespace(closed=False), limits=SimpleNamespace(deadline_s=deadline_s),
         session=SimpleNamespace(write=write), writing=asyncio.Semaphore(1),
     )  # fmt: skip
-    served._written = partial(Served._written, served)
+    served.aside = partial(Served.aside, served)
     return served
 
 
@@ -200,6 +201,31 @@ def test_the_next_text_waits_for_one_that_nobody_waits_for():
 
     assert ([504, 504], [0], [0, 2]) == (statuses, before, started)
     assert [2] == answer["written"].tolist()
+
+
+def test_a_search_that_lasts_keeps_to_the_deadline_and_to_its_room(deploy, monkeypatch):
+    """What is read off a model's outputs is answered with 504 in time; while as many threads as
+    there is room for are busy no other is begun, and afterwards all is well."""
+    go, begun = threading.Event(), []
+
+    def answer(self, inputs, outputs, shown, how):
+        begun.append(how)
+        assert go.wait(10)
+        return {"answer": "3"}
+
+    monkeypatch.setattr(Answers, "answer", answer)
+    headers, content = {"Content-Type": "image/png"}, png(np.zeros((8, 8), np.uint8))
+    with running(deploy, limits=Limits(deadline_s=0.1, decodes=2)) as server:
+
+        def ask() -> int:
+            reply = httpx.post(server.url + "/page/answer", content=content, headers=headers)
+            return reply.status_code
+
+        late, busy = [ask() for _ in range(3)], len(begun)
+        go.set()
+
+        assert ([504] * 3, 2) == (late, busy)
+        assert wait_until(lambda: ask() == 200)
 
 
 def test_a_failing_request_gets_500_without_a_word_of_our_insides(deploy, fake):

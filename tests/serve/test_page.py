@@ -1,11 +1,41 @@
 """The page for people: its files, its facts, and that it answers as the protocol does."""
 
+import json
 import re
+import shutil
+import subprocess
+from importlib import resources
 
 import httpx
 import numpy as np
 import pytest
 from tests.serve.conftest import png, question
+
+# of a browser as much as the page's functions touch
+BROWSER = """
+const elements = {}, list = { toggle() {}, add() {}, remove() {} };
+const element = () => new Proxy({}, {
+  get: (own, name) => (name in own ? own[name] : name === "classList" ? list : () => {}),
+});
+globalThis.document = {
+  getElementById: (id) => (elements[id] ??= element()), createElement: element, body: element(),
+};
+Object.assign(globalThis, { addEventListener() {}, location: { origin: "" }, fetch: async () => ({
+  ok: false, status: 500, json: async () => ({}),
+})});
+"""
+
+
+def in_page(*expressions):
+    """What expressions over the page's own functions come to."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not on this machine")
+    source = resources.files("modelwright.serve").joinpath("page", "app.js").read_text()
+    asked = f"console.log(JSON.stringify([{', '.join(expressions)}]));"
+    script = f"{BROWSER}{source}\n{asked}"
+    done = subprocess.run([node], input=script, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +95,59 @@ def test_what_is_no_picture_is_refused_in_plain_words(client, content, kind, sta
     assert status == reply.status_code
     assert ["error"] == list(reply.json())
     assert not re.search(r"PIL|BytesIO|0x", reply.text)
+
+
+def test_goals_are_shown_as_they_were_asked():
+    """A bound keeps its digits, and what was measured is no hundred or nothing that it is not."""
+    bounds = {
+        ("<= 0.0025", "share"): "at most 0.25%", (">= 0.9725", "share"): "at least 97.25%",
+        (">= 0.9996", "share"): "at least 99.96%", ("<= 0.3815", ""): "at most 0.3815",
+        ("<= 0.5", "mb"): "at most 0.5 MB", ("<= 1e-05", ""): "at most 0.00001",
+        ("soon", "ms"): "soon",
+    }  # fmt: skip
+    measured = {
+        (0.9825, "share"): "98.25%", (0.99996, "share"): ">99.99%", (1, "share"): "100.00%",
+        (0.00001, "share"): "<0.01%", (0.05821, "ms"): "0.05821 ms", (0.00002, ""): "2.0e-5",
+    }  # fmt: skip
+    said = in_page(
+        *(f"bound({json.dumps(text)}, {json.dumps(unit)})" for text, unit in bounds),
+        *(f"amount({value}, {json.dumps(unit)})" for value, unit in measured),
+        *(f"percent({share})" for share in (0.9996, 0.0004, 0.5)),
+    )
+
+    assert [*bounds.values(), *measured.values(), ">99.9%", "<0.1%", "50.0%"] == said
+
+
+def test_the_servers_reason_is_the_one_that_is_shown():
+    """Where it gives one; a proxy in between may not."""
+    said = in_page(
+        '(model = { takes: "audio" }, plain(413, "the recording is too long for this model"))',
+        'plain(400, "this file cannot be read")', "plain(413)",
+    )  # fmt: skip
+
+    assert "The recording is too long for this model." == said[0]
+    assert "This file cannot be read." == said[1]
+    assert "This recording is too large for the server. Use a smaller one." == said[2]
+
+
+def test_a_key_that_no_header_can_carry_is_not_sent():
+    """The page says so, and not that the server cannot be reached."""
+    said = in_page(
+        '($("key-value").value = "schlüssel-schlüssel", '
+        "elements.key.onsubmit({ preventDefault() {} }), elements.facts.textContent)"
+    )
+
+    assert ["A key has letters from A to Z, digits and signs, without blanks."] == said
+
+
+def test_the_page_of_a_model_that_it_cannot_ask_is_whole():
+    """It says so, and shows the address for programs."""
+    model = {"name": "m", "takes": None, "samples": [], "goals": {}, "span_kinds": [],
+             "columns": [], "model_bytes": 9, "version": "1"}  # fmt: skip
+    facts, address = in_page(
+        f"(model = {json.dumps(model)}, show(), elements.facts.textContent)",
+        "elements.endpoint.textContent",
+    )
+
+    assert "The page cannot ask this model; programs can" in facts
+    assert "/v2/models/m/infer" == address

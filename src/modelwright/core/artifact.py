@@ -16,6 +16,7 @@ from modelwright.core.files import (
     digest_json,
     json_bytes,
     new_folder,
+    reading,
     sha256,
     write_bytes,
     write_json,
@@ -123,12 +124,13 @@ def open_artifact(folder: Path, *, kinds: tuple[str, ...] = ()) -> Artifact:
         differs from what was written, naming the file.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    with reading(path):
+        content = path.read_bytes() if path.is_file() else None
+    if content is None:
         raise ConfigError(
             f"{folder} is not a model folder: it has no {MANIFEST}",
             expected="a folder written by train, compress, export or run, such as runs/…/deploy",
         )
-    content = path.read_bytes()
     try:
         manifest = json.loads(content)
         sound = _is_sound(manifest, content)
@@ -175,9 +177,11 @@ def _verify(folder: Path, name: str, entry: dict[str, Any]) -> None:
     file = folder / name
     if Path(name).name != name or file.is_symlink():
         raise IntegrityError(f"{folder}: {name!r} points outside the folder")
-    if not file.is_file():
-        raise IntegrityError(f"{file} is missing", repair="take the folder again from its run")
-    if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
+    with reading(file):
+        if not file.is_file():
+            raise IntegrityError(f"{file} is missing", repair="take the folder again from its run")
+        same = file.stat().st_size == entry["bytes"] and sha256(file) == entry["sha256"]
+    if not same:
         raise IntegrityError(
             f"{file} is not the file that was written: its SHA-256 differs",
             expected=f"{entry['sha256'][:16]}… ({entry['bytes']} bytes)",

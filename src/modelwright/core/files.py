@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modelwright.core.errors import StorageError
+from modelwright.core.errors import ConfigError, StorageError
 
 
 @contextlib.contextmanager
@@ -23,6 +23,18 @@ def storage(path: Path) -> Iterator[None]:
             expected="room and permission to write; what was saved before is intact",
             repair="free disk space or choose another folder with --out, then run the same "
             "command again",
+        ) from error
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to read `path` into an error that says why."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror or error}",
+            expected="the path of something that you may read",
         ) from error
 
 

@@ -1,5 +1,6 @@
 """Lines for people, on stderr: one that moves where there is a terminal, few elsewhere."""
 
+import os
 import sys
 import time
 
@@ -16,15 +17,15 @@ def say(text: str, *, always: bool = False) -> None:
     """One line that stays; `always` is what even a hushed process has to say."""
     if _hushed and not always:
         return
-    _clear()
-    print(text, file=sys.stderr, flush=True)
+    clear = "\r\x1b[2K" if sys.stderr.isatty() else ""
+    _write(f"{clear}{text}\n")
 
 
 def show(text: str) -> None:
     """A line that the next one replaces; nothing where stderr is not a terminal."""
     if shown():
         columns = _columns()
-        print("\r\x1b[2K" + text[: columns - 1], end="", file=sys.stderr, flush=True)
+        _write("\r\x1b[2K" + text[: columns - 1])
 
 
 def shown() -> bool:
@@ -46,9 +47,11 @@ class Beat:
         return True
 
 
-def _clear() -> None:
-    if sys.stderr.isatty():
-        print("\r\x1b[2K", end="", file=sys.stderr)
+def _write(text: str) -> None:
+    try:
+        print(text, end="", file=sys.stderr, flush=True)
+    except BrokenPipeError:  # nobody reads on, which is no reason to stop the work
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process lives
 
 
 def _columns() -> int:

@@ -33,6 +33,7 @@ from modelwright.core.recipe_data import (
     Share,
     Tokens,
     Whole,
+    require_one,
 )
 from modelwright.core.recipe_tasks import (
     NEEDS_HORIZON,
@@ -178,8 +179,7 @@ class Augment(Section):
 
     @model_validator(mode="after")
     def _one_key(self) -> "Augment":
-        if len(self.model_fields_set) != 1:
-            raise ValueError('each step has exactly one key, such as "flip: horizontal"')
+        require_one(self, "one key", "flip: horizontal")
         return self
 
 

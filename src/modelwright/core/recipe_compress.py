@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from modelwright.core.recipe_data import Real, Section, Share, Whole
+from modelwright.core.recipe_data import Real, Section, Share, Whole, require_one
 
 
 class Quantize(Section):
@@ -43,12 +43,13 @@ class Step(Section):
     @model_validator(mode="before")
     @classmethod
     def _bare_name(cls, value: Any) -> Any:
+        if isinstance(value, dict):  # "prune:" with nothing behind it is the bare name too
+            return {name: {} if own is None else own for name, own in value.items()}
         return {value: {}} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_method(self) -> "Step":
-        if len(self.model_fields_set) != 1:
-            raise ValueError('each step names exactly one method, such as "quantize"')
+        require_one(self, "one method", "- quantize")
         return self
 
 

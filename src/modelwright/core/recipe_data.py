@@ -31,6 +31,18 @@ class Section(BaseModel):
         return bool(value != field.get_default(call_default_factory=True))
 
 
+def require_one(step: Section, what: str, example: str) -> None:
+    """A step of a list is one key with its value.
+
+    Raises: ValueError, which pydantic tells together with the step's place.
+    """
+    if len(step.model_fields_set) != 1:
+        raise ValueError(f'each step has exactly {what}, such as "{example}"')
+    (key,) = step.model_fields_set
+    if getattr(step, key) is None:
+        raise ValueError(f'{key} needs a value, as in "{example}"')
+
+
 def _quantity(unit: str) -> BeforeValidator:
     def convert(value: Any) -> Any:
         if isinstance(value, str | int | float):
@@ -157,8 +169,7 @@ class Clean(Section):
 
     @model_validator(mode="after")
     def _one_key(self) -> "Clean":
-        if len(self.model_fields_set) != 1:
-            raise ValueError('each step has exactly one key, such as "normalize: NFKC"')
+        require_one(self, "one key", "normalize: NFKC")
         return self
 
 

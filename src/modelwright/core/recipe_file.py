@@ -88,6 +88,7 @@ def parse_overrides(words: tuple[str, ...] | list[str]) -> dict[str, Any]:
             raise ConfigError(
                 f"cannot read the override {word!r}", expected="key.sub=value, as in train.seed=1"
             )
+        result.pop(key, None)  # or the last one keeps the first one's place
         try:
             result[key] = yaml.safe_load(text) if text else ""
         except (yaml.YAMLError, ValueError):

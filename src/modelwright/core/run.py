@@ -1,7 +1,8 @@
 """A run's folder and its ledger: every stage writes, the report only reads.
 
-The ledger is run.jsonl, one JSON object a line, append-only. A line cut short by a crash is
-dropped when the run is opened again. docs/reference/run-folder.md lists the events.
+The ledger is run.jsonl, one JSON object a line, append-only. A line cut short by a crash is no
+event, and the next process that works in the run drops it. docs/reference/run-folder.md lists the
+events.
 """
 
 import contextlib
@@ -9,13 +10,13 @@ import datetime
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from modelwright.core.errors import ConfigError, IntegrityError
-from modelwright.core.files import storage, write_json
+from modelwright.core.files import reading, storage, write_bytes, write_json
 
 STAGES = ("gate", "plan", "train", "compress", "export", "certify")
 FOLDERS = {"gate": "data"}  # a stage's folder is its name, but for these
@@ -64,6 +65,12 @@ class Run:
                     os.truncate(self.ledger, size)
                 raise
 
+    def mend(self) -> None:
+        """Drop the ledger's last line if it was cut short; only who works alone in the run may."""
+        with storage(self.ledger), open(self.ledger, "r+b") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+
     def figure(self, stage: str, subject: str, name: str, number: Number) -> None:
         """Record one figure about `subject` ("run", or a candidate's name)."""
         self.write(stage, "figure", subject=subject, name=name, number=number.to_json())
@@ -72,7 +79,9 @@ class Run:
         self, stage: str | None = None, event: str | None = None
     ) -> Iterator[dict[str, Any]]:
         """The ledger's events in order, of one stage or kind if asked."""
-        for line in self.ledger.read_bytes().splitlines():
+        with reading(self.ledger):
+            content = self.ledger.read_bytes()
+        for line in content[: content.rfind(b"\n") + 1].splitlines():
             try:
                 entry = json.loads(line)
                 known = entry["stage"], entry["event"]
@@ -104,7 +113,7 @@ def create(root: Path, name: str, recipe_text: str, digest: str, *, version: str
             except FileExistsError:
                 continue
             break
-        (folder / "recipe.yaml").write_text(recipe_text)
+        write_bytes(folder / "recipe.yaml", recipe_text.encode())
         run = Run(folder)
         run.write("run", "started", recipe_digest=digest, version=version)
         return run
@@ -112,30 +121,40 @@ def create(root: Path, name: str, recipe_text: str, digest: str, *, version: str
 
 
 def reopen(folder: Path) -> Run:
-    """An existing run, its ledger's cut last line removed.
+    """An existing run.
 
     Raises: ConfigError if the folder is no run.
     """
     run = Run(folder)
-    if not run.ledger.is_file() or not (folder / "recipe.yaml").is_file():
+    with reading(folder):
+        whole = run.ledger.is_file() and (folder / "recipe.yaml").is_file()
+    if not whole:
         raise ConfigError(
             f"{folder} is not a run folder", expected="a folder with recipe.yaml and run.jsonl"
         )
-    content = run.ledger.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        with storage(run.ledger), open(run.ledger, "r+b") as file:
-            file.truncate(len(whole))
     return run
+
+
+def refusal(events: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """The refusal that a run ended with; None if it went on after the last one."""
+    last = None
+    for event in events:
+        if event["event"] in ("started", "resumed", "stage_started", "stage_finished"):
+            last = None
+        elif event["event"] == "refused" and event.get("final"):
+            last = event
+    return last
 
 
 def find_unfinished(root: Path, name: str, digest: str) -> Run | None:
     """The newest run of the same recipe that has not come to its end, if there is one."""
-    folders = root.glob(f"{name}-[0-9]*")
+    with reading(root):
+        folders = [
+            folder for folder in root.glob(f"{name}-[0-9]*")
+            if (folder / "run.jsonl").is_file() and (folder / "recipe.yaml").is_file()
+        ]  # fmt: skip
     for folder in sorted(folders, key=lambda one: (len(one.name), one.name), reverse=True):
-        if not (folder / "run.jsonl").is_file() or not (folder / "recipe.yaml").is_file():
-            continue
-        run = reopen(folder)
+        run = Run(folder)
         events = list(run.events(stage="run"))
         if events and events[0].get("recipe_digest") == digest:
             return None if events[-1]["event"] == "finished" else run

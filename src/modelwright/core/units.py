@@ -1,6 +1,7 @@
 """Bytes, seconds, counts and points: read them from text and print them for people."""
 
 import re
+import sys
 
 from modelwright.core.errors import ConfigError
 
@@ -31,7 +32,13 @@ def parse_quantity(text: str | float, unit: str) -> float:
     if isinstance(text, bool):
         raise ConfigError(f"{text!r} is not a quantity", expected=f"a number in {unit or 'units'}")
     if isinstance(text, int | float):
-        return float(text)
+        try:
+            return float(text)
+        except OverflowError as error:
+            raise ConfigError(
+                f"{str(text)[:12]}… has more digits than a number can have",
+                expected=f"a number below {sys.float_info.max:.3g}",
+            ) from error
     match = _QUANTITY.match(text)
     if match is None:
         raise ConfigError(
@@ -55,6 +62,7 @@ def format_bytes(value: float) -> str:
     >>> format_bytes(1536), format_bytes(2_500_000)
     ('1.54 kB', '2.5 MB')
     """
+    value = _rounded(value)
     for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if abs(value) >= factor:
             return f"{value / factor:.3g} {unit}"
@@ -66,6 +74,8 @@ def format_seconds(value: float) -> str:
     >>> format_seconds(0.0004), format_seconds(75), format_seconds(3.21)
     ('400 µs', '1:15 min', '3.21 s')
     """
+    if value < 60:  # above, seconds are counted one by one
+        value = _rounded(value)
     if value >= 3600:
         return f"{int(value // 3600)}:{int(value % 3600 // 60):02d} h"
     if value >= 60:
@@ -82,7 +92,13 @@ def format_count(value: float) -> str:
     >>> format_count(950), format_count(12_345), format_count(2_500_000)
     ('950', '12.3k', '2.5M')
     """
+    value = _rounded(value)
     for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
             return f"{value / factor:.3g}{unit}"
     return f"{value:.0f}"
+
+
+def _rounded(value: float) -> float:
+    """To three digits, before a unit is chosen: 999.7 is a thousand of one, and one of the next."""
+    return float(f"{value:.3g}")

@@ -25,6 +25,7 @@ from modelwright.core import recipe
 from modelwright.core.errors import DataError
 from modelwright.data.boxes import Box, Picture, loaded
 from modelwright.data.folder import PART_FOLDERS, SUFFIXES
+from modelwright.data.opening import inside
 from modelwright.data.rows import Finding, Loaded
 
 CLASS_FILES = ("data.yaml", "dataset.yaml", "classes.txt", "labels/classes.txt")
@@ -303,7 +304,7 @@ def _coco_folder(root: Path, file: Path, name: str) -> Path:
 
 
 def _inside(root: Path, file: Path) -> None:
-    if not file.resolve().is_relative_to(root.resolve()):
+    if not inside(file, root):
         raise DataError(
             f"an annotation asks for {file}, which is outside {root}",
             expected="names of files inside the folder",

@@ -19,6 +19,7 @@ IDX_FILES = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 _IDX_UNSIGNED_BYTE = 0x08
+_IDX_PIECE = 2**24  # bytes read at once
 
 # part -> names of its two arrays; the second spelling is MedMNIST's
 NPZ_ARRAYS = {
@@ -69,8 +70,6 @@ def read_idx(folder: Path, section: recipe.Data) -> Loaded:
                 f"{labels_path} has {len(targets)} labels for {len(images)} images",
                 expected=f"one label for each image of {images_path.name}",
             )
-        if images.size == 0:
-            raise DataError(f"{images_path} holds no pixels", expected="at least one image")
         raw[part] = (images[:, None], targets.astype(np.int64))
     _same_shape(folder, {part: images.shape[1:] for part, (images, _) in raw.items()})
     return _in_range(raw, None, dict.fromkeys(raw, ""))
@@ -97,11 +96,16 @@ def _read_idx(path: Path, ndim: int) -> Images:
                 )
             shape = tuple(int(size) for size in np.frombuffer(header, ">u4", offset=4))
             size = math.prod(shape)
-            content = file.read(size + 1)
+            content = bytearray()  # in pieces: a broken header can announce more than there is
+            while piece := file.read(min(size + 1 - len(content), _IDX_PIECE)):
+                content += piece
     except (*UNREADABLE, ValueError) as error:
         raise DataError(
             f"{path} cannot be read to its end: {error}", expected="a whole file", repair=_AGAIN
         ) from error
+    if size == 0:
+        announced = " × ".join(map(str, shape))
+        raise DataError(f"{path} holds nothing: {announced} bytes", expected="at least one row")
     if len(shape) != ndim or len(content) != size:
         raise DataError(
             f"{path} is {'too long' if len(content) > size else 'cut short'}: its header "
@@ -176,9 +180,19 @@ _DROPPED = np.iinfo(np.int64).min
 
 def _load_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (*UNREADABLE, ValueError, zipfile.BadZipFile, AttributeError) as error:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("it is one array alone, as numpy.save writes it")
+        with loaded as file:
+            arrays = {name: file[name] for name in file.files}
+        if other := [name for name, held in arrays.items() if not isinstance(held, np.ndarray)]:
+            raise ValueError(f"{other[0]} in it is no array")
+        return arrays
+    # RuntimeError: of an archive that is encrypted, or packed in a way that Python does not know;
+    # MemoryError: of an array whose header announces more than there is memory
+    except (
+        *UNREADABLE, ValueError, zipfile.BadZipFile, AttributeError, RuntimeError, MemoryError
+    ) as error:  # fmt: skip
         raise DataError(
             f"{path} cannot be read as NPZ: {error}",
             expected="a whole file of numpy.savez, without object arrays",

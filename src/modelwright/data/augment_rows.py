@@ -57,7 +57,8 @@ def jitter(inputs: Inputs, share: float, draw: Draw) -> Inputs:
     """
     window = inputs["window"]
     noise = draw.normal(*window.shape)
-    return {**inputs, "window": window + share * window.std(1, keepdim=True) * noise}
+    spread = window.std(1, correction=0, keepdim=True)  # 0 of one step, not NaN
+    return {**inputs, "window": window + share * spread * noise}
 
 
 STEPS: dict[str, Callable[[Inputs, Any, Draw], Inputs]] = {

@@ -22,6 +22,7 @@ from modelwright.core.errors import DataError
 from modelwright.core.hardware import this_machine
 from modelwright.core.units import format_bytes
 from modelwright.data import image
+from modelwright.data.opening import inside
 from modelwright.data.rows import Column, Finding, Images, Loaded, Rows
 
 T = TypeVar("T")
@@ -214,7 +215,7 @@ def files_below(folder: Path, root: Path) -> Iterator[Path]:
 def _refuse_leaving(path: Path, root: Path) -> None:
     if not path.is_symlink():
         return
-    if path.is_dir() or not path.resolve().is_relative_to(root.resolve()):
+    if path.is_dir() or not inside(path, root):
         raise DataError(
             f"{path} is a link to {path.readlink()}",
             expected="files inside the folder; links to folders or out of it are not followed",

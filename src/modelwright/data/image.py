@@ -5,7 +5,8 @@ call it, so that a model is asked what it was trained on.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,6 +80,15 @@ def read_input(
     return {"image": decode(content, *inputs["shape"])[None]}
 
 
+PIECE_BYTES = 2**23  # of pixels; as wider numbers, a piece takes up to eight times as much
+
+
+def pieces(images: Images, rows: int) -> Iterator[slice]:
+    """Runs of so many of the rows, in order, that each holds PIECE_BYTES at most, or one row."""
+    step = max(1, PIECE_BYTES // max(1, math.prod(images.shape[1:])))
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
 # Of 255: keeps a channel that never changes from being divided by zero and amplified to noise.
 SMALLEST_STD = 1.0
 
@@ -92,9 +102,9 @@ def statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """
     channels = images.shape[1]
     counts = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(images), 4096):
+    for piece in pieces(images, len(images)):
         for channel in range(channels):
-            pixels = images[start : start + 4096, channel].reshape(-1)
+            pixels = images[piece, channel].reshape(-1)
             counts[channel] += np.bincount(pixels, minlength=256)
     values = np.arange(256, dtype=np.float64)
     number = np.maximum(counts.sum(axis=1), 1)

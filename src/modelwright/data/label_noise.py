@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from modelwright.data.image import pieces
 from modelwright.data.rows import Array, Ragged, Rows
 
 Indices = npt.NDArray[np.int64]
@@ -22,7 +23,7 @@ Indices = npt.NDArray[np.int64]
 FOLDS = 3
 LARGEST_ROWS = 20_000  # of more, a sample is looked at
 STEPS, LEARNING_RATE, WEIGHT_DECAY = 40, 0.05, 1e-3  # of the quick model, on all rows at once
-_SIDE, _AT_ONCE = 12, 4096  # pixels of a shrunken image; images in memory as numbers
+_SIDE = 12  # pixels of a shrunken image
 _BANDS, _STRETCHES, _FRAME = 32, 8, 512  # of a spectrogram
 _TOKENS = 200  # of a text that are looked at
 
@@ -174,10 +175,9 @@ def _shrunken(images: Array, rows: Indices) -> Tensor:
     """Pixels of at most _SIDE a side, float32 (rows, values)."""
     size = min(images.shape[2], _SIDE), min(images.shape[3], _SIDE)
     found = torch.zeros(len(rows), images.shape[1] * math.prod(size))
-    for at in range(0, len(rows), _AT_ONCE):
-        piece = torch.from_numpy(images[rows[at : at + _AT_ONCE]]).float()
-        shrunk = torch.nn.functional.adaptive_avg_pool2d(piece, size)
-        found[at : at + _AT_ONCE] = shrunk.flatten(1)
+    for piece in pieces(images, len(rows)):
+        pixels = torch.from_numpy(images[rows[piece]]).float()
+        found[piece] = torch.nn.functional.adaptive_avg_pool2d(pixels, size).flatten(1)
     return found
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,12 @@ from modelwright.core.errors import DataError
 
 GZIP = b"\x1f\x8b"  # how such a file begins
 UNREADABLE = (OSError, EOFError, zlib.error)  # what opening and unpacking can end in
+
+
+def inside(file: Path, root: Path) -> bool:
+    """Whether a file lies below `root`, once every link is followed."""
+    # not Path.resolve, which raises RuntimeError at a link to itself
+    return Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root))
 
 
 def open_bytes(file: Path) -> gzip.GzipFile | io.BufferedReader:

@@ -19,7 +19,7 @@ from modelwright.core.errors import DataError
 from modelwright.data import image, text
 from modelwright.data.clean import Step, every_step, findings
 from modelwright.data.folder import IMAGES
-from modelwright.data.opening import UNREADABLE, open_text
+from modelwright.data.opening import UNREADABLE, inside, open_text
 from modelwright.data.rows import Column, Finding, Loaded, Prepared, Rows, ragged
 from modelwright.data.shared import Shared
 from modelwright.data.tables import encodable
@@ -111,7 +111,7 @@ def _record(table: Path, line: int, record: Mapping[str, Any]) -> tuple[Path, li
     folder = table.parent.resolve()
     file = next((one for one in (folder / name, folder / "images" / name) if one.is_file()),
                 folder / name)  # fmt: skip
-    if not file.resolve().is_relative_to(folder):
+    if not inside(file, folder):
         raise DataError(
             f"{table}, line {line}: {name!r} leaves the folder of the table",
             expected="pictures beside the table or below it",

@@ -390,9 +390,13 @@ def load_files(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
     """
     found = {}
     for name in names:
-        if sha256(folder / name) != json.loads((folder / HASHES).read_bytes())[name]:
+        try:
+            found[name] = (folder / name).read_bytes()
+            whole = sha256(folder / name) == json.loads((folder / HASHES).read_bytes())[name]
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise _unsound(folder / name) from error
+        if not whole:
             raise _unsound(folder / name)
-        found[name] = (folder / name).read_bytes()
     return found
 
 

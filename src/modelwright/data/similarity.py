@@ -1,4 +1,4 @@
-"""Pairs of images that are nearly equal, found exactly and within 200 MB.
+"""Pairs of images that are nearly equal, found exactly and within 400 MB.
 
 Images are averaged down to at most 12 × 12 values a channel, their mean is removed and they are
 scaled to length 1, so that the product of two is a cosine that ignores brightness and contrast.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from modelwright.data.image import pieces
 from modelwright.data.rows import LISTED, Images, Indices
 
 LARGEST_SIDE = 12
@@ -98,13 +99,13 @@ def _features(images: Images, indices: Indices) -> torch.Tensor:
     _, channels, height, width = images.shape
     size = (min(height, LARGEST_SIDE), min(width, LARGEST_SIDE))
     out = torch.empty(len(indices), channels * size[0] * size[1])
-    for start in range(0, len(indices), 4096):
-        chunk = torch.from_numpy(images[indices[start : start + 4096]]).float()
+    for piece in pieces(images, len(indices)):
+        chunk = torch.from_numpy(images[indices[piece]]).float()
         values = torch.nn.functional.adaptive_avg_pool2d(chunk, size).flatten(1)
         values -= values.mean(dim=1, keepdim=True)
         length = values.norm(dim=1, keepdim=True)
         # below a thousandth of a grey level nothing but rounding is left
-        out[start : start + 4096] = torch.where(length > 1e-3, values / length, 0.0)
+        out[piece] = torch.where(length > 1e-3, values / length, 0.0)
     return out
 
 

@@ -19,6 +19,7 @@ from modelwright.core.errors import ConfigError, DataError, MissingExtra
 from modelwright.core.signature import FRAMES_PER_S
 from modelwright.data import audio, folder, language, tables, text
 from modelwright.data.clean import Record, cleaned, findings
+from modelwright.data.opening import inside
 from modelwright.data.rows import Finding, Indices, Loaded, Prepared, Ragged, Rows, ragged
 
 STACK = 2  # frames of 10 ms at each place of an answer; docs/experiments.md
@@ -184,7 +185,7 @@ def _columns(section: recipe.Data) -> recipe.Columns:
 
 def _inside(base: Path, name: str, where: str) -> Path:
     file = base / name
-    if not file.resolve().is_relative_to(base.resolve()):
+    if not inside(file, base):
         raise DataError(
             f"{where} names {name!r}",
             expected=f"a file in {base}, named from there on",

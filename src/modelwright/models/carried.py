@@ -32,8 +32,8 @@ class Carried:
 
     @property
     def places(self) -> int:
-        """How many of them attention has seen so far."""
-        return self._all[0].shape[2]
+        """How many of them attention has seen so far: what keys are of, which have heads."""
+        return next(one for one in self._all if one.ndim == 4).shape[2]
 
     def take(self) -> Tensor:
         """The next layer's past."""

@@ -13,6 +13,7 @@ from modelwright.core.signature import PAST, TensorSpec
 from modelwright.models.carried import Carried, Look, unmoved
 from modelwright.models.groups import Group, Groups, Place
 from modelwright.models.layers import NORMS, Attention, Dropout, feed_forward, sinusoidal_positions
+from modelwright.models.short_conv import ShortConv, as_products_take
 
 Positions = Literal["sinusoidal", "learned", "rotary"]
 
@@ -26,6 +27,7 @@ class EncoderBlock(nn.Module):
     Args:
         norm, activation: rows of NORMS and ACTIVATIONS.
         zero_init: the block starts as its skip (Zhang et al. 2019, arXiv:1901.09321).
+        short_conv: places that a ShortConv behind either norm sees; 0 for none.
         attention: further arguments of Attention.
     """
 
@@ -39,12 +41,15 @@ class EncoderBlock(nn.Module):
         norm: str = "layer",
         activation: str = "gelu",
         zero_init: bool = False,
+        short_conv: int = 0,
         **attention: Any,
     ) -> None:
         super().__init__()
         self.attention_norm = NORMS[norm](dim)
+        self.attention_conv = ShortConv(dim, short_conv) if short_conv else None
         self.attention = Attention(dim, num_heads, **attention)
         self.mlp_norm = NORMS[norm](dim)
+        self.mlp_conv = ShortConv(dim, short_conv) if short_conv else None
         self.mlp = feed_forward(dim, mlp_dim, activation)
         self.dropout = Dropout(dropout)
         if zero_init:
@@ -55,9 +60,14 @@ class EncoderBlock(nn.Module):
         self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None,
         look: Look = unmoved,
     ) -> Tensor:  # fmt: skip
-        mixed = self.attention(self.attention_norm(sequence), mask, carried)
-        sequence = look(sequence + self.dropout(mixed))
-        return torch.as_tensor(sequence + self.dropout(self.mlp(self.mlp_norm(sequence))))
+        normed = self.attention_norm(sequence)
+        if self.attention_conv is not None:
+            normed = self.attention_conv(as_products_take(normed), carried)
+        sequence = look(sequence + self.dropout(self.attention(normed, mask, carried)))
+        normed = self.mlp_norm(sequence)
+        if self.mlp_conv is not None:
+            normed = self.mlp_conv(as_products_take(normed), carried)
+        return torch.as_tensor(sequence + self.dropout(self.mlp(normed)))
 
 
 class EncoderBody(nn.Module):
@@ -72,6 +82,7 @@ class EncoderBody(nn.Module):
         class_token: put a learned vector first, as the published ViT does.
         embed_skip: before each block, add a learned share of what came in (github.com/KellerJordan/
             modded-nanogpt, 2024, after U-net's skips).
+        short_conv: as of the blocks, and one over what comes in.
         block: further arguments of every EncoderBlock.
     """
 
@@ -87,9 +98,11 @@ class EncoderBody(nn.Module):
         embed_skip: bool = False,
         dropout: float = 0.0,
         norm: str = "layer",
+        short_conv: int = 0,
         **block: Any,
     ) -> None:
         super().__init__()
+        self.conv = ShortConv(dim, short_conv) if short_conv else None
         self.token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
         self.sinusoidal = positions == "sinusoidal"
         self.positions: Tensor | None = None
@@ -98,9 +111,12 @@ class EncoderBody(nn.Module):
             self.positions = nn.Parameter(torch.randn(length, dim) * 0.02)
         rotary = positions == "rotary"
         self.blocks = nn.ModuleList(
-            EncoderBlock(dim, num_heads, mlp_dim, dropout, rotary=rotary, norm=norm, **block)
+            EncoderBlock(
+                dim, num_heads, mlp_dim, dropout, rotary=rotary, norm=norm, short_conv=short_conv,
+                **block,
+            )
             for mlp_dim in mlp_dims
-        )
+        )  # fmt: skip
         self.shares = nn.Parameter(torch.zeros(len(mlp_dims))) if embed_skip else None
         self.norm = NORMS[norm](dim)
         self.out_dim = dim
@@ -124,6 +140,8 @@ class EncoderBody(nn.Module):
         self, sequence: Tensor, mask: Tensor | None = None, carried: Carried | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """What the first block sees: with the class token and positions, where there are any."""
+        if self.conv is not None:
+            sequence = self.conv(sequence, carried)
         if self.token is not None:
             token = self.token.expand(sequence.shape[0], -1, -1)
             sequence = torch.cat([token, sequence], dim=1)
@@ -150,13 +168,19 @@ def num_heads(dim: int) -> int:
 
 
 def state(args: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
-    """Keys and values of every causal block."""
-    heads = max(1, args["dim"] // args.get("head_dim", 32))
-    shape = ("batch", args.get("num_kv_heads") or heads, PAST, args["dim"] // heads)
-    return tuple(
+    """Keys and values of every causal block, and the last places that its ShortConvs see."""
+    heads, conv = max(1, args["dim"] // args.get("head_dim", 32)), args.get("short_conv", 0)
+    seen = ("batch", args.get("num_kv_heads") or heads, PAST, args["dim"] // heads)
+    shapes: dict[str, tuple[int | str, ...]] = {"key": seen, "value": seen}
+    entry: list[TensorSpec] = []
+    if conv:
+        last = ("batch", conv - 1, args["dim"])
+        shapes = {"attention_inputs": last, **shapes, "mlp_inputs": last}
+        entry = [TensorSpec("past.inputs", "float32", last)]
+    return *entry, *(
         TensorSpec(f"past.{layer}.{name}", "float32", shape)
         for layer in range(args["num_layers"])
-        for name in ("key", "value")
+        for name, shape in shapes.items()
     )
 
 

@@ -11,6 +11,7 @@ from modelwright.report.collect import number, rows
 
 View = dict[str, Any]
 COLORS = 6  # of the classes c0 … in page.css
+NAMED = 12  # classes whose curves have a name
 
 
 def pictures(proof: View, labels: Sequence[str], is_png: Any) -> list[View]:
@@ -36,22 +37,28 @@ def pictures(proof: View, labels: Sequence[str], is_png: Any) -> list[View]:
     return shown
 
 
-def curves(proof: View) -> Markup | None:
-    """Precision over recall, a line for each class."""
+def curves(proof: View) -> View | None:
+    """Precision over recall, a line for each class; the picture has room for NAMED names."""
+    found = rows(proof, "curves")
+    if not found:
+        return None
+    often = sorted(range(len(found)), key=lambda place: -(number(found[place].get("boxes")) or 0))
     series = []
-    for place, one in enumerate(rows(proof, "curves")):
+    for place in (*often[NAMED:], *often[:NAMED]):  # the named ones on top
+        named, one = place in often[:NAMED], found[place]
         points = [
             (float(point[0]), float(point[1]))
             for point in one.get("points") or []
             if isinstance(point, list) and len(point) == 2
         ]
-        series.append(charts.Series(str(one.get("label", "")), points, place))
-    if not series:
-        return None
+        name = str(one.get("label", "")) if named else ""
+        series.append(charts.Series(name, points, place, "" if named else "faint"))
     title = "Precision over recall at an overlap of 0.5"
-    return Markup(
-        charts.line_chart(title, series, x_label="recall", y_label="precision", zero=True)
-    )
+    picture = charts.line_chart(title, series, x_label="recall", y_label="precision", zero=True)
+    note = "from the surest box to the least sure one"
+    if left := len(found[NAMED:]):
+        note += f"; named: the {NAMED} classes with the most boxes; faint: the other {left}"
+    return {"picture": Markup(picture), "note": note}
 
 
 def _frame(one: View, labels: Sequence[str], kind: str) -> str:

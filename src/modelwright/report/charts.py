@@ -358,13 +358,14 @@ def _end_labels(ends: list[tuple[Series, float, float]]) -> list[str]:
     if early:  # a line that left the race is named where it left
         return _end_labels(early) + _end_labels([end for end in ends if end not in early])
     ends = sorted(ends, key=lambda end: end[1])
+    floor: float = HEIGHT - BOTTOM + 4
+    gap = min(14, (floor - TOP) / len(ends)) if ends else 14  # many touch, but stay in the picture
     heights: list[float] = []
     for _, y, _ in ends:
-        heights.append(max(y + 4, heights[-1] + 14 if heights else 0))
-    floor: float = HEIGHT - BOTTOM + 4
+        heights.append(max(y + 4, heights[-1] + gap if heights else 0))
     for i in range(len(heights) - 1, -1, -1):
         heights[i] = min(heights[i], floor)
-        floor = heights[i] - 14
+        floor = heights[i] - gap
     return [
         f'<text class="name halo c{s.color % COLORS}" x="{edge + 8:.2f}" y="{y:.2f}">'
         f"{safe(short(s.name))}</text>"

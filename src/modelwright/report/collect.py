@@ -16,7 +16,7 @@ from modelwright.core.errors import ConfigError
 from modelwright.core.goals import METRICS, Metric
 from modelwright.core.recipe import QUALITY_OF, Recipe
 from modelwright.core.recipe_file import read
-from modelwright.core.run import STAGES, Run
+from modelwright.core.run import STAGES, Run, refusal
 
 FILES = {  # what each stage leaves, relative to the run's folder
     "gate": "data/data.json",
@@ -256,11 +256,7 @@ def _verdict(
     told = str(proof.get("text", ""))
     if proof.get("verdict") == "infeasible":
         return "infeasible", told
-    turns = ("started", "resumed", "stage_started", "stage_finished")
-    last_turn = max((i for i, e in enumerate(events) if e["event"] in turns), default=-1)
-    refused = [e for e in events[last_turn + 1 :] if e["event"] == "refused" and e.get("final")]
-    if refused:  # the run itself, and nothing went on after it
-        last = refused[-1]
+    if (last := refusal(events)) is not None:
         return "refused", str(last.get("text") or f"The stage {last['stage']} refused to go on.")
     if parity.get("passed") is False:
         return "refused", "The exported model does not agree with the trained one."

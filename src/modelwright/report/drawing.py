@@ -74,13 +74,18 @@ def tick_label(value: float, step: float) -> str:
 
     >>> [tick_label(v, 0.25) for v in (0.5, 0.75)], tick_label(20000, 5000), tick_label(1e-5, 5e-6)
     (['0.50', '0.75'], '20,000', '1e-5')
+    >>> [tick_label(v, 2e-5) for v in (0.3811, 0.38112)], tick_label(1.25e-4, 5e-6)
+    (['0.38110', '0.38112'], '1.25e-4')
     """
     if abs(value) < step * 1e-6:
         return "0"
     if step < 1e-4:
-        digits = 0 if math.isclose(value, float(f"{value:.0e}")) else 1
+        place = math.floor(math.log10(step) + 1e-9)  # of the last digit that changes
+        if abs(value) >= 1e-3:
+            return f"{value:,.{-place}f}"
+        digits = max(math.floor(math.log10(abs(value)) + 1e-9) - place, 0)
         mantissa, exponent = f"{value:.{digits}e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
+        return f"{mantissa.rstrip('0').rstrip('.') if digits else mantissa}e{int(exponent)}"
     for factor, suffix in ((1e9, "G"), (1e6, "M")):
         if step >= factor / 10:
             return f"{value / factor:g}{suffix}"

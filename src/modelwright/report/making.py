@@ -213,6 +213,7 @@ def compression(life: Life) -> View | None:
             "drop": words.show(m.get(drop), words.goal_unit(drop)), "p50": words.show(p50, "ms"),
             "p99": words.show(m.get("latency_p99_ms"), "ms"), "size": words.show(size, "mb"),
             "smaller": words.times(size0, size), "faster": words.times(p50_0, p50),
+            "gain": words.smaller(size0, size),
             "meets": [{"name": words.label(name), "met": met is True}
                       for name, met in section(item, "meets").items()],
         })  # fmt: skip
@@ -235,8 +236,8 @@ def compression(life: Life) -> View | None:
     chosen_row = next((row for row in table if row["chosen"]), None)
     intro = f"{words.many(len(table), 'candidate')} measured on the target; {name_of} is on valid."
     if chosen_row:
-        gains = [f"{chosen_row[key]} {word}" for key, word in (("smaller", "smaller"),
-                 ("faster", "as fast")) if chosen_row[key] and chosen_row["steps"]]  # fmt: skip
+        faster = chosen_row["faster"] and f"{chosen_row['faster']} as fast"
+        gains = [said for said in (chosen_row["gain"], faster) if said and chosen_row["steps"]]
         intro += f" Chosen: {chosen_row['name']}" + (f", {' and '.join(gains)}." if gains else ".")
     return {
         "intro": intro, "reason": words.sentence(life.compress.get("reason", "")), "rows": table,

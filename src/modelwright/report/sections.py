@@ -16,6 +16,8 @@ from modelwright.report.collect import FILES, Life, number, rows, section
 
 View = dict[str, Any]
 PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=\s]+")
+# a figure that its unit can be taken off: not 1:20 min, nor 1:05 h, whose halves have other units
+UNIT = re.compile(r"(?P<number>[−-]?[\d.,]+(?:e-?\d+)?)(?P<unit>%| \S+)")
 # metric -> what stands beside it in the chapter on quality, and what each figure says
 BESIDE = {
     "f1": {
@@ -105,10 +107,9 @@ def verdict(life: Life) -> View:
         )
     size, p99 = number(proof.get("size_mb")), number(latency.get("p99_ms"))
     if size is not None:
-        ratio = words.times(number(baseline.get("size_mb")), size)
-        tiles.append(
-            ("size", words.show(size, "mb"), ratio and f"{ratio} smaller than uncompressed")
-        )
+        said = words.smaller(number(baseline.get("size_mb")), size)
+        than = "than" if said.endswith("smaller") else "as"
+        tiles.append(("size", words.show(size, "mb"), said and f"{said} {than} uncompressed"))
     if p99 is not None:
         ratio = words.times(number(baseline.get("latency_p50_ms")), number(latency.get("p50_ms")))
         tiles.append(("latency, p99", words.show(p99, "ms"),
@@ -397,8 +398,10 @@ def _interval(low: float | None, high: float | None, unit: str) -> str:
     if low is None or high is None:
         return ""
     first, last = words.show(low, unit), words.show(high, unit)
-    tail = last.lstrip("−-0123456789.,")
-    return f"{first.removesuffix(tail) if tail else first} to {last}"
+    one, other = UNIT.fullmatch(first), UNIT.fullmatch(last)
+    if one and other and one["unit"] == other["unit"]:  # said once, behind both
+        first = one["number"]
+    return f"{first} to {last}"
 
 
 def _percent(value: float | None) -> str:

@@ -313,6 +313,19 @@ def times(before: float | None, after: float | None) -> str:
     return f"{ratio:.2g}×" if ratio < 1 else f"{ratio:.1f}×" if ratio < 10 else f"{ratio:.0f}×"
 
 
+def smaller(before: float | None, after: float | None) -> str:
+    """How a size compares with one before it; within a twentieth they are alike.
+
+    >>> smaller(1.24, 0.33), smaller(0.1, 0.1), smaller(1, 1.3), smaller(None, 1)
+    ('3.8× smaller', 'as large', '1.3× as large', '')
+    """
+    if before is None or not after:
+        return ""
+    if before > 1.05 * after:
+        return f"{times(before, after)} smaller"
+    return f"{times(after, before)} as large" if after > 1.05 * before else "as large"
+
+
 def cut(text: object, length: int = 240) -> str:
     """A text as long as a card holds it.
 

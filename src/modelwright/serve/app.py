@@ -7,11 +7,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from modelwright.serve.answers import Answers
 from modelwright.serve.batcher import Arrays, Batcher, Closed, DeadlinePassed, QueueFull
 from modelwright.serve.limits import Access, Intake, Limits, Refused, busy
 
+T = TypeVar("T")
 LOG = logging.getLogger("modelwright.serve")
 PAGE_TYPES = {"index.html": "text/html", "app.js": "text/javascript", "style.css": "text/css"}
 PARSE_ASIDE_BYTES = 256 * 2**10  # a body above this is parsed on a thread, not on the event loop
@@ -68,6 +69,7 @@ class Served:
     page: dict[str, Any]
     answers: Answers | None  # for the page; None where nobody knows what the model takes
     decoding: asyncio.Semaphore  # files being unpacked: a small one can fill much memory
+    searching: asyncio.Semaphore  # answers being read off outputs: a wide search takes minutes
     session: Any = None  # for texts of the model's own, beside the batcher
     writing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     expected: Arrays | None = None  # the canary's answer at the start
@@ -110,24 +112,27 @@ class Served:
         """
         if self.batcher.closed:
             raise busy("the server is stopping")
+        until = asyncio.get_running_loop().time() + self.limits.deadline_s
+        write = partial(self.session.write, inputs, **how)
+        return {"written": np.array(await self.aside(self.writing, write, until))}
+
+    async def aside(self, room: asyncio.Semaphore, work: Callable[[], T], until: float) -> T:
+        """What a function comes to on a thread of its own, once there is room for one more.
+
+        until: on the loop's clock
+        Raises: Refused 500 or 504.
+        """
         try:
-            async with asyncio.timeout(self.limits.deadline_s):
-                await self.writing.acquire()
-                work = asyncio.ensure_future(
-                    asyncio.to_thread(partial(self.session.write, inputs, **how))
-                )
-                # a thread cannot be stopped: the next text waits for its end, whoever still listens
-                work.add_done_callback(self._written)
-                return {"written": np.array(await asyncio.shield(work))}
+            async with asyncio.timeout_at(until):
+                await room.acquire()
+                running = asyncio.ensure_future(asyncio.to_thread(work))
+                # a thread cannot be stopped: its room is kept until its end, whoever still listens
+                running.add_done_callback(partial(_leave, room))
+                return await asyncio.shield(running)
         except TimeoutError:
             raise Refused(504, "no answer within the deadline: try again later") from None
         except Exception:  # a runtime's own errors share no base class; the log has the traceback
             raise _model_failed() from None
-
-    def _written(self, work: "asyncio.Future[Any]") -> None:
-        self.writing.release()
-        if not work.cancelled():
-            work.exception()  # of one that nobody waits for any more, asked for to be no warning
 
     async def pieces(self, found: Iterator[str]) -> AsyncGenerator[str]:
         """A text that goes on, piece by piece; one text after the other.
@@ -160,7 +165,7 @@ class Served:
             if work is None or work.done():
                 self.writing.release()
             else:
-                work.add_done_callback(self._written)
+                work.add_done_callback(partial(_leave, self.writing))
 
     async def ready(self) -> bool:
         """Whether the model answers a canary as it did at the start; askers share one canary."""
@@ -202,6 +207,12 @@ class Served:
         return song
 
 
+def _leave(room: asyncio.Semaphore, work: "asyncio.Future[Any]") -> None:
+    room.release()
+    if not work.cancelled():
+        work.exception()  # of one that nobody waits for any more, asked for to be no warning
+
+
 def _served(request: Request) -> Served:
     return request.app.state.served  # type: ignore[no-any-return]
 
@@ -221,10 +232,8 @@ def _json(value: Any) -> Response:
 
 async def server_metadata(request: Request) -> Response:
     """GET /v2: name, version, extensions."""
-    return _json({
-        "name": "modelwright", "version": __version__,
-        "extensions": openinference.EXTENSIONS,
-    })  # fmt: skip
+    about = {"name": "modelwright", "version": __version__}
+    return _json(about | {"extensions": openinference.EXTENSIONS})
 
 
 async def server_live(request: Request) -> Response:
@@ -304,13 +313,14 @@ async def page_answer(request: Request) -> Response:
         async with served.decoding:
             inputs, shown = await asyncio.to_thread(answers.read, body)
         start = time.perf_counter()
+        until = asyncio.get_running_loop().time() + served.limits.deadline_s
         if answers.writes:
             outputs = await served.write(inputs, how)
         else:
             outputs = await served.compute(request, inputs)
         latency_ms = (time.perf_counter() - start) * 1000
-    # a search among texts takes its time
-    said = await asyncio.to_thread(answers.answer, inputs, outputs, shown, how)
+    search = partial(answers.answer, inputs, outputs, shown, how)  # among texts it takes its time
+    said = await served.aside(served.searching, search, until)
     return _json({**said, "latency_ms": round(latency_ms, 3)})
 
 

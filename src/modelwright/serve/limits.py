@@ -34,7 +34,7 @@ class Limits:
     buffered_bytes: int = 128 * 2**20  # all bodies in memory at once
     header_bytes: int = 32 * 2**10  # request line and headers
     json_depth: int = 16  # lists in lists
-    decodes: int = 2  # pictures, sounds and tables being unpacked at once
+    decodes: int = 2  # files being unpacked at once; answers of the page being searched for
     request_rows: int = 1024  # rows in one request
     free_size: int = 2**20  # places of one row, where a model leaves them free; less by the model
     answer_numbers: int = 2**25  # in one answer, whatever of it is asked for

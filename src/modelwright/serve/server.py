@@ -192,6 +192,7 @@ def _open(artifact: Artifact, threads: int | None, name: str | None, limits: Lim
         page=_page(artifact, name, answers),
         answers=answers,
         decoding=asyncio.Semaphore(limits.decodes),
+        searching=asyncio.Semaphore(limits.decodes),
         session=session,
     )
 

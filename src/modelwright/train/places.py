@@ -21,6 +21,7 @@ from modelwright.core.signature import NO_TARGET
 from modelwright.models.heads import RankHead, Scores, TagHead
 from modelwright.models.layers import Attention, CrossAttention, attend, rotate
 from modelwright.models.pairs import Decoder
+from modelwright.models.short_conv import ShortConv
 from modelwright.models.transformer import EncoderBlock, EncoderBody
 
 PLACEWISE = (TagHead, Scores, RankHead)  # heads that take each place by itself while training
@@ -124,6 +125,10 @@ def deal_places(model: nn.Module, context: DeviceMesh, tensor: DeviceMesh) -> Pl
             _become(module, _CrossAttention, places)
         if tensor.size() > 1 and isinstance(module, EncoderBlock | CrossAttention):
             _become(module.dropout, _Dropout, places)
+        if isinstance(module, EncoderBlock):
+            for conv in (module.attention_conv, module.mlp_conv):
+                if conv is not None:
+                    _become(conv, _ShortConv, places)
     if tensor.size() > 1:
         for sequence in (body, decoder):
             if sequence is not None:
@@ -150,6 +155,12 @@ def _together(own: Tensor, mesh: DeviceMesh, dim: int, gradient: Placement) -> T
     return torch.as_tensor(whole.to_local(grad_placements=[gradient]))
 
 
+def _summed(value: Tensor, mesh: DeviceMesh) -> Tensor:
+    """The same in every process, whose gradients are summed."""
+    whole = DTensor.from_local(value, mesh, [Replicate()], run_check=False)
+    return torch.as_tensor(whole.to_local(grad_placements=[Partial()]))
+
+
 class _Body(EncoderBody):
     places: Places
 
@@ -158,8 +169,7 @@ class _Body(EncoderBody):
 
     def share_of(self, number: int, shares: Tensor) -> Tensor:
         """Its gradient is summed where each process has other places."""
-        whole = DTensor.from_local(shares, self.places.tensor, [Replicate()], run_check=False)
-        return torch.as_tensor(whole.to_local(grad_placements=[Partial()])[number])
+        return _summed(shares, self.places.tensor)[number]
 
 
 class _Decoder(Decoder):
@@ -192,6 +202,22 @@ class _Attention(Attention):
             seen = torch.ones(size, end, dtype=torch.bool, device=query.device).tril(start)
             mixed.append(attend(piece, key[:, :, :end], value[:, :, :end], seen))
         return torch.cat(mixed, 2)
+
+
+class _ShortConv(ShortConv):
+    """Over everyone's places, as those right before a piece are another process's."""
+
+    places: Places
+
+    def forward(self, sequence: Tensor, carried: Any = None) -> Tensor:
+        places = self.places
+        whole = places.everyone(_together(sequence, places.tensor, 1, Partial()), 1)
+        own = places.own(super().forward(whole, carried))
+        return own.chunk(places.tensor.size(), 1)[places.tensor.get_local_rank()]
+
+    def taps(self, weight: Tensor) -> Tensor:
+        """Their gradient is summed where each process has other places."""
+        return _summed(super().taps(weight), self.places.tensor)
 
 
 class _CrossAttention(CrossAttention):

@@ -27,12 +27,10 @@ const MEDIA = {
   image: {
     one: "picture", many: "pictures", accept: "image/png,image/jpeg", invite: "Drop a picture here",
     hint: "PNG or JPEG. It goes to this server and is not kept.", type: "image/",
-    broken: "This file cannot be read as a picture. Use a whole PNG or JPEG.",
   },
   audio: {
     one: "recording", many: "recordings", accept: ".wav,.flac,audio/wav,audio/flac", invite: "Drop a recording here",
     hint: "WAV or FLAC. It goes to this server and is not kept.", type: "audio/",
-    broken: "This file cannot be read as a recording. Use a whole WAV or FLAC.",
   },
   series: {
     one: "table", many: "windows", accept: ".csv,.tsv,.txt,text/csv", invite: "Drop a table here",
@@ -89,7 +87,7 @@ async function follow(reply, pieces) {
 
 function plain(status, text) {
   const medium = MEDIA[model?.takes] || { one: "file" };
-  if (status === 400) return medium.broken || `This cannot be answered: ${text}.`;
+  if (text && [400, 413].includes(status)) return `${text[0].toUpperCase()}${text.slice(1)}.`; // the server knows why
   if (status === 401) return "That key is not the right one.";
   if (status === 408) return "The upload took too long. Try again, or use a smaller file.";
   if (status === 413) return `This ${medium.one} is too large for the server. Use a smaller one.`;
@@ -148,7 +146,7 @@ function show() {
   const samples = model.samples.filter((sample) => sample[field]);
   $("samples").hidden = !samples.length;
   $("samples-title").textContent = `${medium?.fields ? `${medium.many[0].toUpperCase()}${medium.many.slice(1)} of test episodes` : `Test ${medium?.many}`} the model never trained on`;
-  if (model.takes.startsWith("image")) samples.forEach(addSample);
+  if (model.takes?.startsWith("image")) samples.forEach(addSample);
   else samples.slice(0, MOST_TEXTS).forEach(addText);
   if (model.span_kinds.length || ["series", "observation"].includes(model.takes) || ["transcription", "translation", "recommendation", "rating-prediction", "language-modeling", "detection"].includes(model.task)) {
     $("promise").textContent = model.writes ? "The text will go on here." : "The answer will stand here.";
@@ -235,16 +233,25 @@ function addGoal(name, goal) {
 }
 
 function amount(value, unit) {
-  if (unit === "share") return `${(value * 100).toLocaleString("en", { maximumFractionDigits: 1 })}%`;
+  if (unit === "share") return percent(value, 2);
   const small = value && Math.abs(value) < 1e-4;
-  const digits = small ? Number(value).toExponential(1) : Number(value).toLocaleString("en", { maximumSignificantDigits: 3 });
+  return measure(small ? Number(value).toExponential(1) : number(value, 4), unit);
+}
+
+function measure(digits, unit) {
   return `${digits} ${unit === "mb" ? "MB" : unit || ""}`.trim();
 }
 
+function number(value, digits) {
+  return Number(value).toLocaleString("en", { maximumSignificantDigits: digits });
+}
+
 function bound(text, unit) {
-  const [, sign, value, rest] = /^\s*(<=|>=|<|>)\s*(-?[\d.]+)\s*(.*)$/.exec(text || "") || [];
-  if (!sign || rest) return text;
-  return `${sign.startsWith("<") ? "at most" : "at least"} ${amount(Number(value), unit)}`;
+  const [, sign, value] = /^\s*(<=|>=|<|>)\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*$/.exec(text || "") || [];
+  if (!sign) return text;
+  // the digits that somebody asked for, not rounded as what was measured is
+  const asked = unit === "share" ? `${number(value * 100, 6)}%` : measure(number(value, 6), unit);
+  return `${sign.startsWith("<") ? "at most" : "at least"} ${asked}`;
 }
 
 function bytes(count) {
@@ -365,7 +372,7 @@ function showAnswer(reply, truth) {
 
 function time(ms) {
   const [value, unit] = ms < 1000 ? [ms, "ms"] : [ms / 1000, "s"];
-  return `${value.toLocaleString("en", { maximumSignificantDigits: 2 })} ${unit}`;
+  return `${number(value, 2)} ${unit}`;
 }
 
 function showBest(text, nothing) {
@@ -422,7 +429,7 @@ function showValues(values) {
   $("bars").classList.remove("short", "wide");
   $("bars").replaceChildren(...values.slice(0, MOST_BARS).map(({ label, value }) => {
     const item = bar({ label, probability: 0.05 + 0.95 * ((value - low) / reach) });
-    item.querySelector(".share").textContent = value.toLocaleString("en", { maximumSignificantDigits: 4 });
+    item.querySelector(".share").textContent = number(value, 4);
     return item;
   }));
   return values.length > MOST_BARS ? `; ${values.length - MOST_BARS} worse choices are not shown` : "";
@@ -479,11 +486,10 @@ function chart(name, before, after) {
   });
   const figure = document.createElement("figure");
   const caption = document.createElement("figcaption");
-  const number = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4 });
   const title = document.createElement("b");
   title.textContent = name;
-  const last = recent.length ? `${number(recent[recent.length - 1])} now, ` : "";
-  caption.append(title, ` ${last}${number(after[after.length - 1])} in ${after.length} steps`);
+  const last = recent.length ? `${number(recent[recent.length - 1], 4)} now, ` : "";
+  caption.append(title, ` ${last}${number(after[after.length - 1], 4)} in ${after.length} steps`);
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", "0 0 400 88");
   svg.setAttribute("role", "img");
@@ -498,7 +504,7 @@ function chart(name, before, after) {
   for (const [y, value] of [[10, low + reach], [86, low]]) { // the range, as there is no axis
     const text = document.createElementNS("http://www.w3.org/2000/svg", "text");
     text.setAttribute("y", y);
-    text.textContent = number(value);
+    text.textContent = number(value, 4);
     svg.append(text);
   }
   figure.append(caption, svg);
@@ -514,10 +520,11 @@ function write(truth) {
   if (text.trim()) answer(new Blob([text], { type: "text/plain" }), truth);
 }
 
-function percent(share) {
-  if (share > 0 && share < 0.0005) return "<0.1%"; // never a zero or a hundred that is not one
-  if (share < 1 && share >= 0.9995) return ">99.9%";
-  return `${(share * 100).toFixed(1)}%`;
+function percent(share, digits = 1) {
+  const step = 10 ** -digits;
+  if (share > 0 && share * 100 < step / 2) return `<${step}%`; // never a zero or a hundred that is not one
+  if (share < 1 && share * 100 >= 100 - step / 2) return `>${100 - step}%`;
+  return `${(share * 100).toFixed(digits)}%`;
 }
 
 function bar({ label, probability, score }) {
@@ -541,7 +548,8 @@ function bar({ label, probability, score }) {
 $("key").onsubmit = (event) => {
   event.preventDefault();
   key = $("key-value").value.trim();
-  start();
+  if (/^[!-~]+$/.test(key)) return start();
+  $("facts").textContent = "A key has letters from A to Z, digits and signs, without blanks."; // a header carries no others
 };
 $("write").onsubmit = (event) => {
   event.preventDefault();
