@@ -382,7 +382,11 @@ def whole_run(source: Source, task: str, folder: Path, family: str, **model: str
 FAMILY_OF = {task: list(MODELS)[place % len(MODELS)] for place, task in enumerate(TASKS)}
 
 
-WALKED = ("image-classification", "language-modeling", "control")  # the whole road in tests/story
+# by --all alone: those that tests/story walks, and those like another that is walked here
+WALKED = (
+    "image-classification", "language-modeling", "control",
+    "text-classification", "audio-classification", "rating-prediction", "image-text-matching",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("task", [
