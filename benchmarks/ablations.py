@@ -1,9 +1,10 @@
 """What each part of the recipe for small language models is worth, at equal tokens.
 
 Each variant differs from the transformer's own defaults in one thing, and trains through the
-product's Trainer on as many tokens, on one thread. Valid is judged whole, on the averaged weights:
-nats a character of tinyshakespeare by characters, bits a byte of english_novels by BPE. Trainings
-that are in --out already are not made again; two lanes share the work of two cores:
+product's Trainer on as many tokens, on one thread, in the precision
+that is faster here. Valid is judged whole, on the averaged weights: nats a character of
+tinyshakespeare by characters, bits a byte of english_novels by BPE. Trainings that are in --out
+already are not made again; two lanes share the work of two cores:
 
     python benchmarks/ablations.py --data FOLDER-OF-DATA-SETS --out FOLDER --lane 1/2 &
     python benchmarks/ablations.py --data FOLDER-OF-DATA-SETS --out FOLDER --lane 2/2; wait

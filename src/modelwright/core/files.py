@@ -35,6 +35,7 @@ def reading(path: Path) -> Iterator[None]:
         raise ConfigError(
             f"cannot read {path}: {error.strerror or error}",
             expected="the path of something that you may read",
+            repair="check how it is spelled, and who may read it",
         ) from error
 
 
