@@ -211,6 +211,28 @@ def test_the_trained_graph_is_observed(trained):
     assert all(node.output[0] in found for node in products)
 
 
+def test_only_what_is_asked_for_is_observed():
+    """Of two values between nodes and an output, the one that is named."""
+    assert ["root"] == list(observe(ROOT, rows_of(images_of(4)), {"root", "image", "nowhere"}))
+
+
+def test_large_values_are_counted_in_part(monkeypatch):
+    """Where a batch has more numbers than are counted, the ends are of all of them and the counts
+    of as many as are allowed, drawn alike each time, in the shares of the whole."""
+    images = images_of(1000)
+    images[:, :, 1, 1] = 0  # a quarter, at one and the same place of each picture
+    images[777, 0, 0, 0] = 255
+    monkeypatch.setattr(calibrate, "BATCH_ROWS", 1000)
+    whole = observe(ROOT, rows_of(images))["numbers"]
+    monkeypatch.setattr(calibrate, "MOST_COUNTED", 1000)
+    part, again = (observe(ROOT, rows_of(images))["numbers"] for _ in range(2))
+
+    assert (0.0, 255.0) == (part.low, part.high) == (whole.low, whole.high)
+    assert 1000 == part.counts.sum()
+    assert pytest.approx(whole.counts[0] / 4000, abs=0.05) == part.counts[0] / 1000
+    np.testing.assert_array_equal(part.counts, again.counts)
+
+
 def test_ints_are_not_observed():
     """Only float values are quantized, so only they are looked at."""
     graph = graph_of(helper.make_node("Sqrt", ["numbers"], ["root"]), last="root")

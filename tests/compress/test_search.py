@@ -149,7 +149,8 @@ def searching(monkeypatch, *statuses, compress):
         return made
 
     monkeypatch.setattr(search.onnx, "load", lambda name: None)
-    monkeypatch.setattr(search, "observe", lambda graph, part: {})
+    monkeypatch.setattr(search, "rounded_values", lambda graph: set())
+    monkeypatch.setattr(search, "observe", lambda graph, part, only: {})
     monkeypatch.setattr(Search, "_rounded", rounded)
     made = Search(None, recipe, None, rows(8), rows(8), "32-true", Path(), [first])
     return made, parents

@@ -4,7 +4,7 @@ One pass finds minima and maxima, a second fills histograms; both stream over th
 memory does not grow with them. Four rules then choose a range from the same histogram.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from modelwright.runtime.onnx_session import inference_session, run
 BINS = 2048
 LEVELS = 256
 BATCH_ROWS = 64
+MOST_COUNTED = 2**18  # of a tensor's values in a batch; a text's window has millions
 PERCENTILE = 99.99
 SHRINKS = np.linspace(1.0, 0.2, 65)  # shares of the full range that "mse" and "entropy" try
 
@@ -37,9 +38,18 @@ class Histogram:
 Range = tuple[float, float]
 
 
-def observe(graph: onnx.ModelProto, rows: Rows) -> dict[str, Histogram]:
-    """Histograms of every float value in the graph over real rows."""
-    exposed, names = _with_outputs(graph)
+def observe(
+    graph: onnx.ModelProto, rows: Rows, only: Collection[str] | None = None
+) -> dict[str, Histogram]:
+    """Histograms of the float values in the graph over real rows.
+
+    Ends are of all numbers; of a batch in which a value has more than MOST_COUNTED, so many are
+    drawn and counted, always the same.
+
+    Args:
+        only: names of values; None for every one.
+    """
+    exposed, names = _with_outputs(graph, only)
     session = inference_session(exposed.SerializeToString(), threads=2)
 
     def values() -> Iterator[tuple[str, np.ndarray]]:
@@ -56,24 +66,31 @@ def observe(graph: onnx.ModelProto, rows: Rows) -> dict[str, Histogram]:
     for name in names:  # a value that never changes still needs bins of some width
         high[name] = max(high[name], low[name] + max(1e-9, 1e-6 * abs(low[name])))
     counts = {name: np.zeros(BINS, np.int64) for name in names}
+    draws = np.random.default_rng(0)
     for name, value in values():
+        if value.size > MOST_COUNTED:
+            value = value.reshape(-1)[draws.integers(0, value.size, MOST_COUNTED)]
         ends = (low[name], high[name])
         counts[name] += np.histogram(value.astype(np.float64), bins=BINS, range=ends)[0]
     return {name: Histogram(low[name], high[name], counts[name]) for name in names}
 
 
-def _with_outputs(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """A copy of the graph that also gives every float value between its nodes."""
+def _with_outputs(
+    graph: onnx.ModelProto, only: Collection[str] | None
+) -> tuple[onnx.ModelProto, list[str]]:
+    """A copy of the graph that also gives the float values between its nodes, and their names."""
     inferred = onnx.shape_inference.infer_shapes(graph)
-    known = {value.name: value for value in inferred.graph.value_info}
-    given = {value.name for value in inferred.graph.output}
-    names = [value.name for value in inferred.graph.output if _is_float(value)]
-    for node in inferred.graph.node:
-        for name in node.output:
-            if name in known and name not in given and _is_float(known[name]):
-                inferred.graph.output.append(known[name])
-                names.append(name)
-    return inferred, names
+    made = {name for node in inferred.graph.node for name in node.output}
+    between = [value for value in inferred.graph.value_info if value.name in made]
+    known = {value.name: value for value in [*between, *inferred.graph.output]}
+    wanted = [
+        value
+        for name, value in known.items()
+        if _is_float(value) and (only is None or name in only)
+    ]
+    del inferred.graph.output[:]
+    inferred.graph.output.extend(wanted)
+    return inferred, [value.name for value in wanted]
 
 
 def _is_float(value: onnx.ValueInfoProto) -> bool:

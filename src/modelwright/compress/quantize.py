@@ -32,14 +32,11 @@ def quantize_graph(
 ) -> int:
     """Write the int8 form of a float32 graph; gives the number of quantized products.
 
+    Args:
+        histograms: of the values that `rounded_values` names, at least.
     Raises: Unsupported for recurrent graphs; NothingChanged if no product could be quantized.
     """
-    if any(node.op_type in RECURRENT for node in graph.graph.node):
-        raise Unsupported(
-            "quantize: the runtime has no static int8 kernel for LSTM and GRU layers",
-            expected="a model of the cnn or transformer family",
-            repair="use compress: [quantize_weights], which computes in float32, or another family",
-        )
+    operators, kept = _what_is_rounded(graph)
     rule = CALIBRATIONS[calibration]
     ranges = {}
     for name, histogram in histograms.items():
@@ -47,12 +44,6 @@ def quantize_graph(
         # zero must have an exact code: padding and ReLU produce it everywhere
         ends = np.float32(min(low, 0.0)), np.float32(max(high, 0.0))
         ranges[name] = TensorData(lowest=np.array(ends[0]), highest=np.array(ends[1]))
-    operators = list(OPERATORS)
-    if any(node.op_type == "LayerNormalization" for node in graph.graph.node):
-        operators.remove("Add")  # it would leave int8 at once, for the norm
-    shapes = {one.name: tuple(one.dims) for one in graph.graph.initializer}
-    kept = [node.name for node in graph.graph.node if _better_in_float(node, shapes)]
-    kept += _outside(graph.graph) + _on_few_numbers(graph.graph, shapes)
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
     before = logging.root.level
@@ -97,6 +88,36 @@ def quantize_graph(
         node.doc_string = ""
     write_bytes(path, result.SerializeToString(deterministic=True))
     return changed
+
+
+def rounded_values(graph: onnx.ModelProto) -> set[str]:
+    """Values whose ranges `quantize_graph` reads: what its operators take and give.
+
+    Raises: Unsupported for recurrent graphs.
+    """
+    operators, kept = _what_is_rounded(graph)
+    return {
+        name
+        for node in graph.graph.node
+        if node.op_type in operators and node.name not in kept
+        for name in (*node.input, *node.output)
+    }
+
+
+def _what_is_rounded(graph: onnx.ModelProto) -> tuple[list[str], list[str]]:
+    """Operators that become int8, and names of those nodes of them that stay in float32."""
+    if any(node.op_type in RECURRENT for node in graph.graph.node):
+        raise Unsupported(
+            "quantize: the runtime has no static int8 kernel for LSTM and GRU layers",
+            expected="a model of the cnn or transformer family",
+            repair="use compress: [quantize_weights], which computes in float32, or another family",
+        )
+    operators = list(OPERATORS)
+    if any(node.op_type == "LayerNormalization" for node in graph.graph.node):
+        operators.remove("Add")  # it would leave int8 at once, for the norm
+    shapes = {one.name: tuple(one.dims) for one in graph.graph.initializer}
+    kept = [node.name for node in graph.graph.node if _better_in_float(node, shapes)]
+    return operators, kept + _outside(graph.graph) + _on_few_numbers(graph.graph, shapes)
 
 
 def _outside(graph: onnx.GraphProto) -> list[str]:

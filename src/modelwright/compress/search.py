@@ -16,7 +16,7 @@ import onnx
 from modelwright.compress.calibrate import CALIBRATIONS, observe
 from modelwright.compress.catalog import METHODS
 from modelwright.compress.prune import prune
-from modelwright.compress.quantize import quantize_graph
+from modelwright.compress.quantize import quantize_graph, rounded_values
 from modelwright.compress.recover import recover
 from modelwright.compress.weights import quantize_weights
 from modelwright.core.artifact import Artifact, kept, write
@@ -195,7 +195,8 @@ class Search:
         show(f"compress: calibrating {_named(parent, 'int8')}")
         graph = onnx.load(parent.artifact.file("model.onnx"))
         rows = np.linspace(0, len(self.train) - 1, min(section.calibration_rows, len(self.train)))
-        histograms = observe(graph, self.train.take(rows.astype(np.int64)))
+        rounded = rounded_values(graph)
+        histograms = observe(graph, self.train.take(rows.astype(np.int64)), rounded)
         names = list(CALIBRATIONS) if section.calibration == "auto" else [section.calibration]
         made = []
         for calibration in names:
