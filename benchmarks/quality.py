@@ -45,7 +45,7 @@ def road(case: Case, source: Path | None, out: Path, overrides: Overrides) -> di
     plan = json.loads((run / "plan" / "plan.json").read_bytes())
     winner = next(one for one in plan["candidates"] if one["name"] == plan["winner"])
     return {
-        "metric": judged[case.metric], "parent": judged[f"parent_{case.metric}"],
+        "metric": judged[case.metric],
         "steps": trained["steps"], "examples": trained["examples"], "params": winner["num_params"],
         "model": plan["winner"], "rows": judged["rows"], "seconds": trained["training_seconds"],
         "also": {name: judged[name] for name in case.also},
