@@ -192,6 +192,24 @@ def test_rows_stream(monkeypatch):
     assert calibrate.BATCH_ROWS == max(sizes)
 
 
+def test_what_is_seen_at_once_is_bounded(monkeypatch):
+    """Where a row has many values, fewer rows are in the runtime at once; never less than one."""
+    sizes, real = [], calibrate.run
+
+    def watched(session, batch, names):
+        sizes.append(len(batch["image"]))
+        return real(session, batch, names)
+
+    monkeypatch.setattr(calibrate, "run", watched)
+    for most, rows in ((3 * 48, 3), (1, 1)):  # three values of 2 x 2 in float32 a row
+        monkeypatch.setattr(calibrate, "MOST_BYTES", most)
+        sizes.clear()
+        found = observe(ROOT, rows_of(images_of(10)))
+
+        assert rows == max(sizes)
+        assert {40} == {int(one.counts.sum()) for one in found.values()}
+
+
 @pytest.mark.parametrize("value", [0, 1, 7, 255])
 @pytest.mark.parametrize("name", CALIBRATIONS)
 def test_a_constant_value_keeps_a_range(name, value):

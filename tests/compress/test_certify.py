@@ -1,5 +1,7 @@
 """Verdicts with their intervals, and what an infeasible recipe is told."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -171,6 +173,15 @@ def test_text_says_what_chance_leaves_open(correct, p99, high, unsure):
     assert text.startswith("All 3 goals hold on 100 test rows")
     assert (unsure is not None) == ("does not rule out" in text)
     assert unsure is None or unsure in text.split("miss of: ")[1]
+
+
+@pytest.mark.parametrize(("rows", "low", "said"), [(1, 1.0, True), (1, 0.1, False), (2, 1, False)])
+def test_text_says_that_one_row_is_no_sample(rows, low, said):
+    """Such as a single window of a table, both ends of whose interval are its value."""
+    quality = dataclasses.replace(quality_of(rows, rows), low=low, high=1.0)
+    text = certify._text({"accuracy": judge(parse_goal("accuracy", ">= 0.9"))}, [], quality)
+
+    assert said == ("One row says nothing of others" in text)
 
 
 def test_text_of_a_miss_names_it():

@@ -1,16 +1,25 @@
 """Static int8: smaller, of one mind with the float graph, and refused where it cannot work."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from modelwright.compress.calibrate import CALIBRATIONS, observe
-from modelwright.compress.quantize import FEWEST_SUMMED, quantize_graph
+from modelwright.compress.quantize import (
+    BETWEEN,
+    FEWEST_SUMMED,
+    PRODUCTS,
+    quantize_graph,
+    rounded_values,
+)
 from modelwright.core.errors import Exit, NothingChanged, Unsupported
 from modelwright.data.rows import Rows
 from modelwright.export.onnx import export_onnx
 from modelwright.models.catalog import ModelSpec
+from modelwright.plan.time import made_up
 from modelwright.runtime.onnx_session import OnnxSession
 
 from .conftest import INPUTS, OUTPUTS, randomised, rows
@@ -77,6 +86,31 @@ def test_the_largest_of_bytes_are_bytes(tmp_path):
         (after,) = [node for node in graph.node if pool.output[0] in node.input]
         assert ("DequantizeLinear", "QuantizeLinear") == (before.op_type, after.op_type)
         assert constants[before.input[1]] == constants[after.input[1]]
+
+
+STREAM = {"kind": "stream", "vocab_size": 60, "features": 1, "length": 12, "max_length": 40}
+WRITER = ModelSpec("transformer", "tiny", STREAM, {"kind": "next", "num_classes": 60})
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_between_matrices_all_is_float(tmp_path, norm):
+    """Products of matrices give float32: no norm and no activation between them leaves it for 8
+    bits and comes back at once. The means of normed queries are such norms, and RMS norms too."""
+    spec = replace(WRITER, args={"norm": norm})
+    export_onnx(randomised(spec), tmp_path / "model.onnx", spec)
+    float_graph = onnx.load(tmp_path / "model.onnx")
+    wanted = rounded_values(float_graph)
+    found = observe(float_graph, made_up(spec, 8), wanted)
+    quantize_graph(float_graph, found, "minmax", tmp_path / "int8.onnx")
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    coded = {one.output[0] for one in graph.node if one.op_type == "DequantizeLinear"}
+    readers = {one.op_type for one in graph.node if coded & set(one.input)}
+
+    assert {"ReduceMean", "Add", "Relu"} <= {one.op_type for one in graph.node}
+    assert readers <= set(PRODUCTS)
+    assert not readers & set(BETWEEN)
+    assert set(found) <= wanted
+    assert not {one.name for one in float_graph.graph.output} & set(found)
 
 
 def test_no_pair_of_products_overflows(trained, histograms, tmp_path):

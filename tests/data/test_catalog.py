@@ -118,6 +118,15 @@ def test_a_cut_loses_nothing_and_leaks_nothing(targets, copies, share, seed):
         assert set(targets) == set(stay.targets.tolist())
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_many_equal_rows_do_not_make_a_part_small_or_large(seed):
+    """Where 60 of 100 images are one, a tenth is still ten, wherever the draw has put the 60."""
+    images = np.repeat(rows(41).images, [1] * 40 + [60], axis=0)
+    stay, off = catalog.cut(Rows({"image": images}, np.zeros(100, np.int64), [""] * 100), 0.1, seed)
+
+    assert (90, 10) == (len(stay), len(off))
+
+
 def test_idx_parts_are_taken_as_they_are(idx):
     """MNIST-named files give train and test; valid is cut from train."""
     data = load(section(idx))

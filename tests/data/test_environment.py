@@ -169,10 +169,15 @@ def test_a_whole_window_is_taken_as_it_is():
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"1, 2", b"a, b, c", b"1,2,nan", b"{", b"\xff", b"[[1],2]"]
-)
+    "content",
+    [
+        b"", b"1, 2", b"a, b, c", b"1,2,nan", b"{", b"\xff", b"[[1],2]",
+        b"1, 2, 1e39", b"[1, 2, -1e39]", b"[1, 2, 1%s]" % (b"0" * 400),
+    ],
+)  # fmt: skip
 def test_what_is_no_observation_says_what_was_expected(content):
-    """Too few numbers, texts, NaN: an error that names the numbers that are wanted."""
+    """Too few numbers, texts, NaN, what 32 bits don't hold: an error that names the numbers that
+    are wanted."""
     with pytest.raises(DataError) as caught:
         environment.read_input(content, INPUTS, {})
 

@@ -314,3 +314,28 @@ def test_movielens_has_its_published_counts():
     assert "Toy Story (1995) [1]" == data.labels[0]
     assert 100_000 == sum(data.parts["test"].targets.lengths)
     assert 100_000 - 2 * 943 - 943 == len(data.parts["train"].targets.values)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fields"),
+    [
+        ("movies.csv", "0,Toy Story (1995),Adventure|Animation\n1,Heat (1995),Crime", 3),
+        ("movies.csv", "0;Toy Story (1995);3,5\n1;Heat (1995);4,5", 3),
+        ("movies.csv", '0,"Toy Story, the film",A;B\n1,Heat,C', 3),
+        ("movies.csv", "0|Alien, the film|A\n1|Heat|C", 3),
+        ("movies.dat", "0::Toy Story, or so|A::x\n1::Heat::y", 3),
+        ("movies.dat", "0,a::b,1\n1,c,2", 3),
+    ],
+)
+def test_fields_are_divided_by_what_gives_all_lines_as_many(tmp_path, name, text, fields):
+    """A mark that stands within a field, such as between the kinds of a film, divides none."""
+    (tmp_path / name).write_text(text)
+
+    assert [fields] * 2 == [len(row) for _, row in uses._lines(tmp_path / name)]
+
+
+def test_ids_of_any_length_have_an_order():
+    """Numbers by their size, also those of more digits than int() takes."""
+    names = ["9" * 5000, "x", "10", "1" + "0" * 5000, "9", "010"]
+
+    assert ["9", "010", "10", "9" * 5000, "1" + "0" * 5000, "x"] == sorted(names, key=uses.order)

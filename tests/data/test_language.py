@@ -161,6 +161,37 @@ def test_a_folder_brings_its_parts(tmp_path):
     assert TEXT[:16] == known.decode(data.parts["train"].inputs["ids"][0][:, 0])
 
 
+def test_folders_named_for_parts_are_parts(tmp_path):
+    """At any depth: what is held out there is not trained on."""
+    for name, text in (("en/train/a", TEXT), ("en/train/b", TEXT), ("en/test/x", "the dog jumps")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        file_of(tmp_path, text, f"{name}.txt")
+    data = load(tmp_path, format="text_stream")
+
+    assert "the dog jump" == tokens_of(data).decode(predicted(data, "test")[0])
+    assert int(0.8 * (2 * len(TEXT) + 1)) == len(data.parts["train"].inputs["ids"].values)
+
+
+@pytest.mark.parametrize(
+    ("names", "odd"),
+    [
+        (["train/a", "test/b", "c"], "and c.txt for no"),
+        (["a/b", "test/c"], "and a/b.txt for no"),
+        (["dev/a", "test/b"], "valid and test, and none for train"),
+        (["a", "test"], "test, and a.txt for no"),
+    ],
+)
+def test_a_text_held_out_is_never_trained_on(tmp_path, names, odd):
+    """Where some texts are named for a part, and others for none or none to train on."""
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        file_of(tmp_path, TEXT, f"{name}.txt")
+    with pytest.raises(DataError, match=odd) as caught:
+        load(tmp_path, format="text_stream")
+
+    assert "into a folder train" in caught.value.repair
+
+
 def test_split_rows_count_characters(tmp_path):
     """The parts have as many as the recipe says."""
     data = load(file_of(tmp_path), split_rows=[1000, 100, 50])

@@ -131,7 +131,9 @@ def test_a_missing_picture_stops_the_gate(tmp_path):
         ('{"captions": ["no picture"]}', "line 2"),
         ('{"image": "../../secret.png", "captions": ["outside"]}', "line 2.*leaves the folder"),
         ("[]", "line 2"),
+        ("[" * 100_000, "line 2"),
     ],
+    ids=["no json", "part", "caption", "no picture", "outside", "no object", "deep"],
 )
 def test_a_line_that_cannot_be_read_is_named(tmp_path, line, where):
     """File, line and what is expected."""

@@ -7,7 +7,7 @@ import pytest
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError
-from modelwright.data import catalog, parallel
+from modelwright.data import catalog, checks, parallel
 from modelwright.data.rows import PARTS
 from modelwright.tasks.translate import text_of
 
@@ -180,3 +180,34 @@ def test_translations_that_would_be_cut_are_said(tmp_path, capsys, unit, told):
 
     said = capsys.readouterr().err
     assert told == ("translations of train are longer than twice their source" in said)
+
+
+def several(folder, number=30):
+    """A table of sources with three translations each."""
+    lines = [f"Satz {row},sentence {row} {how}" for row in range(number) for how in "abc"]
+    (folder / "t.csv").write_text("\n".join(["source,target", *lines]))
+    return folder / "t.csv"
+
+
+def test_translations_of_one_text_stay_in_one_part(tmp_path):
+    """Else what is judged has been learned, in other words."""
+    data = load(several(tmp_path), pair=None)
+    sources = [set(data.parts[part].origins) for part in PARTS]
+
+    assert 30 == sum(map(len, sources)) == len(set.union(*sources))
+    assert [66, 6, 18] == [len(data.parts[part]) for part in PARTS]
+
+
+def test_a_source_in_two_parts_stops_the_gate(tmp_path):
+    """Whatever its translation there; waived, the copies leave train."""
+    train = several(tmp_path).rename(tmp_path / "train.csv")
+    (tmp_path / "test.csv").write_text("source,target\nSatz 7,the seventh\nSatz x,the last\n")
+    waived = {"waive": ["duplicates_across_splits"]}
+    section = recipe.Data(source=str(train.parent), checks=waived, tokens={"vocab_size": 300})
+    loaded = catalog.load(section, "pairs", "sequence")
+    data, report = checks.check(loaded, section)
+    (found,) = [one for one in report["findings"] if one["blocking"]]
+
+    assert ("duplicates_across_splits", 3) == (found["check"], found["count"])
+    assert "Satz 7" not in {*data.parts["train"].origins, *data.parts["valid"].origins}
+    assert ["Satz 7", "Satz x"] == data.parts["test"].origins

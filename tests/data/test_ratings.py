@@ -1,8 +1,10 @@
 """Ratings: what each place of a row is told and asked, how parts divide, what people write."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from modelwright.core.errors import ConfigError, DataError
@@ -98,6 +100,29 @@ def test_the_scale_is_learned_from_train(folder):
     assert [1.0, 2.0, 3.0, 4.0, 5.0] == data.inputs["levels"]
     assert ["anna", "ben", "carl"] == json.loads(data.files[USERS])
     assert ["10", "20", "30", "40"] == json.loads(data.files[ITEMS]) == data.labels
+
+
+@pytest.mark.parametrize("levels", [[3.0], [1.0, 2.0, 4.0], [-2.5, 0.5, 0.75, 10.0]])
+def test_a_rating_takes_the_nearest_level(levels):
+    """The lower of two that are as near; the first or the last where it lies beyond."""
+    told = np.linspace(-4, 12, 129).astype(np.float32)
+    items = np.ones((len(told), 2), np.int32)
+    found = ratings._ids(items, told, np.zeros(len(told), np.int32), np.array(levels), 5)
+
+    expected = [min(range(len(levels)), key=lambda n: abs(one - levels[n])) for one in told]
+    assert expected == (found[:, 3] - FIRST_ID - 10).tolist()
+
+
+def test_rating_ids_take_memory_by_the_place():
+    """However many levels there are: MovieLens-10M has ten, and ten million places."""
+    number, levels = 20_000, np.arange(50.0)
+    items, told = np.ones((number, 2), np.int32), np.ones(number, np.float32)
+    tracemalloc.start()
+    ratings._ids(items, told, np.zeros(number, np.int32), levels, 5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < 200 * number
 
 
 def test_many_different_ratings_share_ids(tmp_path):
@@ -214,6 +239,7 @@ def test_a_line_that_says_nothing_is_an_error(folder, line, what):
         ("user,item,rating\na,1,nan\n", {}, DataError, "line 2: 'nan' is no rating"),
         (f"user,item,rating\na,1,{NO_TARGET}\n", {}, DataError, "a rating of -100"),
         ("user,item,rating\na,1,881250949\n", {}, DataError, "a rating of 8.81"),
+        ("user,item,rating\na,1,101\n", {}, DataError, "(?s)of 101.*above -100, up to 100"),
         ("user,item,rating\na,1\n", {}, DataError, "line 2: 2 fields"),
         ("user,item,rating\na,1,5\n", {"rating": "stars"}, ConfigError, "no column 'stars'"),
         ("user,item,rating\na,1,5\n", {"names": "no.txt"}, ConfigError, "no.txt is not there"),
@@ -223,6 +249,14 @@ def test_faults_of_a_table_are_named(tmp_path, text, keys, error, what):
     """With the file, the line and what was expected there."""
     with pytest.raises(error, match=what):
         load_of(tmp_path, text, interactions=Interactions(**keys), format="rating_table")
+
+
+def test_ratings_may_go_up_to_100(tmp_path):
+    """A scale from 0 to 100 is read; only -100 stands for something else."""
+    lines = [f"{user},{item},{10 * (user + item)}" for user in range(6) for item in range(1, 6)]
+    data = load_of(tmp_path, "\n".join(["user,item,rating", *lines]))
+
+    assert (10, 100) == (data.outputs["low"], data.outputs["high"])
 
 
 def test_files_of_other_names_are_said_in_the_recipe(folder):

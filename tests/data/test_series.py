@@ -314,6 +314,54 @@ def test_gaps_in_time_are_said(tmp_path, capsys, stamps, said):
     assert said in err if said else "later than usual" not in err and "ISO" not in err
 
 
+COUNTED = {
+    "an index": ("", range(99)),
+    "an index with gaps": ("Unnamed: 0", [*range(50), *range(51, 100)]),
+    "whole steps": ("No", range(5, 104)),
+    "seconds": ("timestamp", [1_700_000_000 + 3600 * row + row % 7 for row in range(99)]),
+    "dates": ("date", [f"2024{1 + row // 28:02d}{1 + row % 28:02d}" for row in range(99)]),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_numbers_that_count_the_rows_are_the_time(tmp_path, capsys, name):
+    """They are no series to forecast, which is said; a recipe may say otherwise."""
+    head, column = COUNTED[name]
+    lines = [f"{at},{value}" for at, value in zip(column, numbers()[:99, 0], strict=True)]
+    path = file_of(tmp_path, "\n".join([f"{head},load", *lines]))
+    data = load(path)
+
+    assert ["load"] == data.inputs["channels"]
+    assert f"'{head}', counts the rows" in capsys.readouterr().err
+    assert str(list(column)[60]) == data.parts["valid"].origins[0]
+    if head:
+        assert [head] == load(path, channels=[head]).inputs["channels"]
+
+
+def test_numbers_that_count_down_are_a_table_turned_round(tmp_path):
+    """The newest row first: windows over it would look into the future."""
+    lines = [f"{99 - row},{value}" for row, value in enumerate(numbers()[:99, 0])]
+    with pytest.raises(DataError, match=r"line 3: .*backwards in time, from 99 to 98"):
+        load(file_of(tmp_path, "\n".join(["step,load", *lines])))
+
+
+def test_a_time_that_goes_back_and_forth_is_a_series(tmp_path, capsys):
+    """Such as the year beside month and day; that nothing is checked by it is said."""
+    lines = [f"{2000 + row // 12},{value}" for row, value in enumerate(numbers()[:99, 0])]
+    path = file_of(tmp_path, "\n".join(["year,load", *lines]))
+
+    assert ["year", "load"] == load(path).inputs["channels"]
+    assert "'year', does not grow from row to row" in capsys.readouterr().err
+
+
+def test_a_gap_in_numbers_is_said(tmp_path, capsys):
+    """As one in dates is."""
+    lines = [f"{1900 + row + (row > 40)},{value}" for row, value in enumerate(numbers()[:99, 0])]
+    load(file_of(tmp_path, "\n".join(["year,load", *lines])))
+
+    assert "as in line 43 (1940, then 1942)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("back", "refused"), [(1, False), (2, True)])
 def test_a_clock_may_be_put_back_by_an_hour(tmp_path, back, refused):
     """As at the end of summer time; more than that is a table out of order."""

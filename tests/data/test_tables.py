@@ -36,7 +36,10 @@ def test_a_damaged_archive_is_a_data_error(tmp_path, name, line, answer):
         ('{"text": "b", "label": "x"', r"line 3: Expecting ',' delimiter, at column 27"),
         ('[["text", "b"], ["label", "x"]]', r'line 3: \[\["text", "b"\], \["label", "x"\]\]'),
         ("7", "line 3: 7"),
+        (f"{'[' * 100_000}", "line 3: maximum recursion"),
+        ("9" * 5000, "line 3: Exceeds the limit"),
     ],
+    ids=["cut", "a list", "a number", "deep", "long"],
 )
 def test_a_line_that_is_no_json_object_is_named(tmp_path, line, what):
     """With its number, blank lines counted, and what a line has to be."""
@@ -65,6 +68,24 @@ def test_half_a_character_is_read_as_a_question_mark(tmp_path, answer, row, want
 
     assert sorted(wanted.format(n) for n in range(20)) == sorted(texts)
     assert {"?", "O", "B-?"} >= set(data.labels)
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ('"He said ""hi"" and left"', 'He said "hi" and left'),
+        ('"He said ""hi"""', 'He said "hi"'),
+        ('"hi"', '"hi"'),
+        ('"hi" he said', '"hi" he said'),
+        ('a 5" disk', 'a 5" disk'),
+    ],
+)
+def test_quotes_between_tabs_are_the_texts_own_unless_doubled(tmp_path, field, text):
+    """Some programs put quotes around a field that holds one, others write it as it is."""
+    path = tmp_path / "t.tsv"
+    path.write_text(f"text\tlabel\n{field}\tx\n")
+
+    assert [("t.tsv line 2", text, "x")] == list(tables.records(path, ("text", "label")))
 
 
 def test_null_is_an_empty_field(tmp_path):

@@ -1,9 +1,11 @@
 """Texts with a label each and words with a tag each: what becomes a class, and what none."""
 
+import json
+
 import pytest
 
 from modelwright.core.errors import DataError
-from modelwright.data import catalog, checks, text
+from modelwright.data import asked, catalog, checks, text
 from modelwright.data.tags import read_tagged
 
 from .conftest import section
@@ -161,3 +163,27 @@ def test_scripts_without_blanks_are_cut_into_characters(tmp_path, line):
     data = catalog.load(section(tmp_path / "t.tsv"), "text")
 
     assert "characters" == data.inputs["unit"]
+
+
+def test_names_that_only_begin_like_a_part_are_none(tmp_path):
+    """Neither checked rows nor praise are what a model is chosen and judged by."""
+    for name in ("train", "validated", "testimonials", "validation", "test_b"):
+        (tmp_path / f"{name}.csv").write_text("text,label\nx,a\n")
+    files = text.part_files(tmp_path, section(tmp_path))
+
+    assert ["train.csv", "validation.csv", "test_b.csv"] == [one.name for one in files.values()]
+
+
+@pytest.mark.parametrize("where", ["in the middle", "in front"])
+def test_a_control_character_in_a_text_divides_no_words(tmp_path, where):
+    """The unit separator marks words that came divided; in a text of its own it is a blank."""
+    words = {"in the middle": "it's\x1ffine, {}", "in front": "\x1fit's fine, {}"}[where]
+    rows = [{"text": words.format("ab"[n % 2]), "label": "ab"[n % 2]} for n in range(20)]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    data = catalog.load(section(path), "text")
+    (question,) = asked.asked([words.format("a")], asked.reader({"model": vars(data)}))
+    (ids,) = text.read_input(question.content, data.inputs, data.files)["ids"]
+
+    assert 4 == len(data.parts["train"].inputs["ids"][0]) == len(ids)
+    assert text.UNKNOWN not in ids[:, 0]

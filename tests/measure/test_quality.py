@@ -1,5 +1,7 @@
 """Accuracy and what the rows cannot tell about it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,8 @@ from modelwright.core.errors import DataError, IntegrityError
 from modelwright.core.goals import METRICS
 from modelwright.core.signature import Signature, TensorSpec
 from modelwright.data.rows import Rows, ragged
+from modelwright.data.shared import Windows
+from modelwright.measure.compare import compare
 from modelwright.measure.quality import binomial_tail, bootstrap, clopper_pearson, evaluate
 from modelwright.tasks.catalog import TASKS
 
@@ -212,6 +216,89 @@ def test_the_bootstrap_covers(spread):
         held += low <= np.exp(spread**2 / 2) <= high
 
     assert 175 <= held <= 198
+
+
+class EchoMean:
+    """Forecasts zero, the mean of all series to come."""
+
+    signature = Signature(
+        (TensorSpec("window", "float32", ("batch", 1, 1)),),
+        (TensorSpec("scaled", "float32", ("batch", 24, 1)),
+         TensorSpec("forecast", "float32", ("batch", 24, 1))),
+    )  # fmt: skip
+
+    def __call__(self, batch):
+        nothing = np.zeros((len(batch["window"]), 24, 1), np.float32)
+        return {"scaled": nothing, "forecast": nothing}
+
+
+def wandering(random, steps):
+    """A series of spread 1 whose neighbours are alike, as windows of one step and 24 to come."""
+    values = random.standard_normal((steps, 1))
+    for step in range(1, steps):
+        values[step] = 0.8 * values[step - 1] + 0.6 * values[step]
+    starts = np.arange(steps - 24)
+    inputs = {"window": Windows(values.astype(np.float32), starts, 1)}
+    return Rows(inputs, Windows(values, starts + 1, 24), [""] * len(starts))
+
+
+@pytest.mark.parametrize("steps", [120, 300])
+def test_intervals_of_forecasts_cover(steps):
+    """Windows that overlap are no rows of their own: the interval holds the truth, 1, as often as
+    it says, of short series too, and none of its ends is below 0; nor are forecasts kept."""
+    random = np.random.default_rng(0)
+    found = [
+        evaluate(EchoMean(), wandering(random, steps), TASKS["forecasting"]) for _ in range(100)
+    ]
+
+    assert 85 <= sum(one.low <= 1 <= one.high for one in found)
+    assert all(0 <= one.low < one.value < one.high for one in found)
+    assert all({} == one.outputs for one in found)
+
+
+def test_a_drop_of_forecasts_is_paired_and_wide():
+    """What one of two models adds alike to each error is no more certain than its blocks are."""
+    held = 0
+    for seed in range(50):
+        rows = wandering(np.random.default_rng(seed), 300)
+        one = evaluate(EchoMean(), rows, TASKS["forecasting"])
+        table = one.statistics * [1, 1.1, 1, 1]
+        other = dataclasses.replace(one, statistics=table, values={"mse": 1.1 * one.value})
+        drop = compare(one, other, TASKS["forecasting"])
+        held += drop.low <= 0.1 <= drop.high
+
+        assert 0.1 * one.value == pytest.approx(drop.drop)
+        assert drop.high - drop.low < 0.2 * (one.high - one.low)
+    assert 42 <= held
+
+
+def test_scores_of_all_items_are_not_kept():
+    """They are as many as rows times items, and nobody looks at them later."""
+
+    class Popular:
+        signature = Signature(
+            (TensorSpec("ids", "int64", ("batch", "time", 1)),),
+            (TensorSpec("scores", "float32", ("batch", 30)),
+             TensorSpec("probabilities", "float32", ("batch", 30))),
+        )  # fmt: skip
+
+        def __call__(self, batch):
+            scores = np.tile(np.arange(30, dtype=np.float32), (len(batch["ids"]), 1))
+            return {"scores": scores, "probabilities": scores}
+
+    ids = ragged([np.ones((length, 1), np.int32) for length in (1, 2, 3)])
+    rows = Rows({"ids": ids}, ragged([np.arange(n) for n in (1, 2, 3)]), [""] * 3)
+    found = evaluate(Popular(), rows, TASKS["recommendation"])
+
+    assert {} == found.outputs
+    assert (3, 3) == (found.rows, len(found.targets))
+
+
+def test_one_window_has_no_interval():
+    """Nothing fails; both ends are its value."""
+    found = evaluate(EchoMean(), wandering(np.random.default_rng(0), 25), TASKS["forecasting"])
+
+    assert found.low == found.value == found.high
 
 
 def test_the_bootstrap_is_the_same_twice():

@@ -80,6 +80,21 @@ def answers(model, rows: Rows, indices) -> torch.Tensor:
         return model(*map(torch.from_numpy, rows.batch(np.array(indices)).values()))
 
 
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("source_ids", [12, 400])
+def test_made_up_sources_have_ids_of_their_own(family, source_ids):
+    """Of a translation whose two sides have tokens of their own, the fewer or the more."""
+    inputs = {"kind": "pairs", "vocab_size": 60, "source_vocab_size": source_ids,
+              "length": 12, "max_length": 40, "end": source_ids - 1}  # fmt: skip
+    one = ModelSpec(family, "tiny", inputs, {"kind": "sequence", "num_classes": 60, "end": 59})
+    made = examples(one, 8, 40)
+    found = build(one)(*made.values())
+
+    assert (8, 41, 60) == found.shape
+    assert source_ids // 2 < made["source"].max() < source_ids
+    assert 30 < made["target"].max() < 60
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("head", ["classes", "tags", "next"])
 @pytest.mark.parametrize("family", MODELS)

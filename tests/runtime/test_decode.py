@@ -148,6 +148,19 @@ def test_a_wider_beam_finds_what_greedy_misses():
     assert 2 == beam_search(TRAP, ASKED, beam=1, length_penalty=0, max_new=4)[0][0]
 
 
+# every next token is likely, and no end is
+ENDLESS = Table([[1] * 5, [1] * 5, [1, 1, 1, 97, 0.1], [1, 1, 97, 1, 0.1], [1, 1, 97, 1, 0.1]])
+
+
+@pytest.mark.parametrize("beam", [1, 3, 4, 5])
+@pytest.mark.parametrize("max_new", [2, 6])
+def test_a_text_at_the_limit_is_held_against_those_that_ended(beam, max_new):
+    """A poor text that ended early doesn't win because a far likelier one met the limit."""
+    (found,) = beam_search(ENDLESS, ASKED, beam=beam, max_new=max_new)
+
+    assert [2, 3, 2, 3, 2, 3][:max_new] == found.tolist()
+
+
 def test_it_finds_the_best_of_all_texts():
     """With as many beams as texts, the one of highest score among all, counted one by one."""
     most, alpha = 3, 0.6

@@ -16,7 +16,7 @@ def test_errors_are_means_over_every_value():
     rows = forecast.statistics({"scaled": FOUND}, TRUE)
     values = forecast.values(rows.sum(0))
 
-    assert (3, 3) == rows.shape
+    assert (3, 4) == rows.shape
     assert ((FOUND - TRUE) ** 2).mean() == pytest.approx(values["mse"])
     assert np.abs(FOUND - TRUE).mean() == pytest.approx(values["mae"])
     assert forecast.METRIC == next(iter(values))
@@ -32,6 +32,20 @@ def test_the_loss_is_half_absolute_half_squared():
     assert 0.5 * np.abs(error).mean() + 0.5 * (error**2).mean() == pytest.approx(
         found.item(), rel=0.02
     )
+
+
+@pytest.mark.parametrize(
+    ("windows", "horizon", "blocks"), [(1, 5, 1), (2, 5, 2), (40, 5, 2), (75, 5, 5), (999, 1, 10)]
+)
+def test_intervals_draw_long_blocks_of_windows(windows, horizon, blocks):
+    """Neighbours stay together, three horizons or more; two to ten blocks, one of a lone window."""
+    nothing = np.zeros((windows, horizon, 1))
+    table = forecast.statistics({"scaled": nothing}, nothing)
+    units = TASKS["forecasting"].units(table)
+
+    assert list(range(blocks)) == np.unique(units).tolist()
+    assert (np.diff(units) >= 0).all()
+    assert blocks <= 2 or np.bincount(units).min() >= 3 * horizon
 
 
 def test_an_answer_is_one_list_a_series():

@@ -81,6 +81,24 @@ def test_the_order_of_rows_changes_nothing():
     assert before == pytest.approx(after)
 
 
+def test_scores_are_made_in_bounded_blocks(monkeypatch):
+    """However many texts and pictures there are, and with the figures of one block."""
+    rows = drawn(40, 3)
+    rows[60:90, 7:] = rows[:30, 7:]  # equal texts, of other pictures
+    expected = MATCHING.whole(rows)
+    monkeypatch.setattr(match, "MOST_SCORES", 40 * 7)
+    made, take = [], np.take_along_axis
+
+    def seen(scores, *how):
+        made.append(scores.size)
+        return take(scores, *how)
+
+    monkeypatch.setattr(np, "take_along_axis", seen)
+
+    np.testing.assert_array_equal(expected, MATCHING.whole(rows))
+    assert 40 * 7 == max(made)
+
+
 def test_the_interval_draws_pictures():
     """Rows of one picture are drawn together, so that the interval is no narrower than it is."""
     rows = drawn(40, 5)

@@ -12,6 +12,16 @@ WRITTEN = ["A man runs fast.", "Two dogs play in the snow, happily!", "", "It's 
 GIVEN = ["A man is running fast.", "Two dogs play in the snow.", "A cat.", "It's 5°."]
 
 
+def spelled(texts):
+    """Rows with these translations, a token for each character; the source is a row's number."""
+    from modelwright.data.parallel import rows_of
+
+    labels = ["", "?", *sorted(set("".join(texts)) | {"!"}), ""]
+    targets = [np.array([labels.index(c) for c in text], np.int64) for text in texts]
+    sources = [np.array([row]) for row in range(1, len(texts) + 1)]
+    return rows_of(sources, targets, 99, len(labels) - 1, [""] * len(texts)), labels
+
+
 def table(written=WRITTEN, given=GIVEN):
     rows = np.zeros((len(written), translate.FIELDS))
     for row, pair in zip(rows, zip(written, given, strict=True), strict=True):
@@ -34,12 +44,42 @@ def test_the_signature_is_sacrebleus():
     metric = sacrebleu.metrics.BLEU(tokenize="13a")
     metric.corpus_score(WRITTEN, [GIVEN])
 
-    assert translate.protocol({}).startswith(str(metric.get_signature()))
-    assert translate.protocol({}).endswith("; beam 5, length penalty 1")
-    assert translate.protocol({"beam": 2}).endswith("; beam 2, length penalty 1")
-    assert translate.protocol({"temperature": 0.7, "top_k": 9}).endswith(
-        "; temperature 0.7, top k 9"
-    )
+    def protocol(**shipped):
+        return TASKS["translation"].protocol(shipped, *spelled(GIVEN))
+
+    assert protocol().startswith(str(metric.get_signature()))
+    assert protocol().endswith("; beam 5, length penalty 1")
+    assert protocol(beam=2).endswith("; beam 2, length penalty 1")
+    assert protocol(temperature=0.7, top_k=9).endswith("; temperature 0.7, top k 9")
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["两只狗在雪地里玩。", "一个男人在跑步, 他叫 Tom。"], "zh"),
+        (["二匹の犬が雪の中で遊んでいる。"], "char"),
+        (["หมาสองตัวเล่นหิมะ"], "char"),
+        (["개 두 마리가 눈 속에서 논다."], "13a"),
+        (["Haus", "Hund"], "13a"),
+        (["3.5", ""], "13a"),
+        (["The sign says 出口."], "13a"),
+    ],
+)
+def test_words_are_found_in_every_script(texts, words):
+    """A text that differs in its last sign alone is nearly right, also without blanks; the
+    certificate says how words were found."""
+    rows, labels = spelled(texts)
+    signature = translate.protocol({}, rows, labels)
+    metric = sacrebleu.metrics.BLEU(tokenize=words)
+    written = [text + "!" for text in texts]
+    session = Echo({row: np.array([labels.index(c) for c in text], np.int64)
+                    for row, text in enumerate(written, 1)})  # fmt: skip
+    found = translate.values(translate.run(session, rows, labels).sum(0))
+    expected = metric.corpus_score(written, [texts])
+
+    assert signature.startswith(str(metric.get_signature()))
+    assert expected.score == pytest.approx(found["bleu"])
+    assert words == "13a" or found["bleu"] > 50
 
 
 def test_without_a_text_there_is_only_the_likelihood():

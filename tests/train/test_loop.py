@@ -235,6 +235,16 @@ def test_a_small_lead_in_every_row_is_clear(better, clearly):
     assert clearly == was_clearly_better(seen, quality(0.0), TASKS["forecasting"], None)
 
 
+def test_a_lead_in_windows_that_overlap_is_one_row_by_row():
+    """Blocks of time, which an interval of forecasts draws, are too few to tell weights apart."""
+    task, ones, blocks = TASKS["forecasting"], np.ones(200), np.arange(200) // 100
+    leads = np.where(blocks == 0, 0.1, 0.02)
+    now, seen = (np.stack([ones, 5 - one, ones, ones], axis=1) for one in (0 * leads, leads))
+    last = Quality("mse", task.values(now), 0.0, 0.0, now, {}, ones, blocks)
+
+    assert was_clearly_better(seen, last, task, None)
+
+
 def test_what_is_ranked_is_compared_among_as_many_rows():
     """A text is found more easily among few: an earlier look at some rows leads by that alone."""
     task, draw = TASKS["image-text-matching"], np.random.default_rng(0)

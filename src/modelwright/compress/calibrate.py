@@ -17,6 +17,7 @@ BINS = 2048
 LEVELS = 256
 BATCH_ROWS = 64
 MOST_COUNTED = 2**18  # of a tensor's values in a batch; a text's window has millions
+MOST_BYTES = 2**28  # of what is seen of a batch at once
 PERCENTILE = 99.99
 SHRINKS = np.linspace(1.0, 0.2, 65)  # shares of the full range that "mse" and "entropy" try
 
@@ -52,9 +53,13 @@ def observe(
     exposed, names = _with_outputs(graph, only)
     session = inference_session(exposed.SerializeToString(), threads=2)
 
+    longest = 0 if rows.lengths is None else int(rows.lengths.argmax())
+    seen = run(session, rows.batch(np.array([longest])), names).values()
+    batch_rows = max(1, min(BATCH_ROWS, MOST_BYTES // max(1, sum(one.nbytes for one in seen))))
+
     def values() -> Iterator[tuple[str, np.ndarray]]:
-        for start in range(0, len(rows), BATCH_ROWS):
-            batch = rows.batch(np.arange(start, min(start + BATCH_ROWS, len(rows))))
+        for start in range(0, len(rows), batch_rows):
+            batch = rows.batch(np.arange(start, min(start + batch_rows, len(rows))))
             found = run(session, batch, names)
             yield from ((name, value) for name, value in found.items() if value.size)
 

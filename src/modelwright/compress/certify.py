@@ -63,7 +63,8 @@ def certify(
     finally:
         for one in (session, plain, parent):
             one.close()
-    size_mb, protocol = chosen.model_bytes / 1e6, task.protocol(session.decode)
+    size_mb = chosen.model_bytes / 1e6
+    protocol = task.protocol(session.decode, test, trained.labels)
     goals = {
         goal.name: _judge(goal, quality, difference, pair.first, size_mb) for goal in recipe.bounds
     }
@@ -297,6 +298,8 @@ def _text(goals: Mapping[str, Any], missed: Sequence[str], quality: Quality) -> 
     if not goals:
         return "No goal was set: this certifies only that what ships is what was trained."
     text = f"All {len(goals)} goals hold on {quality.rows:,} test rows and the target runtime."
+    if quality.rows == 1 and quality.low == quality.high:
+        text += " One row says nothing of others: there is no interval."
     if unsure:
         text += f" The 95 % interval does not rule out a miss of: {', '.join(unsure)}."
     return text

@@ -19,9 +19,10 @@ from modelwright.compress.calibrate import CALIBRATIONS, Histogram
 from modelwright.core.errors import NothingChanged, Unsupported
 from modelwright.core.files import write_bytes
 
-# Operators with fast int8 kernels, and what lies between them, so that values stay in int8.
-OPERATORS = ("Conv", "Gemm", "MatMul", "Add", "Relu", "GlobalAveragePool", "ReduceMean", "MaxPool")
 PRODUCTS = ("Conv", "Gemm", "MatMul")
+# what lies between convolutions, so that values stay in int8
+BETWEEN = ("Add", "Relu", "GlobalAveragePool", "ReduceMean", "MaxPool")
+GIVE_FLOAT = ("Gemm", "MatMul")  # logits, which may be of thousands of tokens, among others
 RECURRENT = ("LSTM", "GRU")
 FIXED = ("embed.basis", "embed.filters")  # of models/embed.py: products that compute a spectrum
 FEWEST_SUMMED = 32  # input channels x kernel height x kernel width
@@ -62,7 +63,7 @@ def quantize_graph(
             extra_options={
                 "ForceQuantizeNoInputCheck": True,
                 # logits and what goes into norms stay float32: finer, and no conversion back
-                "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
+                "OpTypesToExcludeOutputQuantization": list(GIVE_FLOAT),
             },
         )
         quantizer.quantize_model()
@@ -91,7 +92,8 @@ def quantize_graph(
 
 
 def rounded_values(graph: onnx.ModelProto) -> set[str]:
-    """Values whose ranges `quantize_graph` reads: what its operators take and give.
+    """Values whose ranges `quantize_graph` reads: what its operators take and, but for those that
+    give float32, what they give.
 
     Raises: Unsupported for recurrent graphs.
     """
@@ -100,7 +102,7 @@ def rounded_values(graph: onnx.ModelProto) -> set[str]:
         name
         for node in graph.graph.node
         if node.op_type in operators and node.name not in kept
-        for name in (*node.input, *node.output)
+        for name in (*node.input, *(node.output if node.op_type not in GIVE_FLOAT else ()))
     }
 
 
@@ -112,9 +114,10 @@ def _what_is_rounded(graph: onnx.ModelProto) -> tuple[list[str], list[str]]:
             expected="a model of the cnn or transformer family",
             repair="use compress: [quantize_weights], which computes in float32, or another family",
         )
-    operators = list(OPERATORS)
-    if any(node.op_type == "LayerNormalization" for node in graph.graph.node):
-        operators.remove("Add")  # it would leave int8 at once, for the norm
+    stays = any(node.op_type == "Conv" and _is_learned(node) for node in graph.graph.node)
+    stays = stays and all(node.op_type != "LayerNormalization" for node in graph.graph.node)
+    # matrices give float32, as norms want it: there anything else would leave int8 at once
+    operators = [*PRODUCTS, *(BETWEEN if stays else ())]
     shapes = {one.name: tuple(one.dims) for one in graph.graph.initializer}
     kept = [node.name for node in graph.graph.node if _better_in_float(node, shapes)]
     return operators, kept + _outside(graph.graph) + _on_few_numbers(graph.graph, shapes)

@@ -229,7 +229,7 @@ def read_coco(path: Path, section: recipe.Data) -> Loaded:
             held = json.loads(file.read_bytes())
             names |= {int(one["id"]): str(one["name"]) for one in held["categories"]}
             parts[part] = _coco_pictures(root, file, held, names, crowds)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{file} is no COCO annotation: {type(error).__name__} {error}",
                 expected="JSON with images, annotations and categories",

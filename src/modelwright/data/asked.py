@@ -152,7 +152,7 @@ def _content(content: bytes, name: str, how: Reader, tagged: bool = False) -> It
     if not how.kind.texts:
         yield Asked(name, content)
         return
-    whole = utf8(unpacked(content), "it")
+    whole = utf8(unpacked(content), "it").lstrip(text.JOINT)
     # not splitlines: a text may hold characters that it takes for a line's end
     lines = whole.replace("\r\n", "\n").rstrip().split("\n")
     if lines == [""]:
@@ -178,6 +178,7 @@ def _line(line: str, where: str) -> Asked:
 
 
 def _filled(name: str, content: bytes) -> Asked:
+    content = content.lstrip(text.JOINT.encode())  # only what `_divided` makes begins with it
     if content.strip():
         return Asked(name, content)
     return Asked(

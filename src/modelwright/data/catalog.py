@@ -37,6 +37,8 @@ from modelwright.data.kinds import KINDS, TARGETS
 from modelwright.data.rows import Dataset, Loaded, Rows, dataset, row_hashes
 from modelwright.data.shared import telling
 
+NEARLY = 0.9  # of a share, that is near enough where the next group of equal rows is too large
+
 
 @dataclass(frozen=True)
 class Source:
@@ -296,8 +298,8 @@ def recognise(section: recipe.Data) -> Source:
 def cut(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
     """The rows that stay and the rows cut off: `share` of each class, in their old order.
 
-    Equal rows stay together, so that no cut makes a leak, and rows that share a picture; a class
-    gives at least one row and keeps at least one, unless the share is 0 or 1.
+    Equal rows stay together, so that no cut makes a leak, and rows that share a picture or a text
+    to translate; a class gives at least one row and keeps at least one, unless the share is 0 or 1.
     """
     told = telling(rows.inputs)
     groups: dict[bytes, list[int]] = {}
@@ -317,12 +319,20 @@ def cut(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
 
 
 def _take(groups: Sequence[list[int]], share: float) -> npt.NDArray[np.int64]:
-    """The first groups that together hold about `share` of all rows."""
-    sizes = np.cumsum([len(group) for group in groups])
-    number = int(np.searchsorted(sizes, share * sizes[-1] + 0.5, side="right"))
+    """The first groups that together hold about `share` of all rows; one that is too large for
+    what is missing is passed over, unless NEARLY all is there."""
+    most = share * sum(map(len, groups)) + 0.5
+    taken: list[list[int]] = []
+    held = 0
+    for group in groups:
+        if held + len(group) <= most:
+            taken.append(group)
+            held += len(group)
+        elif held >= NEARLY * most:
+            break
     if 0 < share < 1:
-        number = min(max(number, 1), len(groups) - 1)
-    return np.array([index for group in groups[:number] for index in group], np.int64)
+        taken = (taken or [min(groups, key=len)])[: len(groups) - 1]
+    return np.array([index for group in taken for index in group], np.int64)
 
 
 def _recognise(section: recipe.Data, kind: str, answer: str) -> tuple[str, Path]:

@@ -57,6 +57,8 @@ class Subject:
         """Hashes of what must not stand in two parts: the rows, or what several of them share."""
         if self.data.kind == "text":
             return self.hashes
+        if self.data.kind == "pairs":  # as written too; a row is known by its source
+            return {part: text_hashes(rows.origins) for part, rows in self.data.parts.items()}
         return {part: row_hashes(telling(rows.inputs)) for part, rows in self.data.parts.items()}
 
     def each(self) -> Iterator[tuple[str, int, bytes]]:

@@ -306,25 +306,27 @@ def read_input(
         if text[:1] in ("[", "{"):
             found = json.loads(text)
             found = found.get("observation") if isinstance(found, dict) else found
-            values = np.asarray(found, np.float64).ravel()
+            seen = np.asarray(found, np.float64).ravel()
         else:
-            values = np.array([float(one) for one in re.split(r"[\s,;]+", text) if one])
-    except (ValueError, TypeError, RecursionError) as error:
+            seen = np.array([float(one) for one in re.split(r"[\s,;]+", text) if one])
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(
             "this is no observation: not all of it are numbers",
             expected=_takes(inputs),
         ) from error
     counts = dict.fromkeys((features, length * features))
+    with np.errstate(over="ignore"):  # what 32 bits don't hold is refused below
+        values = seen.astype(np.float32)
     if values.size not in counts or not np.isfinite(values).all():
         many = f"{values.size} number{'' if values.size == 1 else 's'}"
         raise DataError(
             f"this is no observation: {many}, and the model takes {' or '.join(map(str, counts))}"
             if values.size not in counts
-            else "this is no observation: one of the numbers is not finite",
+            else "this is no observation: one of the numbers is not finite in 32 bits",
             expected=_takes(inputs),
         )
-    seen = values.reshape(-1, features).astype(np.float32)
-    return {"observation": np.ascontiguousarray(np.broadcast_to(seen, (1, length, features)))}
+    rows = values.reshape(-1, features)
+    return {"observation": np.ascontiguousarray(np.broadcast_to(rows, (1, length, features)))}
 
 
 def _takes(inputs: Mapping[str, Any]) -> str:

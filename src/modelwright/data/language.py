@@ -188,7 +188,10 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
         ids = known.encode(texts[part])
         strange = int((ids == UNKNOWN).sum())
         if strange:
-            say(f"data: {strange:,} of {len(ids):,} {unit} of {part} have no id of their own")
+            say(
+                f"data: {strange:,} of {len(ids):,} {unit} of {part} have no id of their own; each "
+                "costs the likelihood some 14 nats, since it could be any"
+            )
         make = _overlapping if part == "train" else _side_by_side
         made[part] = make(ids, window, known)
     inputs = {

@@ -127,7 +127,7 @@ def _records(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     continue
                 try:
                     found = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise DataError(f"{table}, line {number}: {error}", expected=_LINE) from error
                 if not isinstance(found, dict):
                     raise DataError(f"{table}, line {number}: no JSON object", expected=_LINE)

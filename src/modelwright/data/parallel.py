@@ -24,7 +24,7 @@ from modelwright.data.language import TOKENS, Tokens, learn, tokens_of
 from modelwright.data.opening import utf8
 from modelwright.data.rows import PARTS, Array, Finding, Loaded, Prepared, Ragged, Rows, ragged
 from modelwright.data.tables import lines_of, records
-from modelwright.data.text import NOTHING, PART_NAMES, UNKNOWN, code_points, part_files
+from modelwright.data.text import NOTHING, UNKNOWN, code_points, part_files, part_of
 
 SOURCE_TOKENS = "source_tokens.json"  # where each side has its own
 FEW = 0.01  # of the pairs of train, that nobody is told of
@@ -56,7 +56,7 @@ def starter(path: Path) -> dict[str, Any]:
 
 def _languages(folder: Path) -> list[str]:
     """The languages that the folder has files to train on in."""
-    names = (file.name for file in folder.iterdir() if file.name.lower().startswith("train"))
+    names = (file.name for file in folder.iterdir() if part_of(file.name) == "train")
     found = {match[1] for name in names if (match := _LANGUAGE.search(name))}
     return sorted(found - {"txt", "csv", "tsv"})
 
@@ -133,12 +133,12 @@ def _stems(folder: Path, language: str, section: recipe.Data) -> dict[str, str]:
     if section.files is not None:
         return section.files.model_dump(exclude_none=True)
     found = {}
-    for part, names in PART_NAMES.items():
+    for part in PARTS:
         stems = sorted({
             file.name[: match.start()]
             for file in folder.iterdir()
             if (match := _LANGUAGE.search(file.name)) and match[1] == language
-            and file.name.lower().startswith(names)
+            and part_of(file.name) == part
         })  # fmt: skip
         if len(stems) > 1:
             raise DataError(

@@ -21,7 +21,7 @@ from modelwright.core import recipe
 from modelwright.core.errors import DataError, did_you_mean
 from modelwright.core.signature import NO_TARGET
 from modelwright.data.rows import PARTS, Column, Finding, Loaded, Prepared, Ragged, Rows, ragged
-from modelwright.data.text import code_points, part_files
+from modelwright.data.text import code_points, part_files, part_of
 from modelwright.data.uses import Use, asked_about, items_of, labels_of, line_of, order, uses
 from modelwright.data.uses import is_here as is_table
 
@@ -43,7 +43,7 @@ def is_here(path: Path) -> bool:
     if path.is_dir():
         files = [file for file in path.iterdir() if file.is_file()]
         return any(
-            _BASE.fullmatch(file.name) or (file.name.startswith("train") and is_table(file))
+            _BASE.fullmatch(file.name) or (part_of(file.name) == "train" and is_table(file))
             for file in files
         )
     return is_table(path) or bool(_BASE.fullmatch(path.name))
@@ -190,11 +190,11 @@ def _by_user(found: Sequence[Use], place: Mapping[str, int]) -> dict[str, tuple[
 
 
 def _require_ratings(found: Sequence[Use], file: Path) -> None:
-    if strange := [use for use in found if abs(use.value) >= -NO_TARGET]:
+    if strange := [use for use in found if not NO_TARGET < use.value <= -NO_TARGET]:
         raise DataError(
             f"{file}: user {strange[0].user} gives item {strange[0].item} a rating of "
             f"{strange[0].value:g}",
-            expected=f"ratings between {NO_TARGET} and {-NO_TARGET}",
+            expected=f"ratings above {NO_TARGET}, up to {-NO_TARGET}",
             repair="name the column of the rating with data.interactions: {rating: …}",
         )
 
@@ -285,7 +285,10 @@ def _ids(
 
     Ids of items asked for come first, then those of items told, of ratings, of users.
     """
-    nearest = np.abs(told[:, None] - levels).argmin(1)
+    above = np.minimum(np.searchsorted(levels, told), len(levels) - 1)
+    below = np.maximum(above - 1, 0)
+    nearer = np.abs(told - levels[below]) <= np.abs(told - levels[above])
+    nearest = np.where(nearer, below, above)
     first = items[:, 1] == NO_TARGET
     seen = np.where(first, NONE, FIRST_ID + number + items[:, 1])
     rating = np.where(first, NONE, FIRST_ID + 2 * number + nearest)

@@ -25,7 +25,7 @@ from modelwright.data import jsonl, parquet
 from modelwright.data.opening import UNREADABLE, open_bytes, unpacked
 from modelwright.data.rows import LISTED, PARTS, Array, Column, Finding, Loaded, Prepared, Rows
 from modelwright.data.shared import Windows
-from modelwright.data.times import remarks, require_order
+from modelwright.data.times import count_rows, remarks, require_order
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".gz", jsonl.SUFFIX, parquet.SUFFIX)
 STARTER_HORIZON = 24  # steps that a starter recipe forecasts
@@ -48,9 +48,10 @@ class Table:
     """One row for each point in time, oldest first.
 
     values: (rows, channels) float32, NaN where one is missing
-    times: the first column where it is no number (`timed`), else the row's number
+    times: the first column where it is a time (`timed`), else the row's number
     lines: the line of the file that each row ends on
     coarse: channels whose values are so large that 32 bits blur their steps
+    remark: what a person should know of a first column of numbers
     """
 
     channels: list[str]
@@ -59,6 +60,7 @@ class Table:
     lines: list[int]
     timed: bool
     coarse: list[str]
+    remark: str
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -103,6 +105,8 @@ def read(path: Path, section: recipe.Data) -> Loaded:
         )
     table = read_table(path.read_bytes(), str(path), section.channels)
     require_order(path, table.times, table.lines)
+    if table.remark:
+        say(f"data: {table.remark}")
     for text in remarks(table.times, table.lines) if table.timed else ():
         say(f"data: {text}")
     if table.coarse:
@@ -211,7 +215,7 @@ def read_table(content: bytes, name: str, wanted: Sequence[str] | None = None) -
     Fields are divided by the first of tab, semicolon and comma that the first line has, else by
     blanks; JSON lines begin with "{". A header is there if the first row has a field that is
     neither number nor date; without one, the columns are called "column 0", "column 1", … The
-    first column is time if it is no number.
+    first column is time if it is no number, or if its numbers count the rows (`count_rows`).
 
     Args:
         name: what errors call the file.
@@ -233,8 +237,11 @@ def read_table(content: bytes, name: str, wanted: Sequence[str] | None = None) -
     if not body:
         raise DataError(f"{name} has a header and no row", expected="a row for each point in time")
     stamp = next((fields[0] for _, fields in body if fields[0].lower() not in MISSING), "")
-    timed = not _is_number(stamp)
+    timed, remark = not _is_number(stamp), ""
     named = [(header and field) or f"column {place}" for place, field in enumerate(head)]
+    if not timed and len(head) > 1 and named[0] not in (wanted or ()):
+        counting = [fields[0] for _, fields in body]
+        timed, remark = count_rows(head[0] if header else named[0], counting)
     places = _places(name, named[timed:], wanted, int(timed))
     values = np.empty((len(body), len(places)), np.float64)
     for row, (line, fields) in enumerate(body):
@@ -258,7 +265,7 @@ def read_table(content: bytes, name: str, wanted: Sequence[str] | None = None) -
     apart = np.spacing(np.abs(known).max(0).astype(np.float32))
     blurred = (steps > 0) & (steps < 100 * apart)
     coarse = [name for name, one in zip(places, blurred, strict=True) if one]
-    return Table(list(places), narrow, times, lines, timed, coarse)
+    return Table(list(places), narrow, times, lines, timed, coarse, remark)
 
 
 def _lines(content: bytes, name: str) -> list[tuple[int, list[str]]]:

@@ -73,10 +73,15 @@ class Windows:
 
 
 def telling(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that make a row of one part a leak in another: shared ones if any, else all.
+    """The columns that make a row of one part a leak in another: a text to translate, whatever its
+    translations; shared ones if any; else all.
 
     >>> list(telling({"image": Shared(np.zeros(1), np.zeros(2, np.int64)), "ids": np.zeros(2)}))
     ['image']
+    >>> list(telling({"source": np.zeros(2), "target": np.zeros(2)}))
+    ['source']
     """
+    if "source" in inputs:
+        return {"source": inputs["source"]}
     shared = {name: column for name, column in inputs.items() if isinstance(column, Shared)}
     return shared or dict(inputs)

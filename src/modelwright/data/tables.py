@@ -173,6 +173,8 @@ def rows_of(
             for fields in reader:
                 if not fields:
                     continue
+                if suffix != ".csv":
+                    fields = [_unquoted(field) for field in fields]
                 if first and len(fields) != len(first):
                     raise DataError(
                         f"{file}, line {reader.line_num}: {len(fields)} fields",
@@ -190,6 +192,18 @@ def rows_of(
         raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
 
 
+def _unquoted(field: str) -> str:
+    """Without the quotes that some programs put around a field where it holds one, which they then
+    double; other quotes are the text's own.
+
+    >>> [_unquoted(field) for field in ('"He said ""hi"" twice"', '"hi"', '"hi" and "hi"')]
+    ['He said "hi" twice', '"hi"', '"hi" and "hi"']
+    """
+    inner = field[1:-1]
+    around = len(field) > 1 and field[0] == field[-1] == '"' and '""' in inner
+    return inner.replace('""', '"') if around and '"' not in inner.replace('""', "") else field
+
+
 def _json_lines(text: Iterable[str], file: Path) -> Iterator[tuple[int, dict[str | int, Any]]]:
     for line, content in enumerate(text, 1):
         if not content.strip():
@@ -198,6 +212,8 @@ def _json_lines(text: Iterable[str], file: Path) -> Iterator[tuple[int, dict[str
             row, what = json.loads(content), f"{content.strip():.40}"
         except json.JSONDecodeError as error:
             row, what = None, f"{error.msg}, at column {error.colno}"
+        except (ValueError, RecursionError) as error:  # a number too long, lists too deep
+            row, what = None, str(error)
         if not isinstance(row, dict):
             raise DataError(f"{file}, line {line}: {what}", expected="a JSON object on each line")
         yield line, row

@@ -31,11 +31,16 @@ from modelwright.data.tables import records, rows_of, table_suffix
 
 STARTER_ROWS = 200  # that a starter recipe looks at
 PART_NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
+_PART = re.compile(  # training, validation, testset, testb too; not validated, not testimonials
+    r"(?:(?P<train>train)|(?P<valid>valid|val|dev)|(?P<test>test))"
+    r"(?:ing|ation|elopment|set|data|[abs])?(?![^\W\d_])",
+    re.IGNORECASE,
+)
 VOCABULARY = "vocabulary.json"  # in the data's and in the model's folder
 NOTHING, UNKNOWN = 0, 1  # ids of padding and of a token that train does not hold
 VOCAB_SIZE = 30_000  # ids of each kind of feature, where the recipe does not say
 LEAST_SEEN = 2  # times in train, from which a feature has an id
-JOINT = "\x1f"  # the unit separator: between words that came divided, and stay so
+JOINT = "\x1f"  # the unit separator: before each of words that came divided, and stay so
 # vowels and the like that are written on a letter, which \w leaves out
 _MARKS = "".join(
     one for one in map(chr, range(0x300, 0xAC00)) if unicodedata.category(one) in ("Mn", "Mc")
@@ -139,13 +144,20 @@ def has_tables(path: Path) -> bool:
     return bool(table_suffix(path) if path.is_file() else _files_of(path, "train"))
 
 
+def part_of(name: str) -> str | None:
+    """The part that a file or folder is for, if its name begins with a part's, as a word.
+
+    >>> [part_of(name) for name in ("dev.tsv", "train-clean-100", "Test2.csv", "testimonials.csv")]
+    ['valid', 'train', 'test', None]
+    """
+    found = _PART.match(name)
+    return found.lastgroup if found else None
+
+
 def _files_of(folder: Path, part: str) -> list[Path]:
-    """The tables in a folder whose names begin with a part's."""
-    return [
-        file
-        for file in sorted(folder.iterdir())
-        if table_suffix(file) and file.name.lower().startswith(PART_NAMES[part]) and file.is_file()
-    ]
+    """The tables in a folder that are named for a part."""
+    named = (file for file in sorted(folder.iterdir()) if part_of(file.name) == part)
+    return [file for file in named if table_suffix(file) and file.is_file()]
 
 
 def _part_file(folder: Path, part: str) -> Path | None:
@@ -221,14 +233,14 @@ def between(tokens: Iterable[str]) -> str:
 
 def split(text: str, unit: str) -> list[str]:
     """The tokens of a text: words and punctuation, blanks between them, or characters; where it
-    holds JOINT, what stands between.
+    begins with JOINT, what stands between.
 
     >>> split("It's 5°!", "words")
     ["It's", '5', '°', '!']
     >>> split("好…", "characters")
     ['好', '...']
     """
-    if JOINT in text:
+    if text.startswith(JOINT):
         own = unicodedata.normalize("NFC", text).split(JOINT)
         return [unicodedata.normalize("NFKC", one) for one in own if one.strip()]
     if unit == "words":
@@ -335,7 +347,7 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
     features = asked.features or DEFAULT_FEATURES[answer == "tags", unit == "characters"]
     tagged, cut = answer == "tags", {}
     for part, rows in parts.items():
-        cut[part] = [split(text, unit) for text in rows.origins]
+        cut[part] = [split(text.lstrip(JOINT), unit) for text in rows.origins]
         if part == "train" or not tagged:  # all that is asked for has a tag
             cut[part] = _shortened(cut[part], asked.max_length, part)
     vocabulary = learn(cut["train"], unit, features, asked.vocab_size or VOCAB_SIZE)

@@ -18,7 +18,7 @@ from modelwright.data.clean import Record, cleaned, findings
 from modelwright.data.opening import UNREADABLE, open_bytes
 from modelwright.data.rows import PARTS, Loaded, Rows
 from modelwright.data.tables import lines_of, records, rows_of, table_suffix
-from modelwright.data.text import code_points, part_files
+from modelwright.data.text import code_points, part_files, part_of
 
 SUFFIXES = (".txt", ".txt.gz")
 _PEEK_BYTES, _PEEK_LINES = 2**16, 50
@@ -103,13 +103,37 @@ def _files(path: Path, section: recipe.Data) -> tuple[bool, dict[str, list[Path]
     Raises: DataError for a folder without either.
     """
     if path.is_dir() and section.files is None:
-        named = (one.name.lower().startswith("train") for one in path.iterdir() if one.is_file())
+        named = (part_of(one.name) == "train" for one in path.iterdir() if one.is_file())
         if not any(named):
             every = list(folder.files_below(path, path)) if folder.holds(path, SUFFIXES) else []
             if every and all(one.name.lower().endswith(SUFFIXES) for one in every):
-                return True, {"train": every}
+                return True, _by_part(path, every)
             raise DataError(f"{path} has no file to train on", expected=_EXPECTED)
     return False, {part: [file] for part, file in part_files(path, section).items()}
+
+
+def _by_part(path: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """The files below a folder by the folder that is named for a part; all to train on where no
+    folder is, nor a file.
+
+    Raises: DataError where some are for a part and others for none, or none is to train on.
+    """
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        *folders, name = file.relative_to(path).parts
+        own = [part for one in folders if (part := part_of(one))]
+        alone = folder.PART_FOLDERS.get(name.partition(".")[0].lower(), "")
+        found.setdefault(own[0] if own else alone, []).append(file)
+    if found.keys() == {""}:
+        return {"train": list(files)}
+    if "" in found or "train" not in found:
+        odd = f"{found[''][0].relative_to(path)} for no part" if "" in found else "none for train"
+        raise DataError(
+            f"{path} has texts for {' and '.join(filter(None, found))}, and {odd}",
+            expected="each text in train, valid or test, or none of them so named",
+            repair="move what is to be trained on into a folder train, or rename the others",
+        )
+    return found
 
 
 def _require_of_use(section: recipe.Data, files: Sequence[Path], whole: bool) -> None:

@@ -44,7 +44,7 @@ def read(path: Path, section: recipe.Data) -> Loaded:
     """Every readable recording with its text, blanks in a row as one.
 
     Rows are raw: mono samples at each file's own rate, that rate, and the text's characters. Parts
-    are those of the tables' names, or of LibriSpeech's folders: train…, dev…, test….
+    are those of the tables' names, or of LibriSpeech's folders: train-…, dev-…, test-….
     A recording that cannot be read becomes a finding broken_files, one without a text empty_texts.
 
     Raises: DataError for a table that cannot be read, a file outside its folder, or no readable
@@ -156,9 +156,7 @@ def _parts(path: Path, section: recipe.Data) -> dict[str, tuple[Iterator[Record]
             )
     by_part: dict[str, list[Path]] = {}
     for file in listed:
-        top = file.relative_to(path).parts[0].lower()
-        names = {name: part for part, names in text.PART_NAMES.items() for name in names}
-        part = next((part for name, part in names.items() if top.startswith(name)), "train")
+        part = text.part_of(file.relative_to(path).parts[0]) or "train"
         by_part.setdefault(part, []).append(file)
     if "train" not in by_part:
         raise DataError(f"{path} has no recordings to train on", expected="a folder train…")

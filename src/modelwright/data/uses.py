@@ -31,6 +31,7 @@ _VALUE = {
     "time": re.compile(r"((unix_?|date)?time(_?stamp)?|date|ts)(:\w+)?", re.IGNORECASE),
     "rating": re.compile(r"(rating|score|stars)(:\w+)?", re.IGNORECASE),
 }
+_PEEK, _PEEK_LINES = 2**16, 20  # characters and lines that show what divides the fields
 _MARK = re.compile(r"[\t|;,]")
 _REPAIR = "name the columns with data.interactions: {user: …, item: …, time: …, rating: …}"
 
@@ -204,7 +205,7 @@ def _column_of(path: Path, column: str | int, head: Sequence[str]) -> int:
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Line and fields of each row; divided by the first of "::", tab, |, ; and , in the first."""
+    """Line and fields of each row; JSON lines begin with "{"."""
     if path.suffix == parquet.SUFFIX:
         return parquet.lines(path)
     try:
@@ -215,20 +216,34 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
             text = content.decode("latin-1")
         if text.lstrip().startswith("{"):
             return jsonl.lines(text, str(path))
-        first = text.partition("\n")[0]
-        mark = next((mark for mark in ("::", "\t", "|", ";", ",") if mark in first), ",")
-        if mark in ("::", "\t", "|"):
-            # not splitlines: it ends a line at characters that a title may hold
-            lines = text.replace("\r\n", "\n").split("\n")
-            rows = [(number, line.split(mark)) for number, line in enumerate(lines, 1) if line]
-        else:
-            reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
-            rows = [(reader.line_num, row) for row in reader if row]
+        rows = list(_divided(text, _mark(text, path)))
     except (*UNREADABLE, csv.Error) as error:
         raise DataError(
             f"{path} cannot be read: {error}", expected="a table, or it as .gz"
         ) from error
     return [(line, [field.strip() for field in fields]) for line, fields in rows]
+
+
+def _mark(text: str, path: Path) -> str:
+    """What divides the fields: of "::", tab, |, ; and , the first that the first line has, and the
+    first ones as often; of a .csv rather ; or , than another."""
+    csv_first = Path(path.name.removesuffix(".gz")).suffix.lower() == ".csv"
+    marks = (";", ",", "::", "\t", "|") if csv_first else ("::", "\t", "|", ";", ",")
+    head = "\n".join(text[:_PEEK].split("\n")[:_PEEK_LINES])
+    there = [mark for mark in marks if mark in head.partition("\n")[0]] or [","]
+    even = [one for one in there if len({len(row) for _, row in _divided(head, one)}) == 1]
+    return (even or there)[0]
+
+
+def _divided(text: str, mark: str) -> Iterator[tuple[int, list[str]]]:
+    """Line and fields of each row; only ; and , stand in quotes, too."""
+    if mark in (";", ","):
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
+        yield from ((reader.line_num, row) for row in reader if row)
+        return
+    # not splitlines: it ends a line at characters that a title may hold
+    lines = text.replace("\r\n", "\n").split("\n")
+    yield from ((number, line.split(mark)) for number, line in enumerate(lines, 1) if line)
 
 
 def _titles(path: Path) -> dict[str, str]:
@@ -267,9 +282,15 @@ _VALUES: dict[str, tuple[Callable[[str], float | None], str]] = {
 }
 
 
-def order(name: str) -> tuple[int, int, str]:
-    """Numbers by their size, then words."""
-    return (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name)
+def order(name: str) -> tuple[int, int, str, str]:
+    """Numbers by their size, then words.
+
+    >>> sorted(["b", "10", "9", "a", "09"], key=order)
+    ['09', '9', '10', 'a', 'b']
+    """
+    number = name.isascii() and name.isdigit()
+    digits = name.lstrip("0") if number else ""  # int() takes 4,300 of them at most
+    return (0, len(digits), digits, name) if number else (1, 0, "", name)
 
 
 def line_of(names: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelwright.core.errors import DataError, IntegrityError
+from modelwright.core.goals import METRICS
 from modelwright.data.rows import Ragged, Rows
 from modelwright.models.heads import HEADS
 from modelwright.runtime.act import play
@@ -19,6 +20,7 @@ from modelwright.tasks.catalog import Task
 RESAMPLES = 1000
 MOST_INPUTS = 2**22  # numbers that go into one call: large pictures, long recordings
 MOST_SCORES = 2**23  # of one call, where each place has an answer
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's, of 1 to 9
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +29,8 @@ class Quality:
 
     values: all metrics of the task; `value` is the one that goals are about
     low, high: 95 % interval of `value`. Of an accuracy Clopper-Pearson, exact: over repeated draws
-        of rows they enclose the true one at least 95 times in 100. Of others the percentile
-        bootstrap over rows, or over the units that rows form.
+        of rows they enclose the true one at least 95 times in 100. Of others the bootstrap over
+        rows, or over the units that rows form.
     statistics: (rows, k) float64, from which the metrics follow
     units: (rows,), which rows are drawn together; None: each by itself
     outputs: by name (n, ...), at every real place of every row, one after the other; empty where
@@ -157,6 +159,9 @@ def evaluate(
         low, high = clopper_pearson(int(table[:, 1].sum()), len(table))
     else:
         low, high = bootstrap(len(table), lambda counts: task.values(table, counts)[metric], units)
+        own = METRICS[metric]
+        most = max(own.best, metrics[metric]) if own.higher_is_better else math.inf
+        low, high = max(low, 0.0), min(high, most)
     return Quality(
         metric=metric,
         values=metrics,
@@ -205,13 +210,22 @@ def bootstrap(
 ) -> tuple[float, float]:
     """The 95 % percentile interval of a value of some rows, rows drawn again and again.
 
+    Draws of ten units or fewer are too much alike: there it is Student's t, over the values that
+    are left when one unit after the other is left out. One row or unit says nothing of others:
+    both ends are its value.
+
     Args:
         value: how often each row was drawn, (rows,) -> the value of that draw.
         units: (rows,), from 0: rows of one number are drawn together.
 
-    Source: Efron, Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    Source: Efron, Tibshirani 1993, An Introduction to the Bootstrap, chapters 13 and 11.
     """
     draw = np.random.default_rng(0)
+    if units is not None and 1 <= units.max() <= len(T_95):
+        left = np.array([value(1.0 * (units != one)) for one in range(units.max() + 1)])
+        middle, wide = value(np.ones(rows)), T_95[len(left) - 2]
+        half = wide * math.sqrt((len(left) - 1) * float(left.var()))
+        return middle - half, middle + half
     units = np.arange(rows) if units is None else units
     number = int(units.max()) + 1
     found = [

@@ -218,6 +218,8 @@ def examples(spec: ModelSpec, number: int, length: int | None = None) -> dict[st
         length: places of each row where that is free; the data's typical one when None.
     """
     draw = torch.Generator().manual_seed(0)
+    ids = spec.inputs.get("vocab_size", 0)
+    sizes = {"source": spec.inputs.get("source_vocab_size", ids)}  # of ids, where a tensor's differ
     length = length or spec.inputs.get("length", 1)
     made = {}
     for tensor in spec.signature.inputs:
@@ -228,7 +230,7 @@ def examples(spec: ModelSpec, number: int, length: int | None = None) -> dict[st
         elif dtype.is_floating_point:
             made[tensor.name] = torch.randn(shape, generator=draw, dtype=dtype)
         else:
-            low, high = (0, 256) if tensor.dtype == "uint8" else (1, spec.inputs["vocab_size"])
+            low, high = (0, 256) if tensor.dtype == "uint8" else (1, sizes.get(tensor.name, ids))
             made[tensor.name] = torch.randint(low, high, shape, generator=draw, dtype=dtype)
     return made
 

@@ -286,7 +286,7 @@ class Head:
     finish: the head's tensor to all of them.
     each_place: whether every place of a sequence has a target while training.
     grid: whether it takes a picture's features place by place, `stride` pixels apart.
-    kept: whether the outputs of all rows are few enough to be kept at once.
+    kept: whether the outputs of all rows are kept at once: they are few enough, or looked at later.
     made_up: one row's target to plan with, where it is neither classes nor numbers of the output.
     decides: whether the largest value of what is judged is the answer.
     toss: all that is judged, (rows, n) -> how near to the largest value another one is as good.
@@ -375,6 +375,7 @@ HEADS: dict[str, Head] = {
         ),
         lambda own: _floats("batch", own["num_classes"])("scores", "probabilities"),
         _softmax,
+        kept=False,
         each_place=True,
     ),
     "rating": Head(
@@ -415,6 +416,7 @@ HEADS: dict[str, Head] = {
         ),
         lambda own: _floats("batch", own["horizon"], len(own["mean"]))("scaled", "forecast"),
         _unscaled,
+        kept=False,
     ),
     "actions": Head(
         lambda own, inputs, dim, dropout: ActionHead(dim, own["num_classes"]),

@@ -78,7 +78,8 @@ def beam_search(
 ) -> list[Ids]:  # fmt: skip
     """The text of highest score for each row, (tokens,) without its end.
 
-    A beam of 1 takes the likeliest token each time. Of ties the first id is taken, so the same
+    A beam of 1 takes the likeliest token each time. Where the limit cuts a text off, it is held
+    against those that have ended by the same score. Of ties the first id is taken, so the same
     inputs give the same text.
 
     Args:
@@ -125,9 +126,8 @@ def beam_search(
             for place, row in enumerate(here)
         ])  # fmt: skip
         long = length >= limits[here]
-        for row in np.flatnonzero(long):
-            if not done[here[row]]:  # nothing has ended: the best so far, without an end
-                done[here[row]].append((float(scores[row, 0] / penalty), -length, texts[row, 0]))
+        for row in np.flatnonzero(long):  # the best that would go on, beside those that have ended
+            done[here[row]].append((float(scores[row, 0] / penalty), -length, texts[row, 0]))
         stay = np.flatnonzero(~(full | long))
         if not len(stay):
             break

@@ -1,6 +1,6 @@
 """TASKS: what a model is for. To add one: write a file, add a row."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -61,9 +61,11 @@ class Task:
         another of the task's values that costs no more than one call of the model."""
         return str(getattr(self.logic, "LOOK", self.metric))
 
-    def protocol(self, shipped: Mapping[str, Any]) -> str:
-        """How exactly the metric is taken, where that needs saying."""
-        return str(self.logic.protocol(shipped)) if hasattr(self.logic, "protocol") else ""
+    def protocol(self, shipped: Mapping[str, Any], rows: Any, labels: Sequence[str]) -> str:
+        """How exactly the metric is taken on rows, where that needs saying."""
+        if not hasattr(self.logic, "protocol"):
+            return ""
+        return str(self.logic.protocol(shipped, rows, labels))
 
     @property
     def options(self) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ LABEL_SMOOTHING = 0.0  # likelihood is what is judged, and smoothing costs it
 loss, weight = cross_entropy, places
 OPTIONS = READ["on"]  # what predict takes
 LIKELIEST = 10  # next tokens that an answer lists
+UNKNOWN = 1  # the id of every character that train's tokens lack
+CHARACTERS = 0x110000 - 0x800  # that Unicode has room for; surrogates are none
 
 
 def statistics(
@@ -24,6 +26,9 @@ def statistics(
     """Of each row: characters, bytes and tokens to predict, and their surprise in nats.
 
     outputs: logits (rows, time, num_classes); targets: (rows, time) -> (rows, 4)
+
+    Who predicts that a character is unknown has not said which: all that no token stands for are
+    as likely, and each counts as one byte, the fewest that it can have.
 
     Args:
         labels: the text of each token; without them each counts as one character and one byte.
@@ -35,7 +40,10 @@ def statistics(
     total = np.exp(logits - highest).sum(-1, dtype=np.float64)
     own = np.take_along_axis(logits - highest, wanted[..., None], -1)[..., 0]
     surprise = np.log(total) - own
-    sizes = np.ones((logits.shape[-1], 2)) if not len(labels) else _sizes(tuple(labels))
+    sizes = np.ones((logits.shape[-1], 2))
+    if len(labels):
+        sizes = _sizes(tuple(labels))
+        surprise[wanted == UNKNOWN] += math.log(CHARACTERS - len(labels) + 2)  # padding, unknown
     counts = np.where(real[..., None], sizes[wanted], 0).sum(1)
     return np.column_stack([counts, real.sum(1), np.where(real, surprise, 0).sum(1)])
 
@@ -44,6 +52,7 @@ def statistics(
 def _sizes(labels: tuple[str, ...]) -> np.ndarray:
     """(labels, 2): characters and bytes of each; a character counts where its first byte stands."""
     spelled = [label.encode("utf-8", "surrogateescape") for label in labels]
+    spelled[UNKNOWN] = b"?"
     return np.array([(sum(b >> 6 != 2 for b in one), len(one)) for one in spelled], np.float64)
 
 

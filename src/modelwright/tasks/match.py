@@ -17,6 +17,7 @@ METRIC = "recall_at_10"
 LABEL_SMOOTHING = None  # there are no labels
 DEPTHS = (1, 5, 10)
 SHOWN = 3  # texts beside a picture
+MOST_SCORES = 2**23  # of texts with pictures, made at once
 
 
 def loss(pairs: Tensor, targets: Tensor) -> Tensor:
@@ -50,18 +51,23 @@ def whole(table: np.ndarray) -> np.ndarray:
         picture's texts among the first 1, 5 and 10 texts, times that share
 
     Equal scores count as half before. What is ranked stays the whole part, whichever rows are
-    summed.
+    summed. Scores are made block by block of texts, twice: they are too many to be kept.
     """
     pictures, first, picture = np.unique(table[:, 0], return_index=True, return_inverse=True)
     images, texts = np.split(table[:, 1:], 2, axis=1)
-    scores = texts @ images[first].T  # (texts, pictures)
-    rows = np.arange(len(table))
-    own = scores[rows, picture][:, None]
-    rank = 1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
-    mine = picture[:, None] == np.arange(len(pictures))
-    best = np.where(mine, scores, -np.inf).max(0)
-    others = ~mine
-    found = 1 + ((scores > best) & others).sum(0) + ((scores == best) & others).sum(0) / 2
+    size = max(1, MOST_SCORES // len(pictures))
+    blocks = [np.arange(len(table))[start : start + size] for start in range(0, len(table), size)]
+    rank, found = np.empty(len(table)), np.ones(len(pictures))
+    best = np.full(len(pictures), -np.inf)
+    for rows in blocks:
+        scores = texts[rows] @ images[first].T  # (texts, pictures)
+        own = np.take_along_axis(scores, picture[rows, None], 1)
+        rank[rows] = 1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
+        np.maximum.at(best, picture[rows], own[:, 0])
+    for rows in blocks:
+        scores = texts[rows] @ images[first].T
+        np.put_along_axis(scores, picture[rows, None], -np.inf, 1)  # others stand before the best
+        found += (scores > best).sum(0) + (scores == best).sum(0) / 2
     share = 1 / np.bincount(picture)[picture]
     return np.column_stack(
         [

@@ -6,6 +6,7 @@ Source: Papineni et al. 2002 (BLEU); Post 2018, arXiv:1804.08771 (one way to tak
 """
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,10 @@ LABEL_SMOOTHING = 0.1  # Vaswani et al. 2017, arXiv:1706.03762, section 5.4
 OPTIONS = READ["anew"]  # what predict takes
 ROWS = 64  # written at once
 ORDERS = 4  # of n-grams
+WORDS = "13a"  # sacreBLEU's tokenizer of scripts that divide words by blanks
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]")
+# Thai, Lao, Tibetan and Burmese; Khmer; kana
+_UNDIVIDED = re.compile("[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff]")
 FIELDS = 2 + 2 + 2 * ORDERS  # of one row's statistics
 
 loss, weight = cross_entropy, places
@@ -48,12 +53,12 @@ def run(session: Any, rows: Any, labels: Sequence[str]) -> np.ndarray:
     session: with `write`, as those of runtime/ have; rows: a part of the data -> (rows, 12)
     """
     order = np.argsort(rows.lengths, kind="stable")
-    found = np.zeros((len(rows), FIELDS))
+    found, words = np.zeros((len(rows), FIELDS)), tokenizer(rows, labels)
     for start in range(0, len(order), ROWS):
         part = order[start : start + ROWS]
         written = session.write(rows.batch(part))
         for row, ids in zip(part, written, strict=True):
-            found[row, 2:] = counts(text_of(ids, labels), text_of(rows.targets[row], labels))
+            found[row, 2:] = counts(text_of(ids, labels), text_of(rows.targets[row], labels), words)
     return found
 
 
@@ -63,21 +68,35 @@ def text_of(ids: Sequence[int] | np.ndarray, labels: Sequence[str]) -> str:
     return spelled.encode("utf-8", "surrogateescape").decode("utf-8", "replace").strip()
 
 
-def counts(text: str, reference: str) -> list[float]:
+def tokenizer(rows: Any, labels: Sequence[str]) -> str:
+    """Which of sacreBLEU's tokenizers finds words in the given translations: where most letters
+    are of a script without blanks between words, "zh" for Chinese and "char" for others.
+
+    Without it, a whole sentence would be one word, and BLEU 0 but for sentences that are equal.
+    """
+    text = "".join(text_of(rows.targets[row], labels) for row in range(len(rows)))
+    han, others = len(_HAN.findall(text)), len(_UNDIVIDED.findall(text))
+    if 2 * (han + others) <= sum(map(str.isalpha, text)):
+        return WORDS
+    return "zh" if han > 9 * others else "char"
+
+
+def counts(text: str, reference: str, words: str = WORDS) -> list[float]:
     """What one row adds to BLEU: words of both, n-grams right and written, by their length.
 
+    words: the tokenizer
     Raises: MissingExtra without sacrebleu.
     """
-    score = _bleu().sentence_score(text, [reference])
+    score = _bleu(words).sentence_score(text, [reference])
     return [score.sys_len, score.ref_len, *score.counts, *score.totals]
 
 
-def protocol(shipped: Mapping[str, Any]) -> str:
-    """How BLEU is taken, as sacreBLEU signs it, and how texts are written for it.
+def protocol(shipped: Mapping[str, Any], rows: Any, labels: Sequence[str]) -> str:
+    """How BLEU is taken on rows, as sacreBLEU signs it, and how texts are written for it.
 
     shipped: how the model is to write, where that is not the default
     """
-    signature = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp"
+    signature = f"nrefs:1|case:mixed|eff:no|tok:{tokenizer(rows, labels)}|smooth:exp"
     how = settle("anew", {}, shipped)
     if not how.get("temperature"):
         how = {"beam": BEAM, "length_penalty": LENGTH_PENALTY, **how}
@@ -89,9 +108,9 @@ def protocol(shipped: Mapping[str, Any]) -> str:
 
 
 @functools.cache
-def _bleu() -> Any:
+def _bleu(words: str) -> Any:
     # of a single sentence, an order without a match would be smoothed; here only counts are read
-    return _library().metrics.BLEU(tokenize="13a", effective_order=True)
+    return _library().metrics.BLEU(tokenize=words, effective_order=True)
 
 
 def _library() -> Any:
@@ -114,7 +133,8 @@ def values(sums: np.ndarray) -> dict[str, float]:
     found = {}
     if given:
         right, total = ngrams[:ORDERS], ngrams[ORDERS:]
-        score = _bleu().compute_bleu(right, total, written, given, smooth_method="exp")
+        bleu = _library().metrics.BLEU
+        score = bleu.compute_bleu(right, total, written, given, smooth_method="exp")
         found["bleu"] = float(score.score)
     if tokens:
         found["nats_per_token"] = nats / tokens

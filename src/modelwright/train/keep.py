@@ -77,5 +77,6 @@ def was_clearly_better(
             task.values(seen, counts)[task.look]
         )
 
-    units = None if last.units is None else last.units[: len(seen)]
+    # windows that overlap count each by itself: over blocks, weights that know them by heart stay
+    units = last.units[: len(seen)] if task.whole_batches and last.units is not None else None
     return bootstrap(len(seen), lead, units)[0] > 0
