@@ -8,7 +8,7 @@ import pytest
 
 from modelwright import pipeline, stages, verbs
 from modelwright.core import recipe_file
-from modelwright.core.errors import ConfigError, IntegrityError, StorageError
+from modelwright.core.errors import ConfigError, Infeasible, IntegrityError, StorageError
 
 # other values of all that may change
 OTHERS = {
@@ -57,6 +57,27 @@ def test_what_was_predicted_of_another_layout_is_said_to_stay(tmp_path, recipe_o
     assert ["train.layout is data 2 now, it was auto; what was predicted stays"] == [
         event["text"] for event in run.events("run", "decision")
     ]
+
+
+def test_sizes_that_an_option_rules_out_stand_in_the_ledger(tmp_path, recipe_of, monkeypatch):
+    """What is told while the plan is made is kept: which sizes it did not look at, and why."""
+    run = pipeline.start(recipe_of(), tmp_path / "runs")
+    options = {"model.family": "transformer", "model.num_kv_heads": 2}
+    inputs = {"kind": "image", "shape": [1, 8, 8], "mean": [0.0], "std": [1.0]}
+    data = {"inputs": inputs, "outputs": {"kind": "classes", "num_classes": 3}}
+    run.stage_folder("gate").mkdir()
+    (run.stage_folder("gate") / "data.json").write_text(json.dumps(data))
+    monkeypatch.setattr(stages.choose, "_calibrated", lambda *asked: [])
+    monkeypatch.setattr(stages, "load_part", lambda folder, part: None)
+    with pytest.raises(Infeasible):
+        stages.plan(run, recipe_file.read(tmp_path / "digits.yaml", options))
+    told = [event["text"].partition(":")[2] for event in run.events("plan", "fallback")]
+
+    assert [
+        " transformer-tiny: 2 heads of keys cannot be dealt out to 1 of queries; that size is "
+        "left out",
+        " transformer-small has no more heads than that; that size is left out",
+    ] == told
 
 
 def test_a_finished_run_keeps_its_recipe(tmp_path, recipe_of):

@@ -81,8 +81,12 @@ def plan(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     folder = make_folder(run.stage_folder("plan"))
     data = read(run.stage_folder("gate") / "data.json")
     predictions = folder / PREDICTIONS
+
+    def note(text: str) -> None:
+        run.write("plan", "fallback", text=text)
+
     if not predictions.is_file():  # kept, so that a continued run does not predict otherwise
-        candidates = choose.predict(recipe, data, world)
+        candidates = choose.predict(recipe, data, world, note)
         figures.predictions(run, candidates)
         write_json(predictions, {"candidates": [one.to_json() for one in candidates]})
     candidates = [from_json(one) for one in read(predictions)["candidates"]]
@@ -90,10 +94,7 @@ def plan(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     try:
         train, valid = (load_part(run.stage_folder("gate"), part) for part in ("train", "valid"))
         started = time.perf_counter()
-        winner, budget = race.run(
-            recipe, candidates, train, valid, folder,
-            lambda text: run.write("plan", "fallback", text=text),
-        )  # fmt: skip
+        winner, budget = race.run(recipe, candidates, train, valid, folder, note)
         result |= {
             "winner": winner.spec.name,
             "precision": winner.precision,

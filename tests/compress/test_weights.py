@@ -58,6 +58,18 @@ def test_a_graph_answers_as_before_from_a_third_of_the_bytes(family, tmp_path):
     assert 0 < np.abs(after - before).max() < 0.03 * np.abs(before).max()
 
 
+@pytest.mark.parametrize("size", ["small", "base"])
+def test_recurrences_over_pictures_are_rounded(size, tmp_path):
+    """Over rows of one length the exporter puts gates in order by slices of the weights."""
+    made = Rounded(ModelSpec("rnn", size, INPUTS, OUTPUTS), tmp_path)
+    batch = made_up(made.spec, 32).batch(np.arange(32))
+    before, after = (one(batch)["logits"] for one in made.sessions())
+
+    assert "Slice" in {node.op_type for node in made.graph.graph.node}
+    assert made.share() < 0.4
+    assert 0 < np.abs(after - before).max() < 0.03 * np.abs(before).max()
+
+
 def test_the_runtime_turns_them_back_once(tmp_path):
     """What ONNX Runtime makes of the graph as it loads it holds float32 weights and no cast, so an
     answer costs what it cost; the file keeps its size."""

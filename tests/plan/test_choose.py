@@ -12,7 +12,7 @@ from modelwright.plan import choose, race
 from modelwright.plan.candidate import SIZE_MARGIN, Candidate, from_json, smallest_over_budget
 from modelwright.train.settings import Budget, training_budget
 
-from .conftest import data_of, recipe_of, rows
+from .conftest import SIZES, data_of, recipe_of, rows
 
 FAMILIES = ("cnn", "rnn", "transformer")
 
@@ -219,9 +219,12 @@ def test_a_lighter_form_that_cannot_settle_gives_way(machine):
 
 def test_one_that_needs_pruning_gives_way(machine, monkeypatch):
     """Of two that fit, the one that int8 alone brings under the size goal is raced."""
+    monkeypatch.setattr(choose, "compressed_bytes", lambda recipe, counted, size: size / 4)
     monkeypatch.setattr(
-        choose, "compressed_bytes",
-        lambda recipe, counted, size, share: size * share / 4,
+        choose, "pruned",
+        lambda recipe, spec, counted: replace(
+            counted, num_params=counted.num_params - SIZES[spec.size] * 1e5 / 8
+        ),
     )  # fmt: skip
     found = predicted(
         budget={"train_minutes": 60}, goals={"size_mb": "<= 0.12"}, model={"family": "cnn"},

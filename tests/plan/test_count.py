@@ -70,11 +70,13 @@ def test_counts_are_pytorchs(family, size, shape):
 TEXT = {"kind": "text", "vocab_size": 60, "features": 2, "length": 12, "max_length": 40}
 SERIES = {"kind": "series", "length": 24, "patch": 8, "channels": ["a", "b", "c"],
           "std": [1.0, 0.5, 2.0]}  # fmt: skip
+PAIRS = {"kind": "pairs", "vocab_size": 60, "length": 12, "max_length": 40, "end": 59}
 ITEMS = {"kind": "items", "vocab_size": 60, "features": 1, "length": 12, "max_length": 40}
 SEQUENCES = {
     "classes of texts": (TEXT, {"kind": "classes", "num_classes": 5}),
     "tags of texts": (TEXT, {"kind": "tags", "num_classes": 5}),
     "items": (ITEMS, {"kind": "ranking", "num_classes": 58}),
+    "pairs": (PAIRS, {"kind": "sequence", "num_classes": 60, "end": 59}),
     "series": (SERIES, {"kind": "horizon", "horizon": 6, "mean": [0.0] * 3, "std": [1.0] * 3}),
 }
 
@@ -88,6 +90,19 @@ def test_counts_over_sequences_are_pytorchs(family, size, kind):
 
     assert count_params(model) == found.num_params
     assert measured_on(model, *examples(one, 1).values()) == (
+        found.forward_flops, found.backward_flops,
+    )  # fmt: skip
+
+
+def test_a_target_looks_at_a_source_of_another_length():
+    """The products of that attention have places of the target as rows, the source's as columns."""
+    with torch.device("meta"):
+        model = build(ModelSpec("cnn", "tiny", *SEQUENCES["pairs"]))
+    ids = [torch.ones((1, places), dtype=torch.int64, device="meta") for places in (9, 4)]
+    real = [torch.ones((1, places), dtype=torch.int64) for places in (9, 4)]
+    found = count_module(model, *ids)
+
+    assert measured_on(build(ModelSpec("cnn", "tiny", *SEQUENCES["pairs"])), *real) == (
         found.forward_flops, found.backward_flops,
     )  # fmt: skip
 

@@ -43,12 +43,14 @@ def test_every_block_of_a_transformer_is_as_asked(inputs, outputs):
 
 
 def test_sizes_whose_heads_cannot_share_are_left_out(capsys):
-    """One with a single head, and one whose heads the number does not divide; each is told."""
+    """One with a single head, and one whose heads the number does not divide; each is noted."""
     specs = [asked(size, {"num_kv_heads": 2}) for size in ("tiny", "small", "base")]
-    left = of_effect(specs)
+    noted = []
+    left = of_effect(specs, noted.append)
 
     assert ["transformer-base"] == [one.name for one in left]
     said = capsys.readouterr().err
+    assert 2 == len(noted) and all(one in said for one in noted)
     assert "transformer-tiny: 2 heads of keys cannot be dealt out to 1 of queries" in said
     assert "transformer-small: 2 heads of keys cannot be dealt out to 3 of queries" in said
 

@@ -1,13 +1,16 @@
 """What a layout leaves to one process, and what it does not take, is known beforehand."""
 
+from dataclasses import replace
+
 import pytest
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Layout
 from modelwright.models.catalog import ModelSpec
 from modelwright.plan import choose, memory
-from modelwright.plan.shares import shares_of
-from modelwright.train.parallel import imagined
+from modelwright.plan.shares import Share, shares_of
+from modelwright.train import dqn
+from modelwright.train.parallel import ALONE, imagined
 
 from ..train.processes import run_ranks
 from .conftest import INPUTS, OUTPUTS, data_of, recipe_of
@@ -84,6 +87,20 @@ def test_memory_of_a_share(share_of):
     assert alone.weights == best.copies - sharded.copies == best.checkpoint - sharded.checkpoint
     assert data.activations < alone.activations * 0.55
     assert 0 == alone.buffers < data.buffers == data.gradients
+
+
+@pytest.mark.parametrize(("algorithm", "played"), [("dqn", dqn.kept_bytes((16, 8))), ("ppo", 0)])
+def test_what_was_played_is_in_the_plan(algorithm, played):
+    """A full replay buffer, and once more while a checkpoint is written."""
+    seen = {"kind": "observation", "length": 16, "features": 8, "mean": [0.0] * 8, "std": [1.0] * 8}
+    spec = ModelSpec("cnn", "tiny", seen, {"kind": "actions", "num_classes": 2})
+    recipe = recipe_of(task="control", train={"algorithm": algorithm})
+    ((_, found),) = shares_of([spec], recipe, ALONE)
+    plain, full = predicted(Share(64, 64)), predicted(replace(found, pass_rows=64))
+
+    assert played == found.played == full.data == full.checkpoint - plain.checkpoint
+    assert 2 * played == full.total - plain.total
+    assert 0 == predicted(found, device="cuda").data
 
 
 def test_what_a_layout_does_not_take_is_dropped(machine, tmp_path):

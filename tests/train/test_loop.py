@@ -18,7 +18,7 @@ from modelwright.models.catalog import MODELS, ModelSpec
 from modelwright.tasks.catalog import TASKS
 from modelwright.train import checkpoint, gradient, journal, loop
 from modelwright.train.guards import ASKING, StopRequested
-from modelwright.train.keep import was_clearly_better
+from modelwright.train.keep import looked_at, was_clearly_better
 from modelwright.train.settings import OWN_DEFAULTS, Budget, fill_in
 
 from .conftest import INPUTS, OUTPUTS, differing, rows, settings_of, trainer_of, weights_of
@@ -231,7 +231,7 @@ def test_a_small_lead_in_every_row_is_clear(better, clearly):
         table = np.stack([np.ones(200), squares - less, np.zeros(200)], axis=1)
         return Quality("mse", TASKS["forecasting"].values(table), 0.0, 0.0, table, {}, squares)
 
-    seen = quality(better).statistics[:150]
+    seen = quality(better).statistics[looked_at(200, 150)]
     assert clearly == was_clearly_better(seen, quality(0.0), TASKS["forecasting"], None)
 
 
@@ -271,6 +271,17 @@ def test_a_slice_of_the_race_keeps_time_for_its_own_look_alone(tmp_path, until, 
     assert spent == trainer._over(until or trainer.budget, 0, 0.0)
 
 
+def test_lines_of_a_start_that_was_killed_are_dropped(tmp_path):
+    """Before its first checkpoint: curves have each step once, and no half a line within."""
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 1, "loss": 9.0}\n{"step": 2, "sec')
+    trainer_of(tmp_path, budget=Budget(steps=3), metrics=metrics).run()
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+
+    assert [1, 2, 3] == [line["step"] for line in lines if "loss" in line]
+    assert 9.0 not in [line.get("loss") for line in lines]
+
+
 def test_memory_that_ends_while_a_batch_is_made_is_said(tmp_path):
     """Not within the passes: with words, and an exit of its own."""
     trainer = trainer_of(tmp_path)
@@ -294,6 +305,35 @@ def test_a_process_waits_for_others_once_its_rows_are_here(tmp_path, monkeypatch
     trainer.run()
 
     assert [(0, False), "rows", (0, True), (1, False), "rows", (1, True)] == said
+
+
+def test_a_look_takes_rows_of_every_class(tmp_path):
+    """Folders and sorted tables have one class after the other: the rows that a look takes are
+    drawn from all of them, and held against the same rows in the end."""
+    trainer = trainer_of(tmp_path)
+    many, some = rows(200, 1), 40
+    trainer.valid = many.take(np.argsort(many.targets, kind="stable"))
+    trainer.weights.gather()
+    whole, part = trainer.evaluate(), trainer.evaluate(some)
+
+    assert some == part.rows
+    drawn = looked_at(whole.rows, some)
+    assert set(whole.targets[:some]) < set(part.targets) == set(whole.targets)
+    np.testing.assert_array_equal(part.statistics, whole.statistics[drawn])
+    assert np.all(np.diff(drawn) > 0)
+    np.testing.assert_array_equal(np.arange(7), looked_at(7, None))
+
+
+def test_rows_are_held_against_the_same_rows():
+    """Weights that led where a look was, and nowhere else, are told from those that led."""
+    rows, last = looked_at(400, 100), np.zeros((400, 3))
+    last[:, 0] = last[rows, 1] = 1  # right where a look was, and nowhere else
+    task = TASKS["image-classification"]
+    found = Quality("accuracy", {"accuracy": 0.25}, 0.2, 0.3, last, {}, np.zeros(400))
+
+    assert not was_clearly_better(last[rows], found, task, lambda _: found)
+    last[rows[:50], 1] = 0
+    assert was_clearly_better(last[rows] + [0, 1, 0], found, task, lambda _: found)
 
 
 def test_evaluating_changes_no_step(tmp_path):

@@ -1,7 +1,9 @@
 """Several processes train as one does; who is who, and what does not fit is said."""
 
+import datetime
 import functools
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +70,19 @@ def test_a_rank_that_is_no_number_of_its_own_is_refused(wrong):
 @pytest.mark.parametrize("port", ["abc", "0", "99999", "-1"])
 def test_a_port_that_is_none_is_refused(port):
     with pytest.raises(ConfigError, match=f"MASTER_PORT={port} is no port"):
-        launch.meeting_place({"MASTER_PORT": port}, Place(0, 0, 2), parallel.WAIT)
+        launch.meet({"MASTER_PORT": port}, Place(0, 0, 2), "gloo", parallel.WAIT)
+
+
+def test_a_port_that_is_taken_or_that_nobody_answers_is_said(monkeypatch):
+    """With address, port and the keys to turn, and not after a day."""
+    monkeypatch.setattr(launch, "MEETING", datetime.timedelta(seconds=1))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and answers nobody
+        port = taken.getsockname()[1]
+        for rank in (0, 1):
+            said = f"process {rank} of 2 found no others at 127.0.0.1, port {port}: .*MASTER_PORT"
+            with pytest.raises(ConfigError, match=f"(?s){said}"):
+                launch.meet({"MASTER_PORT": str(port)}, Place(rank, rank, 2), "gloo", parallel.WAIT)
 
 
 def test_what_a_launcher_starts_again_goes_on(tmp_path, monkeypatch):

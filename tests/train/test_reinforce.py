@@ -50,6 +50,15 @@ def learner_of(data, tmp_path):
     return make
 
 
+def test_a_replay_buffer_takes_what_the_plan_is_told(learner_of, data):
+    """To the byte, once it is full."""
+    made = learner_of(algorithm="dqn").algorithm
+    made.players.turns = dqn.CAPACITY  # as if it were
+    shape = (data.inputs["length"], data.inputs["features"])
+
+    assert dqn.kept_bytes(shape) == sum(one.nbytes for one in made.tensors().values())
+
+
 @pytest.mark.parametrize(
     ("algorithm", "family"),
     [("dqn", "cnn"), ("dqn", "rnn"), ("dqn", "transformer"), ("ppo", "cnn"),

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from modelwright.core.errors import NothingChanged
 from modelwright.models.catalog import MODELS, Model, ModelSpec, build, count_params
-from modelwright.models.groups import Group
-
-MULTIPLE = 4  # kept channels are rounded down to this: kernels work on groups of channels
+from modelwright.models.groups import MULTIPLE, Group
 
 
 def prune(model: Model, spec: ModelSpec, ratio: float) -> tuple[Model, ModelSpec]:
@@ -60,8 +58,8 @@ def prune(model: Model, spec: ModelSpec, ratio: float) -> tuple[Model, ModelSpec
 
 def _kept(group: Group, state: dict[str, Tensor], ratio: float) -> Tensor:
     """Sorted indexes of the channels to keep."""
-    count = max(MULTIPLE, int(group.size * (1 - ratio) + 1e-9) // MULTIPLE * MULTIPLE)
-    if count >= group.size:
+    count = group.left(ratio)
+    if count == group.size:
         return torch.arange(group.size)
     importance = torch.zeros(group.size)
     for place in group.places:

@@ -22,7 +22,7 @@ from modelwright.core.files import write_bytes
 FEWEST = 1024  # numbers of a weight: below, scales and nodes take what rounding gives
 LARGEST = 127
 # operators that read weights, and those that bring a weight's parts into their order
-READERS = ("MatMul", "Gemm", "Conv", "LSTM", "GRU", "Gather", "Split", "Transpose")
+READERS = ("MatMul", "Gemm", "Conv", "LSTM", "GRU", "Gather", "Split", "Slice", "Transpose")
 BIASES = (("LSTM", 3), ("GRU", 3))  # two rows, whose sizes nothing shares
 
 

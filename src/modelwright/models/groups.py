@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+MULTIPLE = 4  # kept channels are rounded down to this: kernels work on groups of channels
+
 
 @dataclass(frozen=True)
 class Place:
@@ -21,6 +23,15 @@ class Group:
 
     size: int
     places: tuple[Place, ...]
+
+    def left(self, ratio: float) -> int:
+        """Channels that stay where that share of them goes.
+
+        >>> Group(36, ()).left(0.5)
+        16
+        """
+        rounded = int(self.size * (1 - ratio) + 1e-9) // MULTIPLE * MULTIPLE
+        return min(self.size, max(MULTIPLE, rounded))
 
     def inside(self, module: str) -> "Group":
         """The same of a model that is a part of another, under that name."""

@@ -3,19 +3,19 @@
 Reads what count.py and time.py found; choose.py decides.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from modelwright.core.recipe import Precision, Recipe
-from modelwright.models.catalog import MODELS, ModelSpec
+from modelwright.models.catalog import MODELS, ModelSpec, build
 from modelwright.plan import count
 from modelwright.plan.shares import Share
 
 # The best that compression could do, so that no candidate is dropped which it could save.
-INT8_SPEEDUP, PRUNED_SHARE, SIZE_MARGIN = 4.0, 0.5, 0.95
-TABLES = ("Embedding", "Words")
+INT8_SPEEDUP, MOST_PRUNED, SIZE_MARGIN = 4.0, 0.5, 0.95
 # of quantize and dequantize nodes, or of those that turn weights alone into float32
 INT8_BYTES_PER_LAYER = {
     "Conv2d": 1300, "Conv1d": 1300, "Linear": 700, "RecurrentBody": 1300, "Embedding": 300,
@@ -70,36 +70,40 @@ def from_json(value: Mapping[str, Any]) -> Candidate:
     )
 
 
-def least_share(recipe: Recipe) -> float:
-    """Of the weights, what pruning could leave at the least: a matrix may be cut on both sides."""
-    if recipe.compress.mode != "list":
-        return PRUNED_SHARE
-    ratios = [step.prune.ratio for step in recipe.compress.steps if step.prune]
-    return min(PRUNED_SHARE, math.prod((1 - one) ** 2 for one in ratios)) if ratios else 1.0
+def pruned(recipe: Recipe, spec: ModelSpec, counted: count.Count) -> count.Count:
+    """What is left of a model without the most that the recipe lets pruning take out."""
+    ratios = [step.prune.ratio for step in recipe.compress.steps if step.prune is not None]
+    for ratio in [MOST_PRUNED] if recipe.compress.mode == "auto" else ratios:
+        with torch.device("meta"):
+            groups, args_for = MODELS[spec.family].groups(build(spec))
+        if groups:
+            spec = spec.but(args_for([group.left(ratio) for group in groups]))
+            counted = count.count(spec)
+    return counted
 
 
-def compressed_bytes(
-    recipe: Recipe, counted: count.Count, size_bytes: float, share: float
-) -> float:
-    """Bytes of a graph with int8 weights, of which pruning leaves `share` but of tables, where
-    allowed."""
-    if recipe.compress.mode == "none":
+def compressed_bytes(recipe: Recipe, counted: count.Count, size_bytes: float) -> float:
+    """Bytes of a graph of `size_bytes`, with int8 weights where the recipe's compression makes
+    them so."""
+    compress = recipe.compress
+    rounded = any(step.quantize or step.quantize_weights for step in compress.steps)
+    if compress.mode != "auto" and not rounded:
         return size_bytes
     layers = [layer for layer in counted.layers if layer.kind in INT8_BYTES_PER_LAYER]
-    weights = sum(layer.num_params for layer in layers)
-    tables = sum(layer.num_params for layer in layers if layer.kind in TABLES)
-    rest = size_bytes - 4 * weights
+    rest = size_bytes - 3 * sum(layer.num_params for layer in layers)
     channels = sum(layer.out_channels for layer in layers)
     added = sum(INT8_BYTES_PER_LAYER[layer.kind] for layer in layers)
-    added += INT8_BYTES_PER_CHANNEL * channels
-    return rest + tables + share * (weights - tables) + added
+    return rest + added + INT8_BYTES_PER_CHANNEL * channels
 
 
-def fastest_ms(recipe: Recipe, family: str, latency_ms: float) -> float:
-    """The least that the recipe's compression could make of a latency, in milliseconds."""
-    if recipe.compress.mode == "none" or not MODELS[family].static_int8:
-        return latency_ms
-    return latency_ms / INT8_SPEEDUP
+def fastest_ms(recipe: Recipe, family: str, latency_ms: float, share: float) -> float:
+    """The least that the recipe's compression could make of a latency, in milliseconds; a list
+    prunes for certain, and leaves `share` of the FLOPs."""
+    compress = recipe.compress
+    if compress.mode == "list":
+        latency_ms *= share
+    computed = compress.mode == "auto" or any(step.quantize for step in compress.steps)
+    return latency_ms / INT8_SPEEDUP if computed and MODELS[family].static_int8 else latency_ms
 
 
 def smallest_over_budget(candidates: Sequence[Candidate]) -> Candidate | None:

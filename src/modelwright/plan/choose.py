@@ -5,7 +5,7 @@ data often enough within the budget. Between families a race decides (plan/race.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from modelwright.plan.candidate import (
     Candidate,
     compressed_bytes,
     fastest_ms,
-    least_share,
+    pruned,
 )
 from modelwright.plan.memory import resident_bytes
 from modelwright.plan.options import of_effect
@@ -36,12 +36,16 @@ TIGHT = ("size_mb", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 BF16_MARGIN = 1.05  # bf16 has to be this much faster to be worth its rounding
 
 
-def predict(recipe: Recipe, data: Mapping[str, Any], world: World = ALONE) -> list[Candidate]:
+def predict(
+    recipe: Recipe, data: Mapping[str, Any], world: World = ALONE,
+    note: Callable[[str], None] = lambda text: None,
+) -> list[Candidate]:  # fmt: skip
     """Every candidate with its predictions; those to race have the status "fits".
 
     Args:
         data: the gate's data.json.
         world: the processes that are to train together.
+        note: is told of the sizes that are left out.
     Raises: ConfigError if they can train none of them, or for an option that changes none.
 
     Sizes that a goal on size or latency rules out are looked at in their family's lighter form.
@@ -57,7 +61,7 @@ def predict(recipe: Recipe, data: Mapping[str, Any], world: World = ALONE) -> li
                 ModelSpec.asked(family, size, data["inputs"], data["outputs"], recipe.model.options)
                 for size in wanted
             ]
-    specs = of_effect(specs)
+    specs = of_effect(specs, note)
     all_of_them = _calibrated(recipe, data, specs, world)
     candidates = [one for one in all_of_them if not one.binds]
     process_bytes = resident_bytes()  # after calibration: libraries are loaded now
@@ -197,14 +201,17 @@ def _calibrate(
     step_s = seconds[candidate.precision] * share.work
     target = time.deployed(spec, recipe.target)
     steps_per_epoch = math.ceil(data["rows"]["train"] / settings.batch_size)
+    left = pruned(recipe, spec, counted)
+    smaller = target.size_bytes - 4 * (counted.num_params - left.num_params)
+    fewer = left.forward_flops / counted.forward_flops
     candidate.predicted = {
         "step_s": step_s,
         "epoch_s": step_s * steps_per_epoch,
         "size_bytes": target.size_bytes,
-        "int8_bytes": compressed_bytes(recipe, counted, target.size_bytes, 1.0),
-        "smallest_bytes": compressed_bytes(recipe, counted, target.size_bytes, least_share(recipe)),
+        "int8_bytes": compressed_bytes(recipe, counted, target.size_bytes),
+        "smallest_bytes": compressed_bytes(recipe, left, smaller),
         "latency_ms": target.latency_ms,
-        "fastest_ms": fastest_ms(recipe, spec.family, target.latency_ms),
+        "fastest_ms": fastest_ms(recipe, spec.family, target.latency_ms, fewer),
         **({"sent_bytes": share.sent_bytes} if share.copies else {}),
     }
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from modelwright.models.catalog import ModelSpec, build, examples
 from modelwright.models.embed import Words
-from modelwright.models.heads import RankHead
-from modelwright.models.layers import Attention
+from modelwright.models.heads import RankHead, Scores
+from modelwright.models.layers import Attention, CrossAttention
 from modelwright.models.rnn import RecurrentBody
 
 
@@ -68,8 +68,10 @@ def count_module(model: nn.Module, *inputs: Tensor) -> Count:
     layers: list[LayerCount] = []
 
     def record(name: str, rule: Rule) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-            forward, weight, before = rule(module, inputs[0], output)
+        def hook(
+            module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Any], output: Any
+        ) -> None:
+            forward, weight, before = rule(module, inputs[0], output, **named)
             backward = weight + (before if inputs[0].requires_grad else 0)
             # a recurrent body counts for the layers in it
             own = sum(p.numel() for p in module.parameters(type(module) is RecurrentBody))
@@ -81,7 +83,7 @@ def count_module(model: nn.Module, *inputs: Tensor) -> Count:
         return hook
 
     hooks = [
-        module.register_forward_hook(record(name, RULES[type(module)]))
+        module.register_forward_hook(record(name, RULES[type(module)]), with_kwargs=True)
         for name, module in model.named_modules()
         if type(module) in RULES
     ]
@@ -95,8 +97,9 @@ def count_module(model: nn.Module, *inputs: Tensor) -> Count:
     return Count(tuple(layers), num_params)
 
 
-# (module, input, output) -> FLOPs of: forward, gradient of the weights, gradient of the input
-Rule = Callable[[Any, Tensor, Any], tuple[int, int, int]]
+# (module, input, output, what it is given by name) -> FLOPs of: forward, gradient of the weights,
+# gradient of the input
+Rule = Callable[..., tuple[int, int, int]]
 
 
 def _conv(module: nn.Conv1d | nn.Conv2d, before: Tensor, after: Tensor) -> tuple[int, int, int]:
@@ -139,6 +142,18 @@ def _attention(module: Attention, before: Tensor, after: Tensor) -> tuple[int, i
     return flops, 2 * flops, 0  # four products backward; their inputs are projections, not data
 
 
+def _look(
+    module: CrossAttention, before: Tensor, after: Tensor, key: Tensor, **others: Tensor
+) -> tuple[int, int, int]:
+    flops = 2 * 2 * before.numel() * key.shape[2]  # as of attention, to the other one's places
+    return flops, 2 * flops, 0
+
+
+def _scores(module: Scores, before: Tensor, after: Tensor) -> tuple[int, int, int]:
+    flops = 2 * after.numel() * before.shape[-1]
+    return flops, flops, flops
+
+
 def _ranking(head: RankHead, before: Tensor, after: Tensor) -> tuple[int, int, int]:
     rows = after.numel() // after.shape[-1]
     flops = 2 * rows * len(head.bias) * head.linear.out_features
@@ -153,5 +168,7 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.Linear: _linear,
     RecurrentBody: _recurrent,
     Attention: _attention,
+    CrossAttention: _look,
     RankHead: _ranking,
+    Scores: _scores,
 }

@@ -10,9 +10,10 @@ from modelwright.train.loop import CURVE_ROWS
 
 DAMPED = 0.5  # of a curve's slope: curves flatten, the steepest ones most (docs/experiments.md)
 LEAST_ERROR = 1 / (2 * CURVE_ROWS)  # what an accuracy of one on the rows looked at may hide
+LEAST = 1e-300  # of what is no share: its size says nothing, but it needs a logarithm
 
 
-def expected_error(curve: Sequence[tuple[float, float]], horizon: float) -> float:
+def expected_error(curve: Sequence[tuple[float, float]], horizon: float, unit: str) -> float:
     """Error that a learning curve promises once `horizon` is spent.
 
     A straight line through the logarithms of spending and error, by least squares. Its slope is
@@ -20,12 +21,14 @@ def expected_error(curve: Sequence[tuple[float, float]], horizon: float) -> floa
 
     Args:
         curve: budget spent (seconds or steps) and error, in order.
+        unit: the metric's; a share of few rows may be without error by luck.
 
-    >>> round(expected_error([(10, 0.2), (20, 0.1)], 80), 3)
+    >>> round(expected_error([(10, 0.2), (20, 0.1)], 80, "share"), 3)
     0.05
     """
     times = [math.log(spent) for spent, _ in curve]
-    errors = [math.log(max(error, LEAST_ERROR)) for _, error in curve]
+    least = LEAST_ERROR if unit == "share" else LEAST
+    errors = [math.log(max(error, least)) for _, error in curve]
     mean_time, mean_error = sum(times) / len(times), sum(errors) / len(errors)
     spread = sum((time - mean_time) ** 2 for time in times)
     slope = 0.0

@@ -91,10 +91,11 @@ def predict(
     workspace = 2 * largest + round(ALLOCATOR_SHARE * (activations + 2 * largest))
     workspace = max(workspace, stepping - activations)  # which are gone when a step is taken
     kept = copies * state + best * whole[0]
-    written = learned + moment_copies * moments + kept
+    played = share.played if device == "cpu" else 0  # a GPU has none of it
+    written = learned + moment_copies * moments + kept + played
     return MemoryPlan(
         process=process_bytes,
-        data=data_bytes,
+        data=data_bytes + played,
         weights=learned,
         gradients=learned,
         optimizer=moment_copies * moments,

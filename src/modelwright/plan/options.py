@@ -3,7 +3,7 @@
 choose.py asks for the sizes that are left.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +13,15 @@ from modelwright.models.catalog import ModelSpec
 from modelwright.plan import count
 
 
-def of_effect(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
+def of_effect(
+    specs: Sequence[ModelSpec], note: Callable[[str], None] = lambda text: None
+) -> list[ModelSpec]:
     """Those that a recipe's options do not change, such as bags of words, go by their plain names;
-    those whose heads cannot share keys as asked are told and left out.
+    those whose heads cannot share keys as asked are told, to `note` too, and left out.
 
     Raises: ConfigError if there are no others, or for dropout where none of them has any.
     """
-    specs = _that_share_keys(_that_hide(specs))
+    specs = _that_share_keys(_that_hide(specs), note)
     found = [
         plain if spec.separable and count.count(plain) == count.count(spec) else spec
         for spec in specs
@@ -48,7 +50,7 @@ def _that_hide(specs: Sequence[ModelSpec]) -> Sequence[ModelSpec]:
     return specs
 
 
-def _that_share_keys(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
+def _that_share_keys(specs: Sequence[ModelSpec], note: Callable[[str], None]) -> list[ModelSpec]:
     """Without those whose number of heads model.num_kv_heads does not lower."""
     found, reasons = [], []
     for spec in specs:
@@ -70,7 +72,9 @@ def _that_share_keys(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
             repair="choose a larger model.size, lower model.num_kv_heads, or leave it out",
         )
     for reason in reasons:
-        say(f"plan: model.num_kv_heads: {reason}; that size is left out")
+        text = f"model.num_kv_heads: {reason}; that size is left out"
+        note(text)
+        say(f"plan: {text}")
     return found
 
 

@@ -84,7 +84,7 @@ def run(
             points = [point for one in candidate.rounds[:number] for point in one["curve"]]
             errors = [(spent, metric.error(value)) for spent, value in points[-LOOKS:]]
             ahead = min(horizon, FARTHEST * errors[-1][0])
-            candidate.expected = metric.at_error(expected_error(errors, ahead))
+            candidate.expected = metric.at_error(expected_error(errors, ahead, metric.unit))
         alive.sort(key=lambda candidate: metric.error(candidate.expected))
         now = {one.spec.name: one.rounds[number - 1]["value"] for one in alive}
         if len(alive) == 2 and number < MOST_ROUNDS and _undecided(metric, alive[0], alive[1], now):

@@ -15,9 +15,11 @@ from torch import nn
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.recipe import Layout, Recipe
-from modelwright.models.catalog import ModelSpec, build
+from modelwright.models.catalog import ModelSpec, build, examples
 from modelwright.models.stretch import blocks_of
+from modelwright.tasks.catalog import TASKS
 from modelwright.train.buckets import BUCKET_BYTES
+from modelwright.train.catalog import way_of
 from modelwright.train.parallel import World, require_fit
 from modelwright.train.pipes import PIECES, pieces_of
 from modelwright.train.settings import Settings, fill_in, training_budget
@@ -33,6 +35,7 @@ class Share:
     work: part of what its rows cost to compute, idle time of a pipeline included.
     copies: of the whole model beside it, to judge and to write.
     buffers: bytes in which parameters and gradients are put together.
+    played: bytes of earlier turns that an algorithm learns from.
     sent_bytes: of parameters and gradients, in a step, to one neighbour.
     """
 
@@ -42,6 +45,7 @@ class Share:
     work: float = 1.0
     copies: int = 0
     buffers: int = 0
+    played: int = 0
     sent_bytes: int = 0
 
     def alone(self, settings: Settings) -> Settings:
@@ -85,7 +89,7 @@ def _share(spec: ModelSpec, task: str, settings: Settings, world: World) -> Shar
     require_fit(world.layout, task, settings.batch_size, settings.first_parts)
     rows = settings.batch_size // world.layout.readers
     if world.size == 1:
-        return Share(rows, rows)
+        return Share(rows, rows, played=_played(spec, settings) if TASKS[task].acting else 0)
     with torch.device("meta"):
         model = build(spec)
     whole = _bytes(model)
@@ -111,6 +115,11 @@ def _share(spec: ModelSpec, task: str, settings: Settings, world: World) -> Shar
         buffers=buffers,
         sent_bytes=_sent(layout, own),
     )
+
+
+def _played(spec: ModelSpec, settings: Settings) -> int:
+    (seen,) = examples(spec, 1).values()
+    return way_of(settings).kept_bytes(seen.shape[1:])
 
 
 def _sent(layout: Layout, own: int) -> int:

@@ -11,7 +11,7 @@ from modelwright.data.rows import Rows
 from modelwright.models.catalog import ModelSpec
 from modelwright.models.later import Later
 from modelwright.tasks.catalog import Task
-from modelwright.train.dqn import DQN
+from modelwright.train import dqn
 from modelwright.train.journal import Record
 from modelwright.train.loop import Trainer
 from modelwright.train.parallel import ALONE, World
@@ -20,7 +20,7 @@ from modelwright.train.reinforce import Learner, Way
 from modelwright.train.settings import Budget, Settings
 
 ALGORITHMS: dict[str, Way] = {
-    "dqn": Way(DQN, players=8, averages=True),
+    "dqn": Way(dqn.DQN, players=8, averages=True, kept_bytes=dqn.kept_bytes),
     "ppo": Way(PPO, players=16),
 }
 AUTO = "ppo"  # docs/experiments.md
@@ -45,5 +45,9 @@ def make_trainer(
     given = (model, spec, task, train, valid, settings, budget, folder)
     if not task.acting:
         return Trainer(*given, metrics=metrics, record=record, asked=asked, world=world)
-    name = AUTO if settings.algorithm == "auto" else settings.algorithm
-    return Learner(ALGORITHMS[name], *given, metrics=metrics, record=record, asked=asked)
+    return Learner(way_of(settings), *given, metrics=metrics, record=record, asked=asked)
+
+
+def way_of(settings: Settings) -> Way:
+    """How a task that acts is learned."""
+    return ALGORITHMS[AUTO if settings.algorithm == "auto" else settings.algorithm]

@@ -6,6 +6,8 @@ Wang et al. 2015, arXiv:1511.06581 (dueling, models/heads.py); Hessel et al. 201
 (several steps); Lillicrap et al. 2015, arXiv:1509.02971 (slowly moving target).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,26 @@ STEPS = 3  # rewards that are summed before the rest is estimated
 RANDOM_FIRST, RANDOM_LAST, RANDOM_UNTIL = 1.0, 0.02, 0.2  # share of random actions, of the budget
 
 
+def kept_bytes(shape: Sequence[int]) -> int:
+    """What a full replay buffer takes, of observations of that shape.
+
+    >>> kept_bytes((1, 4))
+    2300000
+    """
+    return CAPACITY * sum(column.nbytes for column in _empty(1, 1, shape).values())
+
+
+def _empty(turns: int, players: int, shape: Sequence[int]) -> dict[str, np.ndarray]:
+    return {
+        "before": np.zeros((turns, players, *shape), np.float32),
+        "after": np.zeros((turns, players, *shape), np.float32),
+        "actions": np.zeros((turns, players), np.int64),
+        "rewards": np.zeros((turns, players), np.float32),
+        "ended": np.zeros((turns, players), np.bool_),
+        "over": np.zeros((turns, players), np.bool_),
+    }
+
+
 class DQN:
     """The replay buffer, and the loss of a batch from it.
 
@@ -32,14 +54,7 @@ class DQN:
         self.players, self.settings, self.num_actions = players, settings, num_actions
         number, turns = len(players), CAPACITY // len(players)
         shape = players.worlds.observations.shape[1:]
-        self._ring: dict[str, np.ndarray] = {
-            "before": np.zeros((turns, number, *shape), np.float32),
-            "after": np.zeros((turns, number, *shape), np.float32),
-            "actions": np.zeros((turns, number), np.int64),
-            "rewards": np.zeros((turns, number), np.float32),
-            "ended": np.zeros((turns, number), np.bool_),
-            "over": np.zeros((turns, number), np.bool_),
-        }
+        self._ring = _empty(turns, number, shape)
 
     def loss(self, model: nn.Module, averaged: nn.Module, step: int, progress: float) -> Tensor:
         """One turn of every player, then the loss of a batch of earlier ones."""

@@ -56,6 +56,12 @@ def valid_values(found: Quality) -> dict[str, float]:
     return {f"valid_{name}": value for name, value in found.values.items()}
 
 
+def looked_at(number: int, most: int | None) -> np.ndarray:
+    """Which of so many rows a look takes: all, or drawn ones in their order, always the same. The
+    first ones may be of few classes, as folders and sorted tables have them."""
+    return np.sort(np.random.default_rng(0).permutation(number)[:most])
+
+
 def was_clearly_better(
     seen: np.ndarray, last: Quality, task: Task, judged: Callable[[int], Quality]
 ) -> bool:
@@ -63,12 +69,13 @@ def was_clearly_better(
     interval of the difference, rows drawn in pairs, lies above nothing.
 
     Args:
-        seen: statistics of the first rows, then; `last` is of all of them, now.
-        judged: gives that of the first rows alone, among which a row's rank is another.
+        seen: statistics of the rows looked at, then; `last` is of all rows, now.
+        judged: gives that of the rows looked at alone, among which a row's rank is another.
     """
     if task.whole_batches and len(seen) < last.rows:
         last = judged(len(seen))
-    error, now = METRICS[task.look].error, last.statistics[: len(seen)]
+    rows = looked_at(last.rows, len(seen))
+    error, now = METRICS[task.look].error, last.statistics[rows]
     if seen.shape[1:] != now.shape[1:]:  # of a version that counted otherwise
         return False
 
@@ -78,5 +85,5 @@ def was_clearly_better(
         )
 
     # windows that overlap count each by itself: over blocks, weights that know them by heart stay
-    units = last.units[: len(seen)] if task.whole_batches and last.units is not None else None
+    units = last.units[rows] if task.whole_batches and last.units is not None else None
     return bootstrap(len(seen), lead, units)[0] > 0

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from modelwright.core.errors import ConfigError, Exit, ModelwrightError, StorageError
 from modelwright.core.files import write_json
 
 PORT = 29_500  # of SLURM jobs, plus what the job's number gives
+MEETING = datetime.timedelta(minutes=10)  # that processes of one training may start apart
 LEAVING_S = 5.0  # that others give the first process to write its ledger before they end
 SAID, LEFT = "said", "left"  # keys of the store
 
@@ -68,11 +70,15 @@ def restarts(environment: Mapping[str, str]) -> int:
     return int(environment.get("TORCHELASTIC_RESTART_COUNT") or 0)
 
 
-def meeting_place(environment: Mapping[str, str], place: Place, wait: datetime.timedelta) -> Store:
-    """Where processes find each other: of each restart its own, or it would find the addresses of
-    the one before.
+def meet(
+    environment: Mapping[str, str], place: Place, backend: str, wait: datetime.timedelta
+) -> Store:
+    """Make a group of all processes; gives where they found each other: of each restart its own, or
+    it would find the addresses of the one before.
 
-    Raises: ConfigError if MASTER_PORT is no port.
+    Args:
+        wait: how long one may wait for another, once they have met.
+    Raises: ConfigError if MASTER_PORT is no port, or if they can't meet there.
     """
     nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", ""))
     job = int(re.sub(r"\D", "", environment.get("SLURM_JOB_ID", "")) or 0)
@@ -86,10 +92,25 @@ def meeting_place(environment: Mapping[str, str], place: Place, wait: datetime.t
             repair="unset it, or give one that is free on the first process's machine",
         )
     elsewhere = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = TCPStore(
-        address, port, place.size, is_master=not elsewhere and place.rank == 0, timeout=wait
-    )
-    return PrefixStore(str(restarts(environment)), store)
+    try:
+        found = TCPStore(
+            address, port, place.size, is_master=not elsewhere and place.rank == 0, timeout=MEETING
+        )
+        store = PrefixStore(str(restarts(environment)), found)
+        store.set_timeout(wait)
+        dist.init_process_group(
+            backend, store=store, rank=place.rank, world_size=place.size, timeout=wait
+        )
+    except dist.DistError as error:
+        raise ConfigError(
+            f"process {place.rank} of {place.size} found no others at {address}, port {port}: "
+            + str(error).partition("\n")[0],
+            expected=f"all of them started within {MEETING.seconds / 60:.0f} minutes, and a port "
+            "that is free on the first one's machine and open to the others",
+            repair="set MASTER_PORT (of torchrun, --master-port) to another port, and MASTER_ADDR "
+            "to the first one's machine",
+        ) from error
+    return store
 
 
 def break_off(store: Store, rank: int, error: Exception) -> None:

@@ -34,7 +34,7 @@ from modelwright.train.device import Batches, of_process
 from modelwright.train.gradient import Gradient, loss_of
 from modelwright.train.guards import Guard, Signals, State, StopRequested, catch_signals
 from modelwright.train.journal import Journal, Record
-from modelwright.train.keep import copied, valid_values, was_clearly_better
+from modelwright.train.keep import copied, looked_at, valid_values, was_clearly_better
 from modelwright.train.optimizers import make_optimizer
 from modelwright.train.out_of_memory import MicroBatch
 from modelwright.train.parallel import ALONE, World
@@ -46,7 +46,7 @@ from modelwright.train.step import AHEAD, Steps
 from modelwright.train.weights import Weights
 
 CURVE_ROWS = 2000  # valid rows looked at while training; the last evaluation takes all of them
-SEEN = "seen"  # in checkpoints
+SEEN = "looked_at"  # in checkpoints
 
 
 class Trainer:
@@ -253,11 +253,11 @@ class Trainer:
         return self._spent(limit, first_step, first_elapsed)
 
     def evaluate(self, rows: int | None = None, *, thorough: bool = True) -> Quality:
-        """Metrics of the averaged weights on (the first `rows` of) the valid part; those of one
-        call of the model unless `thorough`. The weights have to be gathered before."""
+        """Metrics of the averaged weights on the valid part, or on `rows` of it; those of one call
+        of the model unless `thorough`. The weights have to be gathered before."""
         started, doing = time.perf_counter(), f"looking at valid after step {self.step}"
-        part = self.valid.take(np.arange(min(rows or len(self.valid), len(self.valid))))
         session = TorchSession(self.result, self.spec, torch.get_num_threads())
+        part = self.valid.take(looked_at(len(self.valid), rows))
         labels = self.spec.outputs.get("labels", ())
 
         def judge() -> Quality:
@@ -399,7 +399,8 @@ class Trainer:
 
     def _resume(self) -> bool:
         record = checkpoint.newest(self.folder)
-        if record is None:
+        if record is None:  # nothing was saved of a start that was killed
+            self.journal.drop_after(-1)
             return False
         position = record["position"]
         self.settings.require_same(position["settings"], self.folder)
@@ -409,10 +410,9 @@ class Trainer:
         )  # fmt: skip
         checkpoint.restore(record, tensors)
         self._best = state.part("best", tensors)
-        self.steps.number, self.elapsed = int(record["step"]), float(position["elapsed"])
+        self.steps.number, self._evaluated_at = int(record["step"]), float(position["evaluated_at"])
+        self.elapsed, self.best_value = float(position["elapsed"]), position["best_value"]
         self.evaluation_seconds = float(position["evaluation_seconds"])
-        self._evaluated_at = float(position["evaluated_at"])
-        self.best_value = position["best_value"]
         self.looks = [(float(spent), float(value)) for spent, value in position["looks"]]
         self._saved, self._saved_at = (self.step, len(self.looks)), self.elapsed
         self._take_up(position, state.part("more", tensors))

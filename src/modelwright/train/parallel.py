@@ -41,7 +41,7 @@ from modelwright.data.loader import Batch
 from modelwright.models.layers import has_batch_norms
 from modelwright.train import ranks
 from modelwright.train.buckets import sum_together
-from modelwright.train.launch import Left, Place, break_off, meeting_place, place_of
+from modelwright.train.launch import Left, Place, break_off, meet, place_of
 from modelwright.train.optimizers import squared_norm
 from modelwright.train.watch import Watch, unwatched
 
@@ -412,12 +412,9 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
     if place.size == 1:
         yield World(place)
         return
-    store = meeting_place(environment, place, WAIT)
     # what processes tell each other is on the CPU; gradients are where the model is
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(
-        backend, store=store, rank=place.rank, world_size=place.size, timeout=WAIT
-    )
+    store = meet(environment, place, backend, WAIT)
     if place.rank:
         hush()
     try:

@@ -7,7 +7,7 @@ there; draws are functions of the seed and the step.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -144,11 +144,13 @@ class Way:
 
     make: (players, settings, number of actions) -> its state.
     players: episodes that run side by side; averages: whether it needs averaged weights.
+    kept_bytes: shape of an observation -> the most that earlier turns take, where it keeps many.
     """
 
     make: Callable[[Players, Settings, int], Algorithm]
     players: int
     averages: bool = False
+    kept_bytes: Callable[[Sequence[int]], int] = lambda shape: 0
 
 
 def draw(seed: int, *purpose: int) -> np.random.Generator:

@@ -3,7 +3,8 @@ The weight decay may follow the progress too.
 
 Progress is the share of the budget that is spent, in steps or in time. A schedule that ends with
 the budget therefore ends with it whichever it is: when a budget of minutes lasts for fewer steps
-than hoped, warmup–stable–decay enters its decay that much earlier, and still reaches zero.
+than hoped, warmup–stable–decay enters its decay that much earlier. Of minutes, training leaves the
+last look at valid its time, so that what such a look takes of the decay is left of the rate.
 """
 
 import math
