@@ -145,6 +145,8 @@ MISTAKES = {
                                  "model.positions", "take sinusoidal or rotary"),
     "option of another family": ("model: {family: cnn, num_kv_heads: 1}", 3, "model",
                                  "num_kv_heads: only the family transformer reads it"),
+    "mirrored text": ("task: tagging\ndata: {source: x}\nmodel: {mirror: true}", 3, "model.mirror",
+                      "tagging does not read it"),
     "dropout of all": ("model: {family: cnn, dropout: 1}", 3, "model.dropout", "less than 1"),
     "as many as there are": ("task: transcription\ndata:\n  source: x\n"
                              "  tokens: {unit: bytes, vocab_size: 99}", 4,

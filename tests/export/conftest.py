@@ -20,9 +20,9 @@ SHAPE = (1, 8, 8)
 NUM_CLASSES = 10
 
 
-def spec_of(family: str = "cnn", num_classes: int = NUM_CLASSES) -> ModelSpec:
+def spec_of(family: str = "cnn", num_classes: int = NUM_CLASSES, **args: Any) -> ModelSpec:
     image = {"kind": "image", "shape": list(SHAPE), "mean": [77.0], "std": [95.0]}
-    return ModelSpec(family, "tiny", image, {"kind": "classes", "num_classes": num_classes})
+    return ModelSpec(family, "tiny", image, {"kind": "classes", "num_classes": num_classes}, args)
 
 
 torch.set_num_threads(1)
@@ -52,10 +52,10 @@ class Exported:
         return path
 
 
-def make_model(family: str) -> nn.Module:
+def make_model(family: str, **args: Any) -> nn.Module:
     """A random tiny model whose batch norms are not the identity."""
     torch.manual_seed(0)
-    model = build(spec_of(family))
+    model = build(spec_of(family, **args))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.5, 0.5)
@@ -66,20 +66,21 @@ def make_model(family: str) -> nn.Module:
 
 
 @pytest.fixture(scope="session")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
-    """family -> Exported, each exported once a session."""
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Exported]:
+    """family, arguments of the model -> Exported, each exported once a session."""
     made: dict[str, Exported] = {}
 
-    def get(family: str) -> Exported:
-        if family not in made:
-            model = make_model(family)
-            path = tmp_path_factory.mktemp(family) / "model.onnx"
-            made[family] = Exported(model, path, spec_of(family))
-        return made[family]
+    def get(family: str, **args: Any) -> Exported:
+        name = "-".join([family, *args])
+        if name not in made:
+            model = make_model(family, **args)
+            path = tmp_path_factory.mktemp(name) / "model.onnx"
+            made[name] = Exported(model, path, spec_of(family, **args))
+        return made[name]
 
     return get
 
 
 @pytest.fixture(scope="session")
-def cnn(exports: Callable[[str], Exported]) -> Exported:
+def cnn(exports: Callable[..., Exported]) -> Exported:
     return exports("cnn")

@@ -92,9 +92,10 @@ def mean_over_batch(graph):
 
 
 def test_a_true_export_passes(exports):
-    """Every family's own graph agrees with PyTorch on real rows, edge inputs and batches."""
-    for family in ("cnn", "rnn", "transformer"):
-        exported = exports(family)
+    """Every family's own graph agrees with PyTorch on real rows, edge inputs and batches, and so
+    does one that answers with the mean over a picture and its mirror image."""
+    plain = [exports(family) for family in ("cnn", "rnn", "transformer")]
+    for exported in (*plain, exports("cnn", mirror=True)):
         hop = check_hop(
             "trained → onnx",
             exported.before,
@@ -104,7 +105,7 @@ def test_a_true_export_passes(exports):
             IMAGES,
         )
 
-        assert [] == hop["failures"], family
+        assert [] == hop["failures"], exported.spec
         assert hop["passed"] and hop["max_error"] < 1e-5 and hop["batch_error"] < 1e-5
         assert (70, 70, 1.0) == (
             hop["decisions_equal"],
@@ -222,6 +223,18 @@ def test_ties_may_flip_and_nothing_else(cnn):
 
     assert tie["passed"] and (70, 0) == (tie["ties"], tie["decisions_equal"])
     assert not flip["passed"] and 0 == flip["ties"]
+
+
+def test_a_fault_in_a_mirrored_graph_is_named(exports, tmp_path):
+    """As in any other."""
+    one = exports("cnn", mirror=True)
+    path = one.tampered(tmp_path, scaled_weight)
+    hop = check_hop(
+        "trained → onnx", one.before, one.after(path), one.rows, one.spec, IMAGES,
+        locate=against_model(one.model, path, one.spec),
+    )  # fmt: skip
+
+    assert not hop["passed"] and "(Conv)" in hop["first_differing_node"]
 
 
 def test_the_hop_has_the_keys_of_the_contract(cnn):

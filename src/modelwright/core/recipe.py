@@ -98,6 +98,7 @@ FAMILIES_OF_KEY = {
     "norm": ("rnn", "transformer"), "convolution": ("cnn",), "activation": ("transformer",),
     "num_kv_heads": ("transformer",), "positions": ("transformer",),
     "dropout": ("auto", "cnn", "rnn", "transformer"),
+    "mirror": ("auto", "cnn", "rnn", "transformer"),
 }  # fmt: skip
 
 
@@ -125,6 +126,9 @@ class Model(Section):
     )
     dropout: Share | None = Field(
         None, lt=1, description="share of values hidden while training; None: the size's own"
+    )
+    mirror: bool | None = Field(
+        None, description="of pictures: answer with the mean over each and its mirror image"
     )
 
     @property

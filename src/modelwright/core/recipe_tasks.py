@@ -104,6 +104,7 @@ TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
         task for task, metric in QUALITY_OF.items() if metric == "accuracy"
     ),
     "model.dropout": _all_but("control"),  # what was played would be looked at under another mask
+    "model.mirror": ("image-classification",),
     "train.label_smoothing": _all_but(*NO_LABELS),
     "train.micro_batch_size": _all_but(*WHOLE_BATCHES),
     "train.batch_warmup_steps": _all_but(*WHOLE_BATCHES),

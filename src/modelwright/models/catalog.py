@@ -36,7 +36,7 @@ from modelwright.models.assemble import (
     transformer_sequence,
 )
 from modelwright.models.carried import Carried
-from modelwright.models.chain import Model
+from modelwright.models.chain import MirroredModel, Model
 from modelwright.models.embed import EMBEDS, most_places
 from modelwright.models.groups import Groups
 from modelwright.models.heads import HEADS
@@ -206,8 +206,10 @@ def build(spec: ModelSpec) -> Model:
         raise ConfigError(
             f"no size {spec.size!r} of {spec.family}", expected=did_you_mean(spec.size, sizes)
         )
-    family = MODELS[spec.family]
-    return family.build(spec.inputs, spec.outputs, **spec.arguments)
+    args = spec.arguments
+    mirror = args.pop("mirror", False)
+    model = MODELS[spec.family].build(spec.inputs, spec.outputs, **args)
+    return MirroredModel(model.embed, model.body, model.head) if mirror else model
 
 
 def examples(spec: ModelSpec, number: int, length: int | None = None) -> dict[str, Tensor]:

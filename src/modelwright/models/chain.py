@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from modelwright.models.carried import Carried
@@ -32,3 +33,18 @@ class Model(nn.Module):
         """Of a model that writes: as `forward`, from where the last call ended."""
         features, mask = self.embed(ids)
         return self.head(self.body(features, mask, carried), mask, ids)  # type: ignore[no-any-return]
+
+
+class MirroredModel(Model):
+    """Answers with the mean over each picture and its mirror image, left for right.
+
+    A step of training sees each picture once, as it comes; there it is augmentation that flips.
+    Source: Krizhevsky et al. 2012, section 4.1, without its crops.
+    """
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(*inputs)
+        (images,) = inputs
+        both = super().forward(torch.cat([images, images.flip(-1)]))
+        return both.unflatten(0, (2, -1)).mean(0)
