@@ -6,6 +6,7 @@ from tests.train.conftest import differing, trainer_of, weights_of
 
 from modelwright.core.errors import ConfigError, TrainingFailed
 from modelwright.models.ladders import LADDERS
+from modelwright.train import compiling
 from modelwright.train.compiling import Compiling
 from modelwright.train.gradient import Gradient
 from modelwright.train.journal import Record
@@ -37,6 +38,7 @@ def told(monkeypatch):
     monkeypatch.setattr(Gradient, "compile", compiled)
     monkeypatch.setattr(Gradient, "interpret", lambda self: setattr(self, "stood_in", False))
     worth_a_try_from(monkeypatch, 0.0)
+    monkeypatch.setattr(compiling, "FEWEST_STEPS", 0)
     return told
 
 
@@ -71,6 +73,32 @@ def test_ten_minutes_left_are_worth_a_try(tmp_path, monkeypatch, left_s, tries):
     trainer.compiling.settle(trainer._passes(0.0), left_s)
 
     assert tries == len(tried) == trainer.compiling.taken
+
+
+@pytest.mark.parametrize(("fewest", "tries"), [(290, 1), (310, 0)])
+def test_few_slow_steps_are_left_alone(tmp_path, told, monkeypatch, fewest, tries):
+    """Six seconds of steps of 20 ms, where a slow machine's compiler would take most of them."""
+    monkeypatch.setattr(compiling, "FEWEST_STEPS", fewest)
+    trainer = trainer_of(tmp_path, record=Record(decision=told.append))
+    trainer.compiling.settle(trainer._passes(0.0), left_s=6.0)
+
+    assert tries == told.compiled == trainer.compiling.taken
+    assert tries or "about 300 steps of training are left, and it is from 310 on" in told[0]
+
+
+def test_a_failing_try_leaves_no_trace_in_batch_norms(tmp_path, monkeypatch):
+    """Passes that fail halfway have changed running means already."""
+    trainer = trainer_of(tmp_path)
+    before = weights_of(trainer)
+    forward = trainer._passes(0.0)
+
+    def fails():
+        forward()
+        raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        trainer.compiling._rehearse(fails)
+    assert [] == differing(before, weights_of(trainer))
 
 
 @pytest.mark.parametrize(("with_s", "taken"), [(0.001, True), (0.04, False)])

@@ -47,4 +47,4 @@ class MirroredModel(Model):
             return super().forward(*inputs)
         (images,) = inputs
         both = super().forward(torch.cat([images, images.flip(-1)]))
-        return both.unflatten(0, (2, -1)).mean(0)
+        return both.view(2, -1, both.shape[1]).mean(0)

@@ -22,6 +22,9 @@ from modelwright.train.journal import Journal
 AFTER_STEPS = 10  # the pace is known then
 Passes = Callable[[], Tensor]  # put a gradient into the parameters, and give the loss
 PASSES, GAIN = 5, 1.05  # timed ways of each kind, the best counts; what is worth another rounding
+# Slow steps mean a slow compiler too, and matrices beside which the rest, which compiling spares,
+# is little: of 68 steps of 4.4 s, a try took 44 of them, and gained nothing
+FEWEST_STEPS = 300
 
 
 def require_fit(asked: Literal["auto"] | bool, *, several: bool) -> None:
@@ -98,6 +101,13 @@ class Compiling:
             )
             return
         self._model.train()
+        if not sure and (left := left_s / self._rehearse(passes)) < FEWEST_STEPS:
+            self.taken = False
+            self._journal.record.decision(
+                f"torch.compile is not tried: about {left:,.0f} steps of training are left, and it "
+                f"is from {FEWEST_STEPS} on"
+            )
+            return
         before_s = self._passes_s(passes)
         try:
             self._gradient.compile(dynamic=self._dynamic)
@@ -139,10 +149,11 @@ class Compiling:
         buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
         wait_for(self._device)
         started = time.perf_counter()
-        passes()
-        wait_for(self._device)
-        seconds = time.perf_counter() - started
-        self._model.zero_grad(set_to_none=True)
-        for buffer, before in buffers:
-            buffer.copy_(before)
-        return seconds
+        try:
+            passes()
+            wait_for(self._device)
+            return time.perf_counter() - started
+        finally:
+            self._model.zero_grad(set_to_none=True)
+            for buffer, before in buffers:
+                buffer.copy_(before)
