@@ -372,7 +372,7 @@ def _run_for(
     # refuse before a folder is there
     layout = parallel.resolved(recipe.train.layout, processes)
     parallel.require_fit(layout, recipe.task, recipe.train.batch_size)
-    compiling.require_fit(recipe.train.compile, several=processes > 1)
+    compiling.require_fit(recipe.train.compile, apart=layout.data == processes)
     device = resolved(recipe.train.device, acting=TASKS[recipe.task].acting)
     if recipe.train.precision != "auto":
         precision.require(recipe.train.precision, device)

@@ -547,3 +547,28 @@ def test_a_list_is_held_to_what_it_prunes(machine):
     ]
 
     assert sizes[0] > sizes[1] > sizes[2]
+
+
+@pytest.mark.parametrize("look_s", [0.2, 2.0])
+def test_slow_looks_do_not_spend_the_whole_budget(machine, tmp_path, monkeypatch, look_s):
+    """Where a look takes as long as several slices, the next ones take fewer rows; and a race that
+    has taken most of the budget ends as it stands, which is said. What is left is never less than
+    the winner has spent."""
+    evaluate, looked = race.Trainer.evaluate, []
+
+    def slow(trainer, rows=None, **more):
+        looked.append(rows)
+        trainer.looked_s += look_s * rows / race.CURVE_ROWS
+        trainer.elapsed += look_s * rows / race.CURVE_ROWS
+        return evaluate(trainer, rows, **more)
+
+    monkeypatch.setattr(race.Trainer, "evaluate", slow)
+    recipe = recipe_of(**{**RACE, "budget": {"train_minutes": 3 / 60}})
+    told = []
+    candidates = choose.predict(recipe, data_of(64, 16))
+    winner, budget = race.run(recipe, candidates, rows(64), rows(16, 1), tmp_path, told.append)
+
+    assert race.CURVE_ROWS == looked[0] and looked[1] < race.CURVE_ROWS
+    assert min(looked) >= race.FEWEST_ROWS
+    assert budget.seconds >= winner.rounds[-1]["seconds"]
+    assert (look_s == 2.0) == any("the race ends with round 1, as it stands" in one for one in told)

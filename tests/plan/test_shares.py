@@ -11,6 +11,7 @@ from modelwright.plan import choose, memory
 from modelwright.plan.shares import Share, shares_of
 from modelwright.train import dqn
 from modelwright.train.parallel import ALONE, imagined
+from modelwright.train.settings import fill_in, training_budget
 
 from ..train.processes import run_ranks
 from .conftest import INPUTS, OUTPUTS, data_of, recipe_of
@@ -44,6 +45,16 @@ def share_of(tmp_path):
     would find themselves at this one's place in it."""
     recipe = recipe_of(train={"batch_size": 64})
     return lambda **degrees: run_ranks(tmp_path, 1, imagine, recipe, degrees, share)[0]
+
+
+def test_the_rows_of_a_pass_divide_the_share():
+    """The most that fit under the recipe's, found at once however large the share is."""
+    recipe = recipe_of(train={"batch_size": 64})
+    settings = fill_in(recipe.train, SPEC, "32-true", training_budget(recipe))
+    found = [Share(rows, rows).alone(replace(settings, micro_batch_size=most))
+             for rows, most in ((64, 48), (7, 9), (2**60, 2**60))]  # fmt: skip
+
+    assert [32, 7, 2**60] == [one.micro_batch_size for one in found]
 
 
 def predicted(share, **keys):

@@ -1,8 +1,11 @@
 """Compiling is tried where it can pay, decided by the clock, said, and taken up after a resume."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from tests.train.conftest import differing, trainer_of, weights_of
+from tests.train.conftest import differing, trainer_of, weights_of, world_of
+from tests.train.processes import run_ranks
 
 from modelwright.core.errors import ConfigError, TrainingFailed
 from modelwright.models.ladders import LADDERS
@@ -131,19 +134,68 @@ def test_a_resumed_training_goes_on_as_it_began(tmp_path, told):
     [("auto", None, 1), ("auto", True, 1), ("auto", False, 0), (False, None, 0)],
 )
 def test_several_do_not_try_and_say_so_once(tmp_path, told, asked, kept, said):
-    """Whatever one process left open, such as the race, or decided; a checkpoint of several has
-    said it already, and who asked for none is not told."""
+    """Those that wait for each other within a pass, whatever one process left open, such as the
+    race, or decided; a checkpoint of several has said it already, and who asked for none is not
+    told."""
     trainer = trainer_of(tmp_path, record=Record(decision=told.append))
+    waiting = SimpleNamespace(passes_alone=lambda model: False)
     several = Compiling(
         asked, trainer.model, trainer._gradient, trainer.device, trainer.journal, dynamic=False,
-        several=True, from_s=0.0,
+        world=waiting, from_s=0.0,
     )  # fmt: skip
     several.take_up(kept)
     if several.due(0):
         several.settle(trainer._passes(0.0), 9e9)
 
     assert several.taken is False and not several.due(100)
-    assert ["torch.compile is not tried: several processes train together"] * said == told
+    assert said == len(told) == sum("several processes wait for each other" in one for one in told)
+
+
+def fails(*given):
+    raise RuntimeError("no compiler")
+
+
+def settled(rank, folder, broken, within):
+    """Try it in one of two processes, of which the second one's clock says that it does not pay;
+    or where the compiler of `broken` fails, at once or `within` a pass."""
+    texts, plain = [], Compiling._rehearse
+
+    def rehearsed(self, passes):
+        plain(self, passes)
+        return 0.1 if rank == 0 and getattr(self._gradient, "stood_in", False) else 0.2
+
+    def compiled(self, *, dynamic):
+        if rank == broken and not within:
+            raise RuntimeError("no compiler")
+        self.stood_in = True
+        if rank == broken:
+            self._called = fails
+
+    Compiling._rehearse, Gradient.compile, compiling.FEWEST_STEPS = rehearsed, compiled, 0
+    trainer = trainer_of(
+        folder / "kept", "transformer", world=world_of(rank, data=2), budget=Budget(steps=2),
+        record=Record(decision=texts.append),
+    )  # fmt: skip
+    trainer.compiling._from_s = 0.0
+    trainer.compiling.settle(trainer._passes(0.0), 60.0)
+    losses = [trainer.train_step() for _ in range(2)]
+    return trainer.compiling.taken, losses, texts
+
+
+@pytest.mark.parametrize(
+    ("broken", "within"), [(None, False), (0, False), (1, False), (0, True), (1, True)]
+)
+def test_processes_decide_as_one(tmp_path, broken, within):
+    """By the first one's clock; and none compiles where the compiler of one fails."""
+    first, second = run_ranks(tmp_path, 2, settled, tmp_path, broken, within)
+    taken = broken is None
+
+    assert taken == first[0] == second[0] and first[1] == second[1]
+    if broken is None:
+        assert "2.00 times as fast" in first[2][0]
+    else:
+        assert "RuntimeError: no compiler" in (first, second)[broken][2][0]
+        assert f"it failed (on rank {broken})" in (second, first)[broken][2][0]
 
 
 def test_a_compiler_that_fails_is_said(tmp_path, told, monkeypatch):

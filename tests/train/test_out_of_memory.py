@@ -15,7 +15,7 @@ from modelwright.core.errors import Exit, TrainingFailed
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.journal import Record
 from modelwright.train.loop import Trainer
-from modelwright.train.out_of_memory import out_of_memory
+from modelwright.train.out_of_memory import LEFT, out_of_memory
 from modelwright.train.settings import Budget
 
 from .conftest import differing, trainer_of, weights_of, world_of
@@ -226,6 +226,20 @@ def test_ranks_that_wait_in_a_pass_start_again_with_fewer_rows(tmp_path, axis, r
     (text,) = first[2]
     assert f"memory ended with more rows at once: train.micro_batch_size is {half} now" in text
     require_trained(first[3], tmp_path / "alone", args=DEALT)
+
+
+def rows_at_once(rank, folder):
+    """As many as a training finds that begins in a folder of its own."""
+    return trainer_of(folder / str(rank), "cnn", world=world_of(rank, data=2)).micro.asked
+
+
+def test_a_size_that_one_process_sees_counts_for_all(tmp_path):
+    """Where a shared file system has not caught up: with other numbers of passes, processes that
+    are cut in pieces would wait for each other."""
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / LEFT).write_text('{"micro_batch_size": 4, "why": "made up"}')
+
+    assert [4, 4] == run_ranks(tmp_path / "ranks", 2, rows_at_once, tmp_path)
 
 
 SHORT = """\

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
+from modelwright.core.errors import IntegrityError
 from modelwright.core.recipe import Layout
 from modelwright.train.parallel import ALONE
 from modelwright.train.settings import Budget
@@ -146,3 +147,27 @@ def test_another_layout_goes_on_alike(tmp_path, family, move, number):
             assert [rows for *_, rows in one] == [rows for *_, rows in other]
             losses = np.array([[step[0] for step in side] for side in (one, other)])
             np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def see(rank, folder, shown):
+    """Go on from a folder of one's own; gives what is said of that."""
+    try:
+        training(rank, Layout(data=2), folder / shown[rank], "cnn", {})
+    except IntegrityError as error:
+        return str(error)
+    return "went on"
+
+
+@pytest.mark.parametrize("shown", [("both", "old"), ("old", "both"), ("both", "none")])
+def test_processes_that_see_different_checkpoints_stop(tmp_path, shown):
+    """As they do where a shared file system has not caught up: they would train on with different
+    weights, and nobody would know."""
+    trainer = training(0, Layout(), tmp_path / "both", "cnn", {})
+    for _ in range(2):
+        trainer.train_step()
+        trainer.save()
+    shutil.copytree(tmp_path / "both/step-00000001", tmp_path / "old/step-00000001")
+
+    for said in run_ranks(tmp_path / "ranks", 2, see, tmp_path, shown):
+        assert "the processes see different newest checkpoints" in said
+        assert "step-00000001" in said or "none" in said

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from modelwright.core.errors import StorageError, TrainingFailed
+from modelwright.core.errors import IntegrityError, StorageError, TrainingFailed
 from modelwright.train import checkpoint, state
 from modelwright.train.guards import StopRequested
 from modelwright.train.loop import Trainer
@@ -319,3 +319,62 @@ def test_memory_that_ends_while_the_state_is_copied_is_said(tmp_path, monkeypatc
     monkeypatch.setattr(checkpoint, "take", short)
     with pytest.raises(TrainingFailed, match="while step 2 was copied to be saved"):
         trainer.run()
+
+
+@pytest.mark.parametrize(
+    "name", ["step-00000001.keep", "step-00000003 copy", "step-00000004.tar", "step-final", "notes"]
+)
+@pytest.mark.parametrize("folder", [True, False], ids=["folder", "file"])
+def test_what_a_person_puts_beside_checkpoints_stays(tmp_path, name, folder):
+    """It is none of them: it is not counted, not opened and not removed."""
+    trainer = trainer_of(tmp_path, keep_checkpoints=1)
+    foreign = tmp_path / name
+    foreign.mkdir() if folder else foreign.write_text("mine")
+    for _ in range(5):
+        trainer.train_step()
+        trainer.save()
+
+    assert {name, "step-00000005"} == {one.name for one in tmp_path.iterdir()}
+    assert 5 == trainer_of(tmp_path).step
+
+
+def test_a_desktops_file_in_a_checkpoint_is_passed_over(tmp_path):
+    """One whose name begins with a dot; any other is none that was written."""
+    trainer = trainer_of(tmp_path)
+    trainer.train_step()
+    trainer.save()
+    (tmp_path / "step-00000001/.DS_Store").write_text("icons")
+
+    assert 1 == trainer_of(tmp_path).step
+    (tmp_path / "step-00000001/more").touch()
+    with pytest.raises(IntegrityError, match="more is not what was written"):
+        trainer_of(tmp_path)
+
+
+def test_a_signal_breaks_a_look_off(tmp_path, monkeypatch):
+    """It may take longer than a scheduler waits: the step is saved at once, the look is made when
+    training goes on, and that ends as one that was left alone."""
+    straight = trainer_of(tmp_path / "straight", budget=Budget(steps=16))
+    straight.run()
+
+    trainer = trainer_of(tmp_path / "stopped", budget=Budget(steps=16))
+    evaluate, begun = Trainer.evaluate, []
+
+    def slow(trainer, *given, **keys):
+        begun.append(trainer.step)
+        if len(begun) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return evaluate(trainer, *given, **keys)
+
+    monkeypatch.setattr(Trainer, "evaluate", slow)
+    with pytest.raises(StopRequested, match="SIGTERM"):
+        trainer.run()
+    at = trainer.step
+    again = trainer_of(tmp_path / "stopped", budget=Budget(steps=16))
+    assert at == again.step == steps_in(tmp_path / "stopped")[-1] == begun[1]
+    again.run()
+
+    assert begun[2] == at
+    assert [] == differing(weights_of(straight), weights_of(again))
+    assert straight.best_value == again.best_value

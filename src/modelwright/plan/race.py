@@ -30,12 +30,15 @@ from modelwright.train.loop import CURVE_ROWS, Trainer
 from modelwright.train.settings import Budget, fill_in, training_budget
 
 LOOKS = 3  # points of the learning curve in each slice
+FEWEST_ROWS = 100  # of valid, that a look takes where it would take longer than the steps before it
 # times of what is spent that a curve is followed; a power law promises more than can be had
 FARTHEST, AHEAD = 4, "once four times as much is spent"
 RACE_SLICE = 0.04  # of the budget, for each candidate in each round
 # of two whose promised errors differ by less than NEAR, or of which the one that promises less is
 # ahead, neither is chosen before round MOST_ROUNDS (docs/experiments.md)
 NEAR, MOST_ROUNDS = 0.05, 4
+# of the budget: a race that has taken so much of it, as looks or steps are slow, ends as it stands
+MOST_SPENT = 0.6
 # times its warmup from which on a curve says something; rounds in which that is waited for
 WARMED, WAITED = 2, 2
 
@@ -75,8 +78,10 @@ def run(
                 )
                 record[candidate.spec.name] = candidate.rounds
                 write_json(folder / "race.json", record)
+        spent = sum(one.rounds[-1]["seconds"] for one in candidates if one.rounds)
         timed = whole.seconds is not None
-        if number <= WAITED and timed and _warming(recipe, alive, whole, number):
+        last = timed and spent > MOST_SPENT * horizon
+        if not last and number <= WAITED and timed and _warming(recipe, alive, whole, number):
             continue
         for candidate in alive:
             # up to this round, whatever a race that broke off has behind it, and the newest points
@@ -87,9 +92,17 @@ def run(
             candidate.expected = metric.at_error(expected_error(errors, ahead, metric.unit))
         alive.sort(key=lambda candidate: metric.error(candidate.expected))
         now = {one.spec.name: one.rounds[number - 1]["value"] for one in alive}
-        if len(alive) == 2 and number < MOST_ROUNDS and _undecided(metric, alive[0], alive[1], now):
+        among_two = len(alive) == 2 and number < MOST_ROUNDS and not last
+        if among_two and _undecided(metric, alive[0], alive[1], now):
             continue
-        keep = math.ceil(len(alive) / 2) if len(alive) > 2 else 1
+        keep = math.ceil(len(alive) / 2) if len(alive) > 2 and not last else 1
+        if last:
+            text = (
+                f"the race ends with round {number}, as it stands: {format_seconds(spent)} of "
+                f"{format_seconds(horizon)} are spent, so slow are steps or looks at valid here"
+            )
+            note(text)
+            say(f"plan: {text}")
         best = alive[0]
         for loser in alive[keep:]:
             loser.status = "raced"
@@ -112,7 +125,8 @@ def run(
     lost = sum(candidate.rounds[-1][unit] for candidate in losers if candidate.rounds)
     if whole.steps is not None:
         return winner, Budget(steps=max(1, whole.steps - int(lost)))
-    return winner, Budget(seconds=(whole.seconds or 0.0) - lost)
+    own = winner.rounds[-1]["seconds"] if raced else 0.0
+    return winner, Budget(seconds=max(own, horizon - lost))  # spent, at worst
 
 
 def _warming(recipe: Recipe, alive: list[Candidate], whole: Budget, number: int) -> bool:
@@ -167,10 +181,15 @@ def _slice(
         whole, folder / "race" / spec.name,
         record=Record(note=note, planned=memory.in_words(candidate.memory)),
     )  # fmt: skip
+    looked_at = candidate.rounds[-1]["look_rows"] if candidate.rounds else CURVE_ROWS
     for index in range(len(trainer.looks) + 1, number * LOOKS + 1):
         until = whole.part(RACE_SLICE * index / LOOKS, least_steps=index)
         trainer.run(until, title=f"race {number}: {spec.name}")
-        trainer.look(CURVE_ROWS)
+        before_s = trainer.looked_s
+        trainer.look(looked_at)
+        look_s, most_s = trainer.looked_s - before_s, RACE_SLICE / LOOKS * (whole.seconds or 1e9)
+        if look_s > most_s:  # than the steps before it: of fewer rows, for half of that
+            looked_at = max(FEWEST_ROWS, int(looked_at * most_s / look_s / 2))
     trainer.save()
     value, name = trainer.looks[-1][1], trainer.task.look
     say(
@@ -184,6 +203,7 @@ def _slice(
         "metric": name,
         "value": value,
         "curve": trainer.looks[-LOOKS:],
+        "look_rows": looked_at,
     }
 
 

@@ -26,11 +26,12 @@ def sum_together(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> None:
 def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """As many together as BUCKET_BYTES hold, of one dtype; in order but for that."""
     bucket: list[Tensor] = []
+    size = 0
     for one in sorted(tensors, key=lambda one: str(one.dtype)):
-        size = sum(other.nbytes for other in bucket) + one.nbytes
+        size += one.nbytes
         if bucket and (size > BUCKET_BYTES or one.dtype != bucket[0].dtype):
             yield bucket
-            bucket = []
+            bucket, size = [], one.nbytes
         bucket.append(one)
     if bucket:
         yield bucket

@@ -13,6 +13,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,6 +43,7 @@ from modelwright.train.shards import (
 
 RECORD = "checkpoint.json"
 BEST = ".best"
+NAME = re.compile(rf"step-(\d{{8,}})(?:\.(\d{{3,}}))?(?:{re.escape(BEST)})?")
 FIELDS = {"step", "position", "tensors", "shards"}
 EITHER = {"F32", "BF16"}  # of the vectors of bf16-true, by layout (precision.lower_weights)
 Taken = dict[str, Piece]
@@ -96,12 +98,11 @@ def _prepare(folder: Path, step: int, best: bool) -> str:
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".step-*.partial"):  # of a process that was killed
-            shutil.rmtree(leftover)
-        name = f"step-{step:08d}"
-        before = [one for one in map(_moment, _all(folder)) if one.startswith(name)]
-        if before:  # saved before this step's last look at valid
-            number = int(before[-1].removeprefix(name)[1:] or 0) + 1
-            name = f"{name}.{number:03d}"
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+        before = [number for at, number in map(_moment, _all(folder)) if at == step]
+        # more than one of a step: before its last look at valid, and behind it
+        name = f"step-{step:08d}" + (f".{max(before) + 1:03d}" if before else "")
         name += BEST if best else ""
         _aside(folder / name).mkdir()
     return name
@@ -141,9 +142,29 @@ def newest(folder: Path) -> dict[str, Any] | None:
     """The record of the newest checkpoint, or None where there is none yet.
 
     Its "folder" is the checkpoint's own, "tensors" says shape and dtype by name.
-    Raises: IntegrityError if the record is not as it was written, or a file is missing, too many or
-        of another size, or can't be read.
+    Raises: IntegrityError, on every rank, if the record is not as it was written, or a file is
+        missing, too many or of another size, or can't be read; or if the ranks see different ones.
     """
+    found: list[dict[str, Any] | None] = []
+
+    def look() -> str:
+        found.append(_newest(folder))
+        return "none" if found[0] is None else f"{found[0]['folder'].name} {found[0]['digest']}"
+
+    seen = ranks.together(look)
+    if other := next((rank for rank, one in enumerate(seen) if one != seen[0]), 0):
+        raise IntegrityError(
+            f"the processes see different newest checkpoints in {folder}: rank 0 {seen[0]}, "
+            f"rank {other} {seen[other]}",
+            expected="one folder that all of them see alike",
+            repair="wait until the file system has caught up and run the same command again, or "
+            "put the run on a file system that they share",
+        )
+    return found[0]
+
+
+def _newest(folder: Path) -> dict[str, Any] | None:
+    """As this rank sees it, with its digest."""
     found = _all(folder)
     if not found:
         return None
@@ -160,13 +181,15 @@ def newest(folder: Path) -> dict[str, Any] | None:
     if not sound:
         raise _broken(path)
     with _readable(path.parent):
-        sizes = {one.name: one.stat().st_size for one in path.parent.iterdir()}
+        # what begins with a dot is a file system's or a desktop's
+        own_files = [one for one in path.parent.iterdir() if not one.name.startswith(".")]
+        sizes = {one.name: one.stat().st_size for one in own_files}
     for name in sizes.keys() ^ {RECORD, *record["shards"]}:
         raise _broken(path.parent / name)
     for name, shard in record["shards"].items():
         if sizes[name] != shard["bytes"]:
             raise _broken(path.parent / name)
-    return {**own, "folder": path.parent}
+    return {**record, "folder": path.parent}
 
 
 def restore(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -226,12 +249,16 @@ def room_for(record: Mapping[str, Any], prefix: str, device: str = "cpu") -> dic
 
 
 def _all(folder: Path) -> list[Path]:
-    """Checkpoints, the oldest first."""
-    return sorted(folder.glob("step-*"), key=_moment)
+    """Checkpoints, the oldest first; what else a person or a system put there is not ours."""
+    ours = (one for one in folder.glob("step-*") if NAME.fullmatch(one.name) and one.is_dir())
+    return sorted(ours, key=_moment)
 
 
-def _moment(path: Path) -> str:
-    return path.name.removesuffix(BEST)
+def _moment(path: Path) -> tuple[int, int]:
+    """The step, and how many checkpoints of that step there were before."""
+    found = NAME.fullmatch(path.name)
+    assert found is not None
+    return int(found[1]), int(found[2] or 0)
 
 
 def _aside(path: Path) -> Path:

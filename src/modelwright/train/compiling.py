@@ -6,6 +6,7 @@ What was decided is in the checkpoints: a resumed training goes on as it began.
 Source: Ansel et al. 2024, ASPLOS, "PyTorch 2".
 """
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -18,6 +19,7 @@ from modelwright.core.units import format_seconds
 from modelwright.train.device import wait_for
 from modelwright.train.gradient import Gradient
 from modelwright.train.journal import Journal
+from modelwright.train.parallel import World
 
 AFTER_STEPS = 10  # the pace is known then
 Passes = Callable[[], Tensor]  # put a gradient into the parameters, and give the loss
@@ -27,14 +29,16 @@ PASSES, GAIN = 5, 1.05  # timed ways of each kind, the best counts; what is wort
 FEWEST_STEPS = 300
 
 
-def require_fit(asked: Literal["auto"] | bool, *, several: bool) -> None:
+def require_fit(asked: Literal["auto"] | bool, *, apart: bool) -> None:
     """
-    Raises: ConfigError where compiling is asked for, and several processes train together.
+    Args:
+        apart: no process waits for another within a pass.
+    Raises: ConfigError where compiling is asked for, and some do.
     """
-    if several and asked is True:
+    if asked is True and not apart:
         raise ConfigError(
-            "train.compile: true, and several processes train together",
-            expected="one process",
+            "train.compile: true, and several processes wait for each other within a pass",
+            expected="one process, or train.layout: {data: N} and no batch norms",
             repair="leave train.compile out, or start it without a launcher",
         )
 
@@ -44,7 +48,8 @@ class Compiling:
 
     Args:
         dynamic: rows differ in length, and one graph has to serve all.
-        several: processes train together, which torch.compile is not used with here.
+        world: the processes that train together. They decide as one, by the first one's clock;
+            where they wait for each other within a pass, torch.compile is not used.
         from_s: of training left, from which on it is worth a try.
     taken: whether passes are compiled; None until decided.
     Raises: ConfigError if it was asked for and can't be.
@@ -52,19 +57,19 @@ class Compiling:
 
     def __init__(
         self, asked: Literal["auto"] | bool, model: nn.Module, gradient: Gradient,
-        device: torch.device, journal: Journal, *, dynamic: bool, several: bool,
-        from_s: float,
+        device: torch.device, journal: Journal, *, dynamic: bool, world: World, from_s: float,
     ) -> None:  # fmt: skip
-        require_fit(asked, several=several)
+        apart = world.passes_alone(model)
+        require_fit(asked, apart=apart)
         self._asked, self._model, self._gradient = asked, model, gradient
         self._device, self._journal, self._dynamic = device, journal, dynamic
-        self.taken = False if several or asked is False else None
-        self._from_s = from_s
-        self._settled, self._unsaid = False, several and asked == "auto"
+        self._world, self._from_s = world, from_s
+        self.taken = None if apart and asked is not False else False
+        self._settled, self._unsaid = False, asked == "auto" and not apart
 
     def take_up(self, taken: bool | None) -> None:
         """What a checkpoint says of `taken`; one process may have written it, such as the race,
-        and several go on."""
+        and several go on that can't."""
         self._unsaid = self._unsaid and taken is not False
         if self.taken is None:
             self.taken = taken
@@ -89,7 +94,7 @@ class Compiling:
         if self._unsaid:
             self._unsaid = False
             self._journal.record.decision(
-                "torch.compile is not tried: several processes train together"
+                "torch.compile is not tried: several processes wait for each other within a pass"
             )
             return
         sure = bool(self.taken) or self._asked is True
@@ -101,30 +106,28 @@ class Compiling:
             )
             return
         self._model.train()
-        if not sure and (left := left_s / self._rehearse(passes)) < FEWEST_STEPS:
+        told = self._world.told  # by the first one
+        if not sure and (left := told(left_s / self._rehearse(passes))) < FEWEST_STEPS:
             self.taken = False
             self._journal.record.decision(
                 f"torch.compile is not tried: about {left:,.0f} steps of training are left, and it "
                 f"is from {FEWEST_STEPS} on"
             )
             return
-        before_s = self._passes_s(passes)
-        try:
-            self._gradient.compile(dynamic=self._dynamic)
-            compiling_s = self._rehearse(passes)
-            self._rehearse(passes)
-            after_s = self._passes_s(passes)
-        except Exception as error:  # whatever a compiler makes of a model, or its absence
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            if sure:
-                raise ConfigError(
-                    f"train.compile: torch.compile failed ({reason})",
-                    expected="a model it can compile, and a C++ compiler (g++, clang) on a CPU",
-                    repair="start a new run with train.compile: false",
-                ) from error
-            self._leave_it()
-            self._journal.decide(f"torch.compile is not used: it failed ({reason})")
-            return
+        before_s, compiling_s = told(self._passes_s(passes)), 0.0
+        compile_ = functools.partial(self._gradient.compile, dynamic=self._dynamic)
+        for act in (compile_, functools.partial(self._rehearse, passes)):
+            failure: Exception | None = None
+            try:
+                compiling_s = act() or 0.0
+            except Exception as error:  # whatever a compiler makes of a model, or its absence
+                failure = error
+            # each time: who fails in a pass has told the others its rows, who fails before has not
+            if failed := self._world.largest(0 if failure is None else self._world.rank + 1):
+                self._give_up(f"on rank {failed - 1}", failure, sure)
+                return
+        self._rehearse(passes)
+        after_s = told(self._passes_s(passes))
         gain = before_s / after_s
         self.taken = sure or gain >= GAIN
         if not self.taken:
@@ -134,6 +137,19 @@ class Compiling:
             f"{format_seconds(after_s)} with it and {format_seconds(before_s)} without "
             f"({gain:.2f} times as fast); compiling took {format_seconds(compiling_s)}"
         )
+
+    def _give_up(self, where: str, failure: Exception | None, sure: bool) -> None:
+        reason = where
+        if failure is not None:
+            reason = f"{type(failure).__name__}: {failure}".splitlines()[0]
+        if sure:
+            raise ConfigError(
+                f"train.compile: torch.compile failed ({reason})",
+                expected="a model it can compile, and a C++ compiler (g++, clang) on a CPU",
+                repair="start a new run with train.compile: false",
+            ) from failure
+        self._leave_it()
+        self._journal.decide(f"torch.compile is not used: it failed ({reason})")
 
     def _leave_it(self) -> None:
         self.taken = False

@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from modelwright.core.errors import TrainingFailed
 from modelwright.train.settings import Settings
 from modelwright.train.state import SNAPSHOT, gather
 
+Found = TypeVar("Found")
 WINDOW, FEWEST = 128, 32  # losses that a spike is judged by; with fewer, nothing is one
 FAR = 10.0  # times the usual spread above the median
 LEAST_SHARE, LEAST_NATS = 0.05, 0.01  # of the spread, where losses hardly differ
@@ -74,6 +75,16 @@ def catch_signals(*, at_once: bool = False) -> Iterator[Signals]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def cut_short(act: Callable[[], Found]) -> Found | None:
+    """What `act` gives; or None if one of ASKING broke it off, which is heard again behind it."""
+    try:
+        with catch_signals(at_once=True):
+            return act()
+    except StopRequested as asked:
+        signal.raise_signal(signal.Signals[str(asked)])
+        return None
 
 
 def spike_bound(losses: Sequence[float]) -> float:

@@ -152,9 +152,8 @@ def first_node(nodes: str) -> str:
 
     >>> first_node("gpu[07-09,12],login1"), first_node("a1,a2"), first_node("")
     ('gpu07', 'a1', '127.0.0.1')
+    >>> first_node("rack[1-2]node[3-4]"), first_node("gpu-[01-02]-[1,4],x")
+    ('rack1node3', 'gpu-01-1')
     """
-    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,]*))?", nodes)
-    if found is None:
-        return "127.0.0.1"
-    name, number, rest = found.groups()
-    return name + (number or "") + (rest or "")
+    found = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
+    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", found[0]) if found else "127.0.0.1"

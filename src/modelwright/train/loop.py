@@ -32,7 +32,7 @@ from modelwright.train import checkpoint, state
 from modelwright.train.compiling import Compiling
 from modelwright.train.device import Batches, of_process
 from modelwright.train.gradient import Gradient, loss_of
-from modelwright.train.guards import Guard, Signals, State, StopRequested, catch_signals
+from modelwright.train.guards import Guard, Signals, State, StopRequested, catch_signals, cut_short
 from modelwright.train.journal import Journal, Record
 from modelwright.train.keep import copied, looked_at, valid_values, was_clearly_better
 from modelwright.train.optimizers import make_optimizer
@@ -109,7 +109,7 @@ class Trainer:
         self.compiling = Compiling(
             settings.compile, self.model, self._gradient, self.device, self.journal,
             dynamic=any(one.over_time for one in spec.signature.inputs),
-            several=world.size > 1, from_s=spec.ladder.compile_from_s,
+            world=world, from_s=spec.ladder.compile_from_s,
         )  # fmt: skip
         self.resumed = self._resume()
 
@@ -278,15 +278,19 @@ class Trainer:
         return due and progress < 1 - 0.5 / self.evaluations
 
     def _look(self) -> None:
-        """The first process judges the weights of now; if none were better, they are saved."""
-        self._evaluated_at = self.budget.progress(self.step, self.elapsed)
-        before = self._best
+        """The first process judges the weights of now; if none were better, they are saved. A look
+        that a signal breaks off stays due."""
+        before, found = self._best, None
+        judge = functools.partial(self.evaluate, self.curve_rows, thorough=False)
         with self.micro.enough(f"around the look at valid after step {self.step}"):
             self.weights.gather()
-            if self.world.first:
-                self._consider(self.evaluate(self.curve_rows, thorough=False))
+            if self.world.first and (found := cut_short(judge)) is not None:
+                self._consider(found)
         self.evaluation_seconds = self.world.told(self.evaluation_seconds, patient=True)
         self.micro.asked = int(self.world.told(self.micro.asked))
+        if not self.world.told(float(found is not None)):
+            return
+        self._evaluated_at = self.budget.progress(self.step, self.elapsed)
         if self.world.told(float(self._best is not before)):
             self.save(wait=False, best=True)
 
@@ -374,13 +378,8 @@ class Trainer:
                 self.model, self.optimizer, average=self.weights.average(), best=self._best,
                 more=self._tensors(),
             )  # fmt: skip
-            position = {
-                "best_value": self.best_value, "elapsed": self.elapsed,
-                "evaluation_seconds": self.evaluation_seconds, "looks": self.looks,
-                "evaluated_at": self._evaluated_at, "settings": self.settings.plain(),
-                **self._position(),
-            }  # fmt: skip
-            with self.micro.enough(f"while step {self.step} was copied to be saved"):
+            position, doing = self._position(), f"while step {self.step} was copied to be saved"
+            with self.micro.enough(doing):
                 self._saver.begin(step=self.step, tensors=tensors, position=position, best=best)
             self._saved, self._saved_at = moment, self.elapsed
         if wait:
@@ -404,10 +403,8 @@ class Trainer:
             return False
         position = record["position"]
         self.settings.require_same(position["settings"], self.folder)
-        tensors = state.make_room(
-            record, self.model, self.optimizer, average=self.weights.average(),
-            first=self.world.first,
-        )  # fmt: skip
+        average, first = self.weights.average(), self.world.first
+        tensors = state.make_room(record, self.model, self.optimizer, average=average, first=first)
         checkpoint.restore(record, tensors)
         self._best = state.part("best", tensors)
         self.steps.number, self._evaluated_at = int(record["step"]), float(position["evaluated_at"])
@@ -420,14 +417,17 @@ class Trainer:
         return True
 
     def _position(self) -> dict[str, Any]:
-        """What else a checkpoint has to hold, as plain JSON."""
+        """What a checkpoint has to hold beside tensors, as plain JSON."""
         return {
-            "guard": self.guard.position(), "micro_batch_size": self.micro.asked,
-            "scale": self.scale.position(), "compiled": self.compiling.taken,
+            "best_value": self.best_value, "elapsed": self.elapsed, "looks": self.looks,
+            "evaluation_seconds": self.evaluation_seconds, "evaluated_at": self._evaluated_at,
+            "settings": self.settings.plain(), "guard": self.guard.position(),
+            "micro_batch_size": self.micro.asked, "scale": self.scale.position(),
+            "compiled": self.compiling.taken,
         }  # fmt: skip
 
     def _tensors(self) -> dict[str, Tensor]:
-        """The same, as tensors."""
+        """What else it has to hold, as tensors."""
         seen = {} if self._seen is None else {SEEN: torch.from_numpy(self._seen)}
         return seen | self.guard.tensors()
 

@@ -120,6 +120,7 @@ class MicroBatch:
         """Go on with what a checkpoint says, or with a smaller size that was left since then."""
         found = self._found()
         left = asked if found is None else int(found["micro_batch_size"])
+        left = -self.world.largest(-left)  # a file system may not show it to all of them yet
         known, self.asked = self.asked, min(asked, left)
         if self.asked == left < min(asked, self.rows) and known != left:
             self.note(f"memory ended with more rows at once: train.micro_batch_size is {left} now")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch.distributed.pipelining.schedules import _PipelineSchedule as Schedule
     from torch.distributed.pipelining.stage import _PipelineStageBase
 PIECES = 2  # of a batch for each process: half of them idle at its ends
+SCHEDULES = 64  # of shapes of batches that are kept: each has buffers for what it gets from others
 
 
 class Pipe(Gradient):
@@ -71,7 +72,9 @@ class Pipe(Gradient):
         from torch.distributed import pipelining  # slow to import
 
         shapes = tuple(column.shape for column in columns.values())
-        if shapes not in self._schedules:
+        if shapes in self._schedules:  # the least used are the first
+            self._schedules[shapes] = self._schedules.pop(shapes)
+        else:
             stages: list[_PipelineStageBase] = [
                 pipelining.PipelineStage(
                     stretch, part, len(self._dealt.blocks), self._device, group=self._dealt.group
@@ -85,6 +88,8 @@ class Pipe(Gradient):
                 if len(stages) == 1
                 else pipelining.ScheduleInterleaved1F1B(stages, pieces, loss, scale_grads=False)
             )
+            if len(self._schedules) > SCHEDULES:
+                del self._schedules[next(iter(self._schedules))]
         return self._schedules[shapes]
 
     def _share_of_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
