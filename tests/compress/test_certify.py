@@ -46,8 +46,22 @@ def test_the_goal_that_most_miss_binds():
     )  # fmt: skip
 
     assert "size_mb" == found["binding_goal"]
-    assert "asked <= 0.1, the nearest was 0.15 on the valid part" in found["relax"]
-    assert "Relax goals.size_mb to <= 0.15" in found["relax"]
+    assert "asked <= 0.1, the nearest was 0.15 on the target" in found["relax"]
+    assert "Relax goals.size_mb to <= 0.15, or ask for a smaller model.size" in found["relax"]
+
+
+@pytest.mark.parametrize(
+    ("where", "size", "quality"),
+    [("on the valid part", "on the target", "on the valid part"),
+     ("by prediction, compressed", "by prediction", "by prediction, compressed")],
+)  # fmt: skip
+def test_what_would_help_is_told_by_the_kind_of_goal(where, size, quality):
+    """More training lowers no latency, and a smaller model does not answer better."""
+    costs = infeasible([one("a", size_mb=0.2)], (SIZE,), where)["relax"]
+    metric = infeasible([one("a", accuracy=0.8)], (ACCURACY,), where)["relax"]
+
+    assert f"nearest was 0.2 {size}. " in costs and "training" not in costs
+    assert f"nearest was 0.8 {quality}. " in metric and "spend more on training" in metric
 
 
 def test_of_two_that_all_miss_the_harder_binds():

@@ -1,5 +1,6 @@
 """Percentiles, their intervals, and the control that tells the noise."""
 
+import dataclasses
 import gc
 import json
 import time
@@ -8,9 +9,15 @@ import numpy as np
 import pytest
 
 from modelwright.core.errors import ConfigError
+from modelwright.core.goals import parse_goal
 from modelwright.core.signature import Signature
 from modelwright.measure import timing
-from modelwright.measure.timing import measure_latency, measure_pair, quantile_interval
+from modelwright.measure.timing import (
+    least_disturbed,
+    measure_latency,
+    measure_pair,
+    quantile_interval,
+)
 
 
 class Busy:
@@ -121,3 +128,24 @@ def test_the_interval_holds_the_true_quantile(quantile):
         held += low <= quantile <= high
 
     assert held >= 940
+
+
+@pytest.mark.parametrize(
+    ("p99s", "bound", "least", "times", "said"),
+    [
+        ([1.0], 2.0, 1.0, 1, False),  # met
+        ([9.0, 1.0], 2.0, 1.0, 2, False),  # disturbed once
+        ([9.0, 8.0, 9.5], 2.0, 8.0, 3, True),  # all the time
+        ([0.4], 0.3, 0.4, 1, False),  # missed, and no more than calls differ
+        ([9.0], 0.05, 9.0, 1, False),  # so is the median
+    ],
+)
+def test_of_disturbed_measurements_the_least_counts(capfd, p99s, bound, least, times, said):
+    """Other work makes calls slower and none faster; where it goes on, that is said."""
+    one = measure_latency(Busy(0.0001), BATCH, min_calls=4, max_calls=4)
+    coming = iter([dataclasses.replace(one, p50_ms=0.1, p99_ms=p99) for p99 in p99s])
+    goal = parse_goal("latency_p99_ms", f"<= {bound}")
+    found, number = least_disturbed(lambda: next(coming), [goal], of=lambda one: one)
+
+    assert (least, times) == (found.p99_ms, number)
+    assert said == ("as where other work runs" in capfd.readouterr().err)
