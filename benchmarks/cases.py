@@ -36,6 +36,11 @@ class Case:
     also: tuple[str, ...] = ()
 
     @property
+    def higher_is_better(self) -> bool:
+        """A row without a floor is judged by nothing."""
+        return self.floor is not None and self.aim > self.floor
+
+    @property
     def seeds(self) -> int:
         if self.source is None:  # chance plays a larger part where data comes from acting
             return 5

@@ -10,9 +10,10 @@ there, as nanoGPT computes on CPUs, and in the precision that the product choose
 After every stretch of as many tokens both are judged on the whole valid part, in windows of their
 own length side by side, so that every character counts once; the time that this takes is counted
 for neither. The schedule of either follows the number of steps, which has to be chosen beforehand:
-of trainings of growing length, in the same proportions for both, the first one that gets there
-counts, and those that did not are no cost to anybody. Each is kept in a file of its own, so what
-was cut off goes on with the training that it was in; the files are of one machine and one recipe.
+of trainings of growing length, each side's own (OUR_LENGTHS, `lengths` of SETTINGS), the first one
+that gets there counts, and those that did not are no cost to anybody. Each is kept in a file of its
+own, so what was cut off goes on with the training that it was in; the files are of one machine and
+one recipe.
 """
 
 import json

@@ -3,7 +3,8 @@
 Every run is a whole road with a model of its own choice; the test part is judged once per run, on
 the model that ships. A row's figure is the mean over its seeds, and over its variants where there
 are several, such as the horizons of a forecast. Rows of up to five minutes have three seeds, longer
-ones one. With --out, a run that was cut off is taken up; finished ones are made again.
+ones one. Where a run fails its row isn't met, with the reason, and the next row has its turn. With
+--out, a run that was cut off is taken up; finished ones are made again.
 
     python benchmarks/quality.py --data FOLDER-OF-DATA-SETS [--rows ag_news,ett_h1] [--seeds 3]
 """
@@ -27,8 +28,15 @@ TABLE = "## Quality by task"  # its heading there
 THREADS = int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
 
 
+class RoadFailed(Exception):
+    """A run that ended without a figure, and why."""
+
+
 def road(case: Case, source: Path | None, out: Path, overrides: Overrides) -> dict[str, Any]:
-    """One run: its metric on test, what it saw and what it was."""
+    """One run: its metric on test, what it saw and what it was.
+
+    Raises: RoadFailed.
+    """
     place = {} if source is None else {"data.source": str(source)}
     keys = {**case.overrides, **place, "goals": "{}", **overrides}
     done = subprocess.run(
@@ -36,9 +44,13 @@ def road(case: Case, source: Path | None, out: Path, overrides: Overrides) -> di
          *(f"{key}={value}" for key, value in keys.items()), "--out", str(out), "--json"],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    found = json.loads(done.stdout)
+    try:
+        found = json.loads(done.stdout)
+    except ValueError:  # killed, say: it has no words of its own
+        found = {"error": done.stdout[-200:]}
     if done.returncode:
-        raise SystemExit(f"{case.recipe}: {found.get('error', found)}")
+        told = found.get("error", found)
+        raise RoadFailed(f"exit code {done.returncode} of {case.recipe}, {overrides}: {told}")
     run = Path(found["run"])
     judged = json.loads((run / "certify" / "certificate.json").read_bytes())
     trained = json.loads((run / "train" / "done.json").read_bytes())
@@ -69,7 +81,10 @@ def prepared(name: str, case: Case, data: Path, out: Path) -> Path | None:
 def measure(
     name: str, case: Case, data: Path, out: Path, seeds: int, minutes: float
 ) -> tuple[list[Row], str]:
-    """The row's figures, and its line of the table in docs/numbers.md."""
+    """The row's figures, and its line of the table in docs/numbers.md.
+
+    Raises: RoadFailed by one of its runs.
+    """
     source = prepared(name, case, data, out)
     runs = [
         road(case, source, out, {**variant, "train.seed": str(seed),
@@ -81,7 +96,7 @@ def measure(
     if case.floor is None:
         first = Row(f"{name}: {case.metric}", round(value, 5))
     else:
-        judge = at_least if case.aim > case.floor else at_most
+        judge = at_least if case.higher_is_better else at_most
         first = judge(f"{name}: {case.metric}", value, case.floor)
     told = {
         "wanted": case.aim,
@@ -145,6 +160,8 @@ def main() -> None:
     names = asked.rows.split(",")
     if unknown := [name for name in names if name not in CASES]:
         parser.error(f"no row {', '.join(unknown)}; there are {', '.join(CASES)}")
+    if asked.write and asked.quick:
+        parser.error("--quick with --write: a fifth of the minutes makes no line of the table")
     rows: list[Row] = []
     lines: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -153,7 +170,11 @@ def main() -> None:
             case = CASES[name]
             minutes = asked.minutes or (case.minutes / 5 if asked.quick else case.minutes)
             seeds = 1 if asked.quick else asked.seeds or case.seeds
-            found, line = measure(name, case, asked.data, out, seeds, minutes)
+            try:
+                found, line = measure(name, case, asked.data, out, seeds, minutes)
+            except RoadFailed as failure:
+                rows.append(Row(f"{name}: {case.metric}", str(failure), "a figure", met=False))
+                continue
             rows += found
             lines.append(line)
     if asked.write:

@@ -1,6 +1,7 @@
 """The whole road: digits, an infeasible recipe, and Fashion-MNIST where its files are.
 
-Bounds are those that the recipes promise. The test part is judged once per run.
+Bounds are those that the recipes promise. The test part is judged once per run. A road that ends
+with another exit code than it should has no other figures: its rows are that code and its words.
 
     python benchmarks/road.py [--fashion PATH-TO-IDX-FILES] [--quick] [--json]
 """
@@ -26,7 +27,11 @@ def road(out: str, recipe: str, *overrides: str) -> tuple[int, dict[str, Any], f
          *overrides, "--out", out, "--json"],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    return done.returncode, json.loads(done.stdout), time.perf_counter() - started
+    try:
+        found = dict(json.loads(done.stdout))
+    except ValueError:  # killed, say
+        found = {"error": f"no JSON object on stdout: {done.stdout[-200:]!r}"}
+    return done.returncode, found, time.perf_counter() - started
 
 
 def help_shown() -> list[Row]:
@@ -37,6 +42,15 @@ def help_shown() -> list[Row]:
         subprocess.run([sys.executable, "-m", "modelwright", "--help"], stdout=subprocess.DEVNULL)
         seconds.append(time.perf_counter() - started)
     return [at_most("--help, s", min(seconds), 0.3)]
+
+
+def ended(name: str, code: int, wanted: int, found: dict[str, Any]) -> list[Row]:
+    """The first row of a road; with its words, where it ended otherwise than it should."""
+    rows = [exactly(f"{name}: exit code", code, wanted)]
+    if code != wanted:
+        told = found.get("error") or found.get("relax") or found.get("verdict")
+        rows.append(Row(f"{name}: it said", told))
+    return rows
 
 
 def certificate(found: dict[str, Any]) -> dict[str, Any]:
@@ -62,10 +76,12 @@ def interval(judged: dict[str, Any], low: str, high: str) -> str:
 
 def digits(out: str) -> list[Row]:
     code, found, seconds = road(out, "digits.yaml")
+    if code:
+        return ended("digits", code, 0, found)
     judged = certificate(found)
     speedup = judged["speedup"]
     return [
-        exactly("digits: exit code", code, 0),
+        *ended("digits", code, 0, found),
         Row("digits: winner", plan_of(found)["winner"]),
         at_least("digits: test accuracy", judged["accuracy"], 0.97),
         Row("digits: 95 % interval", interval(judged, "accuracy_low", "accuracy_high")),
@@ -83,8 +99,10 @@ def digits(out: str) -> list[Row]:
 def infeasible(out: str) -> list[Row]:
     goals = ["goals.accuracy=>= 0.999", "goals.size_mb=<= 0.005"]
     code, found, seconds = road(out, "digits.yaml", *goals)
+    if code != 3:
+        return ended("infeasible", code, 3, found)
     return [
-        exactly("infeasible: exit code", code, 3),
+        *ended("infeasible", code, 3, found),
         exactly("infeasible: verdict", found["verdict"], "infeasible"),
         exactly("infeasible: artifact", found["artifact"], None),
         at_least("infeasible: near misses named", len(found["nearest_misses"]), 1),
@@ -97,10 +115,12 @@ def fashion(out: str, path: str, minutes: float) -> list[Row]:
     code, found, seconds = road(
         out, "fashion_mnist.yaml", f"data.source={path}", f"budget.train_minutes={minutes}"
     )
+    if code:
+        return ended("fashion", code, 0, found)
     judged = certificate(found)
     share = minutes_trained(found) / minutes
     return [
-        exactly("fashion: exit code", code, 0),
+        *ended("fashion", code, 0, found),
         exactly("fashion: test rows", judged["rows"], 10_000),
         at_least("fashion: test accuracy", judged["accuracy"], 0.935),
         at_most("fashion: accuracy lost to its float32 parent", judged["drop"]["value"], 0.005),

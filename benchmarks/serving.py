@@ -7,8 +7,9 @@ model's answer to that input alone: 2,000 tagged requests at once, each on its o
 and clients that leave. Bounds: no wrong answer, no lost one, only 4xx with an error object for
 malformed ones, and a server that still answers afterwards.
 
-The client writes bytes made beforehand and reads answers after the clock has stopped; it shares
-the machine with the server, so its share of a core is printed too.
+The folder has to be one of image-classification: requests are pictures, answers their
+probabilities. The client writes bytes made beforehand and reads answers after the clock has
+stopped; it shares the machine with the server, so its share of a core is printed too.
 
     python benchmarks/serving.py RUN-OR-DEPLOY-FOLDER [--quick] [--json]
 """
@@ -142,6 +143,16 @@ async def crowd(port: int, messages: list[bytes], connections: int) -> Phase:
     return Phase(answers, seconds, work / seconds)
 
 
+def takes_pictures(artifact: Artifact) -> bool:
+    """Whether it gives probabilities of pictures (uint8) of one size, which is what is asked."""
+    signature = artifact.signature
+    return (
+        [spec.dtype for spec in signature.inputs] == ["uint8"]
+        and all(isinstance(size, int) for size in signature.inputs[0].shape[1:])
+        and any(spec.name == "probabilities" for spec in signature.outputs)
+    )
+
+
 def requests_for(artifact: Artifact, number: int) -> list[dict[str, Any]]:
     (spec,) = artifact.signature.inputs
     shape = [int(size) for size in spec.shape[1:]]
@@ -213,6 +224,11 @@ def main() -> None:
     folder = options.folder
     folder = folder / "deploy" if (folder / "deploy").is_dir() else folder
     artifact = open_artifact(folder)
+    if not takes_pictures(artifact):
+        parser.error(
+            f"{folder} is of {artifact.manifest['task']}; requests are pictures here: give a run "
+            "or deploy folder of image-classification"
+        )
     bodies = requests_for(artifact, 200 if options.quick else 2000)
     messages = [message(body) for body in bodies]
     at_once = connections_permitted(len(bodies))

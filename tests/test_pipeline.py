@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,9 +11,9 @@ from modelwright import pipeline, stages, verbs
 from modelwright.core import recipe_file
 from modelwright.core.errors import ConfigError, Infeasible, IntegrityError, StorageError
 
-# other values of all that may change
+# other values of all that may change; checkpoint_steps stands in for checkpoint_minutes
 OTHERS = {
-    "layout": {"tensor": 2}, "device": "cpu", "checkpoint_minutes": 3, "checkpoint_steps": 7,
+    "layout": {"tensor": 2}, "device": "cpu", "checkpoint_steps": 7,
     "keep_checkpoints": 5, "grace_seconds": 9, "stuck_minutes": 2,
     "loggers": ["mlflow"], "mlflow_uri": "https://example.org",
 }  # fmt: skip
@@ -35,7 +36,8 @@ def test_a_run_goes_on_in_another_layout(tmp_path, recipe_of, capsys):
     (told,) = again.events("run", "decision")
     kept = recipe_file.read(again.folder / "recipe.yaml")
 
-    assert first.folder == again.folder and set(OTHERS) == set(recipe_file.MAY_CHANGE)
+    assert {"checkpoint_minutes", *OTHERS} == set(recipe_file.MAY_CHANGE)
+    assert first.folder == again.folder
     assert recipe_of(**OTHERS) == kept
     assert "train.layout is tensor 2 now, it was data 2; train.device is cpu now" in told["text"]
     assert "train.loggers is mlflow now, it was none" in told["text"]
@@ -191,6 +193,53 @@ def test_a_refusal_of_a_later_stage_is_not_that_of_an_earlier_one(run, quick):
     assert "unfinished" == pipeline.go(run, until="train")["verdict"]
 
 
+def test_a_report_that_fails_does_not_hide_what_stopped_the_stage(run, quick, monkeypatch, capsys):
+    """The stage's refusal is what is raised; of the report a line tells."""
+
+    def fail(run):
+        raise ZeroDivisionError("no rows")
+
+    monkeypatch.setattr(pipeline, "write_report", fail)
+    quick.add("gate")
+    with pytest.raises(IntegrityError, match="gate refuses"):
+        pipeline.go(run)
+
+    assert "report: not written: no rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [IntegrityError("no"), KeyboardInterrupt(), ValueError()])
+def test_time_until_a_stage_was_stopped_is_kept(run, quick, monkeypatch, error):
+    """Whatever stopped it: the report counts that time as spent."""
+
+    def stop(run, recipe):
+        raise error
+
+    monkeypatch.setitem(pipeline.STEPS, "gate", stop)
+    with pytest.raises(type(error)):
+        pipeline.go(run)
+    (told,) = run.events("gate", "stage_stopped")
+
+    assert 0 <= told["seconds"] < 60
+
+
+def test_a_mistyped_path_in_a_run_is_not_the_run(run):
+    """With the nearest name of what is there; deploy is what a run has at its end only."""
+    (run.folder / "train").mkdir()
+    with pytest.raises(ConfigError, match="is not there, though the run") as caught:
+        pipeline.run_of(run.folder / "trian")
+
+    assert "did you mean 'train'?" in caught.value.expected
+    assert run == pipeline.run_of(run.folder / "deploy")
+
+
+def test_a_certificate_whose_stage_was_cut_short_is_no_result(run, quick):
+    """Its model was not written yet; the stage will judge again."""
+    run.stage_folder("certify").mkdir()
+    (run.stage_folder("certify") / "certificate.json").write_text('{"verdict": "certified"}')
+
+    assert "unfinished" == pipeline.go(run, until="train")["verdict"]
+
+
 def test_a_line_that_a_crash_cut_is_dropped_by_who_goes_on(run, quick):
     """Or the next event would stand on the same line."""
     with open(run.ledger, "ab") as file:
@@ -211,6 +260,34 @@ def test_a_folder_without_locks_is_told_as_that(run, monkeypatch):
         pipeline.go(run)
 
     assert "--out" in caught.value.repair
+
+
+def test_sessions_of_a_proof_are_closed(recipe_of, monkeypatch):
+    """Each form of the model is loaded once, and let go."""
+    opened = []
+
+    def open_session(artifact, threads):
+        opened.append(SimpleNamespace(close=lambda: closed.append(artifact)))
+        return opened[-1]
+
+    def nothing(*given, **keys):
+        return {}
+
+    closed = []
+    monkeypatch.setattr(stages, "open_session", open_session)
+    monkeypatch.setattr(stages, "load_model", nothing)
+    monkeypatch.setattr(stages.ModelSpec, "from_json", nothing)
+    for module, names in (
+        (stages.locate, ("against_model", "against_graph")),
+        (stages.parity, ("check_hop", "check_kernels")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, nothing)
+    forms = [SimpleNamespace(manifest={"model": {}, "files": {"model.onnx": n}}, file=str)
+             for n in range(3)]  # fmt: skip
+    stages.prove(*forms, [], recipe_of())
+
+    assert (3, 3) == (len(opened), len(closed))
 
 
 def test_a_file_that_a_stage_left_and_that_is_gone(run):

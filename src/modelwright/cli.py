@@ -5,12 +5,14 @@ Every command takes --json: one JSON object on stdout at the end, progress on st
 4 parity or integrity refused (docs/reference/commands.md).
 """
 
+import io
 import json as json_module
 import math
 import os
 import re
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -234,6 +236,9 @@ app.command(recipe_app)
 
 def main() -> None:
     """Entry point of `modelwright` and `mw`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without our signs is no failure
     code = call(sys.argv[1:])
     if code == 128 + signal.SIGINT:
         sys.stdout.flush()
@@ -270,14 +275,20 @@ def call(words: list[str]) -> int:
     try:
         code = _called(words)
         sys.stdout.flush()  # or nobody finds out in time that the reader of our output has left
-    except BrokenPipeError:
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return code
-        raise  # another pipe broke, so the work is not done
+    except OSError as error:
+        if not _of_output(error):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # whose reader has what it wanted
+            _complain(f"what is told can't be written: {error.strerror or error}", always=True)
+            return Exit.BAD_INPUT
     return code
+
+
+def _of_output(error: OSError) -> bool:
+    """Whether it came of telling something: what told it was the last to act."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"] in (__name__, "modelwright.show", "rich.console")
 
 
 def _called(words: list[str]) -> int:

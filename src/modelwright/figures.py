@@ -157,13 +157,15 @@ def infeasible(
             f"{nearest.binds} binds: even {nearest.spec.name}, the smallest, {nearest.reason}. "
             f"Raise {nearest.binds}."
         )
-    names = {name for miss in found["nearest_misses"] for name in miss["missed"]}
-    first = found["nearest_misses"][0]["missed"] if found["nearest_misses"] else {}
+    first = found["nearest_misses"][0]["candidate"] if found["nearest_misses"] else None
+    values: dict[str, float] = next(
+        (one["values"] for one in candidates if one["name"] == first), {}
+    )
     goals = {
-        goal.name: {"bound": goal.text, "measured": first.get(goal.name, {}).get("measured"),
-                    "low": None, "high": None, "met": False}
+        goal.name: {"bound": goal.text, "measured": values[goal.name], "low": None, "high": None,
+                    "met": goal.met_by(values[goal.name])}
         for goal in recipe.bounds
-        if goal.name in names
+        if goal.name in values
     }  # fmt: skip
     write_json(
         run.stage_folder("certify") / "certificate.json",

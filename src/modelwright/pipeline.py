@@ -17,6 +17,7 @@ from modelwright.core.errors import (
     ModelwrightError,
     ParityError,
     StorageError,
+    did_you_mean,
 )
 from modelwright.core.files import reading, storage, write_bytes
 from modelwright.core.progress import say
@@ -124,7 +125,10 @@ def go(run: Run, *, until: str = "certify", world: World = ALONE) -> dict[str, A
             run.write("run", "refused", text=str(error), verdict=verdict, final=True)
             if verdict == "infeasible":  # a result; a refusal can be mended and continued
                 run.write("run", "finished", verdict=verdict)
-            write_report(run)
+            try:
+                write_report(run)
+            except Exception as failure:  # what stopped the stage is what is told at the end
+                say(f"report: not written: {failure}")
             raise
         if until == "certify":
             run.write("run", "finished", verdict="certified")
@@ -135,6 +139,8 @@ def go(run: Run, *, until: str = "certify", world: World = ALONE) -> dict[str, A
 def result(run: Run) -> dict[str, Any]:
     """What a run came to: verdict, artifact, report, goals, predicted and measured."""
     certificate = read_if(run.stage_folder("certify") / "certificate.json")
+    if certificate.get("verdict") == "certified" and not run.done("certify"):
+        certificate = {}  # cut short before the model that it is about was there
     chosen = read_if(run.stage_folder("plan") / "plan.json")
     predicted: dict[str, float] = next(
         (one["predicted"] for one in chosen.get("candidates", []) if one["status"] == "winner"), {}
@@ -159,7 +165,7 @@ def result(run: Run) -> dict[str, Any]:
         "goals": certificate.get("goals", {}),
         "predicted": predicted,
         "measured": measured,
-        **{key: certificate[key] for key in ("nearest_misses", "binding_goal", "relax")
+        **{key: certificate[key] for key in ("nearest_misses", "binding_goal", "relax", "where")
            if key in certificate},
     }  # fmt: skip
 
@@ -169,25 +175,29 @@ def verify(run: Run) -> dict[str, Any]:
     recipe = recipe_file.read(run.folder / "recipe.yaml")
     deploy = open_artifact(deploy_of(run), kinds=("deploy",))
     chosen, base, trained = chain(run)
-    if deploy.manifest["files"]["model.onnx"] != chosen.manifest["files"]["model.onnx"]:
+    files, proven = deploy.manifest["files"], chosen.manifest["files"]
+    if files["model.onnx"] != proven["model.onnx"]:
         raise ParityError(
             f"{deploy.folder}/model.onnx is not the graph that was proven and certified",
             expected=f"the graph of {chosen.folder}",
             repair="take the folder again from the run that made it",
         )
     certificate = run.stage_folder("certify") / "certificate.json"
-    certified = read(certificate)
+    certified, done = read(certificate), read_if(certificate.with_name("done.json"))
     if (
         deploy.manifest["parent"] != chosen.digest
         or kept(deploy.manifest) != kept(chosen.manifest)
         or deploy.manifest["signature"] != chosen.manifest["signature"]
         or deploy.file("certificate.json").read_bytes() != certificate.read_bytes()
-        or certified["digests"]["model"] != deploy.manifest["files"]["model.onnx"]["sha256"]
+        or certified["digests"]["model"] != files["model.onnx"]["sha256"]
+        or any(files.get(name) != proven[name] for name in chosen.extras)
+        or done.get("deploy", deploy.digest) != deploy.digest  # older runs didn't keep it
     ):
         raise IntegrityError(
             f"{deploy.folder} does not say what was proven and certified: its labels, "
-            "preprocessing, decoding, target or certificate differ from the run's",
-            expected="the entries of the graph that was chosen, and its certificate",
+            "preprocessing, vocabulary, decoding, target, samples or certificate differ from the "
+            "run's",
+            expected="the entries and files of the graph that was chosen, and its certificate",
             repair="take the folder again from the run that made it",
         )
     report = parity.parity_report(prove(trained, base, deploy, parity_rows(run), recipe))
@@ -221,14 +231,21 @@ def deploy_of(run: Run) -> Path:
 def run_of(path: Path) -> Run:
     """The run that a folder is or lies in.
 
-    Raises: ConfigError if there is none above it.
+    Raises: ConfigError if there is none above it, or nothing at the path itself.
     """
     with reading(path):
         folders = (path, *path.resolve().parents)
         found = next((one for one in folders if (one / "run.jsonl").is_file()), None)
+        there = path.exists() or path.name == "deploy"  # which a run has at its end only
     if found is None:
         raise ConfigError(
             f"{path} is no run and lies in none", expected="a run folder such as runs/digits-001"
+        )
+    if not there:
+        names = [one.name for one in found.iterdir()]
+        raise ConfigError(
+            f"{path} is not there, though the run {found} is",
+            expected=f"something in it, {did_you_mean(path.name, names)}",
         )
     return reopen(found)
 
@@ -236,9 +253,14 @@ def run_of(path: Path) -> Run:
 def _do(run: Run, recipe: Recipe, stage: str, world: World) -> None:
     run.write(stage, "stage_started")
     started = time.perf_counter()
-    with contextlib.nullcontext() if stage == TOGETHER else ranks.alone():
-        known = {"world": world} if stage in ("plan", TOGETHER) else {}
-        summary = STEPS[stage](run, recipe, **known)
+    try:
+        with contextlib.nullcontext() if stage == TOGETHER else ranks.alone():
+            known = {"world": world} if stage in ("plan", TOGETHER) else {}
+            summary = STEPS[stage](run, recipe, **known)
+    except BaseException:
+        with contextlib.suppress(StorageError):  # what stopped the stage is what is told
+            run.write(stage, "stage_stopped", seconds=time.perf_counter() - started)
+        raise
     seconds = time.perf_counter() - started
     run.mark_done(stage, seconds=seconds, **summary)
     run.write(stage, "stage_finished", seconds=seconds)

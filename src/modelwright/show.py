@@ -1,7 +1,6 @@
 """What commands found, as tables and sentences for a person at a terminal."""
 
 import sys
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelwright.core.units import format_bytes, format_count, format_seconds
+from modelwright.data.drawing import color
 
 Found = dict[str, Any]
 
@@ -28,7 +28,9 @@ def result(found: Found) -> None:
     """The end of a run: goals, verdict, where things are."""
     goals = found["goals"]
     if goals:
-        table = _table("goal", "asked", "measured", "95 % interval", "")
+        predicted = found.get("where", "").startswith("by prediction")  # nothing was trained
+        kind = "predicted" if predicted else "measured"
+        table = _table("goal", "asked", kind, "95 % interval", "")
         for name, goal in goals.items():
             table.add_row(
                 name, goal["bound"], _value(goal["measured"]),
@@ -193,21 +195,19 @@ def _sure(one: Found) -> str:
     return f"{one['probability']:.1%}" if "probability" in one else f"{one['score']:.3f}"
 
 
-COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red")
+_TONES = ("cyan", "magenta", "green", "yellow", "blue", "red")
+COLORS = (*_TONES, *(f"bright_{tone}" for tone in _TONES))
 
 
 def _marked(one: Found) -> Text:
-    """A tagged text: each span in the colour of its kind, with the kind behind it."""
-    words = [tag["text"] for tag in one["tags"]]
-    joint = "" if all(len(word) == 1 for word in words) else " "
-    parts: list[Text] = []
-    place = 0
+    """A tagged text as it came: each span in the colour of its kind, with the kind behind it."""
+    said, place = Text(), 0
     for span in one["answer"]:
-        color = COLORS[zlib.crc32(span["kind"].encode()) % len(COLORS)]  # the same in every call
-        parts += map(Text, words[place : span["start"]])
-        parts.append(Text.assemble((span["text"], f"bold {color}"), (f"[{span['kind']}]", color)))
-        place = span["end"]
-    return Text(joint).join([*parts, *map(Text, words[place:])])
+        tone = color(span["kind"], one["kinds"], COLORS)
+        said.append(one["text"][place : span["start_char"]])
+        said.append(span["text"], f"bold {tone}").append(f"[{span['kind']}]", tone)
+        place = span["end_char"]
+    return said.append(one["text"][place:])
 
 
 STEPS_SHOWN, SERIES_SHOWN, CELL = 4, 20, 44
@@ -218,11 +218,13 @@ def _forecast(one: Found) -> None:
     series: dict[str, list[float]] = one["answer"]
     number = len(next(iter(series.values())))
     steps = [*range(min(STEPS_SHOWN, number)), *range(max(STEPS_SHOWN, number - 1), number)]
-    table = _table("series", "now", *(f"+{step + 1}" for step in steps))
+    times: list[str] = one.get("times") or [f"+{step + 1}" for step in range(number)]
+    table = _table("series", "now", *(times[step] for step in steps))
     for own in list(series)[:SERIES_SHOWN]:
         values = one["before"][own][-1], *(series[own][step] for step in steps)
         table.add_row(own, *map(_value, values))
-    console.print(f"{one['file']}: {number:,} steps ahead", soft_wrap=True)
+    until = f", {times[0]} to {times[-1]}" if "times" in one else ""
+    console.print(f"{one['file']}: {number:,} steps ahead{until}", soft_wrap=True)
     console.print(table)
     if number > len(steps) or len(series) > SERIES_SHOWN:
         console.print(f"{number:,} steps of {len(series):,} series; --json gives all of them")

@@ -4,6 +4,7 @@ No live object passes from stage to stage (docs/reference/run-folder.md); pipeli
 order.
 """
 
+import contextlib
 import json
 import math
 import shutil
@@ -35,7 +36,7 @@ from modelwright.models.catalog import ModelSpec
 from modelwright.models.heads import HEADS
 from modelwright.plan import choose, race
 from modelwright.plan.candidate import from_json, smallest_over_budget
-from modelwright.runtime.catalog import open_session
+from modelwright.runtime.catalog import WritingSession, open_session
 from modelwright.runtime.torch_session import load_model
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.catalog import make_trainer
@@ -297,14 +298,14 @@ def certify(run: Run, recipe: Recipe) -> dict[str, Any]:
         write_json(partial / "certificate.json", certificate)
         write_json(partial / "samples.json", certifying.samples(test, trained.labels))
 
-    write(
+    deploy = write(
         run.folder / "deploy", "deploy", model_file="model.onnx", fill=fill,
         signature=chosen.signature, extras=chosen.extras, parent=chosen.digest,
         run=run.folder.name,
         measured={name: certificate[name] for name in ("size_mb", certificate["metric"])},
         **kept(chosen.manifest),
     )  # fmt: skip
-    return {"verdict": certificate["verdict"]}
+    return {"verdict": certificate["verdict"], "deploy": deploy.digest}
 
 
 TOGETHER = "train"  # the stage that all processes do; the first one does all others alone
@@ -329,24 +330,29 @@ def prove(
     threads, task = recipe.target.threads, TASKS[recipe.task]
     spec = ModelSpec.from_json(base.manifest["model"])
     float_graph = base.file("model.onnx")
-    hops = [
-        parity.check_hop(
-            "trained → onnx", open_session(trained, threads=this_machine().cores),
-            open_session(base, threads=threads), rows, spec, task,
-            locate=locate.against_model(load_model(trained), float_graph, spec),
-        )
-    ]  # fmt: skip
-    if chosen.manifest["files"]["model.onnx"] != base.manifest["files"]["model.onnx"]:
-        graph = chosen.file("model.onnx")
-        hops += [
+    with contextlib.ExitStack() as opened:
+
+        def session(artifact: Artifact, threads: int = threads) -> WritingSession:
+            return opened.enter_context(contextlib.closing(open_session(artifact, threads=threads)))
+
+        exported = session(base)
+        hops = [
             parity.check_hop(
-                "onnx → int8", open_session(base, threads=threads),
-                open_session(chosen, threads=threads), rows, spec, task, tolerance=None,
-                decision_tolerance=MOST_FLIPPED, metric_tolerance=MOST_FLIPPED,
-                locate=locate.against_graph(float_graph, graph),
-            ),
-            parity.check_kernels(graph, rows, spec, task, threads=threads),
+                "trained → onnx", session(trained, this_machine().cores), exported,
+                rows, spec, task,
+                locate=locate.against_model(load_model(trained), float_graph, spec),
+            )
         ]  # fmt: skip
+        if chosen.manifest["files"]["model.onnx"] != base.manifest["files"]["model.onnx"]:
+            graph = chosen.file("model.onnx")
+            hops += [
+                parity.check_hop(
+                    "onnx → int8", exported, session(chosen), rows, spec, task, tolerance=None,
+                    decision_tolerance=MOST_FLIPPED, metric_tolerance=MOST_FLIPPED,
+                    locate=locate.against_graph(float_graph, graph),
+                ),
+                parity.check_kernels(graph, rows, spec, task, threads=threads),
+            ]  # fmt: skip
     return hops
 
 

@@ -138,12 +138,21 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
 
     Args:
         part: "valid" or "test"; looking at test again and again makes it a part one chose by.
+    Raises: ConfigError for "test" before the run is finished: its certificate says that nothing
+        was chosen by it.
     """
     from modelwright.measure.quality import evaluate as judge
     from modelwright.runtime.catalog import open_session
 
     artifact = open_artifact(_model_folder(Path(folder)))
-    rows = load_part(pipeline.run_of(artifact.folder).stage_folder("gate"), part)
+    run = pipeline.run_of(artifact.folder)
+    if part == "test" and not any(run.events("run", "finished")):
+        raise ConfigError(
+            f"{run.folder} is not finished: its test part is kept for the judgement at the end",
+            expected="the part valid until then",
+            repair=f"finish it with: modelwright run {run.folder}",
+        )
+    rows = load_part(run.stage_folder("gate"), part)
     session = open_session(artifact, threads=this_machine().cores)
     task = TASKS[artifact.manifest["task"]]
     quality = judge(session, rows, task, artifact.labels)
@@ -209,7 +218,7 @@ def predict(
         if told is not None and writes:
             told("\n")
         if draw is not None:
-            found["drawn"] = str(_draw(Path(draw), one, found))
+            found["drawn"] = str(_draw(Path(draw), one, found, artifact.labels))
         answers.append({"file": one.name, **found})
     if len(texts) == 1:
         answers.sort(key=lambda one: -one["ranking"][0]["score"])
@@ -331,7 +340,7 @@ def layouts(
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors")
 EXTRAS = {
     "vision": ("PIL", "sklearn"),
-    "text": ("tokenizers", "rensa", "sacrebleu"),
+    "text": ("tokenizers", "rensa", "sacrebleu", "py3langid"),
     "control": ("gymnasium",),
     "parquet": ("pyarrow",),
     "audio": ("soundfile",),
@@ -428,11 +437,13 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def _draw(folder: Path, one: asked.Asked, found: Mapping[str, Any]) -> Path:
+def _draw(folder: Path, one: asked.Asked, found: Mapping[str, Any], kinds: Sequence[str]) -> Path:
     """Where the drawing of an answer was put."""
     if "boxes" in found:
-        return drawing.write(folder, one.name, ".png", drawing.boxes(one.content, found["boxes"]))
+        content = drawing.boxes(one.content, found["boxes"], kinds)
+        return drawing.write(folder, one.name, ".png", content)
     from modelwright.report.forecast import picture
 
-    shown = picture(Path(one.name).name, found["before"], found["answer"])
+    times = found.get("times", ())
+    shown = picture(Path(one.name).name, found["before"], found["answer"], times)
     return drawing.write(folder, one.name, ".svg", shown.encode())

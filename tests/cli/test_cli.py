@@ -1,5 +1,6 @@
 """The command line: fast help, plain errors, one JSON object, exit codes that mean something."""
 
+import io
 import json
 import os
 import signal
@@ -218,6 +219,17 @@ def test_json_is_one_object_on_error(call, recipes, name):
     assert "refused" == found["verdict"]
     assert what in found["error"]
     assert 1 == len(out.splitlines())
+
+
+def test_a_terminal_without_our_signs_gets_others(monkeypatch):
+    """What was done stays done: the exit code is the command's."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    monkeypatch.setattr(cli, "call", lambda words: print("trained → onnx", flush=True) or 4)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+
+    assert (4, b"trained ? onnx\n") == (ended.value.code, written.getvalue())
 
 
 @pytest.mark.parametrize(
@@ -529,6 +541,19 @@ def test_a_reader_that_leaves_does_not_end_in_an_error(here, monkeypatch, no_rea
     monkeypatch.setattr(verbs, "report", lambda runs: {"runs": [{}], "reports": ["x" * 9]})
 
     assert 0 == cli.call(["report", "run", *json])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("json", [(), ("--json",)], ids=["words", "json"])
+@pytest.mark.parametrize("text", ["x" * 9, "x" * 99_999], ids=["short", "long"])
+def test_what_cannot_be_told_is_no_bug(monkeypatch, capfd, json, text):
+    """Of a full disk: `modelwright report RUN > there`, however much there is to say."""
+    monkeypatch.setattr(verbs, "report", lambda runs: {"runs": [{}], "reports": [text]})
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+
+        assert 2 == cli.call(["report", "run", *json])
+    assert "what is told can't be written: No space left on device" in capfd.readouterr().err
 
 
 def test_another_pipe_that_breaks_is_no_success(call, monkeypatch):

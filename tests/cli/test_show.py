@@ -16,22 +16,40 @@ def said(capsys):
     return print_and_read
 
 
+def tagged(text, spans, kinds=("LOC", "ORG", "PER")):
+    """An answer about a text, of which spans are of some kinds."""
+    found = [
+        {"text": own, "kind": kind, "start_char": text.index(own),
+         "end_char": text.index(own) + len(own)}
+        for own, kind in spans.items()
+    ]  # fmt: skip
+    return {"file": text, "text": text, "answer": found, "tags": [], "kinds": list(kinds)}
+
+
 def test_a_tagged_text_is_shown_with_its_spans(said):
     """Each span has its kind behind it; the words around stay as they are, markup or not."""
-    words = ["Ann", "saw", "[red]", "New", "York", "[/]"]
-    spans = [{"text": "Ann", "kind": "PER", "start": 0, "end": 1},
-             {"text": "New York", "kind": "LOC", "start": 3, "end": 5}]  # fmt: skip
-    one = {"file": "x", "answer": spans, "tags": [{"text": w, "tag": "O"} for w in words]}
+    one = tagged("Ann saw [red] New York, [/]", {"Ann": "PER", "New York": "LOC"})
 
-    assert "Ann[PER] saw [red] New York[LOC] [/]" == said(show.predict, {"answers": [one]})
+    assert "Ann[PER] saw [red] New York[LOC], [/]" == said(show.predict, {"answers": [one]})
 
 
-def test_characters_stand_side_by_side(said):
-    """A text without blanks is shown without blanks."""
-    spans = [{"text": "北京", "kind": "LOC", "start": 1, "end": 3}]
-    one = {"file": "x", "answer": spans, "tags": [{"text": c, "tag": "O"} for c in "在北京玩"]}
+def test_a_tagged_text_is_shown_as_it_came(capsys):
+    """Blanks, commas of full width and letters of two parts are those of the person."""
+    one = tagged("他在  Google 北京，e\u0301t\u00e9 。", {"Google": "ORG", "北京": "LOC"})
+    show.predict({"answers": [one]})
 
-    assert "在北京[LOC]玩" == said(show.predict, {"answers": [one]})
+    assert "他在  Google[ORG] 北京[LOC]，e\u0301t\u00e9 。\n" == capsys.readouterr().out
+
+
+def test_each_kind_of_span_has_a_colour_of_its_own():
+    """By its place among all kinds of the model, whichever of them a text has."""
+    kinds = ["ADJP", "LOC", "ORG", "PER", "PP", "VP"]
+    whole = show._marked(tagged(" ".join(kinds), dict(zip(kinds, kinds, strict=True)), kinds))
+    alone = show._marked(tagged("in Paris", {"Paris": "LOC"}, kinds))
+    colors = [str(span.style) for span in whole.spans if "bold" not in str(span.style)]
+
+    assert 6 == len(set(colors))
+    assert colors[1] == str(alone.spans[-1].style)
 
 
 def test_a_text_with_markup_is_one_cell(said):
@@ -52,6 +70,18 @@ def test_a_goal_on_size_alone_is_exact(said):
 
     assert "f1 >= 0.9 1 1 to 1 met" in text
     assert "size_mb <= 5 0.1 exact met" in text
+
+
+@pytest.mark.parametrize(
+    ("where", "kind"), [("by prediction, compressed", "predicted"), ("on valid", "measured")]
+)
+def test_what_was_only_predicted_is_not_called_measured(said, where, kind):
+    """Of a run that ended before it trained."""
+    goal = {"bound": "<= 5", "measured": 7.0, "low": None, "high": None, "met": False}
+    found = {"goals": {"size_mb": goal}, "verdict": "infeasible", "run": "runs/x", "where": where,
+             "artifact": None, "report": None}  # fmt: skip
+
+    assert f"goal asked {kind} 95 % interval" in said(show.result, found)
 
 
 def test_runs_of_several_tasks_each_fill_their_own_column(said):
@@ -82,6 +112,17 @@ def test_a_forecast_stands_beside_the_last_known_value(said):
 
     assert "a.csv: 6 steps ahead series now +1 +2 +3 +4 +6 [load] 0.5 1 2 3 4 6" in text
     assert "drawn: x/a.svg" in text
+
+
+def test_a_forecast_of_a_table_with_times_says_when(said):
+    """Each step shown has its time above."""
+    times = [f"2024-01-0{day}" for day in range(1, 7)]
+    series = {"load": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]}
+    one = {"file": "a.csv", "answer": series, "before": {"load": [0.5]}, "times": times}
+    text = said(show.predict, {"answers": [one]})
+
+    assert "a.csv: 6 steps ahead, 2024-01-01 to 2024-01-06 series now 2024-01-01" in text
+    assert "2024-01-04 2024-01-06 load 0.5 1 2 3 4 6" in text
 
 
 def test_a_rating_is_shown_with_its_item(said):

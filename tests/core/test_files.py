@@ -72,6 +72,22 @@ def test_a_write_that_the_kernel_cuts_off(tmp_path):
     assert ["a"] == names(tmp_path)
 
 
+def test_two_who_write_one_file(tmp_path, monkeypatch):
+    """Neither takes the other's half-written file: whoever ends last has the name."""
+    replace = os.replace
+
+    def meanwhile(before, after):
+        monkeypatch.setattr(os, "replace", replace)
+        write_bytes(tmp_path / "a", b"the other's, longer")
+        replace(before, after)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    write_bytes(tmp_path / "a", b"own")
+
+    assert b"own" == (tmp_path / "a").read_bytes()
+    assert ["a"] == names(tmp_path)
+
+
 def test_a_folder_where_the_file_should_be(tmp_path):
     """A path that cannot be a file is an error with the path, not a traceback."""
     (tmp_path / "a").mkdir()

@@ -116,6 +116,12 @@ MISTAKES = {
                              "is not a quantity"),
     "infinite": ("budget: {train_minutes: .inf}", 3, "budget.train_minutes", "finite"),
     "not a number": ("data: {source: x, valid: .nan}", 2, "data.valid", ""),
+    "batch beyond all memory": ("train: {batch_size: 1000000000000000000000000000}", 3,
+                                "train.batch_size", "less than or equal to 1048576"),
+    "two rhythms": ("train: {checkpoint_minutes: 2, checkpoint_steps: 9}", 3, "train",
+                    "either checkpoint_minutes or checkpoint_steps"),
+    "gain for a drop": ("task: forecasting\ndata: {source: x, horizon: 2}\n"
+                        "goals: {mse: 'drop <= -1'}", 3, "goals.mse", "a drop of -1 is a gain"),
     "no budget": ("budget: {train_minutes: 0}", 3, "budget.train_minutes", "greater than 0"),
     "two clocks": ("budget: {train_minutes: 1, train_steps: 9}", 3, "budget",
                    "either train_minutes or train_steps"),
@@ -460,6 +466,24 @@ def test_an_override_brings_its_own_clock(file, text, override, expected):
     budget = read(file(text), override).budget
 
     assert expected == (budget.train_minutes, budget.train_steps, budget.memory_gb)
+
+
+def test_an_override_brings_its_own_rhythm_of_checkpoints(file):
+    """As with the clocks; an override that takes a key away leaves the other one."""
+    path = file("train: {checkpoint_minutes: 3}\n")
+    by_steps, as_it_was = (
+        read(path, {"train.checkpoint_steps": steps}).train for steps in (7, None)
+    )
+
+    assert (0.5, 7) == (by_steps.checkpoint_minutes, by_steps.checkpoint_steps)
+    assert (3, None) == (as_it_was.checkpoint_minutes, as_it_was.checkpoint_steps)
+
+
+def test_what_is_nested_without_end(refusal):
+    """A recipe or an override is refused, not told as a traceback."""
+    assert "lists in lists" in refusal(f"x: {'[' * 3000}{']' * 3000}\n").what
+    with pytest.raises(ConfigError, match="override a: lists in lists"):
+        parse_overrides([f"a={'[' * 5000}"])
 
 
 def test_two_clocks_in_overrides_are_refused_or_the_last_wins(file):

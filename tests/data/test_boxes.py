@@ -353,17 +353,66 @@ def test_steps_that_boxes_cannot_follow_are_refused():
         augment_boxes.check([recipe.Augment(rotate=5.0)])
 
 
-def test_boxes_are_drawn_in_the_pictures_own_size(tmp_path):
-    """A frame in the label's colour, where the box is; a second picture gets a second name."""
-    found = [{"label": "cat", "score": 0.9, "box": [10.0, 20.0, 40.0, 40.0]}]
-    png = drawing.boxes(picture(0), found)
-    first, second = (drawing.write(tmp_path, "a.jpg", ".png", png) for _ in range(2))
-    drawn = image.decode(first.read_bytes(), 3, *SIZE)
-    wanted = tuple(int(drawing.color("cat")[place : place + 2], 16) for place in (1, 3, 5))
+def rgb(kind, kinds):
+    color = drawing.color(kind, kinds)
+    return tuple(int(color[place : place + 2], 16) for place in (1, 3, 5))
 
-    assert SIZE == image.size(first.read_bytes())
-    assert wanted == tuple(drawn[:, 40, 25])
+
+def pixels(png):
+    return np.asarray(image.upright(png))
+
+
+@pytest.mark.parametrize(("size", "scale"), [(400, 1), (64, 10), (48, 13)])
+def test_boxes_are_drawn_where_they_are(tmp_path, size, scale):
+    """A frame in the label's colour, on a small picture that is enlarged; a second picture gets a
+    second name."""
+    found = [{"label": "cat", "score": 0.9, "box": [10.0, 20.0, 30.0, 40.0]}]
+    png = drawing.boxes(
+        image.encode_png(np.zeros((3, size, size), np.uint8)), found, ["ape", "cat"]
+    )
+    first, second = (drawing.write(tmp_path, "a.jpg", ".png", png) for _ in range(2))
+    drawn = pixels(first.read_bytes())
+
+    assert (size * scale, size * scale, 3) == drawn.shape
+    assert rgb("cat", ["ape", "cat"]) == tuple(drawn[40 * scale, 20 * scale])
     assert {"a.png", "a-1.png"} == {first.name, second.name}
+
+
+def test_each_kind_of_box_has_a_colour_of_its_own():
+    """By its place among the kinds that the model knows, or among those that were found."""
+    kinds = ["PER", "ORG", "VP", "PP", "ADJP", "NP"]
+    box = {"score": 0.9, "box": [10.0, 20.0, 40.0, 40.0]}
+    one, other = (drawing.boxes(picture(0), [{"label": own, **box}], kinds) for own in kinds[:2])
+    both = drawing.boxes(picture(0), [{"label": own, **box} for own in ("b", "a")])
+
+    def shows(png, kind, among):
+        return (pixels(png) == rgb(kind, among)).all(-1).any()
+
+    assert 6 == len({drawing.color(kind, kinds) for kind in kinds})
+    assert shows(one, "PER", kinds) and not shows(other, "PER", kinds)
+    assert shows(both, "a", "ab") and shows(both, "b", "ab")
+
+
+def test_labels_cover_neither_each_other_nor_a_small_picture():
+    """Of two things at one place both labels can be read, and most of the picture is still seen."""
+    kinds = [str(n) for n in range(6)]
+    box = {"score": 0.9, "box": [5.0, 5.0, 30.0, 40.0]}
+    black = image.encode_png(np.zeros((3, 48, 64), np.uint8))
+    drawn = pixels(drawing.boxes(black, [{"label": own, **box} for own in kinds], kinds))
+    labels = [(drawn == rgb(kind, kinds)).all(-1).sum() for kind in kinds]
+
+    assert min(labels) > 300  # pixels around its letters
+    assert (drawn == 0).all(-1).mean() > 0.9
+
+
+def test_a_box_beyond_the_picture_is_drawn_at_its_edge():
+    """Of a thing that is cut off the frame is seen on all sides."""
+    kinds, box = ["cat"], {"score": 0.9, "box": [-3.0, 10.0, 64.0, 70.0]}
+    black = image.encode_png(np.zeros((3, 48, 64), np.uint8))
+    drawn = pixels(drawing.boxes(black, [{"label": "cat", **box}], kinds))
+
+    for row, column in ((240, 0), (240, -1), (-1, 320), (100, 320)):
+        assert rgb("cat", kinds) == tuple(drawn[row, column])
 
 
 @pytest.mark.parametrize("fonts", [("DejaVuSans.ttf",), ()])
@@ -371,11 +420,12 @@ def test_labels_of_any_script_are_told_apart(fonts, monkeypatch, capsys):
     """By a font of the system that has their letters, or else by numbers that are told once."""
     monkeypatch.setattr(drawing, "FONTS", fonts)
     monkeypatch.setattr(drawing, "_numbers", itertools.count(1))
-    monkeypatch.setattr(drawing, "color", lambda label: "#0072B2")
     drawing._written.cache_clear()
     box = {"score": 0.9, "box": [10.0, 20.0, 40.0, 40.0]}
     labels = ("cat", "猫", "犬", "猫")
-    one, two, three, again = (drawing.boxes(picture(0), [{"label": own, **box}]) for own in labels)
+    one, two, three, again = (
+        drawing.boxes(picture(0), [{"label": own, **box}], [own]) for own in labels
+    )
     said = capsys.readouterr().err
     drawing._written.cache_clear()
 

@@ -31,8 +31,30 @@ def test_running_text_is_cleaned_line_by_line(tmp_path):
     parts, _, found = text_stream.read(tmp_path / "a.txt", keys)
 
     assert "one  line \n\nof a fi" == parts["train"].origins[0]
-    assert ["strip: html: 6", "normalize: NFKC: 3", "shortest: 3: 3", "drop: duplicates: 7"] == [
-        one.text.partition(" rows")[0] for one in found
+    assert [
+        "strip: html: 6 rows changed, of 12", "normalize: NFKC: 3 rows changed, of 12",
+        "shortest: 3: 3 rows left out, 9 of 12 kept",
+        "drop: duplicates: 7 rows left out, 2 of 9 kept",
+    ] == [one.text for one in found]  # fmt: skip
+    assert [6, 3, 3, 7] == [one.count for one in found]
+
+
+def test_pairs_tell_rows_changed_from_rows_left_out():
+    """Each step of those that the ones before it kept; without rows there is nothing of either."""
+    steps = [Clean(shortest=2), Clean(strip="html"), Clean(drop="duplicates")]
+    pairs = [("ab", "cd"), ("<i>ab", "cd"), ("a", "cd"), (" ab", "cd")]
+    counts: dict[str, int] = {}
+    kept = list(clean.cleaned_pairs((("", *pair) for pair in pairs), steps, counts))
+    none: dict[str, int] = {}
+
+    assert [("", "ab", "cd"), ("", " ab", "cd")] == kept
+    assert [
+        "shortest: 2: 1 rows left out, 3 of 4 kept", "strip: html: 1 rows changed, of 3",
+        "drop: duplicates: 1 rows left out, 2 of 3 kept",
+    ] == [one.text for one in clean.findings(counts)]  # fmt: skip
+    assert [] == list(clean.cleaned(iter([]), steps[:1], none))
+    assert ["shortest: 2: 0 rows left out, 0 of 0 kept"] == [
+        one.text for one in clean.findings(none)
     ]
 
 
@@ -107,7 +129,7 @@ def test_texts_of_another_language_are_left_out():
     kept = list(clean.cleaned(rows, [Clean(language="en")], counts))
 
     assert [("2", ENGLISH, "")] == kept
-    assert {"language: en": 2} == counts
+    assert {clean.ROWS: 3, "language: en": 2} == counts
 
 
 def test_an_unknown_language_is_refused():

@@ -26,6 +26,20 @@ def test_png_round_trip():
         assert np.array_equal(pixels, image.decode(image.encode_png(pixels), channels, 5, 7))
 
 
+@pytest.mark.parametrize("form", ["BMP", "GIF", "WEBP"])
+def test_other_formats_are_read_too(form):
+    """As PNG is, where nothing is lost; of an animation the first picture."""
+    first, second = noise(2, (5, 7))
+    more = {} if form == "BMP" else {"save_all": True, "append_images": [Image.fromarray(second)]}
+    single, several = (file_of(first, form, lossless=True, **keys) for keys in ({}, more))
+
+    for content in (single, several):
+        assert (5, 7) == image.size(content)
+        assert np.array_equal(first, image.decode(content, 1, 5, 7)[0])
+    with pytest.raises(DataError):
+        image.decode(single[: len(single) // 2], 1, 5, 7)
+
+
 def test_the_whole_image_is_resized():
     """A larger image is shrunk as a whole: left half black, right half white."""
     pixels = np.zeros((40, 20), np.uint8)
@@ -67,7 +81,7 @@ def png_of_size(width: int, height: int) -> bytes:
         b"not an image",
         file_of(noise(1, (9, 9))[0])[:60],
         file_of(noise(1, (90, 90))[0], "JPEG")[:900],
-        file_of(noise(1, (9, 9))[0], "BMP"),
+        file_of(noise(1, (9, 9))[0], "TIFF"),
         file_of(noise(1, (9, 9))[0]).replace(b"IDAT", b"IDAX"),
         png_of_size(8000, 8000),
         png_of_size(60000, 60000),

@@ -178,17 +178,34 @@ def test_tables_of_many_forms_are_read(tmp_path, name, text, keys):
     assert [("wxy", "wxyz")] == histories(loaded(path, **keys), "test")
 
 
-@pytest.mark.parametrize("head", ["user,item_id,timestamp,rating", "item_id,user,rating,ts"])
-def test_columns_that_are_called_otherwise_are_refused(tmp_path, head):
-    """A header that says otherwise than the places that columns have by default counts."""
-    rows = "".join(f"{one // 5},{one % 5},{one},{one}\n" for one in range(25))
+@pytest.mark.parametrize(
+    "head", ["user,item_id,timestamp", "item_id,user,rating,ts", "ts,user,asin"]
+)
+def test_columns_of_a_header_that_names_them_are_read_by_it(tmp_path, capsys, head):
+    """Wherever they stand, in what a model is asked about too; a line says so."""
+    values = {"u": "1", "i": "{n}", "a": "{n}", "t": "{t}", "r": "5"}
+    line = ",".join(values[name[0]] for name in head.split(","))
+    rows = "\n".join(line.format(n=n, t=9 - n) for n in range(5))
     path = write(tmp_path / "a.csv", f"{head}\n{rows}")
-    with pytest.raises(ConfigError, match=r"is taken for the (time|user), and is called") as caught:
-        loaded(path)
-    time = next(name for name in head.split(",") if name[0] == "t")
+    (asked,) = interactions.questions(path, interactions.columns(section(path)))
+
+    assert [("432", "4321"), ("4321", "43210")] == [
+        histories(loaded(path), part)[0] for part in ("valid", "test")
+    ]
+    assert ("user 1", "4,3,2,1,0") == asked
+    assert "is taken for the " in capsys.readouterr().err
+
+
+def test_columns_that_are_called_otherwise_are_refused(tmp_path):
+    """A recipe whose numbers contradict the header is wrong, and one without a time has none."""
+    rows = "".join(f"{one // 5},{one % 5},{one}\n" for one in range(25))
+    path = write(tmp_path / "a.csv", f"user,item_id,rating\n{rows}")
+    with pytest.raises(ConfigError, match="column 2 is taken for the time, and") as caught:
+        loaded(path, time=2)
 
     assert "data.interactions" in caught.value.repair
-    assert 5 == len(loaded(path, user="user", item="item_id", time=time).parts["test"])
+    with pytest.raises(ConfigError, match="no column 3"):
+        loaded(path)
 
 
 def test_names_of_no_item_are_refused(tmp_path):

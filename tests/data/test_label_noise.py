@@ -52,6 +52,28 @@ def test_flipped_labels_of_texts_are_found():
     assert precision >= 0.9
 
 
+def test_words_that_most_texts_have_count_for_little():
+    """Long texts of common words: what only a class has decides, though it is rare."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(900) % 3
+    ids = [np.concatenate([2 + draw.zipf(1.3, 40) % 300, 400 + 200 * label
+                           + draw.integers(0, 60, 2)]) for label in labels]  # fmt: skip
+    given, wrong = flipped(labels, 0.05, 3)
+    rows = Rows({"ids": ragged([one[:, None] for one in ids])}, given, [""] * 900)
+    precision, recall = judged(rows, wrong, 3)
+
+    assert recall >= 0.6
+    assert precision >= 0.8
+
+
+def test_a_text_without_a_known_token_is_looked_at():
+    """Its weights are none, and no number goes wrong."""
+    ids = [np.array([[0]]) if row % 10 == 0 else np.array([[2 + row % 2]]) for row in range(60)]
+    rows = Rows({"ids": ragged(ids)}, np.arange(60) % 2, [""] * 60)
+
+    assert 60 == suspects([rows], 2).looked_at
+
+
 def test_flipped_labels_of_recordings_are_found():
     """By a coarse spectrogram; recordings differ in length."""
     draw = np.random.default_rng(0)

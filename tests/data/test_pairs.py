@@ -112,6 +112,22 @@ def test_pictures_that_are_nearly_equal_are_found_once(tmp_path):
     assert [["test 3 (a picture 7 with text 0)"]] == found["constant_images"]["rows"]
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("file_name", "text"), ("file", "caption"), ("path", "sentences"), ("image", "caption")],
+)
+def test_other_spellings_of_the_keys_are_read(tmp_path, name, said):
+    """As in the metadata.jsonl of Hugging Face's image folders."""
+    lines = [
+        {"id": 1, name: f"images/{line['image']}", said: line["captions"]}
+        for line in written(tmp_path)
+    ]
+    source = put(tmp_path, lines, "metadata.jsonl")
+
+    assert catalog.SOURCES["image_texts"] is catalog.recognise(recipe.Data(source=str(source)))
+    assert 36 == sum(map(len, load(source).parts.values()))
+
+
 def test_a_missing_picture_stops_the_gate(tmp_path):
     """It becomes a blocking finding that names it; its texts are left out."""
     lines = [*written(tmp_path), {"image": "gone.png", "captions": ["nobody sees it"]}]

@@ -86,6 +86,27 @@ def test_a_table_is_known_by_its_columns(tmp_path):
     assert "pairs" == catalog.recognise(recipe.Data(source=str(tmp_path / "pairs.csv"))).kind
 
 
+def test_files_of_any_name_are_named_without_their_language(tmp_path):
+    """By data.files, whatever they are called; else the error says so."""
+    (tmp_path / "corpus.de").write_text("\n".join(numbered(DE)))
+    (tmp_path / "corpus.en").write_text("\n".join(numbered(EN)))
+
+    found = load(tmp_path, files={"train": "corpus"})
+    assert 40 == sum(len(rows) for rows in found.parts.values())
+    with pytest.raises(ConfigError, match="no texts in two languages to train on") as caught:
+        load(tmp_path)
+    assert "write data.files: {train: corpus}" == caught.value.repair
+
+
+def test_a_table_without_the_columns_says_which_keys_name_them(tmp_path):
+    """Those of this task."""
+    (tmp_path / "pairs.csv").write_text("de,en\nein Hund,a dog\nein Haus,a house\n")
+
+    with pytest.raises(DataError, match="no column 'source'") as caught:
+        load(tmp_path / "pairs.csv", pair=None)
+    assert "data.columns: {source: …, target: …}" in caught.value.repair
+
+
 def test_sides_can_have_their_own_tokens(folder):
     """The source's travel with the model too, and read what a person writes."""
     data = load(folder, tokens={"vocab_size": 280, "joint": False})

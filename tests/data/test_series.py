@@ -224,6 +224,29 @@ def test_a_missing_value_stops_the_gate_unless_waived(tmp_path, gap):
     assert np.array_equal(wanted, data.parts["train"].inputs["window"].values)
 
 
+def test_gaps_are_filled_in_answering_as_in_training(tmp_path, capsys):
+    """Where they were waived: with the last value before, be it ahead of the window, which is said.
+    Else the table is refused, with what would help."""
+    lines = text_of(numbers()).splitlines()
+    for line in (1, 89, 90, 95):
+        lines[line] = lines[line].rpartition(",")[0] + ","
+    lines[2] = lines[2].replace(lines[2].split(",")[1], "")  # long before what is looked at
+    clean = load(file_of(tmp_path, text_of(numbers()), "clean.csv"))
+    waived = load(tmp_path / "clean.csv", checks={"waive": ["nan_values"]})
+    found = series.read_input("\n".join(lines).encode(), waived.inputs, {})["window"][0]
+    wanted = numbers()[-WINDOW:].copy()
+    wanted[[0, 1], 2], wanted[6, 2] = numbers()[87, 2], numbers()[93, 2]
+
+    assert np.array_equal(wanted, found)
+    assert "3 values missing in the last 12 rows" in capsys.readouterr().err
+    with pytest.raises(DataError, match="no value in the column 's2'") as refused:
+        series.read_input("\n".join(lines).encode(), clean.inputs, {})
+    assert "waive: [nan_values]" in refused.value.repair
+    lines[1:89] = []
+    with pytest.raises(DataError, match="line 2: no value in the column 's2', and none before"):
+        series.read_input("\n".join(lines).encode(), waived.inputs, {})
+
+
 def test_nothing_is_filled_from_later_values(tmp_path):
     """A column that begins with a gap is refused, with how long the gap is."""
     lines = text_of(numbers()).splitlines()
@@ -475,6 +498,15 @@ def test_what_a_person_brings_is_read_as_in_training(table):
     assert np.array_equal(found, packed)
 
 
+def test_times_are_those_of_the_window(table):
+    """Of the rows that are looked at; none where rows are numbered alone."""
+    inputs = load(table).inputs
+    days = [str(np.datetime64("2020-01-01") + day) for day in range(ROWS - WINDOW, ROWS)]
+
+    assert days == series.tokens(table.read_bytes(), inputs)
+    assert [] == series.tokens(text_of(numbers(), timed=False).encode(), inputs)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -504,6 +536,11 @@ def test_wrong_tables_are_refused_in_answering(table, text, words):
         ("label,text\n1,good\n0,bad\n", False),
         ("EU B-ORG\nrejects O\n\n22 CD\n", False),
         ("", False),
+        ("No,year,wind,rain\n" + "1,2010,NW,?\n2,2010,cv,0\n" * 9, True),
+        ("date,load,wind,rain\n" + "2020-01-01,3,calm,0\n" * 9, True),
+        ("id,width,length,kind\n" + "1,5.1,3.5,setosa\n" * 9, False),
+        ("id,year,text,stars\n" + "1,2010,so good a film,5\n" * 9, False),
+        ("date,load,wind\n" + "2020-01-01,3,calm\n" * 9, False),
     ],
 )
 def test_tables_of_numbers_are_told_from_texts(tmp_path, text, is_one):
@@ -516,6 +553,24 @@ def test_a_table_is_recognised_whatever_the_task(table):
     assert ("series", ("horizon",)) == (
         catalog.recognise(section(table)).kind, catalog.recognise(section(table)).answers
     )  # fmt: skip
+
+
+def test_a_table_with_a_column_of_words_is_one(tmp_path):
+    """Its numbers are taken by name; a starter recipe names them, and an error says how."""
+    lines = text_of(numbers()).splitlines()
+    lines = [
+        f"{line},{word}" for line, word in zip(lines, ["wind", *["NW", "cv"] * 50], strict=True)
+    ]
+    path = file_of(tmp_path, "\n".join(lines))
+
+    assert ["s0", "s1", "s2"] == series.starter(path)["channels"]
+    gap = "\n".join([lines[0], ",".join([*lines[1].split(",")[:2], "", "1.5", "NW"]), *lines[2:]])
+    assert ["s0", "s2"] == series.starter(file_of(tmp_path, gap, "gap.csv"))["channels"]
+    assert "channels" not in series.starter(file_of(tmp_path, text_of(numbers()), "other.csv"))
+    assert ["s2", "s0"] == load(path, channels=["s2", "s0"]).inputs["channels"]
+    with pytest.raises(DataError, match="'NW' in the column 'wind' is no number") as refused:
+        load(path)
+    assert "data.channels" in refused.value.repair
 
 
 def test_without_a_horizon_nothing_is_loaded(table):

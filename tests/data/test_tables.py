@@ -88,6 +88,30 @@ def test_quotes_between_tabs_are_the_texts_own_unless_doubled(tmp_path, field, t
     assert [("t.tsv line 2", text, "x")] == list(tables.records(path, ("text", "label")))
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_csv_is_divided_by_what_its_first_lines_say(tmp_path, mark):
+    """As programs of many countries write it; another such mark within a text divides nothing."""
+    path = tmp_path / "t.csv"
+    path.write_text(mark.join(("text", "label")) + f'\n"one; two, three"{mark}x\n' * 3)
+
+    wanted = [(f"t.csv line {n}", "one; two, three", "x") for n in (2, 4, 6)]
+    assert wanted == list(tables.records(path, ("text", "label")))
+
+
+def test_a_column_that_others_call_otherwise_is_read_and_said(tmp_path, capsys):
+    """Where the table has none of our name; what a model is asked is read so, too."""
+    path = tmp_path / "t.csv"
+    path.write_text("path,sentence\na.wav,one\n")
+
+    assert [("t.csv line 2", "one", "a.wav")] == list(tables.records(path, ("text", "file")))
+    assert "has no column 'file'; 'path' is read as data.columns.file" in capsys.readouterr().err
+    path.write_text("tokens\nNew York\n")
+    assert [("t.csv line 2", ["New", "York"])] == list(tables.rows_of_words(path, "words", ""))
+    path.write_text("tokens,tokens\na,b\n")
+    with pytest.raises(DataError, match="2 columns are called 'tokens'"):
+        list(tables.rows_of_words(path, "words", ""))
+
+
 def test_null_is_an_empty_field(tmp_path):
     """A row without a text is a finding, as of CSV; one without a number is no class nan."""
     rows = [{"text": f"a text {n}", "label": "ab"[n % 2]} for n in range(20)]

@@ -1,8 +1,11 @@
 """Texts with a label each and words with a tag each: what becomes a class, and what none."""
 
 import json
+import unicodedata
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from modelwright.core.errors import DataError
 from modelwright.data import asked, catalog, checks, text
@@ -114,6 +117,25 @@ def test_borders_between_words_of_every_script_stay(tmp_path, lines):
         assert {len(words)} == set(own.inputs["ids"].lengths) == set(own.targets.lengths)
     asked = text.JOINT.join(["", *words]).encode()
     assert words == text.tokens(asked, data.inputs)
+
+
+@pytest.mark.parametrize("unit", text.UNITS)
+@settings(deadline=None)
+@given(line=st.text())
+@example("cafe\u0301 ，ﬁ… \u1112\u1161\u11ab ㈱")
+def test_tokens_know_their_places_in_the_text_as_it_came(unit, line):
+    """Cut as for training; each stands where it was written, and no character is lost."""
+    line = line.lstrip(text.JOINT + "\ufeff")
+    found = text.tokens(line.encode(errors="replace"), {"unit": unit, "whole": True})
+    whole = line.encode(errors="replace").decode()
+
+    assert text.split(whole, unit) == found
+    assert whole == found.text
+    ends = [0, *(end for _, end in found.places)]
+    for token, (begin, end), before in zip(found, found.places, ends, strict=False):
+        plain = unicodedata.normalize("NFKC", whole[begin:end])
+        assert "".join(token.split()) in "".join(plain.split())
+        assert not whole[before:begin].strip()  # between tokens there are blanks alone
 
 
 def test_running_text_of_single_characters_is_cut_into_them(tmp_path):

@@ -150,7 +150,7 @@ def test_two_texts_of_one_recording_are_refused(tmp_path):
 def test_a_missing_column_is_named(tmp_path):
     """The error says which column is missing, where, and how to name another."""
     source = write(tmp_path, ["ab"] * 9)
-    source.write_text(source.read_text().replace("file,", "path,"))
+    source.write_text(source.read_text().replace("file,", "clip,"))
 
     with pytest.raises(DataError, match="there is no column 'file'"):
         loaded(source, format="transcripts")

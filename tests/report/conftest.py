@@ -189,7 +189,8 @@ def complete() -> Files:
                          ("8", "1", 0.47)])],
             "machine": {"cpu": "AMD EPYC 7B13", "cores": 2, "memory_gb": 8},
             "digests": {"data": "ab" * 32, "trained": "cd" * 32, "model": "ef" * 32}},
-        "deploy/manifest.json": {**labels, "kind": "deploy", "digest": "12" * 32},
+        "deploy/manifest.json": {**labels, "kind": "deploy", "digest": "12" * 32,
+                                 "files": {"model.onnx": {"sha256": "ef" * 32}}},
         **{f"{folder}/done.json": {"finished": 1.0}
            for folder in ("data", "plan", "train", "compress", "export", "certify")},
     }  # fmt: skip

@@ -32,6 +32,25 @@ def test_certified_needs_every_goal_of_the_recipe_judged(make_run, certified):
     assert any("not met: latency_p99_ms" in notice for notice in life.notices)
 
 
+@pytest.mark.parametrize(("name", "content", "verdict", "words"), [
+    ("certify/done.json", None, "unfinished", "“certify” did not reach its end"),
+    ("deploy/manifest.json", None, "refused", "the model in deploy/ is not there"),
+    ("deploy/manifest.json", {"files": {"model.onnx": {"sha256": "00" * 32}}}, "refused",
+     "is not the one that was judged"),
+])  # fmt: skip
+def test_certified_needs_the_model_that_was_judged(
+    make_run, certified, name, content, verdict, words
+):
+    """A certificate alone ships nothing: its stage is done, and deploy/ holds its graph."""
+    certified[name] = content
+    if content is None:
+        del certified[name]
+    life = collect(make_run(certified))
+
+    assert verdict == life.verdict
+    assert words in life.reason
+
+
 def test_a_whole_run_has_no_notices(make_run, certified):
     """What follows the contract is read without complaint."""
     life = collect(make_run(certified))
@@ -74,6 +93,20 @@ def test_a_crashed_and_resumed_stage_has_both_tries(make_run, certified):
 
     assert (train.state, train.seconds) == ("done", 15.0)
     assert train.spans == ((1.0, 5.0), (21.0, 10.0))
+
+
+def test_a_try_that_was_stopped_counts(make_run, certified):
+    """Up to the moment in which the stage wrote that it was stopped."""
+    files = {"recipe.yaml": certified["recipe.yaml"]}
+    files["run.jsonl"] = [
+        event("run", "started"), event("train", "stage_started", 1),
+        event("train", "stage_stopped", 8, seconds=7.0), event("run", "resumed", 20),
+        event("train", "stage_started", 21), event("train", "stage_stopped", 24, seconds=3.0),
+    ]  # fmt: skip
+    life = collect(make_run(files))
+
+    assert ("stopped", 10.0, 10.0) == (life.stages[2].state, life.stages[2].seconds, life.seconds)
+    assert ((1.0, 7.0), (21.0, 3.0)) == life.stages[2].spans
 
 
 def test_predictions_find_their_measurements(make_run, certified):

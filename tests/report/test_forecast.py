@@ -19,6 +19,16 @@ def test_each_series_goes_on_where_it_ends():
     assert past[-1] == ahead[0]
 
 
+def test_the_axis_says_when_the_steps_are():
+    """Where times are known."""
+    known = {"x": [1.0, 2.0]}
+
+    assert "steps from the last known value" in picture("a", known, known)
+    assert "steps: 1 is 2024-01-30, 2 is 2024-01-31" in picture(
+        "a", known, known, ["2024-01-30", "2024-01-31"]
+    )
+
+
 def test_what_is_not_drawn_is_said():
     """The first series of many are drawn, and how many are not stands above."""
     series = {f"s{n}": [1.0, 2.0] for n in range(MOST_CHARTS + 3)}

@@ -85,6 +85,46 @@ def test_a_certified_run_says_so_in_plain_words(page, certified):
         assert words in text
 
 
+@pytest.mark.parametrize(("name", "places"), [
+    ("data/data.json", ("labels",)), ("data/data.json", ("checked",)),
+    ("data/data.json", ("class_counts", "train")), ("data/data.json", ("class_counts", "train", 1)),
+    ("data/data.json", ("outputs", "labels")), ("certify/certificate.json", ("confusion", 2)),
+    ("certify/certificate.json", ("confusion", 2, 1)),
+    ("certify/certificate.json", ("latency", "histogram", "counts", 3)),
+])  # fmt: skip
+@pytest.mark.parametrize("value", [-1, "x", {}, 1e308], ids=repr)
+def test_what_should_be_a_list_is_left_out_with_a_notice(page, certified, name, places, value):
+    """The rest of the report is there; a value that a list of counts may hold stands in it."""
+    part = certified[name]
+    for place in places[:-1]:
+        part = part[place]
+    part[places[-1]] = value
+    key = ".".join(one for one in places if isinstance(one, str))
+    fine = value == 1e308 and isinstance(places[-1], int) and places != ("confusion", 2)
+    text = page(certified).text
+
+    assert fine != (f"{name}: {key} is no list" in text)
+    assert "Repeat" in text or "repeat the whole run" in text
+
+
+def test_a_bound_is_printed_as_it_was_set(page, certified):
+    """Not rounded to the digits of what is measured."""
+    goals = certified["certify/certificate.json"]["goals"]
+    goals["size_mb"] |= {"bound": "<= 0.1985", "measured": 0.1984}
+
+    assert "≤ 0.1985 MB" in page(certified).text
+
+
+def test_what_no_race_foretold_is_called_measured(page, certified):
+    """The look at valid is one figure without a race, and a forecast's counterpart with one."""
+    number = {"value": 0.8382, "unit": "share", "kind": "measured", "how": "valid rows"}
+    certified["run.jsonl"].append({"stage": "train", "event": "figure", "subject": "cnn-small",
+                                   "name": "valid_accuracy", "number": number})  # fmt: skip
+    text = page(certified).text
+
+    assert "accuracy on valid" in text and "forecast by the race" not in text
+
+
 def test_every_goal_has_bound_measured_interval_and_verdict(page, certified):
     """A goal whose interval reaches past its bound is met, with a warning."""
     text = page(certified).text
@@ -212,6 +252,23 @@ def test_an_infeasible_run_names_the_binding_goal_and_the_way_out(page, impossib
         assert words in found.text
     assert "misses" in found.ids
     assert "modelwright serve" not in found.text
+    assert "This run is not whole" not in found.text
+
+
+@pytest.mark.parametrize(
+    ("where", "kind"),
+    [
+        ("on the valid part", "measured"),
+        ("by prediction, with compression at its best", "predicted"),
+    ],
+)
+def test_what_was_only_predicted_is_not_called_measured(page, impossible, where, kind):
+    """Of a run that ended before it trained."""
+    impossible["certify/certificate.json"]["where"] = where
+    found = page(impossible)
+
+    assert f"goal verdict {kind} bound" in found.text
+    assert f"goal missed bound {kind} by how much" in found.text
 
 
 def test_a_failed_hop_names_the_first_differing_node(page, certified):

@@ -17,8 +17,8 @@ from tests.serve.conftest import SMALL, WEIGHTS, png, question, running
 
 from modelwright.core.errors import ConfigError, IntegrityError
 from modelwright.serve.answers import Answers
-from modelwright.serve.app import Served
 from modelwright.serve.limits import Access, Limits, Refused
+from modelwright.serve.served import Served
 from modelwright.serve.server import prepare
 
 INFER = "/v2/models/cnn-tiny/infer"

@@ -23,7 +23,7 @@ WORDS = Vocabulary("given", ["token"], {"token:in": 2, "token:paris": 3, "token:
 # of each id, the scores of TAGS: a place is named by its words, "texas" continues
 SCORES = np.array([[0, 0, 0], [9, 0, 0], [9, 0, 0], [0, 9, 0], [0, 0, 9]], np.float32)
 TEXT = {"kind": "text", "vocab_size": 5, "features": 1, "length": 8, "max_length": 16,
-        "unit": "given", "asked": "words"}  # fmt: skip
+        "unit": "given", "asked": "words", "whole": True}  # fmt: skip
 SERIES = {"kind": "series", "length": 4, "patch": 4, "channels": ["load", "<b>heat</b>"]}
 SOUND = {"kind": "audio", "rate": 8000, "num_mels": 40, "length": 80, "max_length": 160}
 
@@ -142,7 +142,9 @@ def test_a_text_is_answered_with_its_spans(asked):
     """Punctuation is cut off as the reader does, and every word keeps its own tag."""
     reply = page(asked["text"], b"  In Paris\nTexas, x", "text/plain;charset=utf-8").json()
 
-    assert [{"text": "Paris Texas", "kind": "LOC", "start": 1, "end": 3}] == reply["answer"]
+    assert [{"text": "Paris\nTexas", "kind": "LOC", "start": 1, "end": 3, "start_char": 5,
+             "end_char": 16}] == reply["answer"]  # fmt: skip
+    assert ("  In Paris\nTexas, x", ["LOC"]) == (reply["text"], reply["kinds"])
     assert ["In", "Paris", "Texas", ",", "x"] == [one["text"] for one in reply["tags"]]
     assert ["O", "B-LOC", "I-LOC", "O", "O"] == [one["tag"] for one in reply["tags"]]
     assert reply["latency_ms"] > 0
@@ -218,6 +220,13 @@ def test_the_page_knows_what_to_ask_for(asked):
     assert (["load", "<b>heat</b>"], 4) == (facts["series"]["columns"], facts["series"]["rows"])
 
 
+def test_kinds_of_boxes_are_the_models_classes():
+    """In their own order, by which the page gives them colours."""
+    answers = Answers("detection", {"kind": "image"}, {"kind": "boxes"}, ["dog", "cat"], {}, {})
+
+    assert ["dog", "cat"] == answers.span_kinds
+
+
 def test_rows_of_unequal_length_never_share_a_batch(asked):
     """Of many requests at once, of several lengths, each gets the scores of its own ids."""
     draw = np.random.default_rng(0)
@@ -248,6 +257,16 @@ def test_a_row_longer_than_the_model_is_meant_for_is_refused(asked, shape, words
 
     assert 400 == reply.status_code
     assert words in reply.json()["error"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(0, 200), (4, 200), (5, 400), (-1, 400)])
+def test_ids_outside_the_vocabulary_are_refused(asked, number, status):
+    """A graph counts those below zero from the end, and answers with confidence."""
+    tensor = {"name": "ids", "shape": [1, 2, 1], "datatype": "INT64", "data": [2, number]}
+    reply = asked["text"].post("/v2/models/model/infer", json={"inputs": [tensor]})
+
+    assert status == reply.status_code
+    assert status == 200 or "ids are whole numbers from 0 to 4" in reply.json()["error"]
 
 
 def test_learned_positions_bound_a_row(tmp_path):

@@ -19,6 +19,7 @@ const element = () => new Proxy({}, {
 });
 globalThis.document = {
   getElementById: (id) => (elements[id] ??= element()), createElement: element, body: element(),
+  createElementNS: (space, name) => ({ name, setAttribute(key, value) { this[key] = value; } }),
 };
 Object.assign(globalThis, { addEventListener() {}, location: { origin: "" }, fetch: async () => ({
   ok: false, status: 500, json: async () => ({}),
@@ -33,7 +34,7 @@ def in_page(*expressions):
         pytest.skip("node is not on this machine")
     source = resources.files("modelwright.serve").joinpath("page", "app.js").read_text()
     asked = f"console.log(JSON.stringify([{', '.join(expressions)}]));"
-    script = f"{BROWSER}{source}\n{asked}"
+    script = f"{BROWSER}{source}\n(async () => {{ {asked} }})();"
     done = subprocess.run([node], input=script, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -151,3 +152,43 @@ def test_the_page_of_a_model_that_it_cannot_ask_is_whole():
 
     assert "The page cannot ask this model; programs can" in facts
     assert "/v2/models/m/infer" == address
+
+
+def test_boxes_are_framed_with_label_and_score():
+    """In the colour of their place among the model's classes; no label lies on another, nor beyond
+    the picture's right edge."""
+    boxes = [{"label": label, "score": 0.93, "box": box} for label, box in (
+        ("cat", [4, 40, 30, 60]), ("dog", [5, 41, 28, 60]), ("dog", [60, 2, 90, 30]))]  # fmt: skip
+    (drawn,) = in_page(
+        f"(model = {{ span_kinds: ['dog', 'cat'] }}, frames({json.dumps(boxes)}, 100, 0.5))"
+    )
+    first, second, third = drawn[1::2]
+
+    assert ["rect", "text"] * 3 == [one["name"] for one in drawn]
+    assert ["k1", "k1", "k0", "k0", "k0", "k0"] == [one["class"] for one in drawn]
+    assert ["cat 93%", "dog 93%", "dog 93%"] == [one["textContent"] for one in drawn[1::2]]
+    assert second["y"] - first["y"] >= 7
+    assert (2 + 7, 90, "end") == (third["y"], third["x"], third["text-anchor"])
+
+
+def test_a_tagged_text_is_shown_as_it_came():
+    """Between spans stands what was written there; what takes two places in a script counts one."""
+    text = "\U0001f600 在 Google 北京，好"
+    spans = [{"kind": "ORG", "text": "Google", "start_char": 4, "end_char": 10},
+             {"kind": "LOC", "text": "北京", "start_char": 11, "end_char": 13}]  # fmt: skip
+    (shown,) = in_page(
+        "(model = { span_kinds: ['LOC', 'ORG'] }, globalThis.shown = [], "
+        "$('tagged').replaceChildren = (...parts) => shown.push(...parts), "
+        f"showTags({{ text: {json.dumps(text)}, answer: {json.dumps(spans)} }}), "
+        "shown.map((one) => one.className ?? one))"
+    )
+
+    assert ["\U0001f600 在 ", "kind k1", " ", "kind k0", "，好"] == shown
+
+
+def test_a_translation_goes_line_by_line():
+    """As the command reads a file: a line is an answer, blank ones stay, time adds up."""
+    said = "async (body) => ({ answer: (await body.text()).toUpperCase(), latency_ms: 2 })"
+    (reply,) = in_page(f"await byLine(new Blob(['a b\\r\\n\\nc d\\n']), {said})")
+
+    assert {"answer": "A B\n\nC D", "latency_ms": 4} == reply

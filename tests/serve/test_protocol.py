@@ -249,6 +249,26 @@ def test_the_row_limit_is_exact(deploy):
     assert [200, 400] == statuses
 
 
+def test_more_rows_than_ever_can_wait_are_no_matter_of_trying_again(deploy):
+    """They get 413, not 503."""
+    with running(deploy, limits=Limits(queue_rows=3)) as server:
+        replies = [httpx.post(server.url + INFER, json=question(rows=rows)) for rows in (3, 4)]
+
+    assert [200, 413] == [reply.status_code for reply in replies]
+    assert "4 rows, where at most 3 can wait: send fewer" == replies[1].json()["error"]
+
+
+def test_one_body_of_the_limit_always_has_room(deploy):
+    """Also where the limit of one is above that of all together."""
+    body = json.dumps(question()).encode()
+    limits = Limits(body_bytes=len(body), buffered_bytes=len(body) // 2)
+    headers = {"Content-Type": "application/json"}
+    with running(deploy, limits=limits) as server:
+        reply = httpx.post(server.url + INFER, content=body, headers=headers)
+
+    assert 200 == reply.status_code
+
+
 def test_an_answer_that_would_be_too_large_is_refused_before_it_is_computed(deploy):
     """By the numbers of all outputs, whatever of them is asked for: two of ten for each row."""
     with running(deploy, limits=Limits(answer_numbers=50)) as server:

@@ -8,10 +8,14 @@ import threading
 import time
 
 import httpx
+import numpy as np
 import pytest
-from tests.serve.conftest import question, running
+from tests.serve.conftest import png, question, running
+from tests.serve.test_abuse import wait_until
 
 from modelwright.core.errors import ConfigError
+from modelwright.serve.answers import Answers
+from modelwright.serve.limits import Limits
 from modelwright.serve.server import prepare
 
 SCRIPT = """
@@ -23,6 +27,7 @@ def slow(artifact, threads):
     session = real(artifact, threads=threads)
     def run(batch):
         if batch["image"].any():
+            print("busy", flush=True)
             time.sleep(0.5)
         return session(batch)
     return run
@@ -46,7 +51,7 @@ def test_a_signal_lets_the_running_request_finish_and_exits_with_0(deploy, name)
         )
         thread = threading.Thread(target=post)
         thread.start()
-        time.sleep(0.15)
+        assert "busy\n" == process.stdout.readline()
         process.send_signal(name)
         time.sleep(0.2)
         with pytest.raises(httpx.ConnectError):
@@ -54,10 +59,57 @@ def test_a_signal_lets_the_running_request_finish_and_exits_with_0(deploy, name)
         thread.join()
 
         assert [200] == replies
-        assert 0 == process.wait(5)
+        assert 0 == process.wait(20)
     finally:
         process.kill()
         process.stdout.close()
+
+
+def test_work_aside_that_hangs_does_not_outlast_the_grace(deploy, monkeypatch):
+    """A search for which nobody waits any more is left behind when the server is told to stop."""
+    go = threading.Event()
+    monkeypatch.setattr(Answers, "answer", lambda self, *given: go.wait(60))
+    server = prepare(deploy, port=0, limits=Limits(deadline_s=0.1, grace_s=0.1))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert wait_until(lambda: server.started)
+    headers, content = {"Content-Type": "image/png"}, png(np.zeros((8, 8), np.uint8))
+    late = httpx.post(server.url + "/page/answer", content=content, headers=headers)
+    server.should_exit = True
+    thread.join(20)
+    ended = not thread.is_alive()
+    go.set()
+
+    assert (504, True) == (late.status_code, ended)
+
+
+@pytest.mark.parametrize(("seconds", "start_s", "words"), [
+    (0.3, 9, None), (0.3, 0.05, "gave no answer to one row within 0.05 s"),
+    (None, 9, "fails on one row: ValueError: odd"),
+])  # fmt: skip
+def test_the_first_row_has_a_deadline_of_its_own(deploy, monkeypatch, seconds, start_s, words):
+    """A model may take longer to warm up than to be ready later; without an answer none is
+    served, and the reason is no traceback."""
+
+    def slow(batch):
+        if seconds is None:
+            raise ValueError("odd")
+        time.sleep(seconds)
+        return {"logits": np.zeros((1, 10), np.float32)}
+
+    monkeypatch.setattr("modelwright.runtime.catalog.open_session", lambda artifact, threads: slow)
+
+    def stop(url, name):
+        server.should_exit = True
+
+    limits = Limits(ready_s=0.05, start_s=start_s)
+    server = prepare(deploy, port=0, limits=limits, announce=stop)
+    if words is None:
+        server.run()
+        assert server.started
+    else:
+        with pytest.raises(ConfigError, match=words):
+            server.run()
 
 
 def test_what_was_loaded_is_not_walked_again(deploy, monkeypatch):

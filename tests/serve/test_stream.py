@@ -1,6 +1,8 @@
 """A language model on the page: how a text goes on that a person writes."""
 
+import itertools
 import json
+import socket
 
 import httpx
 import numpy as np
@@ -11,6 +13,7 @@ from tests.serve.test_kinds import deployed
 
 from modelwright.core.signature import Signature, TensorSpec
 from modelwright.data import language
+from modelwright.serve.answers import Answers
 from modelwright.serve.limits import Limits
 
 KNOWN = language.learn("ab天", "bytes", 258)
@@ -50,9 +53,9 @@ def client(folder):
         yield asking
 
 
-def ask(client, content, query="", **headers):
+def ask(client, content, query="", *, timeout=5, **headers):
     headers = {"Content-Type": "text/plain", **headers}
-    return client.post(f"/page/answer{query}", content=content, headers=headers)
+    return client.post(f"/page/answer{query}", content=content, headers=headers, timeout=timeout)
 
 
 @pytest.mark.parametrize(("query", "wanted"), [
@@ -91,6 +94,31 @@ def test_a_text_without_end_is_cut_at_the_deadline(folder, accept):
     assert "no end within the deadline: ask for fewer tokens with max_new" == error
     assert (504 if accept == "application/json" else 200) == reply.status_code
     assert "bcde" == after["answer"]
+
+
+def test_a_client_that_stops_reading_holds_up_nobody(folder, monkeypatch):
+    """It is hung up on after the time that it has to take its answer, and the next one writes."""
+    continued = Answers.continued
+
+    def endless(self, content, session, how):
+        prompt, pieces = continued(self, content, session, how)
+        return prompt, itertools.repeat("a" * 100_000) if prompt == "long" else pieces
+
+    monkeypatch.setattr(Answers, "continued", endless)
+    limits = Limits(write_s=0.2, deadline_s=15)
+    with (
+        running(folder, limits=limits) as server,
+        httpx.Client(base_url=server.url) as client,
+        socket.create_connection((client.base_url.host, client.base_url.port)) as stalled,
+    ):
+        stalled.sendall(
+            b"POST /page/answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n"
+            b"Accept: application/x-ndjson\r\nContent-Type: text/plain\r\n\r\nlong"
+        )
+        assert b"HTTP/1.1 200" == stalled.recv(12)
+        reply = ask(client, b"a", timeout=30)
+
+    assert (200, "bcde") == (reply.status_code, reply.json().get("answer"))
 
 
 @pytest.mark.parametrize(("query", "words"), [

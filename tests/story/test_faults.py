@@ -20,6 +20,7 @@ import pytest
 
 from modelwright import pipeline
 from modelwright.core.errors import IntegrityError, StorageError
+from modelwright.core.files import sha256
 from modelwright.data.image import encode_png
 
 from .conftest import copy_of, flip, restate, tamper, undo
@@ -115,6 +116,32 @@ def test_another_manifest_fails_verify(run_copy, command, entry, value):
     assert "does not say what was proven and certified" in said.err
 
 
+@pytest.mark.parametrize("name", ["vocabulary.json", "samples.json"])
+def test_another_file_beside_the_graph_fails_verify(run_copy, command, name):
+    """The right graph whose vocabulary or samples were exchanged, hashes and all, is refused."""
+    chosen = json.loads((run_copy / "compress/compress.json").read_bytes())["chosen"]
+    proven = run_copy / "compress/candidates" / chosen
+    if name == "vocabulary.json":  # as a model of texts has one
+        for folder in (proven, run_copy / "deploy"):
+            put(folder, name, b'["a", "b"]')
+            restate(folder, lambda manifest: manifest["preprocess"].update(files=[name]))
+        digest = json.loads((proven / "manifest.json").read_bytes())["digest"]
+        restate(run_copy / "deploy", lambda manifest: manifest.update(parent=digest))
+        (run_copy / "certify/done.json").write_text("{}")  # as older runs left it
+    put(run_copy / "deploy", name, b'["b", "a"]')
+    said = command("verify", run_copy)
+
+    assert 4 == said.code
+    assert "does not say what was proven and certified" in said.err
+
+
+def put(folder, name, content):
+    """A file of an artifact, its manifest rewritten."""
+    (folder / name).write_bytes(content)
+    entry = {"sha256": sha256(folder / name), "bytes": len(content)}
+    restate(folder, lambda manifest: manifest["files"].update({name: entry}))
+
+
 @pytest.mark.parametrize("factor", [1.02, 1.001])
 def test_a_float_model_is_held_to_float_tolerance(plain, tmp_path, command, factor):
     """Where float32 ships, a deployed graph with slightly other weights, its manifest rewritten,
@@ -201,6 +228,16 @@ def test_a_finished_run_without_a_model_is_not_continued(run_copy, command, verd
 
     assert 2 == said.code
     assert f"the run is {verdict} (" in said.err and repair in said.err
+
+
+def test_the_test_part_stays_closed_until_the_run_is_finished(run_copy, command):
+    """Or one could choose by it before the certificate says that nobody did."""
+    undo(run_copy, "certify")
+    said = command("evaluate", run_copy / "train/model", "--part", "test")
+
+    assert 2 == said.code
+    assert f"modelwright run {run_copy}\n" in said.err
+    assert 0 == command("evaluate", run_copy / "train/model").code
 
 
 @pytest.mark.parametrize("part", ["train", "valid", "test"])

@@ -55,6 +55,26 @@ def test_an_answer_is_one_list_a_series():
     assert {"load": [1.0, 2.0], "oil": [10.0, 20.0]} == found["answer"]
 
 
+@pytest.mark.parametrize(("times", "wanted"), [
+    (["2024-02-27", "2024-02-28"], ["2024-02-29", "2024-03-01"]),
+    (["2024-01-01 23:00", "2024-01-01 23:30"], ["2024-01-02 00:00", "2024-01-02 00:30"]),
+    (["2024-01-01T05:00", "2024-01-01T06:00"], ["2024-01-01T07:00", "2024-01-01T08:00"]),
+    (["2023-10", "2023-11"], ["2023-12", "2024-01"]),
+    (["2023-06-30", "2023-09-30", "2023-12-31"], ["2024-03-31", "2024-06-30"]),
+    (["2023-10-15", "2023-11-15"], ["2023-12-15", "2024-01-15"]),
+    (["1998", "1999"], ["2000", "2001"]),
+    (["20231230", "20231231"], ["20240101", "20240102"]),
+    (["2024-01-01", "2024-01-02", "2024-01-04"], []),  # nobody knows which day comes next
+    (["01/02/2024", "02/02/2024"], []), (["1", "2"], []), (["2024-01-01"], []), ([], []),
+    (["9999-12-30", "9999-12-31"], []), (["2024-01-01", "2024-01-01"], []),
+])  # fmt: skip
+def test_a_forecast_goes_on_in_time(times, wanted):
+    """Where times are evenly apart, be it by months, in a form that says which they are."""
+    found = forecast.answer({"forecast": np.ones((2, 1))}, ["load"], times)
+
+    assert wanted == found.get("times", [])
+
+
 def test_the_catalog_names_this_task():
     """Forecasting is this file."""
     assert Task("series", "horizon", forecast) == TASKS["forecasting"]

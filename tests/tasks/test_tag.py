@@ -1,6 +1,7 @@
 """Tagging: spans as conlleval reads them, span F1, and a loss that no padding enters."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelwright.core.signature import NO_TARGET
+from modelwright.data.clean import placed
 from modelwright.tasks import tag
 from modelwright.tasks.catalog import TASKS, Task
 
@@ -111,11 +113,13 @@ def test_the_loss_is_a_mean_over_real_places():
 
 
 def test_an_answer_shows_words_and_spans():
-    """Each word with its tag, and the spans as their words."""
-    found = tag.answer(outputs_of(1, 2, 0), LABELS, ["New", "York", "rains"])
+    """Each word with its tag, the spans as their words, and what kinds of them there can be."""
+    found = tag.answer(outputs_of(0, 1, 2), LABELS, ["In", "New", "York"])
 
-    assert [{"text": "New York", "kind": "A", "start": 0, "end": 2}] == found["answer"]
-    assert [("New", "B-A"), ("York", "I-A"), ("rains", "O")] == [
+    assert [{"text": "New York", "kind": "A", "start": 1, "end": 3, "start_char": 3,
+             "end_char": 11}] == found["answer"]  # fmt: skip
+    assert ("In New York", ["A", "B"]) == (found["text"], found["kinds"])
+    assert [("In", "O"), ("New", "B-A"), ("York", "I-A")] == [
         (one["text"], one["tag"]) for one in found["tags"]
     ]
 
@@ -134,4 +138,20 @@ def test_spans_are_written_as_their_text_is(tokens, wanted):
     tags = [0, 0, 1, 2, 0][: len(tokens)]
     found = tag.answer({"logits": np.eye(5)[tags]}, LABELS, tokens)
 
-    assert [wanted] == [one["text"] for one in found["answer"]]
+    (span,) = found["answer"]
+
+    assert wanted == span["text"] == found["text"][span["start_char"] : span["end_char"]]
+
+
+def test_a_span_of_a_text_is_a_piece_of_it():
+    """Blanks and signs between its words are those that the text has, whatever the model reads."""
+    whole = "At  N.Y.，rain"
+    tokens = placed(whole, "NFKC", re.compile(r"\w+|[^\w\s]"))
+    found = tag.answer(outputs_of(0, 1, 2, 2, 2, 0, 3), LABELS, tokens)
+
+    assert whole == found["text"]
+    assert ["N.Y.", "rain"] == [one["text"] for one in found["answer"]]
+    assert ["N.Y.", "rain"] == [
+        whole[one["start_char"] : one["end_char"]] for one in found["answer"]
+    ]
+    assert "," == found["tags"][5]["text"]

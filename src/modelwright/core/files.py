@@ -54,7 +54,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises: StorageError when the disk refuses; the old file is then untouched.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    # a name of its own: of two who write the same file at once, the later one's stays
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.partial")
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -63,7 +64,7 @@ def write_bytes(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
-        except OSError:
+        except BaseException:
             with contextlib.suppress(OSError):
                 partial.unlink()
             raise

@@ -97,6 +97,8 @@ def parse_goal(metric_name: str, text: str) -> Goal:
     """
     >>> parse_goal("accuracy", "drop <= 0.5 pt")
     Goal(name='accuracy_drop', op='<=', bound=0.005)
+    >>> parse_goal("mse", "drop <= 0").text
+    '<= 0'
     >>> parse_goal("latency_p99_ms", "<= 2 ms").bound
     2.0
     """
@@ -122,7 +124,9 @@ def parse_goal(metric_name: str, text: str) -> Goal:
         raise ValueError(f"{quantity.strip()!r} is no finite bound")
     if metric.unit == "share" and not 0 <= bound <= 1:
         raise ValueError(f"{bound:g} is no share; write 0.97 or 97 %")
-    if not metric.higher_is_better and bound <= 0:
+    if drop and bound < 0:
+        raise ValueError(f"a drop of {bound:g} is a gain; write 0 or more")
+    if not metric.higher_is_better and not drop and bound <= 0:
         raise ValueError(f"{bound:g} can't be reached; write a bound above zero")
     name = f"{metric_name}_drop" if drop else metric_name
     return Goal(name, "<=" if op == "<=" else ">=", bound)

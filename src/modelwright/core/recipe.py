@@ -234,7 +234,7 @@ class Train(Section):
 
     seed: Whole = Field(0, ge=0, lt=2**31)
     batch_size: Whole | None = Field(
-        None, ge=1, description="examples per optimizer step, over all devices"
+        None, ge=1, le=2**20, description="examples per optimizer step, over all devices"
     )
     micro_batch_size: Whole | None = Field(None, ge=1, description="examples per forward pass")
     optimizer: OptimizerName | None = None
@@ -328,6 +328,12 @@ class Train(Section):
     def _micro_batch_fits(self) -> "Train":
         if self.micro_batch_size and self.batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError("micro_batch_size must divide batch_size")
+        return self
+
+    @model_validator(mode="after")
+    def _one_rhythm_of_checkpoints(self) -> "Train":
+        if self.checkpoint_steps is not None and self.sets("checkpoint_minutes"):
+            raise ValueError("give either checkpoint_minutes or checkpoint_steps, not both")
         return self
 
 

@@ -52,6 +52,8 @@ def read(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
         raise ConfigError(
             f"{path}: not valid YAML: {error}", expected="plain UTF-8 text"
         ) from error
+    except RecursionError as error:
+        raise _too_deep(str(path)) from error
     lines: dict[Place, int] = {}
     try:
         value = _plain(node, (), lines, path) if node is not None else None
@@ -93,7 +95,16 @@ def parse_overrides(words: tuple[str, ...] | list[str]) -> dict[str, Any]:
             result[key] = yaml.safe_load(text) if text else ""
         except (yaml.YAMLError, ValueError):
             result[key] = text  # "goals.size_mb=>= 1": not YAML, but what the user means
+        except RecursionError as error:
+            raise _too_deep(f"override {key}") from error
     return result
+
+
+def _too_deep(where: str) -> ConfigError:
+    return ConfigError(
+        f"{where}: lists in lists or keys below keys, hundreds of them",
+        expected="a few levels, as in the recipes that `modelwright init` writes",
+    )
 
 
 def resolved_text(recipe: Recipe) -> str:
@@ -105,6 +116,16 @@ def resolved_text(recipe: Recipe) -> str:
     value["budget"] = _bare(value["budget"])
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
+
+# keys of which a recipe has one: an override of it takes the other's place
+OTHERS = {
+    (section, one): other
+    for section, *keys in (
+        ("budget", "train_minutes", "train_steps"),
+        ("train", "checkpoint_minutes", "checkpoint_steps"),
+    )
+    for one, other in (keys, keys[::-1])
+}
 
 # keys of train that a run goes on with others of: on what it trains, how that is saved, watched and
 # logged; a training taken up with others is the same one
@@ -220,9 +241,8 @@ def _set(value: dict[str, Any], place: tuple[str, ...], item: Any, key: str) -> 
                 expected=f"{name}.… to be a mapping, but it is {below!r}",
             )
         value = below
-    for clock, other in (("train_minutes", "train_steps"), ("train_steps", "train_minutes")):
-        if place == ("budget", clock):  # one clock: the override's
-            value.pop(other, None)
+    if place in OTHERS and item is not None:
+        value.pop(OTHERS[place], None)
     value[place[-1]] = item
 
 

@@ -20,7 +20,7 @@ target: {{runtime: onnxruntime, device: cpu, threads: 1, batch_size: 1}}
 model: auto                   # or {{family: cnn, size: base}}; families: cnn, rnn, transformer
 train:
   seed: 0
-  # augment: [{{flip: horizontal}}, {{crop: 2}}]   # only what leaves the label true
+  # augment: []               # steps of this task that leave what is right as it is: docs/reference
 compress: auto                # or none, or a list such as [{{prune: {{ratio: 0.25}}}}, quantize]
 """
 

@@ -1,8 +1,9 @@
 """Formats of boxes: Pascal VOC, YOLO, COCO; each gives pictures by part (boxes.py has the rest).
 
-VOC   root/Annotations/a.xml, root/JPEGImages/a.jpg, root/ImageSets/Main/{train,val,test}.txt
-YOLO  root/images[/train]/a.jpg, root/labels[/train]/a.txt, or root/train/images and so on;
-      names in root/data.yaml or root/classes.txt
+VOC   root/Annotations/a.xml, root/JPEGImages/a.jpg, root/ImageSets/Main/{train,val,test}.txt;
+      or both beside each other in root, or in root/train and so on
+YOLO  root/images[/train]/a.jpg, root/labels[/train]/a.txt, or root/train/images and so on, or what
+      root/data.yaml says; names there or in root/classes.txt
 COCO  root/annotations/*train*.json with the pictures beside, root/train/_annotations.coco.json,
       or one *.json file
 
@@ -11,9 +12,11 @@ grow), and no picture outside the folder is opened.
 """
 
 import json
+import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -23,6 +26,7 @@ import yaml
 
 from modelwright.core import recipe
 from modelwright.core.errors import DataError
+from modelwright.core.progress import say
 from modelwright.data.boxes import Box, Picture, loaded
 from modelwright.data.folder import PART_FOLDERS, SUFFIXES
 from modelwright.data.opening import inside
@@ -30,12 +34,13 @@ from modelwright.data.rows import Finding, Loaded
 
 CLASS_FILES = ("data.yaml", "dataset.yaml", "classes.txt", "labels/classes.txt")
 COCO_FILE = "_annotations.coco.json"
+Places = tuple[Path, Path]  # of one part: the folders of annotations and of pictures
 _LONGER = {"train": "train(?:ing)?", "val": "val(?:idation)?"}  # words of files for parts
 
 
 def has_voc(root: Path) -> bool:
-    """Whether a folder has the two folders of VOC."""
-    return (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir()
+    """Whether a folder has annotations of VOC, in a folder of their own or beside the pictures."""
+    return root.is_dir() and bool(_voc_folders(root))
 
 
 def read_voc(root: Path, section: recipe.Data) -> Loaded:
@@ -47,16 +52,16 @@ def read_voc(root: Path, section: recipe.Data) -> Loaded:
     """
     parts: dict[str, list[Picture]] = {}
     broken: dict[Path, str] = {}
-    pictures = _voc_pictures(root)
-    for part, names in _voc_parts(root).items():
+    for part, names, (marks, base) in _voc_parts(root):
+        pictures = _voc_pictures(base)
         parts[part] = []
         for name in names:
-            file = root / "Annotations" / f"{name}.xml"
+            file = marks / f"{name}.xml"
             _inside(root, file)
             picture = pictures.get(name)
             try:
                 if picture is None:
-                    raise DataError(f"JPEGImages has no picture {name}")
+                    raise DataError(f"{base.name} has no picture {name}")
                 _inside(root, picture)
                 parts[part].append(Picture(picture, tuple(_voc_boxes(file.read_bytes()))))
             except (DataError, OSError) as error:
@@ -65,27 +70,54 @@ def read_voc(root: Path, section: recipe.Data) -> Loaded:
     return loaded(root, parts, labels, section, [], broken)
 
 
-def _voc_pictures(root: Path) -> dict[str, Path]:
+def _voc_folders(root: Path) -> dict[str, Places]:
+    """Folders of annotations and of pictures: of every part, under "", or of each part."""
+    for marks, pictures in product(("Annotations", "annotations"), ("JPEGImages", "images")):
+        both = root / marks, root / pictures
+        named = both == (root / "Annotations", root / "JPEGImages")
+        if both[0].is_dir() and both[1].is_dir() and (named or any(both[0].glob("*.xml"))):
+            return {"": both}
+    if _voc_beside(root):
+        return {"": (root, root)}
+    each = {part: root / name for name, part in PART_FOLDERS.items() if _voc_beside(root / name)}
+    return {part: (own, own) for part, own in each.items()} if "train" in each else {}
+
+
+def _voc_beside(folder: Path) -> bool:
+    """Whether a folder has an annotation beside its picture."""
+    marked = {one.stem for one in folder.glob("*.xml")}
+    return bool(marked) and any(
+        one.stem in marked and one.suffix.lower() in SUFFIXES for one in folder.iterdir()
+    )
+
+
+def _voc_pictures(base: Path) -> dict[str, Path]:
     """The pictures by their names, which may have folders before them."""
-    base = root / "JPEGImages"
     every = sorted(base.rglob("*"), reverse=True)  # of one name the first counts
     found = [one for one in every if one.suffix.lower() in SUFFIXES]
     return {one.relative_to(base).with_suffix("").as_posix(): one for one in found}
 
 
-def _voc_parts(root: Path) -> dict[str, list[str]]:
-    """The names in each part's list; the other columns of a list are not looked at."""
-    base = root / "Annotations"
-    known = {one.relative_to(base).with_suffix("").as_posix() for one in base.rglob("*.xml")}
-    lists = root / "ImageSets" / "Main"
+def _voc_parts(root: Path) -> Iterator[tuple[str, list[str], Places]]:
+    """Each part, the names in its list and its folders; other columns of a list are not read."""
+    folders = _voc_folders(root)
+    known = {
+        part: sorted(
+            one.relative_to(base).with_suffix("").as_posix() for one in base.rglob("*.xml")
+        )
+        for part, (base, _) in folders.items()
+    }
     found = {}
     for name, part in {"trainval": "train", **PART_FOLDERS}.items():  # train comes after trainval
-        file = lists / f"{name}.txt"
-        if file.is_file():
+        file = root / "ImageSets" / "Main" / f"{name}.txt"
+        if "" in folders and file.is_file():
             text = file.read_text(encoding="utf-8-sig", errors="replace")
             lines = [line.strip() for line in text.splitlines() if line.strip()]
-            found[part] = [_voc_name(line, known) for line in lines]
-    return found if "train" in found else {"train": sorted(known)}
+            found[part] = [_voc_name(line, set(known[""])) for line in lines]
+    if "train" in found:
+        yield from ((part, names, folders[""]) for part, names in found.items())
+    else:
+        yield from ((part or "train", known[part], own) for part, own in folders.items())
 
 
 def _voc_name(line: str, known: Collection[str]) -> str:
@@ -128,55 +160,111 @@ def xml(content: bytes) -> Element:
     return builder.close()
 
 
-def has_yolo(root: Path) -> bool:
-    """Whether a folder has pictures and labels side by side."""
-    return bool(root.is_dir() and _yolo_parts(root))
+def has_yolo(path: Path) -> bool:
+    """Whether a folder has pictures and labels side by side, or a file *.yaml says where."""
+    if path.is_file():
+        return path.suffix.lower() in (".yaml", ".yml") and bool(_yolo_said(path))
+    return path.is_dir() and "train" in _yolo_parts(path)
 
 
-def read_yolo(root: Path, section: recipe.Data) -> Loaded:
+def read_yolo(path: Path, section: recipe.Data) -> Loaded:
     """A line is a class's number, then centre, width and height as shares of the sides.
 
-    A picture without a file of labels has no box.
+    Pictures are where data.yaml says, else in folders that are called so. One without a file of
+    labels has no box.
 
     Raises: DataError where the names of the classes are not found, and as boxes.loaded does.
     """
-    labels = _yolo_names(root)
+    root = path.parent if path.is_file() else path
+    labels = _yolo_names([path] if path.is_file() else [root / name for name in CLASS_FILES])
     parts: dict[str, list[Picture]] = {}
     broken: dict[Path, str] = {}
-    for part, (pictures, marks) in _yolo_parts(root).items():
+    lost: list[str] = []
+    found = _yolo_parts(path, lost)
+    for part, places in found.items():
         parts[part] = []
-        for file in sorted(pictures.iterdir()):
-            if file.suffix.lower() not in SUFFIXES:
-                continue
-            _inside(root, file)
-            own = marks / f"{file.stem}.txt"
-            try:
-                text = own.read_text(encoding="utf-8-sig") if own.is_file() else ""
-                boxes = tuple(_yolo_box(line, labels) for line in text.splitlines() if line.strip())
-                parts[part].append(Picture(file, boxes, relative=True))
-            except (DataError, OSError, UnicodeDecodeError) as error:
-                broken[own] = error.what if isinstance(error, DataError) else str(error)
+        for marks, pictures in places:
+            for file in sorted(pictures.iterdir()):
+                if file.suffix.lower() not in SUFFIXES:
+                    continue
+                _inside(root, file)
+                own = marks / f"{file.stem}.txt"
+                try:
+                    text = own.read_text(encoding="utf-8-sig") if own.is_file() else ""
+                    lines = (line for line in text.splitlines() if line.strip())
+                    boxes = tuple(_yolo_box(line, labels) for line in lines)
+                    parts[part].append(Picture(file, boxes, relative=True))
+                except (DataError, OSError, UnicodeDecodeError) as error:
+                    broken[own] = error.what if isinstance(error, DataError) else str(error)
+    for one in lost:
+        say(f"data: {root} has no folder {one}, of which data.yaml speaks")
+    if parts.get("valid") and found["valid"] == found["train"]:  # as in COCO128
+        say("data: valid is the very pictures of train; a part of train is cut off instead")
+        del parts["valid"]
     return loaded(root, parts, labels, section, [], broken)
 
 
-def _yolo_parts(root: Path) -> dict[str, tuple[Path, Path]]:
-    """Part to the folders of its pictures and of their labels."""
-    found: dict[str, tuple[Path, Path]] = {}
+def _yolo_parts(path: Path, lost: list[str] | None = None) -> dict[str, list[Places]]:
+    """Part to the folders of its labels and of its pictures."""
+    if path.is_file():
+        return _yolo_said(path, lost)
+    for name in CLASS_FILES:
+        if name.endswith(".yaml") and (said := _yolo_said(path / name, lost)):
+            return said
+    found: dict[str, list[Places]] = {}
     for name, part in PART_FOLDERS.items():
-        for pair in (
-            (root / "images" / name, root / "labels" / name),
-            (root / name / "images", root / name / "labels"),
-        ):
-            if pair[0].is_dir() and pair[1].is_dir():
-                found[part] = pair
-    flat = (root / "images", root / "labels")
+        years = sorted(one.name for one in (path / "images").glob(f"{name}20[0-9][0-9]"))
+        for pictures in (
+            *(path / "images" / one for one in (name, *years)), path / name / "images",
+        ):  # fmt: skip
+            if pictures.is_dir() and (marks := _yolo_marks(pictures, path)).is_dir():
+                found.setdefault(part, []).append((marks, pictures))
+    flat = path / "labels", path / "images"
     if not found and flat[0].is_dir() and flat[1].is_dir():
-        found["train"] = flat
+        found["train"] = [flat]
     return found if "train" in found else {}
 
 
-def _yolo_names(root: Path) -> list[str]:
-    for file in (root / name for name in CLASS_FILES):
+def _yolo_marks(pictures: Path, root: Path) -> Path:
+    """The folder of the labels of a folder of pictures: where it says images, labels; or itself."""
+    names = [*pictures.relative_to(root).parts]
+    for place in reversed(range(len(names))):
+        if names[place] == "images":
+            return root.joinpath(*names[:place], "labels", *names[place + 1 :])
+    return pictures
+
+
+def _yolo_said(file: Path, lost: list[str] | None = None) -> dict[str, list[Places]]:
+    """What a file data.yaml says of the parts, as far as it is there and within the file's folder;
+    nothing if it does not say where train is.
+
+    Args:
+        lost: takes what it says of folders that are not there.
+    """
+    root = file.parent
+    try:
+        held = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return {}  # reading the names says what is wrong
+    found: dict[str, list[Places]] = {}
+    for name, part in PART_FOLDERS.items() if isinstance(held, dict) else ():
+        given = held.get(name) or []
+        for one in given if isinstance(given, list) else [given]:
+            near = re.sub(r"^(\.\./)+", "", str(one))  # Roboflow's begin in a folder beside
+            bases = root / str(held.get("path") or ""), root
+            places = (base / to for base in bases for to in (str(one), near))
+            there = [place for place in places if place.is_dir() and inside(place, root)]
+            if not there and lost is not None:
+                lost.append(f"{name}: {one}")
+            for place in there[:1]:
+                own = root / os.path.relpath(os.path.realpath(place), os.path.realpath(root))
+                if (marks := _yolo_marks(own, root)).is_dir():
+                    found.setdefault(part, []).append((marks, own))
+    return found if "train" in found else {}
+
+
+def _yolo_names(files: Sequence[Path]) -> list[str]:
+    for file in files:
         if not file.is_file():
             continue
         try:
@@ -191,7 +279,7 @@ def _yolo_names(root: Path) -> list[str]:
                 f"{file} does not name the classes", expected="names: [first, second, …]"
             ) from error
     raise DataError(
-        f"{root} does not name its classes",
+        f"{files[0].parent} does not name its classes",
         expected=f"one of {', '.join(CLASS_FILES)}",
         repair="write classes.txt with the name of a class on each line, in the order of numbers",
     )

@@ -6,7 +6,6 @@ other text line by line. Gives one Asked for each answer, or for each thing that
 """
 
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ from modelwright.data import text
 from modelwright.data.kinds import KINDS, Kind
 from modelwright.data.opening import UNREADABLE, unpacked, utf8
 from modelwright.data.tables import records, rows_of_words
+from modelwright.data.tags import SUFFIXES as TAGGED
+from modelwright.data.tags import TAG, is_table
 
 STANDARD_INPUT = "-"
-TAGGED = (".conll", ".bio", ".iob", ".iob2")  # always sentences; other files where they look so
-_TAG = re.compile(r"O|[BIESLU]-\S+")
 _FEW_WORDS = 3  # a name of a file is hardly longer, where only its ending speaks for one
 
 
@@ -119,7 +118,8 @@ def _one(given: str | Path, name: str, how: Reader) -> Iterator[Asked]:
 
 def _file(path: Path, how: Reader) -> Iterator[Asked]:
     name = os.fsencode(path).decode("utf-8", "replace")
-    if how.columns and _ending(path, how.kind) in how.kind.tables:
+    tabled = how.columns and _ending(path, how.kind) in how.kind.tables
+    if tabled and (how.tags is None or is_table(path, how.columns)):
         if how.kind.questions is not None:
             for one, question in how.kind.questions(path, how.columns):
                 yield Asked(one, question.encode())
@@ -191,7 +191,7 @@ def _sentences(lines: Sequence[str], tags: frozenset[str], sure: bool) -> list[l
     """The words of each sentence where lines are words, alone or with a tag behind; else none."""
     rows = [line.split() for line in lines]
     full = [row for row in rows if row]
-    tagged = all(len(row) > 1 and (row[-1] in tags or _TAG.fullmatch(row[-1])) for row in full)
+    tagged = all(len(row) > 1 and (row[-1] in tags or TAG.fullmatch(row[-1])) for row in full)
     alone = len(full) < len(rows) and all(len(row) == 1 for row in full)
     if not (sure or tagged or alone):
         return []

@@ -7,6 +7,7 @@ test first, then valid from train, by class, by a seed, and never between two eq
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ from modelwright.data import (
 from modelwright.data.kinds import KINDS, TARGETS
 from modelwright.data.rows import Dataset, Loaded, Rows, dataset, row_hashes
 from modelwright.data.shared import telling
+from modelwright.data.tables import table_suffix
 
+LOOKED_AT, FEW = 100_000, 10  # rows of a table that show its classes, and that show nothing
 NEARLY = 0.9  # of a share, that is near enough where the next group of equal rows is too large
 
 
@@ -50,6 +53,8 @@ class Source:
     is_named: whether the recipe's source names it, so that no path has to be there.
     whole_files: whether each file of texts is one text.
     reads: keys of the recipe's section `data` that not every format reads, and this one does.
+    is_sure: whether a path is this and nothing else, whatever the task.
+    doubt: why a recipe for a path that looks like it should be written by a person, if so.
     """
 
     is_here: Callable[[Path], bool]
@@ -60,20 +65,66 @@ class Source:
     is_named: Callable[[str], bool] = lambda source: False
     whole_files: bool = False
     reads: tuple[str, ...] = ()
+    is_sure: Callable[[Path], bool] = lambda path: False
+    doubt: Callable[[Path], ConfigError | None] = lambda path: None
+
+
+def _doubt_of_texts(path: Path) -> ConfigError | None:
+    """Of a table whose columns hold no texts, or no classes of several rows each."""
+    file, own = text.part_files(path, recipe.Data(source=str(path)))["train"], text.starter(path)
+    names = {"text": "text", "label": "label"} | own.get("columns", {})
+    rows = list(islice(text.labelled(file, recipe.Columns(**names)), LOOKED_AT))
+    classes, texts = {label for *_, label in rows}, [one for _, one, _ in rows]
+    odd = [one for one in texts if not any(map(str.isalpha, one)) or one.endswith(folder.SUFFIXES)]
+    if own and 2 * len(odd) > len(texts):
+        what = f"{names['text']!r} holds {odd[0]!r:.40}"
+    elif FEW <= len(rows) < LOOKED_AT and not 1 < len(classes) <= len(rows) / 2:
+        what = f"{names['label']!r} has {len(classes)} values in {len(rows):,} rows"
+    else:
+        return None
+    return ConfigError(
+        f"data.source: {str(path)!r} is no table of texts with a class each: its column {what}",
+        expected="a recipe that says what its columns are",
+        repair="write one with task: text-classification and data.columns: {text: …, label: …}; or "
+        "translation, {source: …, target: …}; language-modeling, {text: …}; tagging, {words: …, "
+        "tags: …}; or forecasting, of numbers with a point; without names columns count from 0",
+    )
+
+
+def _doubt_of_classes(path: Path) -> ConfigError | None:
+    """Of a folder with less than two folders of classes, by what lies beside them."""
+    folders = [one for one in sorted(path.iterdir()) if one.is_dir() and one.name[0] != "."]
+    parts = [one for one in folders if one.name.lower() in folder.PART_FOLDERS]
+    inner = (one for base in parts for one in base.iterdir() if one.is_dir())
+    classes = sorted({one.name for one in (inner if parts else folders)})
+    tables = sorted(one for one in path.iterdir() if one.is_file() and table_suffix(one))
+    pair = parallel.unnamed(path)
+    if len(classes) > 1 or not (classes or tables or pair):
+        return None
+    said = [f"; or modelwright init {one}" for one in tables if transcripts.is_here(one)][:1]
+    said += [f"; or, for translation, write data: {{source: {path}, {pair}}}"] if pair else []
+    return ConfigError(
+        f"data.source: {str(path)!r} has {'a single' if classes else 'no'} folder of a class"
+        + "".join(f", {one}" for one in classes)
+        + "".join(f"; beside it lies {one.name}, which is not read" for one in tables[:1]),
+        expected="one folder for each of several classes",
+        repair="put what is of one class into a folder named for it" + "".join(said),
+    )
 
 
 SOURCES: dict[str, Source] = {
     "voc": Source(
         annotations.has_voc,
         annotations.read_voc,
-        "a folder with Annotations, JPEGImages and perhaps ImageSets, as Pascal VOC has them",
+        "a folder with Annotations, JPEGImages and perhaps ImageSets, as Pascal VOC has them, or "
+        "with XML files beside their pictures",
         answers=("boxes",),
         reads=("image_size",),
     ),
     "yolo": Source(
         annotations.has_yolo,
         annotations.read_yolo,
-        "a folder with images, labels and data.yaml or classes.txt, as YOLO has them",
+        "a folder with images, labels and data.yaml or classes.txt, as YOLO has them, or data.yaml",
         answers=("boxes",),
         reads=("image_size",),
     ),
@@ -117,6 +168,7 @@ SOURCES: dict[str, Source] = {
         "and the like",
         kind="text",
         reads=("files", "columns.text", "columns.label", "clean"),
+        doubt=_doubt_of_texts,
     ),
     "text_folder": Source(
         text_folder.is_here,
@@ -125,16 +177,19 @@ SOURCES: dict[str, Source] = {
         kind="text",
         whole_files=True,
         reads=("clean",),
+        doubt=_doubt_of_classes,
     ),
     "tagged_words": Source(
-        text.has_tables,
+        tags.is_here,
         tags.read_tagged,
         "a file with a word and its tag on each line and a blank line between sentences, a CSV, "
-        "JSON lines or Parquet file with the columns words and tags, or a folder with train.txt "
-        "and the like",
+        "TSV, JSON lines or Parquet file with the columns words and tags, or a folder with "
+        "train.txt and the like",
         kind="text",
         answers=("tags",),
         reads=("files", "columns.words", "columns.tags"),
+        is_sure=tags.is_sure,
+        doubt=tags.doubt,
     ),
     "interactions": Source(
         uses.is_here,
@@ -197,12 +252,14 @@ SOURCES: dict[str, Source] = {
         audio.read,
         "a folder with one folder of WAV or FLAC files for each class",
         kind="audio",
+        doubt=_doubt_of_classes,
     ),
     "folder": Source(
         lambda path: path.is_dir(),
         folder.read,
         "a folder with one folder of PNG or JPEG files for each class",
         reads=("image_size",),
+        doubt=_doubt_of_classes,
     ),
 }
 
@@ -279,8 +336,20 @@ def _require_read(section: recipe.Data, name: str) -> None:
 def recognise(section: recipe.Data) -> Source:
     """What the data looks like, whatever the task.
 
-    Raises: ConfigError if it is not there or of no known format.
+    Raises: ConfigError if it is not there, of no known format, or probably not what it looks like.
     """
+    path = Path(section.source).expanduser()
+    with _permitted(section.source):
+        found = _recognised(section, path)
+        if (doubt := found.doubt(path)) is not None:
+            raise doubt
+    return found
+
+
+def _recognised(section: recipe.Data, path: Path) -> Source:
+    there = section.source.strip() and path.exists()
+    if there and (sure := [row for row in SOURCES.values() if row.is_sure(path)]):
+        return sure[0]
     problem: ConfigError | None = None
     each = [(kind, row) for kind in KINDS for row in SOURCES.values() if row.kind == kind]
     # boxes first: their folders hold texts too, such as train.txt and classes.txt
@@ -335,6 +404,13 @@ def _take(groups: Sequence[list[int]], share: float) -> npt.NDArray[np.int64]:
     return np.array([index for group in taken for index in group], np.int64)
 
 
+def _says(section: recipe.Data, key: str, path: Path) -> bool:
+    """Whether a key that is set says what is at the path: files of a folder, columns of a table."""
+    if key in ("files", "pair"):
+        return section.sets(key) and path.is_dir()
+    return key.startswith("columns.") and section.sets(key) and text.has_tables(path)
+
+
 def _recognise(section: recipe.Data, kind: str, answer: str) -> tuple[str, Path]:
     """The row of SOURCES and the path."""
     source, name = section.source, section.format
@@ -360,9 +436,9 @@ def _recognise(section: recipe.Data, kind: str, answer: str) -> tuple[str, Path]
             expected=expected,
             repair=f"correct the path; it is taken from {Path.cwd()}",
         )
-    named = section.files is not None and path.is_dir()
+    said = [key for row in known.values() for key in row.reads if _says(section, key, path)]
     for own, row in known.items():
-        here = name == "auto" and (row.is_here(path) or (named and "files" in row.reads))
+        here = name == "auto" and (row.is_here(path) or not {*said}.isdisjoint(row.reads))
         if name == own or here:
             return own, path
     raise ConfigError(

@@ -1,6 +1,7 @@
 """Cleaning steps for rows of text, in the recipe's order; each row passes through once, streamed.
 
 Nothing is dropped silently: what a step changed or left out is counted and becomes a finding.
+What a normal form changes of a text that is asked can be found again in it (`placed`).
 """
 
 import functools
@@ -8,8 +9,8 @@ import hashlib
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 from modelwright.core.errors import ConfigError, MissingExtra, did_you_mean
 from modelwright.core.recipe import Clean
@@ -18,6 +19,8 @@ from modelwright.data.rows import Finding
 
 Record = tuple[str, str, str]  # place, text, label
 Step = Callable[[str], str | None]  # a text to what becomes of it; None leaves the row out
+Form = Literal["NFC", "NFKC"]
+ROWS = ""  # among the counts, which go by the names of steps
 _TAG = re.compile(r"<[A-Za-z/!?][^<>]*>")  # elsewhere < is less, or half a heart
 _NAMES = {"cjk": ("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA")}
 _HEADER = re.compile(r"[!-9;-~]+:")  # RFC 5322, section 2.2; who asks may leave them out
@@ -30,7 +33,8 @@ def cleaned(
     counts: dict[str, int],
     keep_blank: bool = False,
 ) -> Iterator[Record]:
-    """The rows after every step; `counts` is added to as they pass.
+    """The rows after every step; `counts` is added to as they pass, of each step and, as ROWS, of
+    the rows that came.
 
     Args:
         keep_blank: whether texts of blanks alone pass as they are.
@@ -44,17 +48,18 @@ def cleaned(
 
 
 def every_step(steps: Sequence[Clean], counts: dict[str, int]) -> Step:
-    """The steps one after the other, as one; `counts` is added to whenever one of them does
-    something.
+    """The steps one after the other, as one; `counts` is added to with each text, and whenever one
+    of them does something.
 
     Memory grows only with drop: by about 100 bytes for each different text, or by less than 800
     with near_duplicates.
     """
     chain = [(step.name, STEPS[step.key](step.value)) for step in steps]
-    for name, _ in chain:  # a step that did nothing is told as well
+    for name in (ROWS, *(name for name, _ in chain)):  # a step that did nothing is told as well
         counts.setdefault(name, 0)
 
     def step(text: str) -> str | None:
+        counts[ROWS] += 1
         for name, one in chain:
             kept = one(text)
             if kept != text:
@@ -82,9 +87,10 @@ def cleaned_pairs(
             expected="script, where both are written in the same one",
         )
     chain = [(step.name, step.key == "drop", STEPS[step.key](step.value)) for step in steps]
-    for name, *_ in chain:
+    for name in (ROWS, *(name for name, *_ in chain)):
         counts.setdefault(name, 0)
     for where, source, target in records:
+        counts[ROWS] += 1
         left: tuple[str | None, str | None] = source, target
         for name, together, step in chain:
             before = left
@@ -93,7 +99,7 @@ def cleaned_pairs(
             else:
                 left = step(str(before[0])), step(str(before[1]))
             if left != before:
-                counts[name] = counts.get(name, 0) + 1
+                counts[name] += 1
             if None in left:
                 break
         else:
@@ -119,12 +125,62 @@ def as_trained(text: str, inputs: Mapping[str, Any]) -> str:
     return text
 
 
+class Placed(list[str]):
+    """Tokens, the text that they are of, and where in it each begins and ends, in characters."""
+
+    def __init__(self, text: str, tokens: Iterable[str], places: Iterable[tuple[int, int]]) -> None:
+        super().__init__(tokens)
+        self.text, self.places = text, list(places)
+
+
+def placed(text: str, form: Form, pattern: re.Pattern[str]) -> Placed:
+    """What a pattern finds in a text's normal form, with its places in the text as it came.
+
+    >>> found = placed("２００８年 ﬁn", "NFKC", re.compile("[0-9]+|[^ ]"))
+    >>> found, found.places
+    (['2008', '年', 'f', 'i', 'n'], [(0, 4), (4, 5), (6, 7), (6, 7), (7, 8)])
+    """
+    begins, ends, whole = list[int](), list[int](), ""
+    for begin, end in _pieces(text, form):
+        own = unicodedata.normalize(form, text[begin:end])
+        begins += [begin] * len(own)
+        ends += [end] * len(own)
+        whole += own
+    found = list(pattern.finditer(whole))
+    tokens = [unicodedata.normalize("NFKC", one[0]) for one in found]
+    places = [(begins[one.start()], ends[one.end() - 1]) for one in found]
+    return Placed(text, tokens, places)
+
+
+def _pieces(text: str, form: Form) -> Iterator[tuple[int, int]]:
+    """Beginnings and ends of the shortest pieces whose normal forms, side by side, are the whole's:
+    what is written on a letter belongs to it, and so does what joins it."""
+    start = 0
+    for place, character in enumerate(text):
+        before = text[start:place]
+        if not before or unicodedata.combining(unicodedata.normalize("NFKD", character)[0]):
+            continue
+        apart = unicodedata.normalize(form, before) + unicodedata.normalize(form, character)
+        if apart == unicodedata.normalize(form, before + character):
+            yield start, place
+            start = place
+    if text:
+        yield start, len(text)
+
+
 def findings(counts: dict[str, int]) -> list[Finding]:
-    """What the steps did, for the gate's report."""
-    return [
-        Finding("cleaned", number, f"{name}: {number:,} rows changed or left out")
-        for name, number in counts.items()
-    ]
+    """What the steps did, for the gate's report: each to the rows that those before it left."""
+    rows, found = counts.get(ROWS, 0), []
+    for name, number in counts.items():
+        if name == ROWS:
+            continue
+        if name.partition(":")[0] in CHANGING:
+            text = f"{name}: {number:,} rows changed, of {rows:,}"
+        else:
+            text = f"{name}: {number:,} rows left out, {rows - number:,} of {rows:,} kept"
+            rows -= number
+        found.append(Finding("cleaned", number, text))
+    return found
 
 
 def _normalize(form: str) -> Step:

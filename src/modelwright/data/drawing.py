@@ -3,7 +3,6 @@
 import functools
 import io
 import itertools
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +23,20 @@ FONTS = (
     "DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "wqy-microhei.ttc",
     "Arial Unicode.ttf", "PingFang.ttc", "msyh.ttc",
 )  # fmt: skip
+LEAST = 640  # pixels that the longer side of a drawing may have where a smaller picture is enlarged
+PAD = 2  # pixels around a label
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 _UNASSIGNED = "\U0010ffff"  # drawn as fonts draw what they do not have
 
 
-def color(label: str) -> str:
-    """The same for a label in every picture."""
-    return COLORS[zlib.crc32(label.encode()) % len(COLORS)]
+def color(kind: str, kinds: Sequence[str], palette: Sequence[str] = COLORS) -> str:
+    """Of a kind among those that a model knows: the same wherever it is shown, and its own as long
+    as there are no more kinds than colours.
+
+    >>> [color(kind, ["LOC", "ORG", "PER"], ["red", "blue"]) for kind in ("ORG", "PER")]
+    ['blue', 'red']
+    """
+    return palette[kinds.index(kind) % len(palette)]
 
 
 DRAWN = ("boxes", "horizon")  # kinds of answers
@@ -68,30 +75,71 @@ def write(folder: Path, name: str, suffix: str, content: bytes) -> Path:
     return path
 
 
-def boxes(content: bytes, found: Sequence[Mapping[str, Any]]) -> bytes:
+def boxes(content: bytes, found: Sequence[Mapping[str, Any]], kinds: Sequence[str] = ()) -> bytes:
     """A picture as PNG with a frame around each thing, and its label and score.
+
+    A small picture is enlarged by a whole number, and labels keep off each other, so that none
+    covers what it is about.
 
     Args:
         found: each with label, score and box: x1, y1, x2, y2 in the upright picture's pixels.
+        kinds: that the model knows, in whose order colours go; if none, those that were found.
     Raises: DataError if the bytes are no picture.
     """
     shown = image.upright(content)
-    from PIL import ImageDraw
+    from PIL import Image, ImageDraw
 
+    scale = max(1, LEAST // max(shown.size))
+    shown = shown.resize((scale * shown.width, scale * shown.height), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(shown)
-    size = max(10.0, max(shown.size) / 50)
+    size = max(12.0, max(shown.size) / 50)
     width = max(1, round(max(shown.size) / 300))
-    for one in sorted(found, key=lambda one: float(one["score"])):  # the surest on top
-        own, (x1, y1, x2, y2) = color(str(one["label"])), one["box"]
-        pen.rectangle((x1, y1, x2, y2), outline=own, width=width)
+    kinds = kinds or sorted({str(one["label"]) for one in found})
+    surest = sorted(found, key=lambda one: -float(one["score"]))
+    for one in reversed(surest):  # those on top, and labels above all frames
+        pen.rectangle(
+            _within(one["box"], scale, shown.size), None, color(one["label"], kinds), width
+        )
+    taken: list[Box] = []
+    for one in surest:
         label, name = _written(str(one["label"]))
         text, font = f"{label} {one['score']:.0%}", _font(name, size)
-        behind = pen.textbbox((x1, y1), text, font, anchor="lb" if y1 > size else "lt")
-        pen.rectangle(behind, fill=own)
-        pen.text(behind[:2], text, fill="white", font=font, anchor="lt")
+        x1, y1, _, _ = _within(one["box"], scale, shown.size)
+        _, _, wide, high = pen.textbbox((0, 0), text, font, anchor="lt")
+        behind = _free(x1, y1, (wide + 2 * PAD, high + 2 * PAD), taken, shown.size)
+        taken.append(behind)
+        pen.rectangle(behind, fill=color(one["label"], kinds))
+        pen.text((behind[0] + PAD, behind[1] + PAD), text, fill="white", font=font, anchor="lt")
     buffer = io.BytesIO()
     shown.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _within(box: Sequence[float], scale: int, size: tuple[int, int]) -> Box:
+    """A box as its frame is drawn: with its last pixels inside the picture."""
+    x1, y1, x2, y2 = (
+        min(max(scale * side, 0.0), most - 1.0) for side, most in zip(box, size * 2, strict=True)
+    )
+    return x1, y1, x2, y2
+
+
+def _free(
+    x1: float, y1: float, own: tuple[float, float], taken: Sequence[Box], size: tuple[int, int]
+) -> Box:
+    """Where a label stands: above its frame's corner, inside where that is beyond the picture, or
+    as near to it, up or down, as there is room between the labels that stand already."""
+    wide, high = own
+    left, lowest = max(min(x1, size[0] - wide), 0.0), max(size[1] - high, 0.0)
+    start = min(y1 - high if y1 >= high else y1, lowest)
+    tops = (start + step * high for step in range(-int(start // high), int(size[1] // high)))
+    places = [(left, top, left + wide, top + high) for top in tops if 0 <= top <= lowest]
+    places.sort(key=lambda place: abs(place[1] - start))
+    free = (
+        (a1, b1, a2, b2)
+        for a1, b1, a2, b2 in places
+        if not any(a1 < c2 and c1 < a2 and b1 < d2 and d1 < b2 for c1, d1, c2, d2 in taken)
+    )
+    return next(free, (left, start, left + wide, start + high))
 
 
 _numbers = itertools.count(1)

@@ -1,4 +1,4 @@
-"""PNG and JPEG bytes to pixels, and back.
+"""PNG, JPEG, WebP, BMP and GIF bytes to pixels, and PNG back.
 
 `decode` is the one preprocessing of the product: the folder source, predict and the server all
 call it, so that a model is asked what it was trained on.
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Refused before any pixel is decoded: a small file can announce an image that fills the memory.
 MAX_PIXELS = 50_000_000
+# Of an animation the first picture. No TIFF: its numbers have many widths, and no plain range.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 # EXIF tag of the orientation, and its values that swap height and width.
 # Source: EXIF 2.32, JEITA CP-3451, table 4.
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
@@ -115,14 +117,14 @@ def statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def decode(content: bytes, channels: int, height: int, width: int) -> Images:
-    """The pixels of a PNG or JPEG, uint8 (channels, height, width), 0 is black.
+    """The pixels of a picture of FORMATS, uint8 (channels, height, width), 0 is black.
 
     Turned upright by its EXIF orientation; 16-bit grey is scaled to 8 bits; an alpha channel is
     left out; the whole image is resized (bilinear over the pixels covered) where its size differs.
 
     Args:
         channels: 1 for grey (ITU-R 601 luma of a coloured image) or 3 for red, green, blue.
-    Raises: DataError if the bytes are no whole PNG or JPEG or announce more than MAX_PIXELS;
+    Raises: DataError if the bytes are no whole picture or announce more than MAX_PIXELS;
         MissingExtra without Pillow.
     """
     _require_pillow()
@@ -144,7 +146,7 @@ def decode(content: bytes, channels: int, height: int, width: int) -> Images:
 
 
 def upright(content: bytes) -> "Image":
-    """A PNG or JPEG in its own size and in colour, turned by its EXIF orientation.
+    """A picture in its own size and in colour, turned by its EXIF orientation.
 
     Raises: as `decode`.
     """
@@ -160,7 +162,7 @@ def upright(content: bytes) -> "Image":
 
 
 def size(content: bytes) -> tuple[int, int]:
-    """Height and width of a PNG or JPEG once upright, from its header alone.
+    """Height and width of a picture once upright, from its header alone.
 
     Raises: DataError if there is no such header or it announces more than MAX_PIXELS.
     """
@@ -197,7 +199,7 @@ def encode_png(image: Images) -> bytes:
 def _open(content: bytes) -> "Image":
     from PIL import Image
 
-    image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise DataError(
             f"the image announces {image.width} × {image.height} pixels",

@@ -137,6 +137,7 @@ KINDS: dict[str, Kind] = {
         series.preprocess,
         series.read_input,
         series.SUFFIXES,
+        tokens=series.tokens,
         starter=series.starter,
     ),
     "pairs": Kind(

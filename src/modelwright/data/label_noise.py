@@ -1,12 +1,14 @@
 """Labels that are probably wrong, by what a quick model expects of rows that it has not seen.
 
 Confident learning with three folds of a multinomial logistic regression, on shrunken pixels, on
-the ids of tokens, or on a coarse spectrogram.
-Source: Northcutt, Jiang, Chuang 2021, JAIR 70, arXiv:1911.00068, sections 3.1 and 3.2.
+the ids of tokens weighed by how few rows have them, or on a coarse spectrogram.
+Source: Northcutt, Jiang, Chuang 2021, JAIR 70, arXiv:1911.00068, sections 3.1 and 3.2; of the
+weights Salton, Buckley 1988, "Term-weighting approaches in automatic text retrieval".
 """
 
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,12 +19,14 @@ from torch import Tensor
 
 from modelwright.data.image import pieces
 from modelwright.data.rows import Array, Ragged, Rows
+from modelwright.data.text import NOTHING
 
 Indices = npt.NDArray[np.int64]
 
 FOLDS = 3
 LARGEST_ROWS = 20_000  # of more, a sample is looked at
-STEPS, LEARNING_RATE, WEIGHT_DECAY = 40, 0.05, 1e-3  # of the quick model, on all rows at once
+MOST_STEPS, WEIGHT_DECAY = 50, 1e-4  # of the quick model, on all rows at once
+_SQUARES = 2  # summed over a row of pixels or bands, as 1 over a text, so that one decay fits all
 _SIDE = 12  # pixels of a shrunken image
 _BANDS, _STRETCHES, _FRAME = 32, 8, 512  # of a spectrogram
 _TOKENS = 200  # of a text that are looked at
@@ -80,90 +84,85 @@ def confident_errors(
     return order, likely[order]
 
 
-Logits = Callable[[Indices], Tensor]
+def out_of_fold(features: Tensor, labels: Indices, num_classes: int) -> npt.NDArray[np.float64]:
+    """Each row's probabilities by a model that was fitted to the other folds, (rows, classes).
 
-
-@dataclass(frozen=True)
-class Dense:
-    """Rows of numbers, each column with mean 0 and spread 1."""
-
-    values: Tensor
-
-    @property
-    def width(self) -> int:
-        return self.values.shape[1]
-
-    def logits(self, rows: Indices, weight: Tensor) -> Tensor:
-        return self.values[torch.from_numpy(rows)] @ weight
-
-
-@dataclass(frozen=True)
-class Bags:
-    """Rows of ids, of unequal number; each row is the mean of its ids' weights."""
-
-    ids: Ragged
-    width: int
-
-    def logits(self, rows: Indices, weight: Tensor) -> Tensor:
-        bag = self.ids.take(rows)
-        # the square root keeps long texts from being all alike
-        per_row = torch.from_numpy(np.sqrt(np.maximum(bag.lengths, 1))).float()[:, None]
-        found = torch.nn.functional.embedding_bag(
-            torch.from_numpy(bag.values), weight, torch.from_numpy(bag.offsets[:-1]), mode="sum"
-        )
-        return found / per_row
-
-
-def out_of_fold(
-    features: Dense | Bags, labels: Indices, num_classes: int
-) -> npt.NDArray[np.float64]:
-    """Each row's probabilities by a model that was fitted to the other folds, (rows, classes)."""
-    fold = np.random.default_rng(0).permutation(len(labels)) % FOLDS
-    found = np.zeros((len(labels), num_classes))
+    features: (rows, width), dense or sparse
+    """
+    fold = torch.from_numpy(np.random.default_rng(0).permutation(len(labels)) % FOLDS)
+    targets, found = torch.from_numpy(labels), np.zeros((len(labels), num_classes))
     for number in range(FOLDS):
-        weight, bias = _fitted(features, np.flatnonzero(fold != number), labels, num_classes)
-        held = np.flatnonzero(fold == number)
-        with torch.no_grad():
-            logits = features.logits(held, weight) + bias
-        found[held] = logits.double().softmax(1).numpy()
+        rows, held = (one.nonzero()[:, 0] for one in (fold != number, fold == number))
+        weight, bias = _fitted(features.index_select(0, rows), targets[rows], num_classes)
+        logits = features.index_select(0, held) @ weight + bias
+        found[held.numpy()] = logits.double().softmax(1).numpy()
     return found
 
 
-def _fitted(
-    features: Dense | Bags, rows: Indices, labels: Indices, num_classes: int
-) -> tuple[Tensor, Tensor]:
-    weight = torch.zeros(features.width, num_classes, requires_grad=True)
-    bias = torch.zeros(num_classes, requires_grad=True)
-    targets = torch.from_numpy(labels[rows])
-    optimizer = torch.optim.Adam([weight, bias], LEARNING_RATE)
-    for _ in range(STEPS):
-        loss = torch.nn.functional.cross_entropy(features.logits(rows, weight) + bias, targets)
-        loss = loss + WEIGHT_DECAY * weight.square().sum()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return weight.detach(), bias.detach()
+def _fitted(features: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Weight and bias, by quasi-Newton steps until they stay, MOST_STEPS at most."""
+    weight, bias = torch.zeros(features.shape[1], num_classes), torch.zeros(num_classes)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=MOST_STEPS, tolerance_grad=1e-4, tolerance_change=1e-7,
+        history_size=10, line_search_fn="strong_wolfe",
+    )  # fmt: skip
+    across, along = _by_row(features.t()), _by_row(features)
+    wanted = torch.nn.functional.one_hot(targets, num_classes).float() / len(targets)
+
+    def loss() -> float:
+        logs = (along @ weight + bias).log_softmax(1)
+        errors = logs.exp() / len(targets) - wanted
+        weight.grad = across @ errors + 2 * WEIGHT_DECAY * weight
+        bias.grad = errors.sum(0)
+        return float(WEIGHT_DECAY * weight.square().sum() - (logs * wanted).sum())
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return weight, bias
 
 
-def _features(parts: Sequence[Rows], chosen: Indices) -> Dense | Bags:
+def _by_row(features: Tensor) -> Tensor:
+    """Laid out so that products with it are fast."""
+    if not features.is_sparse:
+        return features
+    with warnings.catch_warnings():  # torch calls the layout a beta, once
+        warnings.simplefilter("ignore", UserWarning)
+        return features.coalesce().to_sparse_csr()
+
+
+def _features(parts: Sequence[Rows], chosen: Indices) -> Tensor:
+    """What the quick model sees of the chosen rows, float32 (rows, width)."""
     begins = np.cumsum([0, *(len(rows) for rows in parts)])
     own = [chosen[(chosen >= a) & (chosen < b)] - a for a, b in pairwise(begins)]
     name = next(iter(parts[0].inputs))
     columns = [rows.inputs[name] for rows in parts]
     if name == "ids":
-        texts = [
-            _ids(column, row) for column, rows in zip(columns, own, strict=True) for row in rows
-        ]
-        offsets = np.cumsum([0, *map(len, texts)])
-        ids = np.concatenate([np.zeros(0, np.int64), *texts])
-        return Bags(Ragged(ids, offsets), 1 + int(ids.max(initial=0)))
+        return _weighed(
+            [_ids(column, row) for column, rows in zip(columns, own, strict=True) for row in rows]
+        )
     made = [
         _shrunken(column, rows) if isinstance(column, np.ndarray) else _spectra(column, rows)
         for column, rows in zip(columns, own, strict=True)
     ]
     values = torch.cat(made)
     spread = values.std(0, correction=0).clamp_min(1e-3)
-    return Dense((values - values.mean(0)) / spread / math.sqrt(values.shape[1] / 64))
+    return (values - values.mean(0)) / spread / math.sqrt(values.shape[1] / _SQUARES)
+
+
+def _weighed(texts: Sequence[Indices]) -> Tensor:
+    """Of each text its ids' weights, of length 1 together, sparse (rows, ids): 1 and the logarithm
+    of an id's number in the text, times that of the share of texts that have it."""
+    each = [np.unique(ids[ids != NOTHING], return_counts=True) for ids in texts]
+    ids = np.concatenate([np.zeros(0, np.int64), *(own for own, _ in each)])
+    counts = np.concatenate([np.ones(0), *(number for _, number in each)])
+    rows = np.repeat(np.arange(len(each)), [len(own) for own, _ in each])
+    having = np.bincount(ids)
+    weights = (1 + np.log(counts)) * (1 + np.log((1 + len(each)) / (1 + having)))[ids]
+    lengths = np.sqrt(np.bincount(rows, weights**2, minlength=len(each)))
+    return torch.sparse_coo_tensor(
+        torch.from_numpy(np.stack([rows, ids])),
+        torch.from_numpy(weights / lengths[rows]).float(),
+        (len(each), len(having)), check_invariants=False, is_coalesced=True,
+    )  # fmt: skip
 
 
 def _ids(column: object, row: int) -> Indices:

@@ -19,7 +19,7 @@ from modelwright.core.errors import DataError
 from modelwright.data import image, text
 from modelwright.data.clean import Step, every_step, findings
 from modelwright.data.folder import IMAGES
-from modelwright.data.opening import UNREADABLE, inside, open_text
+from modelwright.data.opening import UNREADABLE, inside, open_text, unreadable
 from modelwright.data.rows import Column, Finding, Loaded, Prepared, Rows, ragged
 from modelwright.data.shared import Shared
 from modelwright.data.tables import encodable
@@ -28,6 +28,8 @@ SUFFIXES = (".jsonl", ".jsonl.gz")
 PARTS = {name: part for part, names in text.PART_NAMES.items() for name in names}
 MOST_TEXTS = 64  # of one question
 VECTOR_DIM = 128  # of the space that pictures and texts share
+PICTURE = ("image", "file_name", "image_path", "filename", "file", "path")  # the key that names it
+TEXTS = ("captions", "caption", "texts", "text", "sentences", "sentence")  # one text, or a list
 _LINE = '{"image": "a.jpg", "captions": ["a dog runs", …], "split": "train"} on each line'
 
 
@@ -46,14 +48,22 @@ def _table(path: Path) -> Path | None:
         _, first = next(_records(path))
     except (DataError, StopIteration):
         return None
-    return path if "image" in first and {"captions", "text"} & set(first) else None
+    name = first.get(_key(first, PICTURE))
+    pictured = "image" in first or str(name).lower().endswith(IMAGES.suffixes)
+    return path if pictured and _key(first, TEXTS) else None
+
+
+def _key(record: Mapping[str, Any], spellings: Sequence[str]) -> str:
+    """The first of the spellings that a line has."""
+    return next((one for one in spellings if one in record), "")
 
 
 def read(path: Path, section: recipe.Data) -> Loaded:
     """A row for each picture and text of a JSON lines file, plain or .gz.
 
     Each line names a picture by its file, beside the table or in the folder images there, and its
-    texts: captions, a list, or text. split says the part: train, valid (or val, dev) or test.
+    texts: captions, a list, or text, or other keys of PICTURE and TEXTS; the first of them that a
+    line has. split says the part: train, valid (or val, dev) or test.
     A picture that cannot be read becomes a finding broken_files, an empty text one empty_texts;
     their rows are left out. The size of the pictures is chosen as for image folders.
 
@@ -102,11 +112,13 @@ def read(path: Path, section: recipe.Data) -> Loaded:
 
 def _record(table: Path, line: int, record: Mapping[str, Any]) -> tuple[Path, list[str], str]:
     """File, texts and part of one line."""
-    name, texts = record.get("image"), record.get("captions", record.get("text"))
+    name, texts = (record.get(_key(record, keys)) for keys in (PICTURE, TEXTS))
     texts = [texts] if isinstance(texts, str) else texts
     part = PARTS.get(str(record.get("split", "train")).lower())
-    sound = isinstance(texts, list) and all(isinstance(one, str) for one in texts)
-    if not isinstance(name, str) or not name or not sound or part is None:
+    if (
+        not (isinstance(name, str) and name and isinstance(texts, list) and part is not None)
+        or not all(isinstance(one, str) for one in texts)
+    ):  # fmt: skip
         raise DataError(f"{table}, line {line}: {str(dict(record))[:80]}", expected=_LINE)
     folder = table.parent.resolve()
     file = next((one for one in (folder / name, folder / "images" / name) if one.is_file()),
@@ -133,7 +145,7 @@ def _records(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     raise DataError(f"{table}, line {number}: no JSON object", expected=_LINE)
                 yield number, found
     except (*UNREADABLE, UnicodeDecodeError) as error:
-        raise DataError(f"{table} cannot be read: {error}", expected=_LINE) from error
+        raise unreadable(table, error) from error
 
 
 def _findings(broken: Mapping[Path, str], empty: Sequence[str]) -> list[Finding]:

@@ -8,7 +8,7 @@ Source of the tokens: Sennrich et al. 2015, arXiv:1508.07909, section 3.2 (joint
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,28 @@ from modelwright.core import recipe
 from modelwright.core.decode import MOST_MORE, MOST_TIMES
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.core.progress import say
+from modelwright.data import tables
 from modelwright.data.clean import as_trained, changing, cleaned_pairs, findings
 from modelwright.data.language import TOKENS, Tokens, learn, tokens_of
 from modelwright.data.opening import utf8
 from modelwright.data.rows import PARTS, Array, Finding, Loaded, Prepared, Ragged, Rows, ragged
-from modelwright.data.tables import lines_of, records
-from modelwright.data.text import NOTHING, UNKNOWN, code_points, part_files, part_of
+from modelwright.data.tables import lines_of, records, table_suffix
+from modelwright.data.text import NOTHING, UNKNOWN, code_points, has_tables, part_files, part_of
 
 SOURCE_TOKENS = "source_tokens.json"  # where each side has its own
 FEW = 0.01  # of the pairs of train, that nobody is told of
 VOCAB_SIZE = 6000  # ids of a side, where the recipe does not say
 _LANGUAGE = re.compile(r"\.([A-Za-z]{2,3}(?:[-_]\w{2,8})?)(?:\.gz)?$")
+
+_LOOKED_AT = 50  # rows of a table whose columns are called like languages
+# ISO 639-1 codes that such columns are recognised by
+_CODE = re.compile(
+    r"(ar|bg|bn|ca|cs|da|de|el|en|es|et|eu|fa|fi|fr|ga|gl|he|hi|hr|hu|hy|id|is|it|ja|ka|kk|km|ko|"
+    r"lt|lv|mk|ms|mt|nb|nl|nn|no|pl|pt|ro|ru|sk|sl|sq|sr|sv|sw|ta|te|th|tr|uk|ur|uz|vi|zh)"
+    r"([-_]\w+)?",
+    re.IGNORECASE,
+)
+_REPAIR = "name the columns with data.columns: {source: …, target: …}"
 
 Pair = tuple[str, str, str]  # place, source, target
 
@@ -43,22 +54,63 @@ def is_here(path: Path) -> bool:
     try:
         train = part_files(path, recipe.Data(source=str(path)))["train"]
         columns = recipe.Columns()
-        return next(records(train, (columns.source, columns.target)), None) is not None
+        names = {name for _, row in islice(tables.rows_of(train, named=True), 1) for name in row}
+        return {columns.source, columns.target} <= names or bool(_languages_of(train))
     except (DataError, OSError):
         return False
 
 
 def starter(path: Path) -> dict[str, Any]:
-    """The first two languages of a folder, the one way round."""
+    """The first two languages of a folder, or of a table's columns, the one way round."""
     found = _languages(path) if path.is_dir() else []
-    return {"pair": found[:2]} if len(found) > 1 else {}
+    if len(found) > 1:
+        return {"pair": found[:2]}
+    table = part_files(path, recipe.Data(source=str(path)))["train"]
+    columns = _languages_of(table)
+    return {"columns": dict(zip(("source", "target"), columns, strict=True))} if columns else {}
 
 
-def _languages(folder: Path) -> list[str]:
-    """The languages that the folder has files to train on in."""
-    names = (file.name for file in folder.iterdir() if part_of(file.name) == "train")
-    found = {match[1] for name in names if (match := _LANGUAGE.search(name))}
-    return sorted(found - {"txt", "csv", "tsv"})
+def _languages(folder: Path, section: recipe.Data | None = None) -> list[str]:
+    """The languages that the folder has files to train on in, be they those of data.files."""
+    own = section.files if section is not None else None
+    return sorted({
+        language
+        for stem, found in texts_of(folder).items()
+        if (part_of(stem) == "train" if own is None else stem == own.train)
+        for language in found
+    })  # fmt: skip
+
+
+def unnamed(folder: Path) -> str | None:
+    """The keys of `data` for a folder of texts in two languages whose names do not say what they
+    are for; None for another one."""
+    for stem, found in texts_of(folder).items():
+        pair = [language for language in sorted(found) if _CODE.fullmatch(language)]
+        if len(pair) > 1:
+            return f"pair: [{', '.join(pair[:2])}], files: {{train: {stem}}}"
+    return None
+
+
+def texts_of(folder: Path) -> dict[str, set[str]]:
+    """The files of a folder that end like a language: name without it and .gz, and languages."""
+    found: dict[str, set[str]] = {}
+    for name in sorted(file.name for file in folder.iterdir()):
+        if (match := _LANGUAGE.search(name)) and match[1] not in ("txt", "csv", "tsv"):
+            found.setdefault(name[: match.start()], set()).add(match[1])
+    return found
+
+
+def _languages_of(table: Path) -> list[str]:
+    """The two columns of a table that are called like languages and hold texts; none if there are
+    not just two."""
+    rows = [row for _, row in islice(tables.rows_of(table, named=True), _LOOKED_AT)]
+    names = [name for name in rows[0] if isinstance(name, str)] if rows else []
+    found = [
+        name for name in names
+        if _CODE.fullmatch(name)
+        and all(any(map(str.isalpha, str(row.get(name)))) for row in rows)
+    ]  # fmt: skip
+    return found if len(found) == 2 else []
 
 
 def read(path: Path, section: recipe.Data) -> Loaded:
@@ -88,7 +140,9 @@ def read(path: Path, section: recipe.Data) -> Loaded:
 
 
 def _parts(path: Path, section: recipe.Data) -> Iterator[tuple[str, Iterator[Pair]]]:
-    if path.is_dir() and _languages(path):
+    first = section.files and table_suffix(path / section.files.train)
+    tabled = has_tables(path) if section.files is None else first
+    if path.is_dir() and (_languages(path, section) or not tabled):
         pair = _pair(path, section)
         for side in ("source", "target"):
             if section.sets(f"columns.{side}"):
@@ -107,11 +161,19 @@ def _parts(path: Path, section: recipe.Data) -> Iterator[tuple[str, Iterator[Pai
         )
     columns = (section.columns.source, section.columns.target)
     for part, file in part_files(path, section).items():
-        yield part, ((row[0], row[1], row[2]) for row in records(file, columns))
+        yield part, ((row[0], row[1], row[2]) for row in records(file, columns, _REPAIR))
 
 
 def _pair(folder: Path, section: recipe.Data) -> tuple[str, str]:
-    known = _languages(folder)
+    known = _languages(folder, section)
+    if len(known) < 2:
+        names = [stem for stem, own in texts_of(folder).items() if len(own) > 1]
+        raise ConfigError(
+            f"data.source: {section.source!r} has no texts in two languages to train on",
+            expected="files such as train.de and train.en, of which data.files may give the name "
+            "before the language",
+            repair=f"write data.files: {{train: {names[0]}}}" if names else "",
+        )
     if section.pair is None:
         raise ConfigError(
             f"data.pair is missing: which language of {section.source!r} becomes which?",
@@ -134,12 +196,8 @@ def _stems(folder: Path, language: str, section: recipe.Data) -> dict[str, str]:
         return section.files.model_dump(exclude_none=True)
     found = {}
     for part in PARTS:
-        stems = sorted({
-            file.name[: match.start()]
-            for file in folder.iterdir()
-            if (match := _LANGUAGE.search(file.name)) and match[1] == language
-            and part_of(file.name) == part
-        })  # fmt: skip
+        every = texts_of(folder).items()
+        stems = [stem for stem, own in every if language in own and part_of(stem) == part]
         if len(stems) > 1:
             raise DataError(
                 f"{folder} has several texts for the part {part}: {', '.join(stems)}",

@@ -7,6 +7,7 @@ al. 2024, arXiv:2403.20150 (every window counts, also those of a last, short bat
 """
 
 import csv
+import functools
 import io
 import math
 import re
@@ -22,6 +23,7 @@ from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.core.progress import say
 from modelwright.data import jsonl, parquet
+from modelwright.data.fields import MISSING, is_date, is_number, is_row, to_number
 from modelwright.data.opening import UNREADABLE, open_bytes, unpacked
 from modelwright.data.rows import LISTED, PARTS, Array, Column, Finding, Loaded, Prepared, Rows
 from modelwright.data.shared import Windows
@@ -29,18 +31,10 @@ from modelwright.data.times import count_rows, remarks, require_order
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".gz", jsonl.SUFFIX, parquet.SUFFIX)
 STARTER_HORIZON = 24  # steps that a starter recipe forecasts
-MISSING = ("", "na", "nan", "null", "none", "?")
 WINDOW = 336  # steps that are looked back at, where the recipe does not say
 PATCH = 16  # steps that a model sees as one place, as near as the window can be divided
 _PEEK_BYTES, _PEEK_ROWS = 2**16, 20
-_NUMBER = "a number with a decimal point; nothing, NA, NaN or ? where there is none"
-
-_DATE = re.compile(r"([a-z]*)[ .,-]*\d[\w\s/.:,+-]*", re.IGNORECASE)
-_NAMES = {
-    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
-    "mon", "tue", "wed", "thu", "fri", "sat", "sun",
-}  # fmt: skip
-_DATE_WORDS = {"t", "z", "q", "w", "am", "pm", "utc", "gmt"}
+_OVER_TIME = re.compile(r"year|date|((date|unix)[ _-]?)?time([ _-]?stamp)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,8 @@ class Table:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file is named like a table, and most of its first rows are a time and numbers."""
+    """Whether a file is named like a table, and most of its first rows are a time and numbers, with
+    a word here and there where a column is called date, year or the like."""
     if not path.is_file() or Path(path.name.removesuffix(".gz")).suffix.lower() not in SUFFIXES:
         return False
     try:
@@ -84,8 +79,8 @@ def is_table(path: Path) -> bool:
             rows = _lines(content, path.name)[: _PEEK_ROWS + 1]
     except DataError:
         return False
-    fitting = [fields for _, fields in rows if _is_row(fields)]
-    return 2 * len(fitting) >= len(rows)
+    timed = bool(rows) and any(map(_OVER_TIME.fullmatch, rows[0][1]))
+    return 2 * sum(is_row(fields, timed) for _, fields in rows) >= len(rows)
 
 
 def read(path: Path, section: recipe.Data) -> Loaded:
@@ -121,7 +116,8 @@ def read(path: Path, section: recipe.Data) -> Loaded:
     values = table.values[:used]
     findings = _missing(table, values)
     if findings:
-        values = _filled(path, table.channels, values)
+        _require_begun(path, table.channels, values)
+        values = _filled(values)
     parts: dict[str, Rows] = {}
     start = 0
     for part, number in counts.items():
@@ -135,10 +131,18 @@ def read(path: Path, section: recipe.Data) -> Loaded:
 
 
 def starter(path: Path) -> dict[str, Any]:
-    """A horizon, and a window where the usual one is long for so few rows."""
-    rows = len(read_table(path.read_bytes(), str(path)))
+    """A horizon, a window where the usual one is long for so few rows, and where some columns hold
+    words or begin with a gap, the others."""
+    content = path.read_bytes()
+    head, *body = (fields for _, fields in _lines(content, str(path)))
+    columns = [*zip(*body, strict=False)][1:]
+    fit = [column[0].lower() not in MISSING and all(map(is_number, column)) for column in columns]
+    some = any(fit) and not all(fit)
+    channels = [name for name, one in zip(head[1:], fit, strict=False) if one] if some else None
+    rows = len(read_table(content, str(path), channels))
     window = {"window": max(1, rows // 6)} if rows // 6 < WINDOW else {}
-    return {"horizon": max(1, min(STARTER_HORIZON, rows // 12)), **window}
+    found = {"horizon": max(1, min(STARTER_HORIZON, rows // 12)), **window}
+    return {**found, "channels": channels} if some else found
 
 
 def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepared:
@@ -168,7 +172,7 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
         made[part] = Rows(inputs, targets, [times[begin + window + start] for start in starts])
     described = {
         "kind": "series", "length": window, "patch": _patch(window), "channels": names,
-        "std": std.tolist(),
+        "std": std.tolist(), **({"filled": True} if "nan_values" in section.checks.waive else {}),
     }  # fmt: skip
     answers = {"horizon": horizon, "mean": mean.tolist(), "std": std.tolist()}
     return Prepared(made, described, answers, {})
@@ -188,10 +192,12 @@ def read_input(
 ) -> dict[str, npt.NDArray[Any]]:
     """The last rows of a table as a batch of one window, (1, length, channels) float32.
 
+    A value that is missing is filled as in training where that was waived there, which is said.
+
     Raises: DataError if it is no such table, has another header, or too few rows, or if of those
         needed one has no value or an earlier time than one before.
     """
-    table = read_table(content, "the table", inputs["channels"])
+    table = _asked(content, tuple(inputs["channels"]))
     length = inputs["length"]
     if len(table) < length:
         raise DataError(
@@ -199,14 +205,34 @@ def read_input(
             expected=f"at least {length} rows, the latest last",
         )
     require_order("the table", table.times[-length:], table.lines[-length:])
-    window = table.values[-length:]
+    window, filled = table.values[-length:], inputs.get("filled", False)
+    if filled and (gaps := int(np.isnan(window).sum())):
+        window = _filled(table.values)[-length:]
+        say(
+            f"the table: {_many(gaps, 'value')} missing in the last {length} rows: the one before "
+            "in the same column stands in, as in training"
+        )
     for row, channel in np.argwhere(np.isnan(window)):
         raise DataError(
             f"the table, line {table.lines[row - length]}: no value in the column "
-            f"{table.channels[channel]!r}",
+            f"{table.channels[channel]!r}" + ", and none before" * filled,
             expected=f"a number in each of the last {length} rows",
+            repair="fill it in"
+            + "; a model that was trained with data.checks.waive: [nan_values] does so itself"
+            * (not filled),
         )
     return {"window": np.ascontiguousarray(window)[None]}
+
+
+def tokens(content: bytes, inputs: Mapping[str, Any], files: Any = None) -> list[str]:
+    """The times of the rows that `read_input` looks at, if the table has times."""
+    table = _asked(content, tuple(inputs["channels"]))
+    return table.times[-inputs["length"] :] if table.timed else []
+
+
+@functools.lru_cache(maxsize=1)  # one question is read twice
+def _asked(content: bytes, channels: tuple[str, ...]) -> Table:
+    return read_table(content, "the table", channels)
 
 
 def read_table(content: bytes, name: str, wanted: Sequence[str] | None = None) -> Table:
@@ -232,12 +258,12 @@ def read_table(content: bytes, name: str, wanted: Sequence[str] | None = None) -
                 repair="correct that line",
             )
     head = rows[0][1]
-    header = any(not _is_number(field) and not _is_date(field) for field in head)
+    header = any(not is_number(field) and not is_date(field) for field in head)
     body = rows[1:] if header else rows
     if not body:
         raise DataError(f"{name} has a header and no row", expected="a row for each point in time")
     stamp = next((fields[0] for _, fields in body if fields[0].lower() not in MISSING), "")
-    timed, remark = not _is_number(stamp), ""
+    timed, remark = not is_number(stamp), ""
     named = [(header and field) or f"column {place}" for place, field in enumerate(head)]
     if not timed and len(head) > 1 and named[0] not in (wanted or ()):
         counting = [fields[0] for _, fields in body]
@@ -249,7 +275,7 @@ def read_table(content: bytes, name: str, wanted: Sequence[str] | None = None) -
             values[row] = [float(fields[place]) for place in places.values()]
         except ValueError:
             values[row] = [
-                _number(fields[place], f"{name}, line {line}", column)
+                to_number(fields[place], f"{name}, line {line}", column)
                 for column, place in places.items()
             ]
     for row, channel in np.argwhere(np.abs(values) > np.finfo(np.float32).max):
@@ -371,18 +397,23 @@ def _missing(table: Table, values: Array) -> list[Finding]:
     return [Finding("nan_values", len(rows), text, tuple(listed))]
 
 
-def _filled(path: Path, channels: Sequence[str], values: Array) -> Array:
-    """With the last value of the same channel where one is missing, never a later one."""
+def _require_begun(path: Path, channels: Sequence[str], values: Array) -> None:
+    """Refuse a column that has nothing to fill its first rows with."""
     known = ~np.isnan(values)
     for channel in np.flatnonzero(~known[0]).tolist():
-        number = int(known[:, channel].argmax()) if known[:, channel].any() else len(values)
+        rows = int(known[:, channel].argmax()) if known[:, channel].any() else len(values)
         raise DataError(
             f"{path}: the column {channels[channel]!r} has no value in its first "
-            f"{_many(number, 'row')}",
+            f"{_many(rows, 'row')}",
             expected="a number in the first row, as missing ones are filled with the one before",
             repair="cut these rows off, or leave the column out with data.channels",
         )
-    last = np.where(known, np.arange(len(values))[:, None], 0)
+
+
+def _filled(values: Array) -> Array:
+    """With the last value of the same channel where one is missing, never a later one; where there
+    is none before, one stays missing."""
+    last = np.where(np.isnan(values), 0, np.arange(len(values))[:, None])
     return np.take_along_axis(values, np.maximum.accumulate(last, axis=0), axis=0)
 
 
@@ -399,47 +430,6 @@ def _patch(window: int) -> int:
     """
     divisors = [size for size in range(1, window + 1) if window % size == 0]
     return min(divisors, key=lambda size: abs(size - PATCH))
-
-
-def _is_row(fields: Sequence[str]) -> bool:
-    """Whether it looks like numbers, behind a number or a time."""
-    first, rest = fields[0], fields[1:] or fields
-    there = any(field.lower() not in MISSING for field in rest)
-    return there and (_is_number(first) or _is_date(first)) and all(map(_is_number, rest))
-
-
-def _number(field: str, where: str, column: str) -> float:
-    if field.lower() in MISSING:
-        return math.nan
-    try:
-        return float(field)
-    except ValueError:
-        raise DataError(
-            f"{where}: {field!r} in the column {column!r} is no number",
-            expected=_NUMBER,
-            repair="correct it, or name the columns to take with data.channels",
-        ) from None
-
-
-def _is_number(field: str) -> bool:
-    """Whether it is one, or says that one is missing."""
-    try:
-        return field.lower() in MISSING or not math.isnan(float(field))
-    except ValueError:
-        return False
-
-
-def _is_date(field: str) -> bool:
-    """Whether it is a date or a time of day, in whatever order.
-
-    >>> [_is_date(text) for text in ("2016-07-01 00:00:00", "1 Jul 2016", "Q1", "2016-Q1", "T1")]
-    [True, True, False, True, False]
-    """
-    found = _DATE.fullmatch(field)
-    if found is None or (found[1] and found[1][:3].lower() not in _NAMES):
-        return False
-    words = re.findall("[a-z]+", field.lower())
-    return all(word[:3] in _NAMES or word in _DATE_WORDS for word in words)
 
 
 def _many(number: int, noun: str) -> str:

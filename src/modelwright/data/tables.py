@@ -5,18 +5,31 @@ Reads files line by line, or by row groups; nothing here knows what the columns 
 """
 
 import csv
+import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from modelwright.core.errors import DataError, did_you_mean
+from modelwright.core.progress import say
 from modelwright.data import parquet
-from modelwright.data.opening import UNREADABLE, open_text, require_single
+from modelwright.data.opening import UNREADABLE, open_text, require_single, unreadable
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", parquet.SUFFIX)
 MAX_TEXT_BYTES = 2**24  # of one text
+MARKS = (",", ";", "\t")  # that may divide the fields of a .csv, those that decide first
+_PEEK, _PEEK_LINES = 2**16, 20  # characters and lines that show which does
+
+# what others call a column that has our name by default; read, and said, where there is none of it
+SPELLINGS = {
+    "words": re.compile("tokens"),
+    "tags": re.compile("ner_tags"),
+    "file": re.compile("path|file_?name|audio"),
+    "text": re.compile("sentence|transcript(ion)?"),
+}
 
 
 def table_suffix(path: Path) -> str:
@@ -42,7 +55,7 @@ def lines_of(file: Path) -> Iterator[str]:
             for line in text:
                 yield line.removesuffix("\n")
     except (*UNREADABLE, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
+        raise unreadable(file, error) from error
     if line.endswith("\n"):
         yield ""
 
@@ -62,10 +75,11 @@ def records(
         repair: what to do where a column is not there.
     Raises: DataError naming file and line of what cannot be read.
     """
-    named = any(isinstance(name, str) for name in wanted)
-    for line, row in rows_of(file, named, wanted):
+    own = None
+    for line, row in rows_of(file, any(isinstance(name, str) for name in wanted), wanted):
+        own = own or [_spelled(file, name, row) for name in wanted]
         values = []
-        for name in wanted:
+        for name in own:
             value = row.get(name)
             if name in row and _is_missing(value):
                 value = ""  # as an empty field of CSV
@@ -92,10 +106,11 @@ def tagged_rows(
 
     Raises: DataError naming file and line of a row without them, or with more of one of both.
     """
-    named = any(isinstance(name, str) for name in wanted)
     repair = "name the columns with data.columns: {words: …, tags: …}"
-    for line, row in rows_of(file, named, wanted):
-        sides = [_words(f"{file}, line {line}", row, name, repair) for name in wanted]
+    own = None
+    for line, row in rows_of(file, any(isinstance(name, str) for name in wanted), wanted):
+        own = own or [_spelled(file, name, row) for name in wanted]
+        sides = [_words(f"{file}, line {line}", row, name, repair) for name in own]
         words, tags = sides
         if len(words) != len(tags):
             raise DataError(
@@ -117,8 +132,28 @@ def rows_of_words(file: Path, column: str | int, repair: str) -> Iterator[tuple[
 
     Raises: DataError as `tagged_rows`.
     """
+    own = None
     for line, row in rows_of(file, isinstance(column, str), (column,)):
-        yield f"{file.name} line {line}", _words(f"{file}, line {line}", row, column, repair)
+        own = _spelled(file, column, row) if own is None else own
+        yield f"{file.name} line {line}", _words(f"{file}, line {line}", row, own, repair)
+
+
+def spelled(name: str | int, there: Collection[str | int]) -> str | int:
+    """The name that a table has for a column: its own, or else the first that SPELLINGS knows.
+
+    >>> spelled("words", ["tokens", "ner_tags"]), spelled("label", ["class"])
+    ('tokens', 'label')
+    """
+    others = SPELLINGS.get(name) if isinstance(name, str) and name not in there else None
+    known = (one for one in there if others and isinstance(one, str) and others.fullmatch(one))
+    return next(known, name)
+
+
+def _spelled(file: Path, name: str | int, row: Mapping[str | int, Any]) -> str | int:
+    """The same, told where it is not the name itself."""
+    if (own := spelled(name, row)) != name:
+        say(f"data: {file.name} has no column {name!r}; {own!r} is read as data.columns.{name}")
+    return own
 
 
 def _words(where: str, row: Mapping[str | int, Any], name: str | int, repair: str) -> list[str]:
@@ -166,7 +201,7 @@ def rows_of(
                 return
             csv.field_size_limit(MAX_TEXT_BYTES)
             reader = csv.reader(
-                text, delimiter="," if suffix == ".csv" else "\t",
+                text, delimiter=_delimiter(file) if suffix == ".csv" else "\t",
                 quoting=csv.QUOTE_MINIMAL if suffix == ".csv" else csv.QUOTE_NONE,
             )  # fmt: skip
             first: list[str] = []
@@ -184,12 +219,45 @@ def rows_of(
                 if named:
                     row |= dict(zip(first, fields, strict=False))
                 if named and not first:
-                    require_single(f"{file}, line {reader.line_num}", fields, wanted)
+                    names = [spelled(one, fields) for one in wanted]
+                    require_single(f"{file}, line {reader.line_num}", fields, names)
                 if first or not named:
                     yield reader.line_num, row
                 first = first or fields
     except (*UNREADABLE, csv.Error, ValueError) as error:
-        raise DataError(f"{file} cannot be read: {error}", expected="UTF-8 text") from error
+        raise unreadable(file, error) from error
+
+
+def _delimiter(file: Path) -> str:
+    with open_text(file) as text:
+        return mark(text.read(_PEEK), MARKS)
+
+
+def mark(text: str, marks: Sequence[str]) -> str:
+    """What divides the fields of a table that begins so: of the marks that the first line has the
+    first that the first lines have as often, else the first; a comma if there is none.
+
+    >>> mark("text;label\\nhello, world;a", MARKS), mark("1::2::a, b", ("::", ","))
+    (';', '::')
+    """
+    head = "\n".join(text.lstrip("\r\n")[:_PEEK].split("\n")[:_PEEK_LINES])
+    there = [one for one in marks if one in head.partition("\n")[0]] or [","]
+    even = [one for one in there if len({len(row) for _, row in divided(head, one)}) == 1]
+    return (even or there)[0]
+
+
+def divided(text: str, mark: str) -> Iterator[tuple[int, list[str]]]:
+    """Line and fields of each row; tabs and longer marks do not stand in quotes.
+
+    Raises: csv.Error for a field beyond the limit.
+    """
+    if mark in (";", ","):
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
+        yield from ((reader.line_num, row) for row in reader if row)
+        return
+    # not splitlines: it ends a line at characters that a title may hold
+    lines = text.replace("\r\n", "\n").split("\n")
+    yield from ((number, line.split(mark)) for number, line in enumerate(lines, 1) if line)
 
 
 def _unquoted(field: str) -> str:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.core.progress import say
-from modelwright.data.clean import Record, as_trained, changing, cleaned, findings
+from modelwright.data.clean import Form, Record, as_trained, changing, cleaned, findings, placed
 from modelwright.data.opening import utf8
 from modelwright.data.rows import Finding, Loaded, Prepared, Ragged, Rows, ragged
 from modelwright.data.tables import records, rows_of, table_suffix
@@ -46,7 +46,13 @@ _MARKS = "".join(
     one for one in map(chr, range(0x300, 0xAC00)) if unicodedata.category(one) in ("Mn", "Mc")
 )
 _WORD = rf"\w[\w{_MARKS}]*"
-WORDS = re.compile(rf"{_WORD}(?:['’]{_WORD})*|[^\w\s]")
+# of each unit the form that a text is brought into, and what is a token of it
+UNITS: dict[str, tuple[Form, re.Pattern[str]]] = {
+    "words": ("NFKC", re.compile(rf"{_WORD}(?:['’]{_WORD})*|[^\w\s]")),
+    "given": ("NFC", re.compile(r"\S+")),
+    "characters": ("NFC", re.compile(r"\S")),
+    "divided": ("NFC", re.compile(rf"[^{JOINT}]*\S[^{JOINT}]*")),
+}
 # scripts that put no blanks between words: Chinese, Japanese, Thai, Lao, Burmese, Khmer
 _UNSPACED = re.compile(
     "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"
@@ -70,10 +76,8 @@ def starter(path: Path) -> dict[str, Any]:
         return {}
     text = max(fields, key=lambda key: sum(map(len, fields[key])))
     label = min(fields.keys() - {text}, key=lambda key: (len(set(fields[key])), str(key)))
-    if by_number and rows[0][label] not in fields[label]:
-        names = rows[0]
-    else:
-        names = {key: key for key in fields}
+    named = by_number and rows[0][label] not in fields[label]
+    names = rows[0] if named else {key: key for key in fields}
     if {"text", "label"} <= set(names.values()):
         return {}
     return {"columns": {"text": names[text], "label": names[label]}}
@@ -240,14 +244,9 @@ def split(text: str, unit: str) -> list[str]:
     >>> split("好…", "characters")
     ['好', '...']
     """
-    if text.startswith(JOINT):
-        own = unicodedata.normalize("NFC", text).split(JOINT)
-        return [unicodedata.normalize("NFKC", one) for one in own if one.strip()]
-    if unit == "words":
-        return WORDS.findall(unicodedata.normalize("NFKC", text))
-    whole = unicodedata.normalize("NFC", text)
-    own = whole.split() if unit == "given" else [one for one in whole if not one.isspace()]
+    form, pattern = UNITS["divided" if text.startswith(JOINT) else unit]
     # each by itself: one token stays one, even if its plain form has several characters
+    own = pattern.findall(unicodedata.normalize(form, text))
     return [unicodedata.normalize("NFKC", one) for one in own]
 
 
@@ -309,8 +308,7 @@ class Vocabulary:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Vocabulary":
-        value = json.loads(content)
-        return cls(value["unit"], value["features"], value["table"])
+        return cls(**json.loads(content))
 
 
 def learn(
@@ -323,8 +321,7 @@ def learn(
         for tokens in tokenised:
             seen.update(FEATURES[name](tokens, place) for place in range(len(tokens)))
         seen.pop("", None)
-        known = sorted(seen.items(), key=lambda item: (-item[1], item[0]))[:size]
-        for feature, times in known:
+        for feature, times in sorted(seen.items(), key=lambda item: (-item[1], item[0]))[:size]:
             if times >= LEAST_SEEN:
                 table[f"{name}:{feature}"] = 2 + len(table)
     return Vocabulary(unit, features, table)
@@ -439,10 +436,13 @@ def _vocabulary(content: bytes) -> Vocabulary:
 
 
 def tokens(content: bytes, inputs: Mapping[str, Any], files: Any = None) -> list[str]:
-    """What a person wrote as the model reads it; where train came tagged, words are cut here.
+    """What a person wrote as the model reads it; where train came tagged, words are cut here, and
+    each has its place in what was written.
 
     Raises: DataError if it is not UTF-8.
     """
     text = as_trained(utf8(content), inputs)
-    found = split(text, inputs.get("asked", inputs["unit"]))
-    return found if inputs.get("whole") else found[: inputs["max_length"]]
+    unit = inputs.get("asked", inputs["unit"])
+    if not inputs.get("whole"):
+        return split(text, unit)[: inputs["max_length"]]
+    return split(text, unit) if text.startswith(JOINT) else placed(text, *UNITS[unit])

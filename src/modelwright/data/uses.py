@@ -18,8 +18,10 @@ from typing import Literal
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, MissingExtra, did_you_mean
+from modelwright.core.progress import say
 from modelwright.data import jsonl, parquet
 from modelwright.data.opening import UNREADABLE, open_bytes, require_single, unpacked
+from modelwright.data.tables import divided, mark
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data", ".inter", jsonl.SUFFIX, parquet.SUFFIX)
 _USER = re.compile(r"user(_?id)?(:\w+)?", re.IGNORECASE)
@@ -31,7 +33,6 @@ _VALUE = {
     "time": re.compile(r"((unix_?|date)?time(_?stamp)?|date|ts)(:\w+)?", re.IGNORECASE),
     "rating": re.compile(r"(rating|score|stars)(:\w+)?", re.IGNORECASE),
 }
-_PEEK, _PEEK_LINES = 2**16, 20  # characters and lines that show what divides the fields
 _MARK = re.compile(r"[\t|;,]")
 _REPAIR = "name the columns with data.interactions: {user: …, item: …, time: …, rating: …}"
 
@@ -81,8 +82,12 @@ def uses(path: Path, own: recipe.Interactions, what: Literal["time", "rating"]) 
     if not rows:
         raise DataError(f"{path} is empty", expected="a row for each use of an item by a user")
     value_of, expected = _VALUES[what]
-    columns = (own.user, own.item, getattr(own, what))
+    columns: Sequence[str | int] = (own.user, own.item, getattr(own, what))
     head = _head(path, rows)
+    given, columns = columns, _called(head, columns, ("user", "item", what))
+    for kind, one in zip(("user", "item", what), columns, strict=True):
+        if one not in given:
+            say(f"data: {path.name}: the column {one!r} is taken for the {kind}")
     header = any(isinstance(one, str) for one in columns)
     require_single(str(path), head, columns)
     wanted = [_column_of(path, one, head) for one in columns]
@@ -105,6 +110,27 @@ def uses(path: Path, own: recipe.Interactions, what: Literal["time", "rating"]) 
                 repair=_REPAIR,
             )
         found.append(Use(user, item, value))
+    return found
+
+
+def _called(
+    head: Sequence[str], columns: Sequence[str | int], what: Sequence[str]
+) -> list[str | int]:
+    """The columns; those by default as the first line calls them, where it names users and items
+    and puts them elsewhere."""
+    kinds = {"user": _USER, "item": _ITEM, **_VALUE}
+    names = {
+        kind: [name for name in head if one.fullmatch(name.strip())] for kind, one in kinds.items()
+    }
+    if not (names["user"] and names["item"]):
+        return list(columns)
+    default = recipe.Interactions()
+    found: list[str | int] = []
+    for column, kind in zip(columns, what, strict=True):
+        place = _place_of(column, head)
+        sound = column != getattr(default, kind) or not names[kind]
+        sound = sound or (place is not None and head[place] in names[kind])
+        found.append(column if sound else names[kind][0])
     return found
 
 
@@ -141,6 +167,7 @@ def asked_about(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str,
     if not rows:
         raise DataError("it is empty", expected="a table with rows")
     head = _head(path, rows)
+    columns = _called(head, columns, ("user", "item", "time")[: len(columns)])
     require_single(str(path), head, columns)
     places = []
     for column in columns[:2]:
@@ -216,7 +243,7 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
             text = content.decode("latin-1")
         if text.lstrip().startswith("{"):
             return jsonl.lines(text, str(path))
-        rows = list(_divided(text, _mark(text, path)))
+        rows = list(divided(text, _mark(text, path)))
     except (*UNREADABLE, csv.Error) as error:
         raise DataError(
             f"{path} cannot be read: {error}", expected="a table, or it as .gz"
@@ -225,25 +252,10 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _mark(text: str, path: Path) -> str:
-    """What divides the fields: of "::", tab, |, ; and , the first that the first line has, and the
-    first ones as often; of a .csv rather ; or , than another."""
+    """What divides the fields: of "::", tab, |, ; and , as tables.mark chooses; of a .csv rather ;
+    or , than another."""
     csv_first = Path(path.name.removesuffix(".gz")).suffix.lower() == ".csv"
-    marks = (";", ",", "::", "\t", "|") if csv_first else ("::", "\t", "|", ";", ",")
-    head = "\n".join(text[:_PEEK].split("\n")[:_PEEK_LINES])
-    there = [mark for mark in marks if mark in head.partition("\n")[0]] or [","]
-    even = [one for one in there if len({len(row) for _, row in _divided(head, one)}) == 1]
-    return (even or there)[0]
-
-
-def _divided(text: str, mark: str) -> Iterator[tuple[int, list[str]]]:
-    """Line and fields of each row; only ; and , stand in quotes, too."""
-    if mark in (";", ","):
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
-        yield from ((reader.line_num, row) for row in reader if row)
-        return
-    # not splitlines: it ends a line at characters that a title may hold
-    lines = text.replace("\r\n", "\n").split("\n")
-    yield from ((number, line.split(mark)) for number, line in enumerate(lines, 1) if line)
+    return mark(text, (";", ",", "::", "\t", "|") if csv_first else ("::", "\t", "|", ";", ","))
 
 
 def _titles(path: Path) -> dict[str, str]:

@@ -50,8 +50,8 @@ class Share:
 
     def alone(self, settings: Settings) -> Settings:
         """Those with which one process computes as much as here."""
-        pass_rows = max(one for one in range(1, self.rows + 1)
-                        if self.rows % one == 0 and one <= settings.micro_batch_size)  # fmt: skip
+        most = min(self.rows, settings.micro_batch_size)
+        pass_rows = next(one for one in range(most, 0, -1) if self.rows % one == 0)
         return replace(settings, batch_size=self.rows, micro_batch_size=pass_rows)
 
 

@@ -26,6 +26,12 @@ FILES = {  # what each stage leaves, relative to the run's folder
     "export": "export/parity.json",
     "certify": "certify/certificate.json",
 }
+LISTS = (  # what tables and charts take for one; depth: of its lists of counts, 0 holds anything
+    *(("gate", key, 0) for key in ("labels", "checked", "inputs.channels", "outputs.labels")),
+    *(("gate", f"class_counts.{part}", 1) for part in ("train", "valid", "test")),
+    *(("certify", f"latency.histogram.{key}", 1) for key in ("counts", "edges_ms")),
+    ("certify", "confusion", 2),
+)
 
 
 @dataclass(frozen=True)
@@ -104,13 +110,14 @@ def collect(run: Run) -> Life:
         )
     notices: list[str] = []
     found = {stage: _object(folder / name, notices) for stage, name in FILES.items()}
+    _leave_out_no_lists(found, notices)
     deploy = _object(folder / "deploy/manifest.json", notices)
     events = [e for e in _lines(run.ledger, notices) if "event" in e and "stage" in e]
     metrics = _lines(folder / "train/metrics.jsonl", notices)
     text, recipe = _recipe(folder / "recipe.yaml", notices)
     stages = _stages(run, events)
     asked = {goal.name for goal in recipe.bounds} if recipe else set()
-    verdict, reason = _verdict(found, events, stages, notices, asked)
+    verdict, reason = _verdict({**found, "deploy": deploy}, events, stages, notices, asked)
     times = [time for event in events if (time := _clock(event)) is not None]
     known = [stage.seconds for stage in stages if stage.seconds is not None]
     seconds = sum(known) if known else times[-1] - times[0] if len(times) > 1 else None
@@ -264,11 +271,16 @@ def _verdict(
         judged = section(proof, "goals")
         missed = [name for name in sorted(asked | set(judged))
                   if section(judged, name).get("met") is not True]  # fmt: skip
-        if not missed:
-            return "certified", told
-        notices.append(f"The certificate says certified, yet not met: {', '.join(missed)}.")
-        return "refused", "The certificate contradicts itself, so it proves nothing."
-    if proof:
+        if missed:
+            notices.append(f"The certificate says certified, yet not met: {', '.join(missed)}.")
+            return "refused", "The certificate contradicts itself, so it proves nothing."
+        if stages[-1].state == "done":  # before that deploy/ is not yet what will ship
+            shipped = section(section(found["deploy"], "files"), "model.onnx").get("sha256")
+            if shipped and shipped == section(proof, "digests").get("model"):
+                return "certified", told
+            lacks = "not the one that was judged" if found["deploy"] else "not there"
+            return "refused", f"The certificate stands, but the model in deploy/ is {lacks}."
+    elif proof:
         notices.append(f"The certificate's verdict is {proof.get('verdict')!r}, which is unknown.")
     open_stage = next((stage.name for stage in stages if stage.state != "done"), None)
     if open_stage is None:
@@ -294,7 +306,7 @@ def _stages(run: Run, events: list[dict[str, Any]]) -> tuple[Stage, ...]:
                 if begun is not None:
                     spans.append((begun - zero, last - begun))
                 begun = time
-            elif event["event"] == "stage_finished":
+            elif event["event"] in ("stage_finished", "stage_stopped"):
                 seconds = number(event.get("seconds"))
                 length = seconds if seconds is not None else time - (begun or time)
                 start = begun if begun is not None else time - length
@@ -329,6 +341,26 @@ def _object(path: Path, notices: list[str]) -> dict[str, Any]:
         return value
     notices.append(f"{name} does not hold a JSON object; it was left out.")
     return {}
+
+
+def _leave_out_no_lists(found: dict[str, dict[str, Any]], notices: list[str]) -> None:
+    for stage, key, depth in LISTS:
+        *above, name = key.split(".")
+        part = found[stage]
+        for one in above:
+            part = section(part, one)
+        if part.get(name) is not None and not _is_list(part[name], depth):
+            del part[name]
+            what = "list of counts" if depth else "list"
+            notices.append(f"{FILES[stage]}: {key} is no {what}; it was left out.")
+
+
+def _is_list(value: Any, depth: int) -> bool:
+    if not isinstance(value, list):
+        return False
+    if depth > 1:
+        return all(_is_list(one, depth - 1) for one in value)
+    return not depth or all((number(one) or 0) >= 0 and number(one) is not None for one in value)
 
 
 def _lines(path: Path, notices: list[str]) -> list[dict[str, Any]]:

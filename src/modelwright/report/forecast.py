@@ -22,13 +22,15 @@ text.halo{paint-order:stroke;stroke:#fff;stroke-width:4px}text.name{font-weight:
 
 
 def picture(
-    name: str, before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]]
-) -> str:
+    name: str, before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]],
+    times: Sequence[str] = (),
+) -> str:  # fmt: skip
     """The SVG of a forecast; the first MOST_CHARTS series where there are more.
 
     Args:
         name: what was forecast, such as the file.
         before, after: of each series the values up to now, the latest last, and those that follow.
+        times: of those that follow, where they are known.
     """
     shown = list(after)[:MOST_CHARTS]
     across = min(ACROSS, len(shown))
@@ -36,7 +38,7 @@ def picture(
     for place, own in enumerate(shown):
         x, y = place % across * (WIDTH + GAP), place // across * (HEIGHT + GAP) + TITLE_HEIGHT
         charts.append(
-            f'<g transform="translate({x} {y})">{_chart(own, before[own], after[own])}</g>'
+            f'<g transform="translate({x} {y})">{_chart(own, before[own], after[own], times)}</g>'
         )
     width = across * (WIDTH + GAP) - GAP
     height = -(-len(shown) // across) * (HEIGHT + GAP) + TITLE_HEIGHT
@@ -52,15 +54,16 @@ def picture(
     )
 
 
-def _chart(name: str, before: Sequence[float], after: Sequence[float]) -> str:
+def _chart(name: str, before: Sequence[float], after: Sequence[float], times: Sequence[str]) -> str:
     """Steps count from the last value known, which is 0; the forecast's line begins there."""
     recent = before[-PAST * len(after) :]
     past = [(1 - len(recent) + place, value) for place, value in enumerate(recent)]
     ahead = [*past[-1:], *((1 + place, value) for place, value in enumerate(after))]
+    said = f": 1 is {times[0]}, {len(times)} is {times[-1]}" if times else ""
     return line_chart(
         name,
         [Series("", past, 0), Series("forecast", ahead, 1)],
-        x_label="steps from the last known value",
+        x_label="steps" + (said or " from the last known value"),
         y_label=name,
         whole_x=True,
     )

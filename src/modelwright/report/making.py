@@ -42,8 +42,9 @@ def gate(life: Life) -> View | None:
         state = (
             "waived" if found.get("waived") else "blocking" if found.get("blocking") else "noted"
         )
+        listed = found.get("rows")
         named = [" = ".join(map(str, row)) if isinstance(row, list) else str(row)
-                 for row in found.get("rows") or []]  # fmt: skip
+                 for row in (listed if isinstance(listed, list) else ())]  # fmt: skip
         count = number(found.get("count")) or len(named)
         findings.append({
             "check": words.label(str(found.get("check", ""))), "state": state,
@@ -293,7 +294,8 @@ def reproduce(life: Life) -> View:
         "resumed": f"Resumed {words.many(resumed, 'time')}." if resumed else "",
         "timeline": Markup(charts.spans("When each stage ran", spans)) if spans else "",
         "figures": [{
-            "subject": pair.subject, "name": words.label(pair.name), "how": pair.how,
+            "subject": pair.subject, "how": pair.how,
+            "name": words.label(pair.name, forecast=pair.predicted is not None),
             "predicted": words.show(pair.predicted, pair.unit),
             "measured": words.show(pair.measured, pair.unit),
         } for pair in life.pairs],

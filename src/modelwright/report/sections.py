@@ -123,7 +123,8 @@ def verdict(life: Life) -> View:
         "tiles": [{"name": n, "value": v, "note": note or ""} for n, v, note in tiles],
         "missing": [
             {"stage": stage.name, "state": stage.state, "file": FILES[stage.name]}
-            for stage in life.stages if stage.state != "done"
+            # of what can't be done, the verdict says all
+            for stage in life.stages if stage.state != "done" and life.verdict != "infeasible"
         ],
         "notices": life.notices,
     }  # fmt: skip
@@ -155,7 +156,7 @@ def goals(life: Life) -> View | None:
                 note = words.gap_text(name, bound, measured)
         table.append({
             "name": words.label(name), "bound": words.bound_text(name, bound), "met": met,
-            "measured": words.show(measured, unit), "interval": _interval(low, high, unit),
+            "measured": words.beside(measured, bound, unit), "interval": _interval(low, high, unit),
             "note": note, "picture": Markup(picture),
         })  # fmt: skip
     met = sum(row["met"] is True for row in table)
@@ -168,7 +169,13 @@ def goals(life: Life) -> View | None:
         intro = (
             f"{met} of {words.many(len(table), 'goal')} met, judged on {seen} that no search saw."
         )
-    return {"intro": intro, "rows": table}
+    return {"intro": intro, "rows": table, "kind": _kind(life)}
+
+
+def _kind(life: Life) -> str:
+    """What the values of goals are: of a run that ended before it trained, predictions."""
+    where = str(life.certificate.get("where", ""))
+    return "predicted" if where.startswith("by prediction") else "measured"
 
 
 def misses(life: Life) -> View | None:
@@ -184,12 +191,12 @@ def misses(life: Life) -> View | None:
             table.append({
                 "candidate": miss.get("candidate", ""), "goal": words.label(name),
                 "bound": words.bound_text(name, bound),
-                "measured": words.show(measured, words.goal_unit(name)),
+                "measured": words.beside(measured, bound, words.goal_unit(name)),
                 "gap": words.gap_text(name, bound, measured),
             })  # fmt: skip
     binding = str(proof.get("binding_goal") or "")
     return {"rows": table, "binding": words.label(binding) if binding else "",
-            "relax": proof.get("relax", "")}  # fmt: skip
+            "relax": proof.get("relax", ""), "kind": _kind(life)}  # fmt: skip
 
 
 def predicted(life: Life) -> View | None:

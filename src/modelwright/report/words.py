@@ -48,18 +48,23 @@ LABELS = {
 NONE = "–"
 
 
-def label(name: str) -> str:
+def label(name: str, *, forecast: bool = True) -> str:
     """
+    Args:
+        forecast: whether the race has said beforehand what comes out on valid.
+
     >>> label("size_mb"), label("train_s"), label("peak_rate")
     ('size', 'train time', 'peak rate')
     >>> label("accuracy_drop"), label("mse_drop"), label("valid_f1")
     ('accuracy lost', 'MSE added', 'F1 on valid, forecast by the race')
+    >>> label("valid_f1", forecast=False)
+    'F1 on valid'
     """
     own = METRICS.get(name.removesuffix("_drop").removeprefix("valid_"))
     if name.endswith("_drop") and own is not None:
         return f"{label(own.name)} {lost(own)}"
     if name.startswith("valid_") and own is not None:
-        return f"{label(own.name)} on valid, forecast by the race"
+        return f"{label(own.name)} on valid{', forecast by the race' if forecast else ''}"
     if name.endswith("_s") and name not in LABELS:
         name = f"{name[:-2]} time"
     return LABELS.get(name, name.replace("_", " "))
@@ -144,20 +149,43 @@ def goal_unit(name: str) -> str:
     return "points" if metric.unit == "share" and name.endswith("_drop") else metric.unit
 
 
-def bound_text(name: str, bound: str) -> str:
-    """A goal's bound as people write it.
+# unit of a goal -> what its values are multiplied with, and what stands behind them
+GOAL_UNITS = {"share": (100, "%"), "points": (100, " pt"), "mb": (1, " MB"), "ms": (1, " ms")}
 
-    >>> bound_text("accuracy", ">= 0.97"), bound_text("size_mb", "<= 0.5")
-    ('≥ 97%', '≤ 0.5 MB')
+
+def bound_text(name: str, bound: str) -> str:
+    """A goal's bound as people write it, not rounded: it is theirs.
+
+    >>> bound_text("accuracy", ">= 0.97"), bound_text("size_mb", "<= 0.1985")
+    ('≥ 97%', '≤ 0.1985 MB')
     """
     parsed = parse_bound(bound)
     if parsed is None:
         return bound
-    op, value = parsed
-    sign, unit = {">=": "≥", "<=": "≤"}[op], goal_unit(name)
-    if unit == "share":
-        return f"{sign} {100 * value:g}%"
-    return f"{sign} {100 * value:g} pt" if unit == "points" else f"{sign} {show(value, unit)}"
+    factor, word = GOAL_UNITS.get(goal_unit(name), (1, ""))
+    text = f"{factor * parsed[1]:,.6g}{word}".replace("-", "−")
+    return f"{'≥' if parsed[0] == '>=' else '≤'} {text}"
+
+
+def beside(value: float | None, bound: str, unit: str) -> str:
+    """A goal's value with as many digits as tell it from the bound.
+
+    >>> beside(1.4699, "<= 1.47", ""), beside(0.96996, ">= 0.97", "share")
+    ('1.4699', '96.996%')
+    >>> beside(0.1, "<= 0.15", "mb"), beside(0.97, ">= 0.97", "share")
+    ('0.1 MB', '97.00%')
+    """
+    text, parsed = show(value, unit), parse_bound(bound)
+    if value is None or parsed is None:
+        return text
+    factor, word = GOAL_UNITS.get(unit, (1, ""))
+    own, limit = factor * value, factor * parsed[1]
+    for count in range(4, 13):
+        shown = float(text.removesuffix(word).replace(",", "").replace("−", "-"))
+        if (shown > limit, shown < limit) == (own > limit, own < limit):
+            break
+        text = f"{own:,.{count}g}{word}".replace("-", "−")
+    return text
 
 
 def parse_bound(text: str) -> tuple[str, float] | None:
@@ -179,6 +207,8 @@ def gap_text(name: str, bound: str, measured: float | None) -> str:
     ('1.00 points short', '4 times the bound')
     >>> gap_text("size_mb", "<= 0.5", 0.52)
     '4% over the bound'
+    >>> gap_text("accuracy", ">= 0.97", 0.96998)
+    '0.002 points short'
     """
     parsed = parse_bound(bound)
     if parsed is None or measured is None:
@@ -186,7 +216,8 @@ def gap_text(name: str, bound: str, measured: float | None) -> str:
     op, value = parsed
     if goal_unit(name) in ("share", "points"):
         points = 100 * abs(value - measured)
-        return f"{points:.2f} points {'short' if op == '>=' else 'too many'}"
+        shown = f"{points:.2f}" if points >= 0.01 else digits(points)
+        return f"{shown} points {'short' if op == '>=' else 'too many'}"
     if not value:
         return ""
     times = measured / value

@@ -106,7 +106,9 @@ class Answers:
 
     @property
     def span_kinds(self) -> list[str]:
-        """What the spans of a tagger can be."""
+        """What the spans of a tagger, or the boxes of a detector, can be."""
+        if self.outputs["kind"] == "boxes":
+            return list(self.labels)
         if self.outputs["kind"] != "tags":
             return []
         return sorted({kind for tag in self.labels if (kind := tag.partition("-")[2])})

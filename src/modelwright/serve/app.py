@@ -5,19 +5,14 @@ server.py starts and stops what is built here; docs/reference/serving.md is the 
 
 import asyncio
 import contextlib
-import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator
 from functools import partial
 from importlib import resources
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any
 
 from modelwright import __version__
 from modelwright.core.errors import MissingExtra
-from modelwright.core.signature import Signature
 
 try:
     import orjson
@@ -30,19 +25,15 @@ try:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from modelwright.serve import openinference
+    from modelwright.serve.served import Served, on_thread
 except ImportError as error:
     raise MissingExtra(error.name or "starlette", "serve", "serving a model") from error
 
-from modelwright.serve.answers import Answers
-from modelwright.serve.batcher import Arrays, Batcher, Closed, DeadlinePassed, QueueFull
-from modelwright.serve.limits import Access, Intake, Limits, Refused, busy
+from modelwright.serve.limits import Access, Refused, busy
 
-T = TypeVar("T")
-LOG = logging.getLogger("modelwright.serve")
 PAGE_TYPES = {"index.html": "text/html", "app.js": "text/javascript", "style.css": "text/css"}
 PARSE_ASIDE_BYTES = 256 * 2**10  # a body above this is parsed on a thread, not on the event loop
 LINES = "application/x-ndjson"  # of an answer that comes in pieces, to those who accept it
-SONG_PLACES = 8  # of the canary's row, where its size is free and nothing says how long rows are
 
 # The page runs its own files and shows pictures; it can be framed by nobody.
 SECURITY_HEADERS = [
@@ -54,163 +45,6 @@ SECURITY_HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 ]  # fmt: skip
-
-
-@dataclass
-class Served:
-    """One model being served: what it is, what runs it, what it knew at the start."""
-
-    name: str
-    version: str
-    signature: Signature
-    batcher: Batcher
-    limits: Limits
-    intake: Intake
-    page: dict[str, Any]
-    answers: Answers | None  # for the page; None where nobody knows what the model takes
-    decoding: asyncio.Semaphore  # files being unpacked: a small one can fill much memory
-    searching: asyncio.Semaphore  # answers being read off outputs: a wide search takes minutes
-    session: Any = None  # for texts of the model's own, beside the batcher
-    writing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
-    expected: Arrays | None = None  # the canary's answer at the start
-    canary: asyncio.Task[bool] | None = None
-
-    async def compute(self, request: Request, inputs: Arrays) -> Arrays:
-        """One answer through the queue; a client that hangs up takes its rows out of it.
-
-        Raises: Refused 500, 503 or 504; ClientDisconnect.
-        """
-        try:
-            answer = self.batcher.submit(inputs, deadline_s=self.limits.deadline_s)
-        except QueueFull:
-            raise busy("the queue is full: try again") from None
-        except Closed:
-            raise busy("the server is stopping") from None
-        watch = asyncio.ensure_future(request.receive())  # after the body: only a disconnect
-        watch.add_done_callback(lambda _: answer.cancel())
-        try:
-            return await answer
-        except DeadlinePassed:
-            raise Refused(504, "no answer within the deadline: try again later") from None
-        except Closed:
-            raise busy("the server is stopping") from None
-        except asyncio.CancelledError:
-            if watch.done() and not watch.cancelled():
-                raise ClientDisconnect from None
-            raise
-        except Exception:  # a runtime's own errors share no base class; the log has the traceback
-            raise _model_failed() from None
-        finally:
-            answer.cancel()
-            watch.cancel()
-
-    async def write(self, inputs: Arrays, how: dict[str, Any]) -> Arrays:
-        """The ids that the model writes for one row; one text after the other.
-
-        how: over what the model was shipped with, as in the recipe's section decode.
-        Raises: Refused 500, 503 or 504.
-        """
-        if self.batcher.closed:
-            raise busy("the server is stopping")
-        until = asyncio.get_running_loop().time() + self.limits.deadline_s
-        write = partial(self.session.write, inputs, **how)
-        return {"written": np.array(await self.aside(self.writing, write, until))}
-
-    async def aside(self, room: asyncio.Semaphore, work: Callable[[], T], until: float) -> T:
-        """What a function comes to on a thread of its own, once there is room for one more.
-
-        until: on the loop's clock
-        Raises: Refused 500 or 504.
-        """
-        try:
-            async with asyncio.timeout_at(until):
-                await room.acquire()
-                running = asyncio.ensure_future(asyncio.to_thread(work))
-                # a thread cannot be stopped: its room is kept until its end, whoever still listens
-                running.add_done_callback(partial(_leave, room))
-                return await asyncio.shield(running)
-        except TimeoutError:
-            raise Refused(504, "no answer within the deadline: try again later") from None
-        except Exception:  # a runtime's own errors share no base class; the log has the traceback
-            raise _model_failed() from None
-
-    async def pieces(self, found: Iterator[str]) -> AsyncGenerator[str]:
-        """A text that goes on, piece by piece; one text after the other.
-
-        Raises: Refused 500, 503, or 504 where it is not at its end within the deadline.
-        """
-        if self.batcher.closed:
-            raise busy("the server is stopping")
-        until = asyncio.get_running_loop().time() + self.limits.deadline_s
-        try:
-            async with asyncio.timeout_at(until):
-                await self.writing.acquire()
-        except TimeoutError:
-            raise _too_long() from None
-        work: asyncio.Future[str | None] | None = None
-        try:
-            while True:
-                # one piece at a time: a thread cannot be stopped within a long text
-                async with asyncio.timeout_at(until):
-                    work = asyncio.ensure_future(asyncio.to_thread(next, found, None))
-                    piece = await asyncio.shield(work)
-                if piece is None:
-                    return
-                yield piece
-        except TimeoutError:
-            raise _too_long() from None
-        except Exception:  # a runtime's own errors share no base class; the log has the traceback
-            raise _model_failed() from None
-        finally:
-            if work is None or work.done():
-                self.writing.release()
-            else:
-                work.add_done_callback(partial(_leave, self.writing))
-
-    async def ready(self) -> bool:
-        """Whether the model answers a canary as it did at the start; askers share one canary."""
-        if self.batcher.closed:
-            return False
-        if self.canary is None or self.canary.done():
-            self.canary = asyncio.create_task(self._sing())
-        return await asyncio.shield(self.canary)
-
-    async def _sing(self) -> bool:
-        try:
-            outputs = await self.batcher.submit(
-                self._song(), deadline_s=self.limits.ready_s, beyond_limit=True
-            )
-        except Exception as error:
-            LOG.error("the canary failed: %s", type(error).__name__)
-            return False
-        if self.expected is None:
-            self.expected = outputs
-        return all(
-            np.allclose(value, outputs[name], rtol=1e-3, atol=1e-4)
-            for name, value in self.expected.items()
-        )
-
-    def _song(self) -> Arrays:
-        """One row that any model can answer: black, silent, or one token again and again."""
-        inputs = self.answers.inputs if self.answers else {}
-        places = int(inputs.get("length", SONG_PLACES))
-        values = {"lengths": places}
-        song = {}
-        for spec in self.signature.inputs:
-            free = [1] + [places] * len(spec.shape)
-            shape = [
-                size if isinstance(size, int) else own
-                for size, own in zip(spec.shape, free, strict=False)
-            ]
-            one = int(spec.dtype == "int64")  # an id that is no padding
-            song[spec.name] = np.full(shape, values.get(spec.name, one), spec.dtype)
-        return song
-
-
-def _leave(room: asyncio.Semaphore, work: "asyncio.Future[Any]") -> None:
-    room.release()
-    if not work.cancelled():
-        work.exception()  # of one that nobody waits for any more, asked for to be no warning
 
 
 def _served(request: Request) -> Served:
@@ -272,8 +106,14 @@ async def infer(request: Request) -> Response:
     if kind != wanted:
         raise Refused(415, f"the content type must be {wanted}")
     async with served.intake.body(request) as body:
-        read = partial(openinference.read, body, json_length, served.signature, served.limits)
-        asked = await asyncio.to_thread(read) if len(body) > PARSE_ASIDE_BYTES else read()
+        read = partial(
+            openinference.read, body, json_length, served.signature, served.limits, served.ids
+        )
+        if len(body) > PARSE_ASIDE_BYTES:
+            async with served.decoding:
+                asked = await on_thread(read)
+        else:
+            asked = read()
         numbers = openinference.answer_numbers(served.signature, asked.inputs)
         rows = len(next(iter(asked.inputs.values())))
         if rows > 1 and numbers > served.limits.answer_numbers:  # one is bounded by its places
@@ -311,7 +151,7 @@ async def page_answer(request: Request) -> Response:
                 last = line
             return _json(last)
         async with served.decoding:
-            inputs, shown = await asyncio.to_thread(answers.read, body)
+            inputs, shown = await on_thread(partial(answers.read, body))
         start = time.perf_counter()
         until = asyncio.get_running_loop().time() + served.limits.deadline_s
         if answers.writes:
@@ -406,16 +246,6 @@ def _refuse(request: Request, refusal: Exception) -> Response:
     return Response(body, refusal.status, refusal.headers, media_type="application/json")
 
 
-def _model_failed() -> Refused:
-    """What a client hears of an error inside the model; called where it is handled."""
-    LOG.exception("the model failed on a request")
-    return Refused(500, "the model failed on this request")
-
-
-def _too_long() -> Refused:
-    return Refused(504, "no end within the deadline: ask for fewer tokens with max_new")
-
-
 def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = {404: "there is nothing at this address", 405: "this address takes another method"}
@@ -428,18 +258,9 @@ def _bug(request: Request, error: Exception) -> Response:
 
 
 def build_app(served: Served, access: Access) -> Starlette:
-    """The ASGI application; its start runs the first canary."""
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        served.batcher.start()
-        if not await served.ready():
-            raise RuntimeError("the model does not answer a canary")
-        yield
-
+    """The ASGI application of a model that is started apart from it."""
     app = Starlette(
         routes=ROUTES,
-        lifespan=lifespan,
         middleware=[Middleware(Gate, access=access)],
         exception_handlers={Refused: _refuse, HTTPException: _no_route, Exception: _bug},
     )

@@ -28,7 +28,8 @@ OPEN_PATHS = frozenset(
 
 @dataclass(frozen=True)
 class Limits:
-    """What one server takes on; every field is a knob of `serve`."""
+    """What one server takes on; from Python any of them can be set, on the command line of `serve`
+    `deadline_s`, `batch_rows`, `queue_rows`, `body_bytes` (as --body-mib) and `grace_s`."""
 
     body_bytes: int = 16 * 2**20  # one request
     buffered_bytes: int = 128 * 2**20  # all bodies in memory at once
@@ -48,6 +49,7 @@ class Limits:
     write_s: float = 20.0  # for the client to take its answer
     keep_alive_s: float = 15.0  # an idle connection
     ready_s: float = 2.0  # for the canary behind readiness
+    start_s: float = 60.0  # for the first one: a large model takes long to warm up
     grace_s: float = 10.0  # for what is queued when the server is told to stop
 
     def __post_init__(self) -> None:
@@ -151,6 +153,7 @@ class Intake:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._most = max(limits.buffered_bytes, limits.body_bytes)  # one body always has room
         self._held = 0
 
     @asynccontextmanager
@@ -173,7 +176,7 @@ class Intake:
                         chunks.append(chunk)
                         if size > self._limits.body_bytes:
                             await self._too_large(request)
-                        if self._held > self._limits.buffered_bytes:
+                        if self._held > self._most:
                             raise busy("too many large requests at once: try again")
             except TimeoutError:
                 raise Refused(

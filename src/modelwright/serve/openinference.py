@@ -77,15 +77,27 @@ def answer_numbers(signature: Signature, inputs: Mapping[str, np.ndarray]) -> in
 
 
 def read(
-    body: bytes, json_length: str | None, signature: Signature, limits: Limits
-) -> InferRequest:
+    body: bytes, json_length: str | None, signature: Signature, limits: Limits,
+    ids: Mapping[str, int],
+) -> InferRequest:  # fmt: skip
     """The request in `body`.
 
     Args:
         json_length: the header of the binary extension; None for plain JSON, "0" for a body that
             is one row of the only input as raw bytes.
+        ids: how many there are of those that an input holds, by its name.
     Raises: Refused 400, with words that a client can act on.
     """
+    request = _read(body, json_length, signature, limits)
+    for name, size in ids.items():  # a model has no vector for others, or answers with another's
+        if not 0 <= request.inputs[name].min() <= request.inputs[name].max() < size:
+            raise Refused(400, f"input {name!r}: ids are whole numbers from 0 to {size - 1}")
+    return request
+
+
+def _read(
+    body: bytes, json_length: str | None, signature: Signature, limits: Limits
+) -> InferRequest:
     if json_length is None:
         return _read_json(body, b"", signature, limits)
     if not json_length.isascii() or not json_length.isdigit() or len(json_length) > 15:

@@ -30,8 +30,9 @@ from modelwright.serve.limits import Access, Intake, Limits
 try:
     import uvicorn
 
-    from modelwright.serve.app import Served, build_app
+    from modelwright.serve.app import build_app
     from modelwright.serve.openinference import DATATYPES
+    from modelwright.serve.served import Served
     from modelwright.serve.wire import GuardedProtocol
 except ImportError as error:
     raise MissingExtra(error.name or "uvicorn", "serve", "serving a model") from error
@@ -56,10 +57,21 @@ class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is untyped here
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer until stopped."""
-        super().run(sockets=sockets or [self._listener])
+        """Answer until stopped.
+
+        Raises: ConfigError if the model does not answer one row first.
+        """
+        with contextlib.closing(self._listener):
+            super().run(sockets=sockets or [self._listener])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        first = asyncio.ensure_future(self.served.start())
+        while not first.done() and not self.should_exit:  # a signal is heard meanwhile
+            await asyncio.wait([first], timeout=0.1)
+        if not first.done():
+            first.cancel()
+            return
+        first.result()
         await super().startup(sockets=sockets)
         # A full collection walks all that was imported, 0.1 s in which nobody is answered: what is
         # here now stays. In a thread the process is another's, and so is what it collects.
@@ -133,7 +145,7 @@ def prepare(
         loop="asyncio",
         http=lambda **keywords: GuardedProtocol(limits=limits, **keywords),
         ws="none",
-        lifespan="on",
+        lifespan="off",
         log_config=None,
         log_level="error",
         access_log=False,
@@ -191,6 +203,7 @@ def _open(artifact: Artifact, threads: int | None, name: str | None, limits: Lim
         intake=Intake(limits),
         page=_page(artifact, name, answers),
         answers=answers,
+        ids=_ids(signature, model.get("inputs") or {}),
         decoding=asyncio.Semaphore(limits.decodes),
         searching=asyncio.Semaphore(limits.decodes),
         session=session,
@@ -201,6 +214,15 @@ def _joins(signature: Signature) -> bool:
     """Whether the first axis of every tensor is the same free size, so that rows can be joined."""
     first = {spec.shape[0] if spec.shape else 0 for spec in signature.inputs + signature.outputs}
     return len(first) == 1 and isinstance(first.pop(), str)
+
+
+def _ids(signature: Signature, inputs: dict[str, Any]) -> dict[str, int]:
+    """How many ids each input of them may hold, where the manifest says it."""
+    most = inputs.get("vocab_size")
+    sizes = {"source": inputs.get("source_vocab_size", most), "lengths": None}  # of no vocabulary
+    named = {one.name: sizes.get(one.name, most) for one in signature.inputs
+             if one.dtype == "int64"}  # fmt: skip
+    return {name: int(size) for name, size in named.items() if size is not None}
 
 
 # kinds of input that a person brings as another

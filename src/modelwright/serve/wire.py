@@ -27,6 +27,7 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is un
         self._header_bytes = 0  # in whole headers
         self._arrived_bytes = 0  # in pieces that hold nothing but headers, whole or not
         self._header_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
         self._responses = 0
         self._refused = False
         self._refusal = (400, "the request is not valid HTTP")
@@ -40,7 +41,18 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is un
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._headers_came()
+        self._stop_write_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """What was sent piles up: whoever takes none of it in time is hung up on."""
+        super().pause_writing()
+        self._stop_write_timer()
+        self._write_timer = self.loop.call_later(self._limits.write_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_write_timer()
 
     def data_received(self, data: bytes) -> None:
         if self._refused or self.transport.is_closing():
@@ -93,6 +105,11 @@ class GuardedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is un
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _abort_if_stalled(self, response: int) -> None:
         """Hang up on a client that has not taken its latest answer."""

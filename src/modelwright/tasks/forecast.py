@@ -1,6 +1,8 @@
 """The next values of every series: loss, mean squared error, answer."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,11 @@ from torch import Tensor
 
 METRIC = "mse"
 LABEL_SMOOTHING = None  # there are no labels
+# of times that can be continued; others say nothing of what a day or a month is
+FORMATS = (
+    "%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S",
+    "%Y-%m-%d %H", "%Y/%m/%d", "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S", "%Y-%m", "%Y%m%d", "%Y",
+)  # fmt: skip
 HORIZONS, MOST_BLOCKS = 3, 10  # of windows that an interval draws together
 
 
@@ -65,14 +72,53 @@ def values(sums: np.ndarray) -> dict[str, float]:
 def answer(
     outputs: Mapping[str, np.ndarray], labels: Sequence[str], tokens: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What a person reads: the next values of each series, on its own scale.
+    """What a person reads: the next values of each series, on its own scale, and their times.
 
     outputs: of one row, without the batch: forecast (horizon, channels)
+    tokens: the times of the values before, if they have any
     """
     forecast = outputs["forecast"]
-    return {
+    said: dict[str, Any] = {
         "answer": {
             label: [float(value) for value in forecast[:, channel]]
             for channel, label in enumerate(labels)
         }
     }
+    times = continued(tokens, len(forecast))
+    return {**said, "times": times} if times else said
+
+
+def continued(times: Sequence[str], steps: int) -> list[str]:
+    """The times that follow others, written as one of FORMATS; none where those are of no such
+    form, or not evenly apart, in seconds or in months.
+
+    >>> continued(["2024-02-28 12:00", "2024-02-28 18:00"], 2)
+    ['2024-02-29 00:00', '2024-02-29 06:00']
+    >>> continued(["2023-10-31", "2023-11-30", "2023-12-31"], 2), continued(["7", "8"], 1)
+    (['2024-01-31', '2024-02-29'], [])
+    """
+    for form in FORMATS if len(times) > 1 else ():
+        try:
+            known = [datetime.strptime(one, form) for one in times]
+            return [one.strftime(form) for one in _after(known, steps)]
+        except (ValueError, OverflowError):  # of another form, or beyond the last year
+            continue
+    return []
+
+
+def _after(known: Sequence[datetime], steps: int) -> list[datetime]:
+    """By months where all are of one day of the month or all of its last, else by seconds."""
+    ahead = range(1, steps + 1)
+    for back in (timedelta(days=1), timedelta()):  # the last day is the one before the first
+        moved = [one + back for one in known]
+        months = [12 * one.year + one.month - 1 for one in moved]
+        gaps = {later - one for one, later in pairwise(months)}
+        alike = len({one.replace(year=1, month=1) for one in moved}) == 1
+        if alike and len(gaps) == 1 and gaps != {0} and (moved[0].day == 1 or not back):
+            (gap,) = gaps
+            numbers = [months[-1] + step * gap for step in ahead]
+            return [moved[-1].replace(year=n // 12, month=n % 12 + 1) - back for n in numbers]
+    apart = {later - one for one, later in pairwise(known)}
+    if len(apart) > 1 or min(apart) <= timedelta():
+        return []
+    return [known[-1] + step * min(apart) for step in ahead]

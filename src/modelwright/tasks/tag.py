@@ -4,6 +4,7 @@ Labels follow the IOB2 scheme: B-X begins a span of kind X, I-X continues it, O 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -75,18 +76,39 @@ def spans(tags: Sequence[str]) -> list[Span]:
 def answer(
     outputs: Mapping[str, np.ndarray], labels: Sequence[str], tokens: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What a person reads: each word or character with its label, and the spans.
+    """What a person reads: the text as it came, the spans in it, each word or character with its
+    label, and the kinds of spans that there can be.
 
-    outputs: of one row, without the batch; tokens: the row's words or characters
+    outputs: of one row, without the batch
+    tokens: the row's words or characters; places in a text that they have are kept
+
+    A span's start and end count tokens, its start_char and end_char characters of the text.
     """
-    tags = [labels[int(tag)] for tag in outputs["logits"].argmax(-1)]
+    tags = [labels[int(tag)] for tag in outputs["logits"].argmax(-1)][: len(tokens)]
+    text, places = _placed(tokens)
+    found = []
+    for start, end, kind in spans(tags):
+        first, last = places[start][0], places[end - 1][1]
+        own = {"text": text[first:last], "kind": kind, "start": start, "end": end}
+        found.append({**own, "start_char": first, "end_char": last})
+    return {
+        "text": text,
+        "answer": found,
+        "tags": [{"text": word, "tag": tag} for word, tag in zip(tokens, tags, strict=False)],
+        "kinds": sorted({kind for label in labels if (kind := label.partition("-")[2])}),
+    }
+
+
+def _placed(tokens: Sequence[str]) -> tuple[str, Sequence[tuple[int, int]]]:
+    """The text that tokens were cut from, and where each stands in it; of those that came divided
+    one is made."""
+    if hasattr(tokens, "places"):
+        return tokens.text, tokens.places  # type: ignore[attr-defined]
     # of characters; what stands for several of them, as "..." does for one, is no word
     single = all(len(token) == 1 for token in tokens if token[:1].isalnum())
     joint = "" if single else " "
-    return {
-        "answer": [
-            {"text": joint.join(tokens[start:end]), "kind": kind, "start": start, "end": end}
-            for start, end, kind in spans(tags)
-        ],
-        "tags": [{"text": word, "tag": tag} for word, tag in zip(tokens, tags, strict=False)],
-    }
+    ends = [*accumulate(len(token) + len(joint) for token in tokens)]
+    return joint.join(tokens), [
+        (end - len(joint) - len(token), end - len(joint))
+        for token, end in zip(tokens, ends, strict=True)
+    ]

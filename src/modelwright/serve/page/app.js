@@ -4,6 +4,7 @@
 const MOST_BARS = 10;
 const MOST_CHARTS = 8;
 const KIND_COLORS = 6;
+const LINE = 14; // pixels from one label on a picture to the next below it
 const LONG_LABEL = 16; // characters; longer ones stand above their bars
 const MOST_TEXTS = 12; // samples of texts that are offered
 const LINES = "application/x-ndjson"; // of an answer that comes in pieces
@@ -301,12 +302,27 @@ async function answer(content, truth) {
     }
     const how = model.writes ? `?${new URLSearchParams({ max_new: $("max-new").value, temperature: $("temperature").value })}` : "";
     const pieces = (piece) => mine === turn && addPiece(piece);
-    const reply = await ask(`/page/answer${how}`, { method: "POST", body: content, headers, pieces });
+    const send = (body) => ask(`/page/answer${how}`, { method: "POST", body, headers, pieces });
+    const reply = await (model.task === "translation" ? byLine(content, send) : send(content));
     if (mine === turn) showAnswer(reply, truth);
   } catch (error) {
     if (mine === turn) showProblem(error.message);
   }
   if (mine === turn) $("result").classList.remove("busy");
+}
+
+// Each line of a text by itself, as the command does with a file; blank ones stay.
+async function byLine(content, send) {
+  const mine = turn;
+  const lines = [];
+  let latency = 0;
+  for (const line of (await content.text()).trimEnd().split(/\r?\n/)) {
+    if (mine !== turn) break; // nobody waits for the rest
+    const reply = line.trim() ? await send(new Blob([line])) : { answer: "", latency_ms: 0 };
+    lines.push(reply.answer);
+    latency += reply.latency_ms;
+  }
+  return { answer: lines.join("\n"), latency_ms: latency };
 }
 
 function preview(picture) {
@@ -378,7 +394,7 @@ function time(ms) {
 function showBest(text, nothing) {
   $("best").textContent = text || nothing;
   $("best").classList.toggle("long", $("best").textContent.length > 12);
-  $("best").classList.toggle("text", text.length > 60);
+  $("best").classList.toggle("text", text.length > 60 || text.includes("\n"));
   $("best").classList.toggle("nothing", !text);
 }
 
@@ -406,21 +422,46 @@ function showBoxes(reply) {
   $("verdict").className = "";
   $("verdict").textContent = "";
   const image = $("picture");
-  $("frames").setAttribute("viewBox", `0 0 ${image.naturalWidth || 1} ${image.naturalHeight || 1}`);
-  $("frames").replaceChildren(...reply.boxes.map(frame));
+  const [width, height] = [image.naturalWidth || 1, image.naturalHeight || 1];
+  $("frames").setAttribute("viewBox", `0 0 ${width} ${height}`);
+  $("frames").replaceChildren(...frames(reply.boxes, width, width / (image.clientWidth || width)));
   const shown = reply.boxes.slice(0, MOST_BARS);
   $("bars").classList.remove("short", "wide");
-  $("bars").replaceChildren(...shown.map(({ label, score }) => bar({ label, probability: score })));
+  $("bars").replaceChildren(...shown.map(({ label, score }) => {
+    const item = bar({ label, probability: score });
+    item.classList.add("colored", colorOf(label));
+    return item;
+  }));
   const left = reply.boxes.length - shown.length;
   return left > 0 ? `; ${left} less sure boxes are framed, but not listed` : "";
 }
 
-function frame({ label, box: [left, top, right, bottom] }) {
-  const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-  const place = [...label].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 9973, 7) % KIND_COLORS;
-  const sides = { class: `k${place}`, x: left, y: top, width: right - left, height: bottom - top };
-  Object.entries(sides).forEach(([name, value]) => rect.setAttribute(name, value));
-  return rect;
+// Of each box a frame, and above it its label and score, where no other one stands.
+// pixel: what one of the screen is in the picture's own
+function frames(boxes, width, pixel) {
+  const places = [];
+  return boxes.flatMap(({ label, score, box: [left, top, right, bottom] }) => {
+    const ends = left > width / 2; // else a long label leaves the picture
+    const place = { x: ends ? right : left, y: top > LINE * pixel ? top - 4 * pixel : top + LINE * pixel };
+    const near = (one) => Math.abs(one.x - place.x) < 5 * LINE * pixel && Math.abs(one.y - place.y) < LINE * pixel;
+    while (places.some(near)) place.y += LINE * pixel;
+    places.push(place);
+    const rect = drawn("rect", { class: colorOf(label), x: left, y: top, width: right - left, height: bottom - top });
+    const text = drawn("text", { class: colorOf(label), ...place, "font-size": 12 * pixel, "stroke-width": 3 * pixel, "text-anchor": ends ? "end" : "start" });
+    text.textContent = `${label} ${percent(score, 0)}`;
+    return [rect, text];
+  });
+}
+
+function drawn(name, attributes) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  Object.entries(attributes).forEach(([key, value]) => element.setAttribute(key, value));
+  return element;
+}
+
+// The class of a kind of spans or boxes: its place among those that the model knows.
+function colorOf(kind) {
+  return `k${model.span_kinds.indexOf(kind) % KIND_COLORS}`;
 }
 
 function showValues(values) {
@@ -444,24 +485,21 @@ function showSaid(reply) {
 }
 
 function showTags(reply) {
-  const words = reply.tags.map((one) => one.text);
-  const joint = words.every((word) => [...word].length === 1) ? "" : " ";
+  const letters = [...reply.text]; // counted as the server does, not in halves of pairs
   const parts = [];
   let place = 0;
   for (const one of reply.answer) {
-    parts.push(words.slice(place, one.start).join(joint), span(one));
-    place = one.end;
+    parts.push(letters.slice(place, one.start_char).join(""), span(one));
+    place = one.end_char;
   }
-  parts.push(words.slice(place).join(joint));
-  const filled = parts.filter((part) => part !== "");
-  $("tagged").replaceChildren(...filled.flatMap((part, index) => (index && joint ? [joint, part] : [part])));
+  $("tagged").replaceChildren(...parts, letters.slice(place).join(""));
   return reply.answer.length ? "" : "; nothing was found";
 }
 
 function span({ text, kind }) {
   const mark = document.createElement("mark");
   const name = document.createElement("b");
-  mark.className = `kind k${model.span_kinds.indexOf(kind) % KIND_COLORS}`;
+  mark.className = `kind ${colorOf(kind)}`;
   name.textContent = kind;
   mark.append(text, name);
   return mark;
@@ -470,12 +508,12 @@ function span({ text, kind }) {
 function showForecast(reply) {
   const names = Object.keys(reply.answer);
   $("forecast").replaceChildren(
-    ...names.slice(0, MOST_CHARTS).map((name) => chart(name, reply.before[name], reply.answer[name])));
+    ...names.slice(0, MOST_CHARTS).map((name) => chart(name, reply.before[name], reply.answer[name], reply.times)));
   const left = names.length - MOST_CHARTS;
   return left > 0 ? `; ${left} more series are not drawn` : "";
 }
 
-function chart(name, before, after) {
+function chart(name, before, after, times) {
   const recent = before.slice(-2 * after.length);
   const values = [...recent, ...after];
   const low = Math.min(...values);
@@ -489,7 +527,8 @@ function chart(name, before, after) {
   const title = document.createElement("b");
   title.textContent = name;
   const last = recent.length ? `${number(recent[recent.length - 1], 4)} now, ` : "";
-  caption.append(title, ` ${last}${number(after[after.length - 1], 4)} in ${after.length} steps`);
+  const when = times ? `, ${times[times.length - 1]}` : "";
+  caption.append(title, ` ${last}${number(after[after.length - 1], 4)} in ${after.length} steps${when}`);
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", "0 0 400 88");
   svg.setAttribute("role", "img");
