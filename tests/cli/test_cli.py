@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import modelwright
-from modelwright import cli, verbs
+from modelwright import cli, show, verbs
 from modelwright.core import recipe_file
 
 ROOT = Path(__file__).parents[2]
@@ -549,6 +549,8 @@ def test_a_reader_that_leaves_does_not_end_in_an_error(here, monkeypatch, no_rea
 def test_what_cannot_be_told_is_no_bug(monkeypatch, capfd, json, text):
     """Of a full disk: `modelwright report RUN > there`, however much there is to say."""
     monkeypatch.setattr(verbs, "report", lambda runs: {"runs": [{}], "reports": [text]})
+    # one of its own: what it could not tell it would tell the next test
+    monkeypatch.setattr(show, "console", type(show.console)(highlight=False, markup=False))
     with open("/dev/full", "w") as full:
         monkeypatch.setattr("sys.stdout", full)
 

@@ -203,7 +203,8 @@ def test_other_settings_are_refused(saved, keys):
 
 
 @pytest.mark.parametrize("keys", [
-    {"checkpoint_steps": 3}, {"checkpoint_minutes": 1}, {"keep_checkpoints": 5},
+    {"checkpoint_steps": 3}, {"checkpoint_minutes": 1, "checkpoint_steps": None},
+    {"keep_checkpoints": 5},
     {"grace_seconds": 9}, {"stuck_minutes": 2}, {"device": "cpu"}, {"layout": {"data": 2}},
 ])  # fmt: skip
 def test_saving_more_often_is_no_other_training(saved, keys):
