@@ -104,6 +104,7 @@ def _too_deep(where: str) -> ConfigError:
     return ConfigError(
         f"{where}: lists in lists or keys below keys, hundreds of them",
         expected="a few levels, as in the recipes that `modelwright init` writes",
+        repair="take out the brackets or keys that are too many",
     )
 
 

@@ -3,8 +3,9 @@
 Reads Sessions and one batch; gives a Latency, or a Pair of them with their ratio.
 
 Treatment of repeats, the same everywhere: calls run in short blocks that belong in turn to two
-halves (A B B A A B B A …), so that a slow drift of the machine falls on both alike. Every call
-counts; none is dropped as an outlier, because the slow calls are what p99 is about. On a shared
+halves (A B B A A B B A …), so that a slow drift of the machine falls on both alike. Every call of
+a measurement counts; none is dropped as an outlier, because the slow calls are what p99 is about.
+Only a whole measurement gives way to a quieter one (`least_disturbed`). On a shared
 machine p99 therefore includes the neighbours' noise: `control_ratio`, the ratio that the same
 session has to itself, and the intervals say how much of a difference is believable.
 """
