@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from modelwright import pipeline, stages, verbs
+from modelwright import pipeline, stages, verbs, which_run
 from modelwright.core import recipe_file
 from modelwright.core.errors import ConfigError, Infeasible, IntegrityError, StorageError
 
@@ -93,15 +93,15 @@ def test_a_finished_run_keeps_its_recipe(tmp_path, recipe_of):
 def test_a_folder_takes_overrides_of_what_may_change(tmp_path, recipe_of):
     """All others are refused, with the keys that are not."""
     run = pipeline.start(recipe_of(), tmp_path / "runs")
-    again = verbs._run_for(run.folder, {"train.keep_checkpoints": 5}, tmp_path / "runs", False)
+    again = which_run.run_for(run.folder, {"train.keep_checkpoints": 5}, tmp_path / "runs", False)
 
     assert run == again
     assert recipe_of(keep_checkpoints=5) == recipe_file.read(run.folder / "recipe.yaml")
     with pytest.raises(ConfigError, match="overrides have no effect") as caught:
-        verbs._run_for(run.folder, {"train.seed": 1}, tmp_path / "runs", False)
+        which_run.run_for(run.folder, {"train.seed": 1}, tmp_path / "runs", False)
     assert "layout" in caught.value.expected
     with pytest.raises(ConfigError, match="which goes on where it is"):
-        verbs._run_for(run.folder, {}, tmp_path / "elsewhere", False)
+        which_run.run_for(run.folder, {}, tmp_path / "elsewhere", False)
 
 
 def test_a_dry_run_of_a_folder_says_what_the_command_would_do(tmp_path, recipe_of):
@@ -162,13 +162,13 @@ def test_a_recipe_that_was_edited_in_the_run_is_refused(run):
     path.write_text(text.replace("seed: 0", "seed: 1"))
     reading = (
         lambda: pipeline.go(run), lambda: verbs.stages(run.folder),
-        lambda: verbs._run_for(run.folder, {}, verbs.RUNS, False),
+        lambda: which_run.run_for(run.folder, {}, which_run.RUNS, False),
     )  # fmt: skip
     for read in reading:
         with pytest.raises(IntegrityError, match="not the recipe that the run was started") as one:
             read()
     assert "--new" in one.value.repair
-    assert verbs._asked_for(run.folder, {}, True)[0] is None
+    assert which_run.asked_for(run.folder, {}, True)[0] is None
 
 
 def test_going_on_is_told_once_the_run_is_ours(run, quick):

@@ -2,12 +2,14 @@
 
 import contextlib
 import fcntl
+import json
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modelwright import __version__
+from modelwright import __version__, takeover
 from modelwright.core import recipe_file
 from modelwright.core.artifact import kept, open_artifact
 from modelwright.core.errors import (
@@ -40,15 +42,31 @@ from modelwright.train import ranks
 from modelwright.train.parallel import ALONE, World
 
 
-def start(recipe: Recipe, root: Path, *, resume: bool = True) -> Run:
-    """The run to work in: an unfinished one of the same recipe, or a new folder."""
+def start(
+    recipe: Recipe, root: Path, *, resume: bool = True, origin: Run | None = None
+) -> Run:  # fmt: skip
+    """The run to work in: an unfinished one of the same recipe, or a new folder.
+
+    Args:
+        origin: whose trained model it begins with.
+    """
     digest = recipe_file.digest(recipe)
-    if resume and (run := find_unfinished(root, recipe.name, digest)) is not None:
+    more = {} if origin is None else takeover.heritage(origin)
+    run = find_unfinished(root, recipe.name, digest) if resume else None
+    if run is not None and (origin is None or run.began.get("origin") == more["origin"]):
         say(f"run: {run.folder} continues")
         go_on_with(run, recipe)
         return run
-    run = create(root, recipe.name, recipe_file.resolved_text(recipe), digest, version=__version__)
+    trained = takeover.trained_alike(root, recipe) if resume and origin is None else None
+    text = recipe_file.resolved_text(recipe)
+    run = create(root, recipe.name, text, digest, version=__version__, **more)
     say(f"run: {run.folder}")
+    if trained is not None:
+        own = recipe_file.differences(recipe, recipe_of(trained))
+        say(
+            f"run: {trained.folder} has trained this model already; to begin with that in place of "
+            f"training: modelwright run {shlex.quote(str(trained.folder))} {shlex.join(own)}"
+        )
     return run
 
 
@@ -82,11 +100,10 @@ def recipe_of(run: Run) -> Recipe:
     path = run.folder / "recipe.yaml"
     recipe = recipe_file.read(path)
     own = recipe_file.digest(recipe)
-    started = next(run.events("run", "started"), {})
-    if started.get("recipe_digest", own) != own:
+    if run.began.get("recipe_digest", own) != own:
         raise IntegrityError(
             f"{path} is not the recipe that the run was started with, by version "
-            f"{started.get('version')}",
+            f"{run.began.get('version')}",
             expected="the recipe as the run wrote it, and a version that has the same keys",
             repair="put the file back as it was, or start another run with --new",
         )
@@ -115,6 +132,7 @@ def go(run: Run, *, until: str = "certify", world: World = ALONE) -> dict[str, A
         if any(run.events(event="stage_started")):
             run.write("run", "resumed")
         try:
+            takeover.take_over(run, recipe)
             for stage in STAGES[: STAGES.index(until) + 1]:
                 if stage == TOGETHER:
                     summon(not run.done(stage))
@@ -167,7 +185,18 @@ def result(run: Run) -> dict[str, Any]:
         "measured": measured,
         **{key: certificate[key] for key in ("nearest_misses", "binding_goal", "relax", "where")
            if key in certificate},
+        **({"next": again} if (again := _without_training(run, certificate)) else {}),
     }  # fmt: skip
+
+
+def _without_training(run: Run, certificate: dict[str, Any]) -> str:
+    """The command that judges a trained model anew, with the binding goal relaxed as advised."""
+    relaxed = certificate.get("relaxed")
+    if relaxed is None or not run.done(TOGETHER):
+        return ""
+    bounds = relaxed["bounds"]
+    value = bounds[0] if len(bounds) == 1 else json.dumps(bounds)
+    return shlex.join(["modelwright", "run", str(run.folder), f"{relaxed['key']}={value}"])
 
 
 def verify(run: Run) -> dict[str, Any]:

@@ -46,6 +46,8 @@ def result(found: Found) -> None:
         console.print(f"  near: {miss['candidate']}: {parts}")
     if found.get("relax"):
         console.print(found["relax"])
+    if found.get("next"):
+        console.print(f"without training again: {found['next']}", soft_wrap=True)
     console.print(Text.assemble((found["verdict"], "bold"), f"  {found['run']}"), soft_wrap=True)
     if found["artifact"]:
         console.print(f"model:  {found['artifact']}", soft_wrap=True)
@@ -94,7 +96,8 @@ def stages(found: Found) -> None:
         plan(found)
         return
     done = ", ".join(found["done"]) or "nothing"
-    console.print(f"{found['run']}: done {done}", soft_wrap=True)
+    whose = found["run"] or f"another run, which begins with the model of {found['begins_with']}"
+    console.print(f"{whose}: done {done}", soft_wrap=True)
     console.print(f"to do: {', '.join(found['to_do']) or 'nothing'}")
 
 

@@ -279,6 +279,12 @@ def certify(run: Run, recipe: Recipe) -> dict[str, Any]:
         "model": chosen.manifest["files"]["model.onnx"]["sha256"],
     }
     certificate = certifying.certify(recipe, chosen, fp32, trained, test, digests)
+    if before := run.began.get("judged_before"):
+        certificate["judged_before"] = before
+        certificate["text"] += (
+            f" The same test rows judged {', '.join(before)} before: goals set after such a look "
+            "are easier to meet."
+        )
     if certificate["verdict"] == "infeasible":
         values = {name: goal["measured"] for name, goal in certificate["goals"].items()}
         certificate |= certifying.infeasible(

@@ -3,20 +3,18 @@
 Each gives a plain dict, the same that `--json` prints (docs/reference/commands.md).
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from modelwright import pipeline
+from modelwright import pipeline, takeover
 from modelwright.core import recipe_file
 from modelwright.core.artifact import open_artifact
 from modelwright.core.errors import ConfigError, DataError, Infeasible
 from modelwright.core.files import reading
 from modelwright.core.hardware import has, this_machine, version
 from modelwright.core.progress import say
-from modelwright.core.recipe import Recipe
 from modelwright.core.run import STAGES, Run
 from modelwright.data import asked, checks, drawing
 from modelwright.data.rows import load_part
@@ -24,11 +22,10 @@ from modelwright.plan import choose
 from modelwright.stages import STEPS, load
 from modelwright.starting import init as init
 from modelwright.tasks.catalog import TASKS
-from modelwright.train import compiling, launch, parallel, precision
+from modelwright.train import launch, parallel
 from modelwright.train.device import of_process, require_own, resolved
+from modelwright.which_run import RUNS, Overrides, asked_for, recipe_at, run_for
 
-RUNS = Path("runs")
-Overrides = Mapping[str, Any]
 Several = str | Path | Sequence[str | Path]  # one is a text, not its letters
 
 
@@ -43,7 +40,8 @@ def run(
     """Do the whole road of a recipe, or go on with a run's folder.
 
     Args:
-        source: a recipe's file, or a run folder (then without overrides).
+        source: a recipe's file, or a run folder: then overrides of the sections behind the
+            training begin another run, with that one's trained model.
         out: where run folders are made.
         new: start over even if an unfinished run of the same recipe is there.
         until: the last stage to do.
@@ -52,9 +50,7 @@ def run(
     Raises: ConfigError, DataError (bad input), ParityError, IntegrityError (refused).
     """
     with parallel.joined() as world:
-        one = world.first_does(
-            lambda: _run_for(Path(source), overrides, Path(out), new, world.size)
-        )
+        one = world.first_does(lambda: run_for(Path(source), overrides, Path(out), new, world.size))
         if one is None:
             one = Run(Path(world.told_text("")))
         else:
@@ -103,7 +99,7 @@ def plan(source: str | Path, overrides: Overrides | None = None) -> dict[str, An
 
     Returns: "fits" and "candidates", rows as in plan.json.
     """
-    recipe = _recipe(Path(source), overrides)
+    recipe = recipe_at(Path(source), overrides)
     data, report = checks.check(load(recipe), recipe.data)
     checks.refuse(report)
     del data
@@ -121,11 +117,16 @@ def stages(
     until: str = "certify",
 ) -> dict[str, Any]:  # fmt: skip
     """What a run would do, without doing it: stages done and to do, or the plan of a recipe."""
-    run, _ = _asked_for(Path(source), overrides, new)
+    run, _, origin = asked_for(Path(source), overrides, new)
+    asked = STAGES[: STAGES.index(until) + 1]
+    if origin is not None:
+        return {
+            "run": None, "begins_with": str(origin.folder), "done": list(takeover.TAKEN),
+            "to_do": [one for one in asked if one not in takeover.TAKEN],
+        }  # fmt: skip
     if run is None:
         return plan(source, overrides)
     over = any(run.events("run", "finished"))
-    asked = STAGES[: STAGES.index(until) + 1]
     return {
         "run": str(run.folder),
         "done": [stage for stage in STAGES if run.done(stage)],
@@ -308,7 +309,7 @@ def layouts(
     from modelwright.models.catalog import MODELS, ModelSpec
     from modelwright.train import equivalence
 
-    recipe = _recipe(Path(source), overrides)
+    recipe = recipe_at(Path(source), overrides)
     equivalence.require_comparable(recipe.task)
     data = load(recipe)
     families = MODELS if recipe.model.family == "auto" else (recipe.model.family,)
@@ -355,62 +356,6 @@ EXTRAS = {
 def recipe_schema() -> dict[str, Any]:
     """The JSON schema of a recipe, for editors."""
     return recipe_file.schema()
-
-
-def _recipe(path: Path, overrides: Overrides | None) -> Recipe:
-    run = _run_at(path)
-    return recipe_file.read(path if run is None else run.folder / "recipe.yaml", overrides)
-
-
-def _run_at(path: Path) -> Run | None:
-    """The run that a folder is or lies in; None for anything but a folder."""
-    with reading(path):
-        is_folder = path.is_dir()
-    return pipeline.run_of(path) if is_folder else None
-
-
-def _run_for(
-    path: Path, overrides: Overrides | None, out: Path, new: bool, processes: int = 1
-) -> Run:
-    run, recipe = _asked_for(path, overrides, new)
-    if run is not None and out != Path(RUNS) and out.resolve() != run.folder.resolve().parent:
-        raise ConfigError(
-            f"--out {out}: {run.folder} is a run, which goes on where it is",
-            expected="no --out, or --new beside it",
-        )
-    # refuse before a folder is there
-    layout = parallel.resolved(recipe.train.layout, processes)
-    parallel.require_fit(layout, recipe.task, recipe.train.batch_size)
-    compiling.require_fit(recipe.train.compile, apart=layout.data == processes)
-    device = resolved(recipe.train.device, acting=TASKS[recipe.task].acting)
-    if recipe.train.precision != "auto":
-        precision.require(recipe.train.precision, device)
-    if run is None:
-        # a launcher that starts all anew gives them --new once more
-        return pipeline.start(recipe, out, resume=not new or launch.restarts(os.environ) > 0)
-    pipeline.go_on_with(run, recipe)
-    return run
-
-
-def _asked_for(path: Path, overrides: Overrides | None, new: bool) -> tuple[Run | None, Recipe]:
-    """The run that is to go on, None for another one, and its recipe.
-
-    Raises: ConfigError for overrides of what is fixed in it; IntegrityError if its recipe is not
-        the one that it was started with.
-    """
-    run = _run_at(path)
-    if run is None:
-        return None, recipe_file.read(path, overrides)
-    path = run.folder / "recipe.yaml"
-    recipe = recipe_file.read(path, overrides)
-    own = recipe_file.read(path) if new else pipeline.recipe_of(run)
-    if recipe_file.digest(recipe) != recipe_file.digest(own):
-        raise ConfigError(
-            f"{run.folder} is a run, whose recipe is fixed; these overrides have no effect on it",
-            expected=f"of the section train: {', '.join(recipe_file.MAY_CHANGE)}",
-            repair="give the recipe's file with the overrides: that starts a new run",
-        )
-    return None if new else run, recipe
 
 
 def _each(given: Several) -> Sequence[str | Path]:

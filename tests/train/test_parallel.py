@@ -15,7 +15,7 @@ from tests.conformance.makers import MAKERS
 from tests.train.conftest import differing, trainer_of, weights_of
 from tests.train.processes import run_ranks, start_command
 
-from modelwright import stages, verbs
+from modelwright import stages, which_run
 from modelwright.cli import call
 from modelwright.core import recipe_file
 from modelwright.core.errors import ConfigError, TrainingFailed
@@ -89,7 +89,7 @@ def test_what_a_launcher_starts_again_goes_on(tmp_path, monkeypatch):
     """Though it gives --new each time."""
     recipe_of("text-classification", tmp_path)
     again = functools.partial(
-        verbs._run_for, tmp_path / "recipe.yaml", None, tmp_path / "runs", True, 1
+        which_run.run_for, tmp_path / "recipe.yaml", None, tmp_path / "runs", True, 1
     )
     first, second = again(), again()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")

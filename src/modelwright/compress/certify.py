@@ -8,6 +8,7 @@ import functools
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -151,7 +152,15 @@ def infeasible(
         "nearest_misses": misses[:5],
         "binding_goal": worst.name,
         "relax": f"{worst.name} binds: asked {worst.text}, the nearest was {best:.4g} {found}. "
-        f"Relax {_relaxed(worst, best)}, {others}.",
+        f"Relax {worst.key} to {_relaxed(worst, best)}, {others}.",
+        "relaxed": {
+            "key": worst.key,
+            "bounds": [
+                _relaxed(goal, best) if goal is worst else goal.as_written
+                for goal in bounds
+                if goal.key == worst.key
+            ],
+        },
     }
 
 
@@ -159,10 +168,7 @@ def _relaxed(goal: Goal, best: float) -> str:
     """The bound that `best` meets, as a recipe says it; rounded to the loose side."""
     digits = 10.0 ** (3 - math.floor(math.log10(abs(best) or 1.0)))
     towards = math.floor if goal.op == ">=" else math.ceil
-    bound = f"{goal.op} {towards(best * digits) / digits:g}"
-    if goal.name.endswith("_drop"):
-        return f"goals.{goal.name.removesuffix('_drop')} to drop {bound}"
-    return f"goals.{goal.name} to {bound}"
+    return replace(goal, bound=towards(best * digits) / digits).as_written
 
 
 def samples(test: Rows, labels: Sequence[str]) -> list[dict[str, str]]:

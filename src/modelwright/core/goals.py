@@ -89,6 +89,21 @@ class Goal:
         """
         return f"{self.op} {self.bound:g}"
 
+    @property
+    def key(self) -> str:
+        """The recipe's."""
+        return f"goals.{self.name.removesuffix('_drop')}"
+
+    @property
+    def as_written(self) -> str:
+        """The bound as it stands behind the key.
+
+        >>> one = parse_goal("accuracy", "drop <= 0.5 pt")
+        >>> one.key, one.as_written
+        ('goals.accuracy', 'drop <= 0.005')
+        """
+        return f"drop {self.text}" if self.name.endswith("_drop") else self.text
+
 
 _GOAL = re.compile(r"^\s*(drop)?\s*(>=|<=)\s*(.+)$")
 

@@ -136,9 +136,38 @@ MAY_CHANGE = (
 )  # fmt: skip
 
 
-def digest(recipe: Recipe) -> str:
-    """Hex SHA-256 of the resolved recipe, but for what may change: equal ones are one run's."""
-    return digest_json(recipe.model_dump(mode="json", exclude={"train": set(MAY_CHANGE)}))
+# sections that nothing up to the trained model reads, but the choice among candidates
+BEHIND_TRAINING = ("goals", "target", "compress", "decode")
+
+
+def digest(recipe: Recipe, *, training: bool = False) -> str:
+    """Hex SHA-256 of the resolved recipe, but for what may change: equal ones are one run's.
+
+    Args:
+        training: of what leads to the trained model alone.
+    """
+    without: dict[str, Any] = {"train": set(MAY_CHANGE)}
+    if training:
+        without |= dict.fromkeys(("name", *BEHIND_TRAINING), True)
+    return digest_json(recipe.model_dump(mode="json", exclude=without))
+
+
+def differences(own: Recipe, other: Recipe) -> list[str]:
+    """What a recipe has of the sections behind the training where another has something else, as
+    overrides.
+
+    >>> one = Recipe.model_validate({"task": "detection", "data": {"source": "x"}})
+    >>> differences(one.model_copy(update={"goals": {"size_mb": ("<= 1",)}}), one)
+    ['goals={"size_mb": ["<= 1"]}']
+    """
+    values, others = (one.model_dump(mode="json") for one in (own, other))
+    values["compress"]["steps"] = [_bare(step) for step in values["compress"]["steps"]]
+    others["compress"]["steps"] = [_bare(step) for step in others["compress"]["steps"]]
+    return [
+        f"{name}={json.dumps(values[name], ensure_ascii=False)}"
+        for name in BEHIND_TRAINING
+        if values[name] != others[name]
+    ]
 
 
 def changes(before: Recipe, now: Recipe) -> dict[str, str]:

@@ -10,7 +10,7 @@ import datetime
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -54,16 +54,25 @@ class Run:
     def write(self, stage: str, event: str, **fields: Any) -> None:
         """Append one event to the ledger."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "stage": stage, "event": event, **fields}, allow_nan=False)
+        self.write_again([{"time": now, "stage": stage, "event": event, **fields}])
+
+    def write_again(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Append events as they are."""
+        lines = "".join(json.dumps(event, allow_nan=False) + "\n" for event in events)
         with storage(self.ledger):
             size = self.ledger.stat().st_size if self.ledger.is_file() else 0
             try:
                 with open(self.ledger, "ab") as file:
-                    file.write(line.encode() + b"\n")
+                    file.write(lines.encode())
             except OSError:  # half a line would spoil the next one
                 with contextlib.suppress(OSError):
                     os.truncate(self.ledger, size)
                 raise
+
+    @property
+    def began(self) -> dict[str, Any]:
+        """How it started, as the ledger has it."""
+        return next(self.events("run", "started"), {})
 
     def mend(self) -> None:
         """Drop the ledger's last line if it was cut short; only who works alone in the run may."""
@@ -102,8 +111,14 @@ class Run:
         write_json(self.stage_folder(stage) / "done.json", {"finished": time.time(), **summary})
 
 
-def create(root: Path, name: str, recipe_text: str, digest: str, *, version: str) -> Run:
-    """A new run folder `root/name-001` (or the next free number) with the resolved recipe."""
+def create(
+    root: Path, name: str, recipe_text: str, digest: str, *, version: str, **more: Any
+) -> Run:
+    """A new run folder `root/name-001` (or the next free number) with the resolved recipe.
+
+    Args:
+        more: what else the ledger says of how it starts.
+    """
     with storage(root):
         root.mkdir(parents=True, exist_ok=True)
         for number in range(1, 1_000_000):
@@ -115,7 +130,7 @@ def create(root: Path, name: str, recipe_text: str, digest: str, *, version: str
             break
         write_bytes(folder / "recipe.yaml", recipe_text.encode())
         run = Run(folder)
-        run.write("run", "started", recipe_digest=digest, version=version)
+        run.write("run", "started", recipe_digest=digest, version=version, **more)
         return run
     raise AssertionError("unreachable")
 
@@ -148,14 +163,19 @@ def refusal(events: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
 
 def find_unfinished(root: Path, name: str, digest: str) -> Run | None:
     """The newest run of the same recipe that has not come to its end, if there is one."""
+    for run in runs_of(root, name):
+        events = list(run.events(stage="run"))
+        if events and events[0].get("recipe_digest") == digest:
+            return None if events[-1]["event"] == "finished" else run
+    return None
+
+
+def runs_of(root: Path, name: str) -> Iterator[Run]:
+    """The runs of that name, the newest first."""
     with reading(root):
         folders = [
             folder for folder in root.glob(f"{name}-[0-9]*")
             if (folder / "run.jsonl").is_file() and (folder / "recipe.yaml").is_file()
         ]  # fmt: skip
-    for folder in sorted(folders, key=lambda one: (len(one.name), one.name), reverse=True):
-        run = Run(folder)
-        events = list(run.events(stage="run"))
-        if events and events[0].get("recipe_digest") == digest:
-            return None if events[-1]["event"] == "finished" else run
-    return None
+    folders.sort(key=lambda one: (len(one.name), one.name), reverse=True)
+    yield from map(Run, folders)

@@ -16,12 +16,15 @@ from modelwright.plan.shares import Share
 
 # The best that compression could do, so that no candidate is dropped which it could save.
 INT8_SPEEDUP, MOST_PRUNED, SIZE_MARGIN = 4.0, 0.5, 0.95
-# of quantize and dequantize nodes, or of those that turn weights alone into float32
-INT8_BYTES_PER_LAYER = {
+# of quantize and dequantize nodes, and of scales, offsets and biases
+STATIC_BYTES_PER_LAYER = {
     "Conv2d": 1300, "Conv1d": 1300, "Linear": 700, "RecurrentBody": 1300, "Embedding": 300,
     "Words": 300,
 }  # fmt: skip
-INT8_BYTES_PER_CHANNEL = 16  # scales, offsets, biases
+STATIC_BYTES_PER_CHANNEL = 16
+# of nodes that turn weights alone into float32, and of scales; of layers that are large enough
+WEIGHTS_BYTES_PER_LAYER = dict.fromkeys(STATIC_BYTES_PER_LAYER, 300) | {"RecurrentBody": 1300}
+WEIGHTS_BYTES_PER_CHANNEL, WEIGHTS_FEWEST = 4, 1024
 
 
 @dataclass
@@ -84,16 +87,20 @@ def pruned(recipe: Recipe, spec: ModelSpec, counted: count.Count) -> count.Count
 
 def compressed_bytes(recipe: Recipe, counted: count.Count, size_bytes: float) -> float:
     """Bytes of a graph of `size_bytes`, with int8 weights where the recipe's compression makes
-    them so."""
+    them so: of its forms the smallest, which is that of weights alone."""
     compress = recipe.compress
-    rounded = any(step.quantize or step.quantize_weights for step in compress.steps)
-    if compress.mode != "auto" and not rounded:
+    static = any(step.quantize for step in compress.steps)
+    alone = any(step.quantize_weights for step in compress.steps) and not static
+    if not (static or alone or compress.mode == "auto"):
         return size_bytes
-    layers = [layer for layer in counted.layers if layer.kind in INT8_BYTES_PER_LAYER]
-    rest = size_bytes - 3 * sum(layer.num_params for layer in layers)
-    channels = sum(layer.out_channels for layer in layers)
-    added = sum(INT8_BYTES_PER_LAYER[layer.kind] for layer in layers)
-    return rest + added + INT8_BYTES_PER_CHANNEL * channels
+    per_layer, per_channel, fewest = STATIC_BYTES_PER_LAYER, STATIC_BYTES_PER_CHANNEL, 0
+    if not static:
+        per_layer, per_channel = WEIGHTS_BYTES_PER_LAYER, WEIGHTS_BYTES_PER_CHANNEL
+        fewest = WEIGHTS_FEWEST
+    layers = [one for one in counted.layers if one.kind in per_layer and one.num_params >= fewest]
+    return size_bytes + sum(
+        per_layer[one.kind] + per_channel * one.out_channels - 3 * one.num_params for one in layers
+    )
 
 
 def fastest_ms(recipe: Recipe, family: str, latency_ms: float, share: float) -> float:

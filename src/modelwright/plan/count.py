@@ -5,10 +5,12 @@ A multiply-add counts as two FLOPs; only products of matrices and convolutions c
 needs no gradient of its input, and a recurrence's first step none of its zero state.
 """
 
+import functools
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,8 @@ from modelwright.models.embed import Words
 from modelwright.models.heads import RankHead, Scores
 from modelwright.models.layers import Attention, CrossAttention
 from modelwright.models.rnn import RecurrentBody
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,22 @@ class Count:
         return sum(layer.backward_flops for layer in self.layers)
 
 
+def remembered(work: Callable[..., Result]) -> Callable[..., Result]:
+    """`work` of a spec and plain values, done once for each: a plan asks for the same again and
+    again, and each time takes a tenth of a second or several."""
+    known: dict[tuple[Any, ...], Result] = {}
+
+    @functools.wraps(work)
+    def look_up(spec: ModelSpec, *given: Any) -> Result:
+        key = json.dumps([spec.to_json(), spec.arguments]), *given  # the ladder's arguments too
+        if key not in known:
+            known[key] = work(spec, *given)
+        return known[key]
+
+    return look_up
+
+
+@remembered
 def count(spec: ModelSpec) -> Count:
     """Count a model that need not exist.
 

@@ -23,6 +23,7 @@ from modelwright.core.units import format_bytes
 from modelwright.models.catalog import ModelSpec, build, examples
 from modelwright.models.rnn import RecurrentBody
 from modelwright.models.stretch import blocks_of
+from modelwright.plan.count import remembered
 from modelwright.plan.shares import Share
 from modelwright.train.optimizers import state_bytes
 from modelwright.train.precision import autocast, lower_weights
@@ -124,6 +125,7 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+@remembered
 def _activations(
     spec: ModelSpec,
     micro_batch_size: int,
