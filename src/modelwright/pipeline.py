@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import shlex
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from modelwright.core.errors import (
     did_you_mean,
 )
 from modelwright.core.files import reading, storage, write_bytes
+from modelwright.core.goals import override
 from modelwright.core.progress import say
 from modelwright.core.recipe import Recipe
 from modelwright.core.run import STAGES, Run, create, find_unfinished, refusal, reopen
@@ -194,9 +194,7 @@ def _without_training(run: Run, certificate: dict[str, Any]) -> str:
     relaxed = certificate.get("relaxed")
     if relaxed is None or not run.done(TOGETHER):
         return ""
-    bounds = relaxed["bounds"]
-    value = bounds[0] if len(bounds) == 1 else json.dumps(bounds)
-    return shlex.join(["modelwright", "run", str(run.folder), f"{relaxed['key']}={value}"])
+    return shlex.join(["modelwright", "run", str(run.folder), override(**relaxed)])
 
 
 def verify(run: Run) -> dict[str, Any]:

@@ -247,12 +247,42 @@ def test_an_infeasible_run_names_the_binding_goal_and_the_way_out(page, impossib
     found = page(impossible)
 
     for words in ("not feasible as asked", "size ✗ missed 20 times the bound",
-                  "The goal that binds is size", "prune25-int8 size ≤ 0.005 MB 0.072 MB",
+                  "prune25-int8 size ≤ 0.005 MB 0.072 MB",
                   "14.4 times the bound", "Allow 0.08 MB"):  # fmt: skip
         assert words in found.text
+    assert "modelwright run runs/digits-001 'goals.size_mb=<= 0.08'" in found.text
     assert "misses" in found.ids
     assert "modelwright serve" not in found.text
     assert "This run is not whole" not in found.text
+
+
+def test_what_another_run_has_trained_is_told_as_that(page, certified):
+    """Whose model it is stands at the top, and beside the stages that took no time here."""
+    lines = certified["run.jsonl"]
+    lines[0]["origin"] = "/elsewhere/digits-000"
+    taken = ("gate", "plan", "train")
+    certified["run.jsonl"] = [
+        line for line in lines
+        if line["stage"] not in taken or not line["event"].startswith("stage_")
+    ]  # fmt: skip
+    found = page(certified)
+
+    assert "trained in digits-000" in found.text
+    assert "of its own stages together" in found.text
+    assert "train from digits-000 –" in found.text
+    assert "certify done 9 s" in found.text
+
+
+@pytest.mark.parametrize(
+    ("p99", "said"), [(1.2, "calm enough to trust"), (9.0, "one call in a hundred took 18 times")]
+)
+def test_a_tail_that_other_work_makes_is_told(page, certified, p99, said):
+    """A control of medians says nothing of the slowest calls."""
+    certified["certify/certificate.json"]["latency"] |= {
+        "control_ratio": 1.01, "p50_ms": 0.5, "p99_ms": p99,
+    }  # fmt: skip
+
+    assert said in page(certified).text
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """What a goal can be about, and the bound that a recipe writes for it."""
 
+import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,6 +105,15 @@ class Goal:
         ('goals.accuracy', 'drop <= 0.005')
         """
         return f"drop {self.text}" if self.name.endswith("_drop") else self.text
+
+
+def override(key: str, bounds: Sequence[str]) -> str:
+    """A goal's bounds as a word that goes on top of a recipe.
+
+    >>> override("goals.accuracy", [">= 0.9", "drop <= 0.02"])
+    'goals.accuracy=[">= 0.9", "drop <= 0.02"]'
+    """
+    return f"{key}={bounds[0] if len(bounds) == 1 else json.dumps(bounds)}"
 
 
 _GOAL = re.compile(r"^\s*(drop)?\s*(>=|<=)\s*(.+)$")

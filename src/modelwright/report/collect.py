@@ -97,6 +97,13 @@ class Life:
     seconds: float | None
     notices: tuple[str, ...]
 
+    @property
+    def origin(self) -> str:
+        """The name of the run whose trained model this one began with; empty where that is its
+        own."""
+        began = next((event for event in self.events if event["event"] == "started"), {})
+        return Path(str(began.get("origin", ""))).name
+
 
 def collect(run: Run) -> Life:
     """One run's folder as values, with its verdict; an incomplete folder is no error.

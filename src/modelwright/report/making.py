@@ -289,7 +289,8 @@ def reproduce(life: Life) -> View:
         "commands": [{"what": what, "text": text} for what, text in commands],
         "recipe": life.recipe_text, "digests": digests,
         "machine": {**machine, **versions}, "notes": notes,
-        "stages": [{"name": s.name, "state": s.state, "seconds": words.show(s.seconds, "s")}
+        "stages": [{"name": s.name, "seconds": words.show(s.seconds, "s"),
+                    "state": f"from {life.origin}" if life.origin and not s.spans else s.state}
                    for s in life.stages],
         "resumed": f"Resumed {words.many(resumed, 'time')}." if resumed else "",
         "timeline": Markup(charts.spans("When each stage ran", spans)) if spans else "",

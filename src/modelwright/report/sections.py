@@ -6,15 +6,18 @@ chapter whose stage left nothing is None.
 
 import math
 import re
+import shlex
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from modelwright.core.goals import METRICS
+from modelwright.core.goals import METRICS, override
 from modelwright.report import boxes, charts, words
 from modelwright.report.collect import FILES, Life, number, rows, section
 
 View = dict[str, Any]
+LONG_TAIL = 5.0  # p99 over the median, above which other work is likelier than the model
 PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=\s]+")
 # a figure that its unit can be taken off: not 1:20 min, nor 1:05 h, whose halves have other units
 UNIT = re.compile(r"(?P<number>[−-]?[\d.,]+(?:e-?\d+)?)(?P<unit>%| \S+)")
@@ -114,12 +117,14 @@ def verdict(life: Life) -> View:
         ratio = words.times(number(baseline.get("latency_p50_ms")), number(latency.get("p50_ms")))
         tiles.append(("latency, p99", words.show(p99, "ms"),
                       ratio and f"median {ratio} as fast as uncompressed"))  # fmt: skip
-    tiles.append(("time spent", words.show(life.seconds, "s"), "all stages together"))
+    which = "of its own stages together" if life.origin else "all stages together"
+    tiles.append(("time spent", words.show(life.seconds, "s"), which))
     return {
         "kind": life.verdict, "sign": sign, "head": head, "text": life.reason or default,
         "task": recipe.task.replace("-", " ") if recipe else "",
         "data": life.data.get("source") or (recipe.data.source if recipe else ""),
-        "winner": life.plan.get("winner", ""), "date": life.started[:16].replace("T", " "),
+        "winner": life.plan.get("winner", ""), "origin": life.origin,
+        "date": life.started[:16].replace("T", " "),
         "tiles": [{"name": n, "value": v, "note": note or ""} for n, v, note in tiles],
         "missing": [
             {"stage": stage.name, "state": stage.state, "file": FILES[stage.name]}
@@ -194,9 +199,14 @@ def misses(life: Life) -> View | None:
                 "measured": words.beside(measured, bound, words.goal_unit(name)),
                 "gap": words.gap_text(name, bound, measured),
             })  # fmt: skip
-    binding = str(proof.get("binding_goal") or "")
-    return {"rows": table, "binding": words.label(binding) if binding else "",
-            "relax": proof.get("relax", ""), "kind": _kind(life)}  # fmt: skip
+    again, relaxed = "", section(proof, "relaxed")
+    if life.trained and isinstance(bounds := relaxed.get("bounds"), list):
+        folder = Path(*life.folder.resolve().parts[-2:])
+        word = override(str(relaxed.get("key", "")), bounds)
+        again = shlex.join(["modelwright", "run", str(folder), word])
+    return {
+        "rows": table, "relax": proof.get("relax", ""), "kind": _kind(life), "again": again,
+    }  # fmt: skip
 
 
 def predicted(life: Life) -> View | None:
@@ -343,12 +353,17 @@ def latency(life: Life) -> View | None:
     ratio = number(proof.get("control_ratio"))
     control = ""
     if ratio is not None:
-        calm = abs(ratio - 1) <= 0.05
-        control = (
-            f"Control: the same model timed against itself gives a ratio of {ratio:.3f}. "
-            + ("The machine was calm enough to trust these figures." if calm else
-               "That is far from 1: the machine was busy, so read these figures with care.")
-        )  # fmt: skip
+        tail = (found["p99"] or 0.0) / (found["p50"] or math.inf)
+        control = f"Control: the same model timed against itself gives a ratio of {ratio:.3f}. "
+        if abs(ratio - 1) > 0.05:
+            control += "That is far from 1: the machine was busy, so read these figures with care."
+        elif tail > LONG_TAIL:
+            control += (
+                f"Its median can be trusted; but one call in a hundred took {tail:.0f} times as "
+                "long, as where other work runs beside: alone, p99 may be much lower."
+            )
+        else:
+            control += "The machine was calm enough to trust these figures."
     target = life.recipe.target if life.recipe else None
     where = (f"{target.runtime} on {target.device}, {words.many(target.threads, 'thread')}, "
              f"batch of {target.batch_size}") if target else "the target"  # fmt: skip
