@@ -82,7 +82,7 @@ def test_tagged_words_are_sentences_of_these_very_words(tmp_path, name, content,
     found = list(asking.asked([str(tmp_path / name)], asking.reader(how)))
 
     inputs = {"unit": "given", "asked": "words", "max_length": 9}
-    assert wanted == [text.tokens(one.content, inputs) for one in found]
+    assert wanted == [text.tokens(one.content, inputs, {}) for one in found]
     assert text.JOINT not in "".join(one.name for one in found)
 
 

@@ -25,7 +25,7 @@ def test_given_tokens_stay_whole_but_in_running_text_to_tag(tmp_path, answer, wa
     keys = section(path, tokens={"unit": "given"}, valid=0.2, test=0.2)
     data, _ = checks.check(catalog.load(keys, "text", answer), keys)
 
-    assert wanted == text.tokens(b"c++ c#", data.inputs)
+    assert wanted == text.tokens(b"c++ c#", data.inputs, data.files)
 
 
 def test_a_row_without_a_label_is_of_no_class(tmp_path):
@@ -100,7 +100,7 @@ def test_long_rows_are_cut_in_train_alone_where_tags_are_asked_for(tmp_path, cap
     lengths = {part: list(found.parts[part].targets.lengths) for part in found.parts}
     assert {"train": [5, 4], "valid": [3, 4], "test": [9, 4]} == lengths
     assert "1 of 2 rows of train have more than 5 tokens" in capsys.readouterr().err
-    assert 9 == len(text.tokens(b"a b c d e f g h i", found.inputs))
+    assert 9 == len(text.tokens(b"a b c d e f g h i", found.inputs, found.files))
 
 
 @pytest.mark.parametrize("lines", [
@@ -116,7 +116,7 @@ def test_borders_between_words_of_every_script_stay(tmp_path, lines):
     for own in (rows for rows in data.parts.values() if len(rows)):
         assert {len(words)} == set(own.inputs["ids"].lengths) == set(own.targets.lengths)
     asked = text.JOINT.join(["", *words]).encode()
-    assert words == text.tokens(asked, data.inputs)
+    assert words == text.tokens(asked, data.inputs, data.files)
 
 
 @pytest.mark.parametrize("unit", text.UNITS)
@@ -126,7 +126,7 @@ def test_borders_between_words_of_every_script_stay(tmp_path, lines):
 def test_tokens_know_their_places_in_the_text_as_it_came(unit, line):
     """Cut as for training; each stands where it was written, and no character is lost."""
     line = line.lstrip(text.JOINT + "\ufeff")
-    found = text.tokens(line.encode(errors="replace"), {"unit": unit, "whole": True})
+    found = text.tokens(line.encode(errors="replace"), {"unit": unit, "whole": True}, {})
     whole = line.encode(errors="replace").decode()
 
     assert text.split(whole, unit) == found
@@ -143,7 +143,7 @@ def test_running_text_of_single_characters_is_cut_into_them(tmp_path):
     (tmp_path / "t.txt").write_text("北 B-LOC\n京 I-LOC\n2019 O\n年 O\n\n" * 12)
     data = catalog.load(section(tmp_path / "t.txt", valid=0.2, test=0.2), "text", "tags")
 
-    assert ["北", "京", "大"] == text.tokens("北京大".encode(), data.inputs)
+    assert ["北", "京", "大"] == text.tokens("北京大".encode(), data.inputs, data.files)
 
 
 def test_a_tag_too_many_is_no_longer_row(tmp_path):

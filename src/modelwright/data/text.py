@@ -25,6 +25,7 @@ from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.core.progress import say
 from modelwright.data.clean import Form, Record, as_trained, changing, cleaned, findings, placed
+from modelwright.data.dividing import WORD, divide, shape
 from modelwright.data.opening import utf8
 from modelwright.data.rows import Finding, Loaded, Prepared, Ragged, Rows, ragged
 from modelwright.data.tables import records, rows_of, table_suffix
@@ -41,14 +42,9 @@ NOTHING, UNKNOWN = 0, 1  # ids of padding and of a token that train does not hol
 VOCAB_SIZE = 30_000  # ids of each kind of feature, where the recipe does not say
 LEAST_SEEN = 2  # times in train, from which a feature has an id
 JOINT = "\x1f"  # the unit separator: before each of words that came divided, and stay so
-# vowels and the like that are written on a letter, which \w leaves out
-_MARKS = "".join(
-    one for one in map(chr, range(0x300, 0xAC00)) if unicodedata.category(one) in ("Mn", "Mc")
-)
-_WORD = rf"\w[\w{_MARKS}]*"
 # of each unit the form that a text is brought into, and what is a token of it
 UNITS: dict[str, tuple[Form, re.Pattern[str]]] = {
-    "words": ("NFKC", re.compile(rf"{_WORD}(?:['’]{_WORD})*|[^\w\s]")),
+    "words": ("NFKC", re.compile(rf"{WORD}(?:['’]{WORD})*|[^\w\s]")),
     "given": ("NFC", re.compile(r"\S+")),
     "characters": ("NFC", re.compile(r"\S")),
     "divided": ("NFC", re.compile(rf"[^{JOINT}]*\S[^{JOINT}]*")),
@@ -250,13 +246,6 @@ def split(text: str, unit: str) -> list[str]:
     return [unicodedata.normalize("NFKC", one) for one in own]
 
 
-def _shape(token: str) -> str:
-    """Kinds of characters, runs as one: 'Xx' for a name, 'd' for a number."""
-    kinds = ("X" if c.isupper() else "x" if c.islower() else "d" if c.isdigit() else c
-             for c in token)  # fmt: skip
-    return re.sub(r"(.)\1+", r"\1", "".join(kinds))
-
-
 # name -> the feature of the token at a place; "" where there is none
 FEATURES: dict[str, Callable[[Sequence[str], int], str]] = {
     "token": lambda tokens, i: tokens[i].lower(),
@@ -268,7 +257,7 @@ FEATURES: dict[str, Callable[[Sequence[str], int], str]] = {
     "start": lambda tokens, i: tokens[i][:3].lower(),
     "end": lambda tokens, i: tokens[i][-3:].lower(),
     "ending": lambda tokens, i: tokens[i][-2:].lower(),
-    "shape": lambda tokens, i: _shape(tokens[i]),
+    "shape": lambda tokens, i: shape(tokens[i]),
 }
 
 
@@ -423,7 +412,7 @@ def read_input(
 
     Raises: DataError if it is empty or not UTF-8.
     """
-    found = tokens(content, inputs)
+    found = tokens(content, inputs, files)
     if not found:
         raise DataError("the text is empty", expected="a word or more")
     return {"ids": _vocabulary(files[VOCABULARY]).ids(found)[None]}
@@ -435,7 +424,9 @@ def _vocabulary(content: bytes) -> Vocabulary:
     return Vocabulary.from_bytes(content)
 
 
-def tokens(content: bytes, inputs: Mapping[str, Any], files: Any = None) -> list[str]:
+def tokens(
+    content: bytes, inputs: Mapping[str, Any], files: Mapping[str, bytes]
+) -> list[str]:  # fmt: skip
     """What a person wrote as the model reads it; where train came tagged, words are cut here, and
     each has its place in what was written.
 
@@ -445,4 +436,9 @@ def tokens(content: bytes, inputs: Mapping[str, Any], files: Any = None) -> list
     unit = inputs.get("asked", inputs["unit"])
     if not inputs.get("whole"):
         return split(text, unit)[: inputs["max_length"]]
-    return split(text, unit) if text.startswith(JOINT) else placed(text, *UNITS[unit])
+    if text.startswith(JOINT):
+        return split(text, unit)
+    form, pattern = UNITS[unit]
+    if unit == "words" != inputs["unit"]:  # train's words came divided
+        return divide(text, form, _vocabulary(files[VOCABULARY]).table)
+    return placed(text, form, pattern)

@@ -121,9 +121,9 @@ def scatter(
             f'height="{bottom - top:.2f}"/>'
         )
     body += grid(xs, ys, x_label, y_label)
-    if x_at_most is not None:
+    if edge_x == x_at_most:  # a goal that lies outside of the picture has no line in it
         body.append(rule(xs(edge_x), ys.end, xs(edge_x), ys.start, "goal"))
-    if y_bound is not None:
+    if edge_y == y_bound:
         body.append(rule(xs.start, ys(edge_y), xs.end, ys(edge_y), "goal"))
     front = sorted((p.x, p.y) for p in points if p.front)
     if len(front) > 1:

@@ -433,7 +433,8 @@ function showBoxes(reply) {
     return item;
   }));
   const left = reply.boxes.length - shown.length;
-  return left > 0 ? `; ${left} less sure boxes are framed, but not listed` : "";
+  const boxes = left === 1 ? "1 less sure box is" : `${left} less sure boxes are`;
+  return left > 0 ? `; ${boxes} framed, but not listed` : "";
 }
 
 // Of each box a frame, and above it its label and score, where no other one stands.
