@@ -127,7 +127,10 @@ def go(run: Run, *, until: str = "certify", world: World = ALONE) -> dict[str, A
     recipe = recipe_of(run)
     with world.summoning() as summon, _locked(run):
         if any(run.events("run", "finished")):  # judged already: the test part is touched once
-            say(f"run: {run.folder} is finished; --new starts another")
+            say(
+                f"run: {run.folder} is finished; --new starts another, and goals or steps of "
+                "compression given beside it, as in goals.size_mb='<= 1', begin one with its model"
+            )
             return result(run)
         if any(run.events(event="stage_started")):
             run.write("run", "resumed")
