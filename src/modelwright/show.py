@@ -57,23 +57,29 @@ def result(found: Found) -> None:
 
 
 def plan(found: Found) -> None:
-    """Candidates and their predictions."""
+    """Candidates and their predictions, then why some are out, each reason once."""
     table = _table(
         "candidate", "params", "FLOPs", "memory", "epoch", "size", "latency", "", title="plan"
     )
+    table.columns[0].no_wrap = True
+    reasons: dict[str, list[str]] = {}
     for one in found["candidates"]:
-        predicted = one["predicted"]
-        if not predicted:  # nothing was spent on it
-            counts = format_count(one["num_params"]), format_count(one["forward_flops"])
-            table.add_row(one["name"], *counts, "", "", "", "", one["reason"])
-            continue
+        predicted, figures = one["predicted"], [""] * 4
+        if predicted:  # else nothing was spent on it
+            figures = [
+                format_bytes(predicted["memory_bytes"]), format_seconds(predicted["epoch_s"]),
+                format_bytes(predicted["size_bytes"]),
+                format_seconds(predicted["latency_ms"] / 1e3),
+            ]  # fmt: skip
+        if one["reason"]:
+            reasons.setdefault(one["reason"], []).append(one["name"])
         table.add_row(
             one["name"], format_count(one["num_params"]), format_count(one["forward_flops"]),
-            format_bytes(predicted["memory_bytes"]), format_seconds(predicted["epoch_s"]),
-            format_bytes(predicted["size_bytes"]), format_seconds(predicted["latency_ms"] / 1e3),
-            one["reason"] or Text("fits", "green"),
+            *figures, Text("out", "yellow") if one["reason"] else Text("fits", "green"),
         )  # fmt: skip
     console.print(table)
+    for reason, names in reasons.items():
+        console.print(Text.assemble(("out: ", "yellow"), f"{', '.join(names)}: {reason}"))
     console.print(
         "FLOPs are of one forward pass of one example; size and latency are of the uncompressed "
         "graph on the target."
@@ -318,7 +324,7 @@ def _program() -> str:
 def _table(*columns: str, title: str | None = None) -> Table:
     table = Table(title=title, box=None, header_style="bold", title_justify="left")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")  # a name that is cut may be another's
     return table
 
 

@@ -164,3 +164,22 @@ def test_a_long_path_stays_in_one_piece(capsys):
     show.stages({"run": path, "done": [], "to_do": []})
 
     assert f"{path}\n{path}: done nothing\n" in capsys.readouterr().out
+
+
+def test_a_plan_fits_a_narrow_terminal(capsys, monkeypatch):
+    """Names are whole at 80 columns, and a reason that several share stands below, once."""
+    monkeypatch.setattr(show.console, "_width", 80)
+    figures = {"memory_bytes": 5e8, "epoch_s": 1.5, "size_bytes": 3e6, "latency_ms": 0.4}
+    names = ("transformer-tiny", "transformer-small", "transformer-base", "transformer-large")
+    shared = "not timed: transformer-small would already make 1,116 steps in the budget"
+    show.plan({"fits": True, "candidates": [
+        {"name": name, "num_params": 3_000_000, "forward_flops": 400_000_000,
+         "predicted": figures if place < 2 else {}, "reason": "" if place < 2 else shared}
+        for place, name in enumerate(names)
+    ]})  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+
+    assert set(names) <= {line.split()[0] for line in lines if line.strip()}
+    assert all(len(line) <= 80 for line in lines)
+    assert "out: transformer-base, transformer-large: not timed" in " ".join(lines)
+    assert 1 == " ".join(" ".join(lines).split()).count(shared)
