@@ -17,6 +17,7 @@ from modelwright.core.hardware import has, this_machine, version
 from modelwright.core.progress import say
 from modelwright.core.run import STAGES, Run
 from modelwright.data import asked, checks, drawing
+from modelwright.data.counting import counted
 from modelwright.data.rows import load_part
 from modelwright.plan import choose
 from modelwright.stages import STEPS, load
@@ -157,11 +158,11 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
     session = open_session(artifact, threads=this_machine().cores)
     task = TASKS[artifact.manifest["task"]]
     quality = judge(session, rows, task, artifact.labels)
-    confusion = {"confusion": quality.confusion.tolist()} if task.outputs == "classes" else {}
+    by_class = quality.by_class() if task.outputs == "classes" else {}
     return {
         "artifact": str(artifact.folder), "part": part, "rows": quality.rows,
         "metric": quality.metric, **quality.values, "low": quality.low, "high": quality.high,
-        **confusion,
+        **by_class,
     }  # fmt: skip
 
 
@@ -205,7 +206,8 @@ def predict(
     texts = (texts,) if isinstance(texts, str) else texts
     answers: list[dict[str, Any]] = []
     failed = []
-    for one in asked.asked(_each(inputs), asked.reader(artifact.manifest)):
+    every = asked.asked(_each(inputs), asked.reader(artifact.manifest))
+    for one in every if told is not None and writes else counted(every, "predict: answered"):
         try:
             if one.problem is not None:
                 raise one.problem

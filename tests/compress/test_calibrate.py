@@ -220,6 +220,7 @@ def test_a_constant_value_keeps_a_range(name, value):
     assert min(low, 0.0) <= value <= max(high, 0.0) + 1e-3
 
 
+@pytest.mark.xdist_group("trained")  # with test_quantize.py
 def test_the_trained_graph_is_observed(trained):
     """On the exported net, every product's input and output has a histogram."""
     found = observe(trained.graph, trained.unseen.take(np.arange(100)))

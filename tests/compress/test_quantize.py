@@ -1,7 +1,5 @@
 """Static int8: smaller, of one mind with the float graph, and refused where it cannot work."""
 
-from dataclasses import replace
-
 import numpy as np
 import onnx
 import pytest
@@ -23,6 +21,8 @@ from modelwright.plan.time import made_up
 from modelwright.runtime.onnx_session import OnnxSession
 
 from .conftest import INPUTS, OUTPUTS, randomised, rows
+
+pytestmark = pytest.mark.xdist_group("trained")  # what the fixture trains is trained once
 
 
 @pytest.fixture(scope="session")
@@ -90,13 +90,17 @@ def test_the_largest_of_bytes_are_bytes(tmp_path):
 
 STREAM = {"kind": "stream", "vocab_size": 60, "features": 1, "length": 12, "max_length": 40}
 WRITER = ModelSpec("transformer", "tiny", STREAM, {"kind": "next", "num_classes": 60})
+TAGGER = ModelSpec(
+    "transformer", "tiny", {**STREAM, "kind": "text", "features": 2},
+    {"kind": "tags", "num_classes": 5, "labels": list("OABCD")},
+    {"norm": "rms", "qk_norm": True, "activation": "relu2"},
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("norm", ["layer", "rms"])
-def test_between_matrices_all_is_float(tmp_path, norm):
+@pytest.mark.parametrize("spec", [WRITER, TAGGER], ids=["writer", "tagger"])
+def test_between_matrices_all_is_float(tmp_path, spec):
     """Products of matrices give float32: no norm and no activation between them leaves it for 8
     bits and comes back at once. The means of normed queries are such norms, and RMS norms too."""
-    spec = replace(WRITER, args={"norm": norm})
     export_onnx(randomised(spec), tmp_path / "model.onnx", spec)
     float_graph = onnx.load(tmp_path / "model.onnx")
     wanted = rounded_values(float_graph)

@@ -35,7 +35,7 @@ class Rounded:
         self.paths = folder / "model.onnx", folder / "int8.onnx"
         export_onnx(randomised(spec), self.paths[0], spec)
         self.graph = onnx.load(self.paths[0])
-        self.number = quantize_weights(self.graph, self.paths[1])
+        self.number = quantize_weights(self.graph, self.paths[1])  # works on a copy
 
     def sessions(self):
         return [OnnxSession(path, self.spec.signature, 1) for path in self.paths]
@@ -46,10 +46,26 @@ class Rounded:
         return after / before
 
 
-@pytest.mark.parametrize("family", MODELS)
-def test_a_graph_answers_as_before_from_a_third_of_the_bytes(family, tmp_path):
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """family -> its small model over texts, exported and rounded once; read only."""
+    made: dict[str, Rounded] = {}
+
+    def get(family):
+        if family not in made:
+            spec = ModelSpec(family, "small", TEXT, OUTPUTS)
+            made[family] = Rounded(spec, tmp_path_factory.mktemp(family))
+        return made[family]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(one, marks=pytest.mark.xdist_group(f"small-{one}")) for one in MODELS]
+)
+def test_a_graph_answers_as_before_from_a_third_of_the_bytes(family, small):
     """Tables, products, convolutions and recurrences alike: numbers move by rounding."""
-    made = Rounded(ModelSpec(family, "small", TEXT, OUTPUTS), tmp_path)
+    made = small(family)
     batch = made_up(made.spec, 32).batch(np.arange(32))
     before, after = (one(batch)["logits"] for one in made.sessions())
 
@@ -70,10 +86,11 @@ def test_recurrences_over_pictures_are_rounded(size, tmp_path):
     assert 0 < np.abs(after - before).max() < 0.03 * np.abs(before).max()
 
 
-def test_the_runtime_turns_them_back_once(tmp_path):
+@pytest.mark.xdist_group("small-rnn")
+def test_the_runtime_turns_them_back_once(small, tmp_path):
     """What ONNX Runtime makes of the graph as it loads it holds float32 weights and no cast, so an
     answer costs what it cost; the file keeps its size."""
-    made = Rounded(ModelSpec("rnn", "small", TEXT, OUTPUTS), tmp_path)
+    made = small("rnn")
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
     options.log_severity_level = 3
@@ -89,9 +106,10 @@ def test_the_runtime_turns_them_back_once(tmp_path):
     assert not any(node.name.startswith("Cast_model.") for node in loaded.node)
 
 
-def test_each_channel_has_its_scale(tmp_path):
+@pytest.mark.xdist_group("small-rnn")
+def test_each_channel_has_its_scale(small):
     """No weight is off by more than half a step of its own channel."""
-    made = Rounded(ModelSpec("rnn", "small", TEXT, OUTPUTS), tmp_path)
+    made = small("rnn")
     own = {one.name: one for one in onnx.load(made.paths[1]).graph.initializer}
     for tensor in made.graph.graph.initializer:
         if tensor.name in own:
@@ -129,11 +147,11 @@ def test_a_spectrum_stays_as_it_is(tmp_path):
     assert {"model.embed.basis", "model.embed.filters"} <= kept
 
 
-def test_what_static_int8_left_is_taken(tmp_path):
+@pytest.mark.xdist_group("small-transformer")
+def test_what_static_int8_left_is_taken(small, tmp_path):
     """Of a text model the table of words; products stay int8 as they are."""
-    spec = ModelSpec("transformer", "small", TEXT, OUTPUTS)
-    made = Rounded(spec, tmp_path)
-    rows = made_up(spec, 32)
+    made = small("transformer")
+    spec, rows = made.spec, made_up(made.spec, 32)
     quantize_graph(made.graph, observe(made.graph, rows), "minmax", tmp_path / "static.onnx")
     static = onnx.load(tmp_path / "static.onnx")
     number = quantize_weights(static, tmp_path / "both.onnx")

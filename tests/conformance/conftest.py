@@ -23,7 +23,7 @@ from modelwright.train.save import write_trained
 from modelwright.train.settings import Budget, fill_in
 
 torch.set_num_threads(1)
-EIGHT, STEPS = 8, 250
+EIGHT = 8
 
 
 class Source:
@@ -61,14 +61,15 @@ class Cell:
 
     @cached_property
     def taught(self) -> tuple[Trainer, list[float]]:
-        """A trainer after STEPS steps on eight rows without any regularisation, and the losses."""
+        """A trainer after steps on eight rows without any regularisation, and the losses."""
         train = self.source.data.parts["train"]
         rows = train.take(np.linspace(0, len(train) - 1, EIGHT).astype(np.int64))
         section = recipe.Train(
             batch_size=EIGHT, learning_rate=0.01, weight_decay=0, label_smoothing=0, ema=0
         )
-        trainer = self.trainer(section, Budget(steps=STEPS), "eight", rows, rows)
-        return trainer, [trainer.train_step() for _ in range(STEPS)]
+        steps = self.source.maker.by_heart
+        trainer = self.trainer(section, Budget(steps=steps), "eight", rows, rows)
+        return trainer, [trainer.train_step() for _ in range(steps)]
 
     @property
     def model(self) -> Model:

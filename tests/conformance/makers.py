@@ -23,6 +23,7 @@ class Maker:
     data: further keys of the recipe's section `data`.
     needs: modules that reading it takes.
     steps: of a whole run.
+    by_heart: steps in which every family learns eight rows.
     predict: arguments with which `predict` answers as the page does.
     """
 
@@ -30,6 +31,7 @@ class Maker:
     data: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     steps: int = 60
+    by_heart: int = 120
     predict: dict[str, Any] = field(default_factory=dict)
 
 
@@ -231,7 +233,10 @@ MAKERS: dict[str, Maker] = {
     "tagging": Maker(_words),
     "forecasting": Maker(_series, {"horizon": 4, "window": 16, "valid": 0.2}),
     "language-modeling": Maker(
-        _stream, {"window": 32, "valid": 0.15}, predict={"max_new": 12, "temperature": 0.5}
+        _stream,
+        {"window": 32, "valid": 0.15},
+        predict={"max_new": 12, "temperature": 0.5},
+        by_heart=250,
     ),
     "recommendation": Maker(_uses),
     "rating-prediction": Maker(_ratings),
@@ -244,6 +249,6 @@ MAKERS: dict[str, Maker] = {
         _pairs,
         {"pair": ["de", "en"], "tokens": {"vocab_size": 400}},
         needs=("tokenizers", "sacrebleu"),
-        steps=800,
+        steps=400,
     ),
 }

@@ -10,7 +10,7 @@ from modelwright.data import image
 from modelwright.export.parity import check_hop
 from modelwright.runtime.catalog import open_session
 
-pytestmark = pytest.mark.xdist_group("detection-cnn")
+of_boxes = pytest.mark.xdist_group("detection-cnn")  # where the cell is made for test_tasks.py
 
 
 @pytest.fixture
@@ -38,6 +38,7 @@ FAULTS = {
 }
 
 
+@of_boxes
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_changes_decisions(cell, fault):
     """Numbers unjudged, as of a quantized form: the boxes that both forms name tell."""
@@ -55,6 +56,7 @@ def test_a_planted_fault_changes_decisions(cell, fault):
     assert sound["decisions_equal"] == sound["decisions_total"] >= len(rows)
 
 
+@of_boxes
 def test_predict_draws_what_it_found(cell, tmp_path):
     """The picture with its boxes lies in the folder; small ones are enlarged by a whole number."""
     question = cell.source.question
@@ -68,6 +70,7 @@ def test_predict_draws_what_it_found(cell, tmp_path):
     assert (height * (large[0] // height), width * (large[0] // height)) == large
 
 
+@pytest.mark.xdist_group("tagging-cnn")
 def test_other_models_refuse_to_draw(cell_of, tmp_path):
     """A folder for drawings of a model that has none is an error, not an empty folder."""
     other = cell_of("tagging", "cnn")
@@ -75,6 +78,7 @@ def test_other_models_refuse_to_draw(cell_of, tmp_path):
         verbs.predict(other.exported.folder, ["a day"], draw=tmp_path)
 
 
+@of_boxes
 def test_boxes_come_in_the_pictures_own_pixels(cell, tmp_path):
     """A picture twice as large has boxes twice as large."""
     from PIL import Image

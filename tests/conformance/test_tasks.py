@@ -34,6 +34,7 @@ from modelwright.core.recipe_tasks import NO_LONGEST
 from modelwright.data.kinds import KINDS
 from modelwright.data.loader import Loader
 from modelwright.export.parity import check_hop
+from modelwright.measure import quality
 from modelwright.models.catalog import MODELS, WithAnswers, build, count_params, examples
 from modelwright.runtime.catalog import open_session
 from modelwright.runtime.onnx_session import OnnxSession
@@ -376,7 +377,9 @@ def whole_run(source: Source, task: str, folder: Path, family: str, **model: str
             for one in methods
         ],
     }))  # fmt: skip
-    return verbs.run(path, out=folder / "runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quality, "RESAMPLES", 100)  # tests/measure has intervals as they are
+        return verbs.run(path, out=folder / "runs")
 
 
 FAMILY_OF = {task: list(MODELS)[place % len(MODELS)] for place, task in enumerate(TASKS)}

@@ -99,7 +99,7 @@ def test_what_is_no_image_is_said_in_plain_words(content):
     with pytest.raises(DataError) as caught:
         image.decode(content, 1, 8, 8)
 
-    assert "the image cannot be read: it is neither PNG nor JPEG" == caught.value.what
+    assert "the image cannot be read: it is no PNG, JPEG, WebP, BMP or GIF" == caught.value.what
 
 
 def test_missing_pillow_names_the_extra(images, monkeypatch):
@@ -122,6 +122,20 @@ def test_folder_gives_classes_by_name(images):
     assert [f"cats/{n:02}.png" for n in range(10)] == train.origins[:10]
     assert [0] * 10 + [1] * 10 == train.targets.tolist()
     assert np.array_equal(noise(1, (6, 6), 13)[0], train.images[13, 0])
+
+
+def test_folder_takes_every_format_that_is_read(tmp_path):
+    """By its name's end, in small letters or capitals."""
+    picture = Image.fromarray(noise(1, (3, 8, 8))[0].transpose(1, 2, 0))
+    names = ("a.png", "b.JPG", "c.jpeg", "d.webp", "e.bmp", "f.GIF")
+    for folder in ("cats", "dogs"):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            picture.save(tmp_path / folder / name)
+    data = load(section(tmp_path, valid=0.2, test=0.2), "image", "classes")
+
+    assert 12 == sum(len(part) for part in data.parts.values())
+    assert [] == data.findings
 
 
 def test_folder_pixels_are_those_of_decode(images):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from modelwright.core.errors import ConfigError, DataError
+from modelwright.core.recipe import Interactions
 from modelwright.data import catalog, checks, interactions, uses
 from modelwright.data.interactions import FIRST_ID, ITEMS
 from modelwright.models.catalog import ModelSpec, fresh_model
@@ -32,6 +34,23 @@ TABLE = """\
 9\ta\t4\t4
 9\tc\t4\t3
 """
+
+
+def test_a_large_table_takes_little_more_than_its_rows(tmp_path):
+    """Users and items are one text each, whatever the number of rows, and no row of fields stays:
+    less than 250 bytes a row at most, which as lists of fields were 800."""
+    number = 20_000
+    rows = (f"user{n % 90},item{n % 1999},4,{n}" for n in range(number))
+    path = write(tmp_path / "a.csv", "user,item,rating,time\n" + "\n".join(rows))
+    tracemalloc.start()
+    try:
+        found = uses.uses(path, Interactions(), "time")
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert number == len(found) and 90 == len({id(use.user) for use in found})
+    assert most / number < 250
 
 
 def write(path: Path, text: str = TABLE) -> Path:

@@ -135,3 +135,29 @@ def test_memory_is_bounded_by_the_text():
     assert 700 < kept / number < 800
     assert most / number < 1200
     assert more < 10 * 100
+
+
+class Watched(list):
+    """Blocks of numbers, and how often one was looked into."""
+
+    looks = 0
+
+    def __getitem__(self, place):
+        Watched.looks += 1
+        return super().__getitem__(place)
+
+
+def test_what_all_texts_have_in_common_costs_each_the_same(monkeypatch):
+    """Texts with one long passage are compared with some of those before, not with all, and a copy
+    of one is still found."""
+    monkeypatch.setattr(near_texts, "BLOCK", 16)
+    monkeypatch.setattr(near_texts, "COMPARED", 8)
+    monkeypatch.setattr(Watched, "looks", 0)
+    footer, every = " ".join(text[:200] for text in texts(2, 7)), texts(400)
+    seen = NearTexts()
+    seen._blocks = Watched()
+    for text in every:
+        seen.add(f"{text[:70]} {footer}")
+
+    assert 1000 < Watched.looks <= len(every) * (near_texts.COMPARED + 1)  # all: 80,000
+    assert 399 == seen.add(f"{every[399][:69]} {footer}")

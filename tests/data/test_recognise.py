@@ -121,6 +121,20 @@ def test_no_silly_recipe_is_written(tmp_path, name, content, what, repair):
     assert not (tmp_path / "starter.yaml").exists()
 
 
+def test_a_long_table_is_doubted_as_a_short_one(tmp_path, monkeypatch):
+    """An id for a label is seen in the first rows of any number; a single class among them is none
+    where a table may be sorted by class."""
+    monkeypatch.setattr(catalog, "LOOKED_AT", 20)
+    ids = put(tmp_path, "ids.csv", "text,label\n" + "".join(f"a text,{n}\n" for n in range(60)))
+    by_class = "".join(f"text {'abcdefgh'[n % 8]} {n},{'ab'[n // 30]}\n" for n in range(60))
+
+    with pytest.raises(ConfigError, match="'label' has 20 values in 20 rows"):
+        started(ids)
+    assert (
+        "text-classification" == started(put(tmp_path, "sorted.csv", "text,label\n" + by_class))[0]
+    )
+
+
 def test_a_folder_whose_table_says_more_is_no_folder_of_a_class(tmp_path):
     """The table that would not be read is named, and for recordings the command that reads it."""
     pictures, sounds = tmp_path / "pictures", tmp_path / "sounds"

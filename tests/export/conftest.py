@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from modelwright.data.rows import Rows
-from modelwright.export.onnx import export_onnx
+from modelwright.export import locate
+from modelwright.export import onnx as exporter
+from modelwright.export.parity import Locate
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.runtime.onnx_session import OnnxSession
 from modelwright.runtime.torch_session import TorchSession
@@ -28,12 +30,34 @@ def spec_of(family: str = "cnn", num_classes: int = NUM_CLASSES, **args: Any) ->
 torch.set_num_threads(1)
 
 
-class Exported:
-    """A model, its graph on disk and rows to judge by, whose targets are the model's answers."""
+class Traced:
+    """A model and its graph on disk; a search for a fault goes by the trace that gave the graph,
+    which is what takes time (test_the_same_weights_give_the_same_bytes: another is the same)."""
 
     def __init__(self, model: nn.Module, path: Path, spec: ModelSpec) -> None:
         self.model, self.path, self.spec = model, path, spec
-        self.signature = export_onnx(model, path, spec)
+        self.program = exporter.traced(model, spec)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(exporter, "traced", lambda model, spec: self.program)
+            self.signature = exporter.export_onnx(model, path, spec)
+
+    def against(self, path: Path) -> Locate:
+        """What finds the node of another graph that differs from the model."""
+        search = locate.against_model(self.model, path, self.spec)
+
+        def find(inputs: locate.Inputs) -> locate.Located:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(locate, "traced", lambda model, spec: self.program)
+                return search(inputs)
+
+        return find
+
+
+class Exported(Traced):
+    """With rows to judge by, whose targets are the model's answers."""
+
+    def __init__(self, model: nn.Module, path: Path, spec: ModelSpec) -> None:
+        super().__init__(model, path, spec)
         rng = np.random.default_rng(1)
         self.images = rng.integers(0, 256, (70, *SHAPE), np.uint8)
         self.before = TorchSession(model, spec, 1)

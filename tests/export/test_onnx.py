@@ -17,6 +17,8 @@ from modelwright.runtime.catalog import open_session
 
 from .conftest import spec_of
 
+pytestmark = pytest.mark.xdist_group("exports")  # what the fixture exports is made once
+
 
 @pytest.mark.parametrize("family", ["cnn", "rnn", "transformer"])
 def test_the_graph_has_the_artifacts_signature(family, exports):

@@ -22,6 +22,7 @@ from modelwright.tasks.catalog import TASKS
 
 from .conftest import spec_of
 
+pytestmark = pytest.mark.xdist_group("exports")  # what the fixture exports is made once
 IMAGES = TASKS["image-classification"]
 JUDGE = spec_of(), IMAGES
 CONTRACT_KEYS = {
@@ -132,7 +133,7 @@ def test_a_planted_fault_is_caught_and_its_node_named(plant, node, cnn, tmp_path
 
     hop = check_hop(
         "trained → onnx", cnn.before, cnn.after(path), cnn.rows, *JUDGE,
-        locate=against_model(cnn.model, path, cnn.spec),
+        locate=cnn.against(path),
     )  # fmt: skip
 
     assert node == hop["first_differing_node"]
@@ -150,7 +151,7 @@ def test_a_fault_between_two_torch_nodes_is_found(exports, tmp_path):
     path = exported.tampered(tmp_path, inner_softmax)
     hop = check_hop(
         "trained → onnx", exported.before, exported.after(path), exported.rows,
-        exported.spec, IMAGES, locate=against_model(exported.model, path, exported.spec),
+        exported.spec, IMAGES, locate=exported.against(path),
     )  # fmt: skip
 
     assert hop["first_differing_node"].endswith("(Softmax)")
@@ -231,7 +232,7 @@ def test_a_fault_in_a_mirrored_graph_is_named(exports, tmp_path):
     path = one.tampered(tmp_path, scaled_weight)
     hop = check_hop(
         "trained → onnx", one.before, one.after(path), one.rows, one.spec, IMAGES,
-        locate=against_model(one.model, path, one.spec),
+        locate=one.against(path),
     )  # fmt: skip
 
     assert not hop["passed"] and "(Conv)" in hop["first_differing_node"]
@@ -257,7 +258,7 @@ def test_require_names_hop_numbers_and_node(cnn, tmp_path):
     path = cnn.tampered(tmp_path, relu_to_sigmoid)
     hop = check_hop(
         "trained → onnx", cnn.before, cnn.after(path), cnn.rows, *JUDGE,
-        locate=against_model(cnn.model, path, cnn.spec),
+        locate=cnn.against(path),
     )  # fmt: skip
 
     with pytest.raises(ParityError) as caught:

@@ -8,8 +8,6 @@ import torch
 from modelwright.core.goals import METRICS
 from modelwright.data.rows import Rows, ragged
 from modelwright.export.edges import EDGES, edge_inputs
-from modelwright.export.locate import against_model
-from modelwright.export.onnx import export_onnx
 from modelwright.export.parity import check_hop
 from modelwright.models.catalog import ModelSpec, build
 from modelwright.models.embed import EMBEDS
@@ -18,6 +16,8 @@ from modelwright.runtime.generate import Cached, Recomputed
 from modelwright.runtime.onnx_session import OnnxSession
 from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import TASKS
+
+from .conftest import Traced
 
 LABELS = ["O", "B-A", "I-A", "B-B", "I-B"]
 TEXT = {"kind": "text", "vocab_size": 60, "features": 2, "length": 12, "max_length": 30}
@@ -42,10 +42,13 @@ KINDS = {
 FAMILIES = ("cnn", "rnn", "transformer")
 # by default each kind with one family in turn; tests/conformance exports every pair
 CASES = [
-    pytest.param(family, task, marks=[] if (place - row) % 3 == 0 else pytest.mark.slow)
+    pytest.param(family, task, marks=[
+        pytest.mark.xdist_group(f"export-{family}-{task}"),  # exported once, in one process
+        *([] if (place - row) % 3 == 0 else [pytest.mark.slow]),
+    ])
     for row, family in enumerate(FAMILIES)
     for place, task in enumerate(KINDS)
-]
+]  # fmt: skip
 
 
 def rows_of(spec: ModelSpec, number: int) -> Rows:
@@ -63,26 +66,31 @@ def rows_of(spec: ModelSpec, number: int) -> Rows:
     return rows
 
 
-class Made:
-    """A model without zeros, its spec, graph and rows."""
+def model_of(family: str, task: str, **args):
+    """A model without zeros, and its spec."""
+    torch.manual_seed(0)
+    spec = ModelSpec(family, "tiny", *KINDS[task], args)
+    model = build(spec).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model, spec
+
+
+class Made(Traced):
+    """Such a model, its graph and rows."""
 
     def __init__(self, family: str, task: str, path, **args) -> None:
-        torch.manual_seed(0)
-        self.task, self.path = TASKS[task], path
-        self.spec = ModelSpec(family, "tiny", *KINDS[task], args)
-        self.model = build(self.spec).eval()
-        with torch.no_grad():
-            for parameter in self.model.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
-        self.signature = export_onnx(self.model, path, self.spec)
-        self.rows = rows_of(self.spec, 70)
+        model, spec = model_of(family, task, **args)
+        super().__init__(model, path, spec)
+        self.task, self.rows = TASKS[task], rows_of(self.spec, 70)
 
     def hop(self, path=None):
         path = path or self.path
         return check_hop(
             "trained → onnx", TorchSession(self.model, self.spec, 1),
             OnnxSession(path, self.signature, 1), self.rows, self.spec, self.task,
-            locate=against_model(self.model, path, self.spec),
+            locate=self.against(path),
         )  # fmt: skip
 
 
@@ -116,7 +124,9 @@ def test_a_true_export_passes(made, family, task):
 
 
 @pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
-@pytest.mark.parametrize("task", ["tagging", "forecasting", "recommendation"])
+@pytest.mark.parametrize(  # items are tokens as words are
+    "task", ["tagging", "forecasting", pytest.param("recommendation", marks=pytest.mark.slow)]
+)
 def test_positions_of_every_kind_pass(tmp_path, task, positions):
     """Fixed and learned positions are the same in the graph, at every length."""
     hop = Made("transformer", task, tmp_path / "model.onnx", positions=positions).hop()
@@ -125,9 +135,21 @@ def test_positions_of_every_kind_pass(tmp_path, task, positions):
     assert hop["max_error"] < 5e-5 and hop["batch_error"] < 5e-5
 
 
-def test_a_skip_from_the_embedding_and_capped_logits_pass(tmp_path):
-    """The graph of a language model with both agrees with PyTorch, and its state goes on."""
-    args = {"num_layers": 2, "embed_skip": True, "soft_cap": 5.0}
+ASKED = {"norm": "rms", "activation": "swiglu", "head_dim": 16}
+
+
+def test_what_a_recipe_can_ask_of_a_transformer_passes(tmp_path):
+    """RMS norms and SwiGLU are the same in the graph."""
+    hop = Made("transformer", "text-classification", tmp_path / "model.onnx", **ASKED).hop()
+
+    assert [] == hop["failures"]
+    assert hop["passed"] and hop["max_error"] < 5e-5 and hop["batch_error"] < 5e-5
+
+
+def test_what_a_recipe_can_ask_of_a_writer_passes(tmp_path):
+    """The graph of a language model with these and shared keys, a skip from the embedding and
+    capped logits agrees with PyTorch, and its state goes on."""
+    args = {**ASKED, "num_kv_heads": 1, "num_layers": 2, "embed_skip": True, "soft_cap": 5.0}
     one = Made("transformer", "language-modeling", tmp_path / "model.onnx", **args)
     hop = one.hop()
     session = OnnxSession(one.path, one.signature, 1)
@@ -139,21 +161,6 @@ def test_a_skip_from_the_embedding_and_capped_logits_pass(tmp_path):
     assert np.abs(again(ids)).max() < 5
     for end in (1, 4, 10):
         np.testing.assert_allclose(again(ids[:end]), cached(ids[:end]), atol=2e-4)
-
-
-@pytest.mark.parametrize(
-    ("task", "args"),
-    [
-        ("text-classification", {"norm": "rms", "activation": "swiglu"}),
-        ("language-modeling", {"norm": "rms", "activation": "swiglu", "num_kv_heads": 1}),
-    ],
-)
-def test_what_a_recipe_can_ask_of_a_transformer_passes(tmp_path, task, args):
-    """RMS norms, SwiGLU and shared keys are the same in the graph."""
-    hop = Made("transformer", task, tmp_path / "model.onnx", head_dim=16, **args).hop()
-
-    assert [] == hop["failures"]
-    assert hop["passed"] and hop["max_error"] < 5e-5 and hop["batch_error"] < 5e-5
 
 
 @pytest.mark.parametrize(("family", "task"), CASES)
@@ -177,14 +184,14 @@ def test_a_wrong_graph_is_refused(made, family, task, tmp_path):
 
 
 @pytest.mark.parametrize("task", KINDS)
-def test_edge_inputs_go_through(made, task):
+def test_edge_inputs_go_through(task):
     """Each kind has edge inputs that its model takes; of unequal length where rows are so."""
-    one = made("cnn", task)
-    edges = edge_inputs(one.spec)
-    outputs = TorchSession(one.model, one.spec, 1)(edges.batch(np.arange(len(edges))))
+    model, spec = model_of("cnn", task)
+    edges = edge_inputs(spec)
+    outputs = TorchSession(model, spec, 1)(edges.batch(np.arange(len(edges))))
 
     assert 4 <= len(edges) == len(set(edges.origins))
-    assert one.spec.has_time == (edges.lengths is not None and len(set(edges.lengths)) > 1)
+    assert spec.has_time == (edges.lengths is not None and len(set(edges.lengths)) > 1)
     assert all(np.isfinite(value).all() for value in outputs.values())
 
 
@@ -193,11 +200,12 @@ def test_every_kind_has_edge_inputs():
     assert set(EMBEDS) == set(EDGES)
 
 
-def test_a_metric_where_less_is_better_may_fall(made):
+def test_a_metric_where_less_is_better_may_fall():
     """An error that shrinks is no loss; the direction is the metric's."""
     assert not METRICS[TASKS["forecasting"].metric].higher_is_better
-    one = made("cnn", "forecasting")
-    session = OnnxSession(one.path, one.signature, 1)
+    task = TASKS["forecasting"]
+    model, spec = model_of("cnn", "forecasting")
+    session, rows = TorchSession(model, spec, 1), rows_of(spec, 70)
 
     class Worse:
         signature = session.signature
@@ -209,16 +217,17 @@ def test_a_metric_where_less_is_better_may_fall(made):
             pass
 
     for before, after, passed in ((Worse(), session, True), (session, Worse(), False)):
-        hop = check_hop("hop", before, after, one.rows, one.spec, one.task, tolerance=None)
+        hop = check_hop("hop", before, after, rows, spec, task, tolerance=None)
 
         assert passed == hop["passed"], hop["failures"]
 
 
 @pytest.mark.parametrize(("shift", "passed"), [(0.05, True), (0.5, False)])
-def test_a_toss_between_next_tokens_may_fall_otherwise(made, shift, passed):
+def test_a_toss_between_next_tokens_may_fall_otherwise(shift, passed):
     """A quantized language model may take a token that was as likely, but no less likely one."""
-    one = made("cnn", "language-modeling")
-    session = OnnxSession(one.path, one.signature, 1)
+    task = TASKS["language-modeling"]
+    model, spec = model_of("cnn", "language-modeling")
+    session, rows = TorchSession(model, spec, 1), rows_of(spec, 70)
 
     class Tossed:
         """The two likeliest tokens lie the shift apart; `sign` says which is the likelier."""
@@ -239,7 +248,7 @@ def test_a_toss_between_next_tokens_may_fall_otherwise(made, shift, passed):
         def close(self):
             pass
 
-    hop = check_hop("hop", Tossed(1), Tossed(-1), one.rows, one.spec, one.task, tolerance=None,
+    hop = check_hop("hop", Tossed(1), Tossed(-1), rows, spec, task, tolerance=None,
                     decision_tolerance=0.05, metric_tolerance=1.0)  # fmt: skip
 
     assert passed == hop["passed"], hop["failures"]

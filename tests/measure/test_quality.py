@@ -53,6 +53,17 @@ def test_evaluate_counts_answers_by_truth():
     assert (5, 3) == quality.probabilities.shape
 
 
+def test_of_very_many_classes_the_confusions_are_a_list(monkeypatch):
+    """The most frequent first, each with the rows of its class; few classes have a table."""
+    targets, answers = [0, 0, 0, 0, 1, 1, 1, 2], [2, 2, 1, 0, 0, 1, 1, 1]
+    quality = evaluate(Echo(), rows_of(answers, targets), IMAGES)
+    assert {"confusion": quality.confusion.tolist()} == quality.by_class()
+    monkeypatch.setattr("modelwright.measure.quality.MOST_CLASSES", 2)
+    monkeypatch.setattr("modelwright.measure.quality.MOST_CONFUSED", 2)
+
+    assert {"confused": [[0, 2, 2, 4], [0, 1, 1, 4]]} == quality.by_class()
+
+
 def test_evaluate_goes_batch_by_batch_to_the_last_row():
     """Rows run in batches of the given size, the last one smaller."""
     session = Echo()

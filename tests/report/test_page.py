@@ -273,6 +273,18 @@ def test_what_another_run_has_trained_is_told_as_that(page, certified):
     assert "certify done 9 s" in found.text
 
 
+def test_very_many_classes_are_told_by_their_confusions(page, certified):
+    """There is no table of them all, and the wrong answers are counted all the same."""
+    proof = certified["certify/certificate.json"]
+    del proof["confusion"]
+    proof |= {"confused": [[3, 8, 5, 40], [1, 7, 2, 38]], "rows": 400, "accuracy": 0.97}
+    found = page(certified)
+
+    assert "12 wrong answers on 400 unseen rows" in found.text
+    assert "3 8 5 12%" in found.text
+    assert "Confusion matrix" not in found.text
+
+
 @pytest.mark.parametrize(
     ("p99", "said"), [(1.2, "calm enough to trust"), (9.0, "one call in a hundred took 18 times")]
 )

@@ -19,11 +19,18 @@ END = VOCAB - 1
 MOST = 9
 
 
-OTHERS = [pytest.param(("transformer", {"positions": one}), id=one) for one in ("sinusoidal",)]
+KINDS = {
+    **{family: (family, {}) for family in MODELS},
+    "sinusoidal": ("transformer", {"positions": "sinusoidal", "num_layers": 1}),
+}
 
 
 @pytest.fixture(
-    scope="module", params=[*(pytest.param((one, {}), id=one) for one in MODELS), *OTHERS]
+    scope="module",
+    params=[  # each exported once, in one process
+        pytest.param(kind, id=name, marks=pytest.mark.xdist_group(f"decode-{name}"))
+        for name, kind in KINDS.items()
+    ],
 )
 def sessions(request, tmp_path_factory):
     """One model with strong opinions, in PyTorch and as a graph in ONNX Runtime."""

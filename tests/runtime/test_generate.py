@@ -112,13 +112,18 @@ def test_an_empty_prompt_is_refused():
         list(written(lambda ids: LOGITS, CHARS, "", Writing()))
 
 
-OTHERS = [
-    pytest.param(("transformer", {"positions": one}), id=one) for one in ("sinusoidal", "learned")
-]
+KINDS = {
+    **{family: (family, {}) for family in MODELS},
+    **{one: ("transformer", {"positions": one}) for one in ("sinusoidal", "learned")},
+}
 
 
 @pytest.fixture(
-    scope="module", params=[*(pytest.param((one, {}), id=one) for one in MODELS), *OTHERS]
+    scope="module",
+    params=[  # each exported once, in one process
+        pytest.param(kind, id=name, marks=pytest.mark.xdist_group(f"generate-{name}"))
+        for name, kind in KINDS.items()
+    ],
 )
 def sessions(request, tmp_path_factory):
     """One model in PyTorch and as a graph in ONNX Runtime."""

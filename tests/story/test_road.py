@@ -141,8 +141,8 @@ def test_predict_answers_every_good_file(finished, tmp_path, command):
     said = command("predict", finished.folder, tmp_path, tmp_path / "d.png", "--json")
     bad = [
         {"file": str(tmp_path / "b.png"),
-         "reason": "the image cannot be read: it is neither PNG nor JPEG",
-         "expected": "a whole PNG or JPEG file"},
+         "reason": "the image cannot be read: it is no PNG, JPEG, WebP, BMP or GIF",
+         "expected": "a whole PNG, JPEG, WebP, BMP or GIF file"},
         {"file": str(tmp_path / "d.png"), "reason": "No such file or directory",
          "expected": "a whole file that may be read"},
     ]  # fmt: skip

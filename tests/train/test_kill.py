@@ -16,21 +16,22 @@ from modelwright.train import checkpoint
 from .processes import start_command
 from .stripes import EVERY, loaded, model_of, newest_step, run_in, write_recipe
 
-STEPS, FEWER = 240, 60
+STEPS, SHORT, FEWER = 240, 90, 60
 SIZES = ("tiny", "small", "base")
 
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory):
-    """family -> the weights of a training that nothing interrupts, made once."""
-    made: dict[str, bytes] = {}
+    """family, steps -> the weights of a training that nothing interrupts, made once."""
+    made: dict[tuple[str, int], bytes] = {}
 
-    def get(family: str) -> bytes:
-        if family not in made:
+    def get(family: str, steps: int) -> bytes:
+        if (family, steps) not in made:
             folder = tmp_path_factory.mktemp(family)
-            assert 0 == cli.call(["train", str(write_recipe(folder, family)), "--out", str(folder)])
-            made[family] = model_of(folder)
-        return made[family]
+            recipe = write_recipe(folder, family, steps=steps)
+            assert 0 == cli.call(["train", str(recipe), "--out", str(folder)])
+            made[family, steps] = model_of(folder)
+        return made[family, steps]
 
     return get
 
@@ -51,15 +52,16 @@ def wait_for(process: subprocess.Popen, out, step: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "kills"),
-    [("transformer", 1), *(pytest.param(f, 20, marks=pytest.mark.slow) for f in ("cnn", "rnn"))],
-)
+    ("family", "kills", "steps"),
+    [("transformer", 1, SHORT),
+     *(pytest.param(family, 20, STEPS, marks=pytest.mark.slow) for family in ("cnn", "rnn"))],
+)  # fmt: skip
 @pytest.mark.xdist_group("kill")
-def test_kills_change_nothing(tmp_path, quiet, family, kills):
+def test_kills_change_nothing(tmp_path, quiet, family, kills, steps):
     """However often it is killed, the run that goes on ends with the uninterrupted weights."""
-    recipe, wanted = write_recipe(tmp_path, family), quiet(family)
+    recipe, wanted = write_recipe(tmp_path, family, steps=steps), quiet(family, steps)
     out, chance, killed = tmp_path / "killed", random.Random(kills), []
-    for step in sorted(chance.sample(range(1, STEPS - 60), kills)):
+    for step in sorted(chance.sample(range(1, 3 * steps // 4), kills)):
         process = start(recipe, out)
         wait_for(process, out, step)
         time.sleep(chance.random() * 0.02)
@@ -74,7 +76,7 @@ def test_kills_change_nothing(tmp_path, quiet, family, kills):
     assert ["stripes-001"] == [folder.name for folder in out.iterdir()]
     assert wanted == model_of(out)
     curve = (run_in(out) / "train/metrics.jsonl").read_text()
-    assert STEPS == curve.count('"loss"')
+    assert steps == curve.count('"loss"')
 
 
 SAMPLES = [("tiny", 1, 3), ("tiny", 2, 3)]
@@ -164,11 +166,12 @@ def test_signal_saves_and_the_same_command_continues(
     as if nothing had been."""
     from modelwright.train.loop import Trainer
 
-    wanted, train_step = quiet("transformer"), Trainer.train_step
-    command = ["train", str(write_recipe(tmp_path)), "--out", str(tmp_path / "stopped")]
+    wanted, train_step = quiet("transformer", SHORT), Trainer.train_step
+    recipe = write_recipe(tmp_path, steps=SHORT)
+    command = ["train", str(recipe), "--out", str(tmp_path / "stopped")]
 
     def signalled(trainer):
-        if trainer.step == 100 and trainer.journal.path:
+        if trainer.step == 40 and trainer.journal.path:
             os.kill(os.getpid(), number)
         return train_step(trainer)
 
@@ -178,11 +181,11 @@ def test_signal_saves_and_the_same_command_continues(
     said = capsys.readouterr().err
 
     assert f"stopped by {number.name}" in said and "same command continues" in said
-    assert 101 == newest_step(tmp_path / "stopped")
+    assert 41 == newest_step(tmp_path / "stopped")
     assert 0 == cli.call(command)
     assert wanted == model_of(tmp_path / "stopped")
     curve = (run_in(tmp_path / "stopped") / "train/metrics.jsonl").read_text()
-    assert STEPS == curve.count('"loss"')
+    assert SHORT == curve.count('"loss"')
 
 
 def test_a_signal_to_one_process_stops_and_saves_all(tmp_path):
@@ -211,7 +214,8 @@ def test_nan_loss_is_exit_2_and_keeps_the_checkpoint(tmp_path, monkeypatch, caps
     from modelwright.train.loop import Trainer
 
     train_step = Trainer.train_step
-    command = ["train", str(write_recipe(tmp_path)), "--out", str(tmp_path / "runs")]
+    recipe = write_recipe(tmp_path, steps=SHORT)
+    command = ["train", str(recipe), "--out", str(tmp_path / "runs")]
 
     def poisoned(trainer):
         if trainer.step == 50 and trainer.journal.path:  # not while the plan takes times

@@ -49,6 +49,7 @@ MOST_FLIPPED = 0.05
 COSTS = ("error", "latency_p50_ms", "size_mb")
 # of the task's metric, that "best" may give away for size and speed where no goal says
 SAFE_DROP = 0.005
+TIMED_SECONDS = 1.0  # of each candidate
 
 
 @dataclass
@@ -274,7 +275,7 @@ class Search:
             if task.acting:
                 flipped = self._flipped(session, candidate.spec)
             batch = self.valid.batch(typical(self.valid, target.batch_size))
-            timed = functools.partial(measure_latency, session, batch, max_seconds=1.0)
+            timed = functools.partial(measure_latency, session, batch, max_seconds=TIMED_SECONDS)
             latency, _ = least_disturbed(timed, bounds, of=lambda one: one)
         finally:
             session.close()
@@ -289,10 +290,8 @@ class Search:
             "size_mb": candidate.artifact.model_bytes / 1e6,
         }
         candidate.meets = {one.name: one.met_by(candidate.measured[one.name]) for one in bounds}
-        asked = [one.name[8:11] for one in bounds if one.name.startswith("latency_")]
-        times = [
-            f"{p} {getattr(latency, f'{p}_ms'):.3f} ms" for p in dict.fromkeys(["p50", *asked])
-        ]
+        asked = ["p50", *(one.name[8:11] for one in bounds if one.name.startswith("latency_"))]
+        times = [f"{p} {getattr(latency, f'{p}_ms'):.3f} ms" for p in dict.fromkeys(asked)]
         say(
             f"compress: {candidate.name:24} {name} {quality.value:.4f}  {'  '.join(times)}  "
             f"{candidate.measured['size_mb']:.3f} MB"

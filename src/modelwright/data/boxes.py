@@ -49,7 +49,7 @@ def loaded(
         raise DataError(
             f"{root}: {len(sizes)} of {len(files)} pictures are readable, and {len(labels)} "
             "classes are named",
-            expected="PNG or JPEG pictures, and boxes with classes",
+            expected="pictures, and boxes with classes",
         )
     height, width = _shape(list(sizes.values()), section)
     pixels, unread = folder.pictures(sizes, height, width)
@@ -86,27 +86,32 @@ class _Marks:
         self, one: Picture, size: tuple[int, int], shape: tuple[int, int], name: str
     ) -> np.ndarray:
         """The sound boxes of a picture, float32 (n, 5), in pixels of the model's input."""
-        rows = []
+        if not one.boxes:
+            return np.zeros((0, 5), np.float32)
         sides = np.array([size[1], size[0]] * 2, np.float64)
         scale = np.array([shape[1], shape[0]] * 2, np.float64) / sides
-        for *corners, label in one.boxes:
-            box = np.array(corners, np.float64) * (sides if one.relative else 1.0)
-            if label not in self.places:
-                self.faulty.append((name, f"the class {label!r} is not known"))
-                continue
-            if not np.isfinite(box).all():
-                self.faulty.append((name, "a corner is not a number"))
-                continue
-            inside = np.clip(box, 0, sides)
-            if not (box[2:] > box[:2]).all():
-                self.faulty.append((name, f"a box of {label} has no area"))
-            elif not (inside[2:] > inside[:2]).all():
-                self.faulty.append((name, f"a box of {label} lies outside"))
+        labels = [label for *_, label in one.boxes]
+        boxes = np.array([corners for *corners, _ in one.boxes], np.float64)
+        boxes *= sides if one.relative else 1.0
+        inside = np.clip(boxes, 0, sides)
+        known = np.array([label in self.places for label in labels])
+        finite = np.all(np.isfinite(boxes), axis=1)
+        area = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
+        within = np.all(inside[:, 2:] > inside[:, :2], axis=1)
+        sound = known & finite & area & within
+        for row in np.flatnonzero(~sound).tolist():  # the first fault of each counts
+            if not known[row]:
+                why = f"the class {labels[row]!r} is not known"
+            elif not finite[row]:
+                why = "a corner is not a number"
             else:
-                if np.abs(box - inside).max() > OUTSIDE:
-                    self.clipped.append(name)
-                rows.append([*(inside * scale), self.places[label]])
-        return np.array(rows, np.float32).reshape(-1, 5)
+                how = "lies outside" if area[row] else "has no area"
+                why = f"a box of {labels[row]} {how}"
+            self.faulty.append((name, why))
+        beyond = np.abs(boxes[sound] - inside[sound]).max(1) > OUTSIDE
+        self.clipped += [name] * int(beyond.sum())
+        places = [self.places[labels[row]] for row in np.flatnonzero(sound).tolist()]
+        return np.column_stack([inside[sound] * scale, places]).astype(np.float32)
 
     def findings(self) -> list[Finding]:
         found = []

@@ -75,11 +75,12 @@ def _doubt_of_texts(path: Path) -> ConfigError | None:
     names = {"text": "text", "label": "label"} | own.get("columns", {})
     rows = list(islice(text.labelled(file, recipe.Columns(**names)), LOOKED_AT))
     classes, texts = {label for *_, label in rows}, [one for _, one, _ in rows]
+    fewest = 2 if len(rows) < LOOKED_AT else 1  # a long table may be sorted by class
     odd = [one for one in texts if not any(map(str.isalpha, one)) or one.endswith(folder.SUFFIXES)]
     if own and 2 * len(odd) > len(texts):
         what = f"{names['text']!r} holds {odd[0]!r:.40}"
-    elif FEW <= len(rows) < LOOKED_AT and not 1 < len(classes) <= len(rows) / 2:
-        what = f"{names['label']!r} has {len(classes)} values in {len(rows):,} rows"
+    elif FEW <= len(rows) and not fewest <= len(classes) <= len(rows) / 2:
+        what = f"{names['label']!r} has {len(classes):,} values in {len(rows):,} rows"
     else:
         return None
     return ConfigError(
@@ -257,7 +258,7 @@ SOURCES: dict[str, Source] = {
     "folder": Source(
         lambda path: path.is_dir(),
         folder.read,
-        "a folder with one folder of PNG or JPEG files for each class",
+        "a folder with one folder of pictures for each class",
         reads=("image_size",),
         doubt=_doubt_of_classes,
     ),

@@ -375,7 +375,7 @@ def _near_texts(subject: Subject) -> Finding | None:
     places = [(part, row) for part, rows in subject.data.parts.items() for row in range(len(rows))]
     texts = (subject.data.parts[part].origins[row] for part, row in places)
     try:
-        pairs = [(places[one], places[other]) for one, other in near_pairs(texts)]
+        pairs = [(places[one], places[other]) for one, other in near_pairs(texts, len(places))]
     except MissingExtra as error:
         return Finding("near_duplicates", 0, f"not looked for: {error.what} {error.repair}")
     across = [pair for pair in pairs if pair[0][0] != pair[1][0]]

@@ -22,12 +22,13 @@ from modelwright.core.errors import DataError
 from modelwright.core.hardware import this_machine
 from modelwright.core.units import format_bytes
 from modelwright.data import image
+from modelwright.data.counting import counted
 from modelwright.data.opening import inside
 from modelwright.data.rows import Column, Finding, Images, Loaded, Rows
 
 T = TypeVar("T")
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 PART_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
 LARGEST_SIDE = 64  # of the size chosen where images differ; data.image_size goes beyond
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
@@ -98,10 +99,11 @@ def read_classes(root: Path, section: recipe.Data, medium: Medium) -> Loaded:
         )
     readable = {key: [f for f in found if f in contents] for key, found in classes.items()}
     labels = sorted({label for (_, label), found in readable.items() if found})
+    number = {label: place for place, label in enumerate(labels)}
     parts = {}
     for part in part_folders:
         chosen = [
-            (file, labels.index(label))
+            (file, number[label])
             for (where, label), found in readable.items()
             if where == part
             for file in found
@@ -131,7 +133,8 @@ def read_each(
     contents: dict[Path, T] = {}
     broken: dict[Path, str] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for file, (found, reason) in zip(files, pool.map(attempt, files), strict=True):
+        results = counted(pool.map(attempt, files), "data: files read", len(files))
+        for file, (found, reason) in zip(files, results, strict=True):
             if found is None:
                 broken[file] = reason
             else:
@@ -261,7 +264,7 @@ def _join_images(found: Mapping[Path, Images], chosen: Sequence[Path]) -> dict[s
     return {"image": images}
 
 
-IMAGES = Medium("image", "PNG or JPEG", SUFFIXES, _read_images, _join_images)
+IMAGES = Medium("image", image.KNOWN, SUFFIXES, _read_images, _join_images)
 
 
 def _common_size(sizes: list[tuple[int, int]], section: recipe.Data) -> tuple[int, int]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 50_000_000
 # Of an animation the first picture. No TIFF: its numbers have many widths, and no plain range.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+KNOWN = "PNG, JPEG, WebP, BMP or GIF"  # the same for people; of those that move, the first picture
 # EXIF tag of the orientation, and its values that swap height and width.
 # Source: EXIF 2.32, JEITA CP-3451, table 4.
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
@@ -227,10 +228,10 @@ def _unreadable(error: Exception) -> DataError:
 
     reason = str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):  # its text shows a Python object
-        reason = "it is neither PNG nor JPEG"
+        reason = f"it is no {KNOWN}"
     return DataError(
         f"the image cannot be read: {reason}",
-        expected="a whole PNG or JPEG file",
+        expected=f"a whole {KNOWN} file",
     )
 
 

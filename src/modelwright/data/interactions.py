@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from modelwright.core import recipe
 from modelwright.core.errors import DataError, did_you_mean
+from modelwright.data.counting import counted
 from modelwright.data.rows import PARTS, Column, Finding, Loaded, Prepared, Ragged, Rows, ragged
 from modelwright.data.uses import Use, asked_about, items_of, labels_of, line_of, order, uses
 
@@ -60,7 +61,8 @@ def read(path: Path, section: recipe.Data) -> Loaded:
         ids[part].append(seen[-own.max_length :] + FIRST_ID)
         targets[part].append(next_ones)
 
-    for user in sorted(histories, key=order):
+    users = sorted(histories, key=order)
+    for user in counted(users, "data: histories divided", len(users)):
         in_time = sorted(histories[user], key=lambda use: use.value)  # ties stay as in the file
         once = list(dict.fromkeys(use.item for use in in_time))
         if len(once) < len(in_time):

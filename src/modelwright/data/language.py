@@ -17,6 +17,7 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, MissingExtra
 from modelwright.core.progress import say
+from modelwright.data.counting import counted
 from modelwright.data.opening import utf8
 from modelwright.data.rows import PARTS, Array, Column, Prepared, Ragged, Rows
 from modelwright.data.shared import Windows
@@ -62,7 +63,8 @@ class Tokens:
         if self.unit == "bytes":
             return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + 2
         if self.unit == "bpe":
-            pieces = [self._tokenizer.encode(piece).ids for piece in _pieces(text)]
+            each = counted(_pieces(text), "data: pieces of text made ids", _number(text))
+            pieces = [self._tokenizer.encode(piece).ids for piece in each]
             return np.concatenate([np.zeros(0, np.int32), *(np.int32(ids) for ids in pieces)]) + 2
         found = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         place = np.minimum(np.searchsorted(self._points, found), len(self._points) - 1)
@@ -80,7 +82,12 @@ class Tokens:
 
     def decode(self, ids: Sequence[int] | Array) -> str:
         """The text; bytes that are no whole character become a replacement character."""
-        return b"".join(label_bytes(self.labels[one]) for one in ids).decode("utf-8", "replace")
+        own = ids.tolist() if isinstance(ids, np.ndarray) else ids
+        return b"".join([self._bytes[one] for one in own]).decode("utf-8", "replace")
+
+    @functools.cached_property
+    def _bytes(self) -> list[bytes]:
+        return [label_bytes(label) for label in self.labels]
 
     def to_bytes(self) -> bytes:
         return json.dumps({"unit": self.unit, "labels": self.labels, "bpe": self.bpe}).encode()
@@ -131,7 +138,8 @@ def _learn_bpe(text: str, size: int, known: list[str]) -> Tokens:
     trainer = library.trainers.BpeTrainer(
         vocab_size=size - 2, initial_alphabet=sorted(byte_level.alphabet()), show_progress=False
     )
-    tokenizer.train_from_iterator(_pieces(text), trainer)
+    each = counted(_pieces(text), "data: pieces of text read for bpe", _number(text))
+    tokenizer.train_from_iterator(each, trainer)
     written = {character: byte for byte, character in enumerate(_alphabet())}
     by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     labels = [_label(bytes(written[character] for character in token)) for token, _ in by_id]
@@ -144,6 +152,11 @@ def _library() -> Any:
     except ImportError as error:
         raise MissingExtra("tokenizers", "text", 'data.tokens.unit: "bpe"') from error
     return tokenizers
+
+
+def _number(text: str) -> int:
+    """About how many pieces there are."""
+    return 1 + len(text) // _CHUNK
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -227,7 +240,8 @@ def _side_by_side(ids: Array, window: int, known: Tokens) -> Rows:
     number = len(ids) - 1
     offsets = np.append(np.arange(0, number, window), number)
     inputs: dict[str, Column] = {"ids": Ragged(ids[:-1, None], offsets)}
-    shown = [known.decode(ids[start : start + window]) for start in offsets[:-1]]
+    starts = counted(offsets[:-1].tolist(), "data: windows written out", len(offsets) - 1)
+    shown = [known.decode(ids[start : start + window]) for start in starts]
     return Rows(inputs, Ragged(ids[1:], offsets), shown)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelwright.core.errors import MissingExtra
+from modelwright.data.counting import counted
 
 MOST_LETTERS = 4000  # of a text that are looked at
 SIMILARITY = 0.8  # share of the runs in both texts of those in either one
@@ -24,7 +25,10 @@ NUMBERS = 128
 LEAST = math.ceil(SIMILARITY * NUMBERS)  # numbers that near texts share
 # near texts differ in NUMBERS - LEAST numbers at most; of one band more, one is equal for certain
 BANDS = NUMBERS - LEAST + 1
-BLOCK = 512  # texts that are looked through one by one before their bands are sorted
+BLOCK = 512  # texts whose bands are compared one by one before they are sorted
+# where very many texts have something in common, such as a footer, comparing each with all of them
+# would take days: of a level's texts with the same band these, and of all found these
+SAME_BAND, COMPARED = 16, 256
 
 Numbers = npt.NDArray[np.uint32]
 Keys = npt.NDArray[np.uint64]
@@ -38,7 +42,10 @@ class NearTexts:
     """The texts so far, and which of them a new one is near to.
 
     Memory: 724 bytes for each different text, 512 for its numbers and 8 for each band, and a
-    quarter of a MB for those that are looked through.
+    quarter of a MB for those that are not sorted yet. Time for each: what a text and a few binary
+    searches take, however many there are and whatever they have in common. For that only the first
+    SAME_BAND with the same band are looked at, of each level, and of them the COMPARED that share
+    most bands are compared; where fewer share one, the nearest is exact.
 
     Raises: MissingExtra without the library that does the hashing.
     """
@@ -51,6 +58,7 @@ class NearTexts:
         self._rensa: Any = rensa
         self._blocks: list[Numbers] = []  # (BLOCK, NUMBERS) each, of the texts that are kept
         self._levels: list[Keys] = []  # sorted keys of full blocks, each level twice the next
+        self._recent: Keys = np.empty((BLOCK, BANDS), np.uint64)  # keys of the block that is filled
         self._places = array("I")  # of each text that is kept, how many were added before it
         self._added = 0
 
@@ -64,43 +72,46 @@ class NearTexts:
         sketch = self._rensa.RMinHash(num_perm=NUMBERS, seed=0)
         sketch.update(runs(text))
         own: Numbers = np.array(sketch.digest(), np.uint32)
-        shared, kept = self._nearest(own)
+        keys = _keys(own)
+        shared, kept = self._nearest(own, keys)
         near = self._places[kept] if shared >= LEAST else None
         if shared < NUMBERS:  # another with the same numbers would never be nearer than the first
-            self._keep(own)
+            self._keep(own, keys)
         self._added += 1
         return near
 
-    def _nearest(self, own: Numbers) -> tuple[int, int]:
+    def _nearest(self, own: Numbers, keys: Keys) -> tuple[int, int]:
         """Of the kept texts the one that shares most numbers, the first of several: how many it
         shares, and which one it is."""
-        keys = _keys(own)
-        found = []
+        full, rest = divmod(len(self._places), BLOCK)
+        alike = np.nonzero(self._recent[:rest] == keys)[0].astype(np.uint64)
+        found = [alike + np.uint64(full * BLOCK)]  # each as often as it has a band in common
         for level in self._levels:
             begins = np.searchsorted(level, keys)
-            ends = np.searchsorted(level, keys | _TEXT, "right")
-            found += [level[begins[band] : ends[band]] for band in np.flatnonzero(begins < ends)]
-        sorted_ones = len(self._places) // BLOCK * BLOCK
-        unsorted = np.arange(sorted_ones, len(self._places), dtype=np.uint64)
-        texts = np.append(np.unique(np.concatenate([unsorted[:0], *found]) & _TEXT), unsorted)
-        best = 0, 0
-        for block in np.unique(texts // BLOCK).tolist():
-            rows = (texts[texts // BLOCK == block] % BLOCK).astype(np.int64)
-            shared = np.count_nonzero(self._blocks[block][rows] == own, axis=1)
-            most = int(shared.argmax())
-            if shared[most] > best[0]:
-                best = int(shared[most]), block * BLOCK + int(rows[most])
-        return best
+            there = level[np.minimum(begins, len(level) - 1)] & ~_TEXT == keys
+            ends = np.searchsorted(level, keys[there] | _TEXT, "right")
+            for begin, end in zip(begins[there].tolist(), ends.tolist(), strict=True):
+                found.append(level[begin : min(end, begin + SAME_BAND)] & _TEXT)
+        every = np.concatenate(found)
+        if not len(every):
+            return 0, 0
+        texts, bands = np.unique(every, return_counts=True)
+        if len(texts) > COMPARED:
+            texts = np.sort(texts[np.argsort(-bands, kind="stable")[:COMPARED]])
+        rows = [self._blocks[text // BLOCK][text % BLOCK] for text in texts.tolist()]
+        shared = np.count_nonzero(np.stack(rows) == own, axis=1)
+        best = int(shared.argmax())
+        return int(shared[best]), int(texts[best])
 
-    def _keep(self, own: Numbers) -> None:
+    def _keep(self, own: Numbers, keys: Keys) -> None:
         row = len(self._places) % BLOCK
         if not row:
             self._blocks.append(np.empty((BLOCK, NUMBERS), np.uint32))
-        self._blocks[-1][row] = own
+        self._blocks[-1][row], self._recent[row] = own, keys
         self._places.append(self._added)
         if row + 1 == BLOCK:
             texts = np.arange(len(self._places) - BLOCK, len(self._places), dtype=np.uint64)
-            level = (_keys(self._blocks[-1]) | texts[:, None]).ravel()
+            level = (self._recent | texts[:, None]).ravel()
             level.sort()
             while self._levels and len(self._levels[-1]) <= len(level):
                 level = np.concatenate([self._levels.pop(), level])
@@ -114,17 +125,19 @@ def _keys(numbers: Numbers) -> Keys:
     return hashes & ~_TEXT
 
 
-def near_pairs(texts: Iterable[str]) -> list[tuple[int, int]]:
+def near_pairs(texts: Iterable[str], of: int | None = None) -> list[tuple[int, int]]:
     """Numbers of each text that is near to an earlier one, and of that one, earlier ones first.
 
     Texts that are equal to an earlier one are passed over: they are duplicates.
 
+    Args:
+        of: how many there are, for whoever waits.
     Raises: MissingExtra without the library that does the hashing.
     """
     seen, pairs = NearTexts(), []
     places = array("I")  # of the texts that were added
     known: set[str] = set()
-    for place, text in enumerate(texts):
+    for place, text in enumerate(counted(texts, "gate: texts compared with earlier ones", of)):
         if text in known:
             continue
         known.add(text)

@@ -153,7 +153,7 @@ def _findings(broken: Mapping[Path, str], empty: Sequence[str]) -> list[Finding]
     if broken:
         names = sorted((file.name, reason) for file, reason in broken.items())
         are = "picture is" if len(names) == 1 else "pictures are"
-        text = f"{len(names)} {are} not readable as PNG or JPEG; {names[0][0]}: {names[0][1]}"
+        text = f"{len(names)} {are} not readable as {image.KNOWN}; {names[0][0]}: {names[0][1]}"
         found.append(Finding.of("broken_files", [name for name, _ in names], text))
     if empty:
         text = f"{len(empty)} texts are empty and were left out"
@@ -210,7 +210,7 @@ def _asked(content: bytes) -> tuple[bytes, list[str]]:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             "the question cannot be read",
-            expected='JSON: {"picture": PNG or JPEG in base64, "texts": [TEXT, …]}',
+            expected='JSON: {"picture": a picture in base64, "texts": [TEXT, …]}',
         ) from error
     if not 1 <= len(texts) <= MOST_TEXTS:
         raise DataError(

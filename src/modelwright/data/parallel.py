@@ -21,6 +21,7 @@ from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.core.progress import say
 from modelwright.data import tables
 from modelwright.data.clean import as_trained, changing, cleaned_pairs, findings
+from modelwright.data.counting import counted
 from modelwright.data.language import TOKENS, Tokens, learn, tokens_of
 from modelwright.data.opening import utf8
 from modelwright.data.rows import PARTS, Array, Finding, Loaded, Prepared, Ragged, Rows, ragged
@@ -124,7 +125,8 @@ def read(path: Path, section: recipe.Data) -> Loaded:
     raw, empty = {}, []
     for part, pairs in _parts(path, section):
         sources, targets = [], []
-        for where, source, target in cleaned_pairs(pairs, section.clean, counts):
+        rows = cleaned_pairs(pairs, section.clean, counts)
+        for where, source, target in counted(rows, f"data: pairs of {part} read"):
             if source.strip() and target.strip():
                 sources.append(" ".join(source.split()))  # as it is asked later
                 targets.append(target.strip())

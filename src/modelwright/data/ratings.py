@@ -7,6 +7,7 @@ order means nothing) one does without it, so that strangers can ask.
 """
 
 import csv
+import functools
 import io
 import json
 import re
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.errors import DataError, did_you_mean
 from modelwright.core.signature import NO_TARGET
+from modelwright.data.counting import counted
 from modelwright.data.rows import PARTS, Column, Finding, Loaded, Prepared, Ragged, Rows, ragged
 from modelwright.data.text import code_points, part_files, part_of
 from modelwright.data.uses import Use, asked_about, items_of, labels_of, line_of, order, uses
@@ -94,7 +96,8 @@ def _trained(
 ) -> list[Row]:
     """Every rating asked for once in each order, told those before it."""
     rows = []
-    for user, (items, ratings) in told.items():
+    users = counted(told.items(), "data: ratings of users put in orders", len(told))
+    for user, (items, ratings) in users:
         for number in range(ORDERS):
             name = user if number else STRANGER
             mixed = draw.permutation(len(items))
@@ -118,7 +121,7 @@ def _judged(
         chosen = draw.permutation(len(items))[: most - 1]
         short[user] = items[chosen], ratings[chosen]
     rows = []
-    for use in asked:
+    for use in counted(asked, "data: ratings made questions", len(asked)):
         items, ratings = short.get(use.user, none)
         every = np.append(items, np.int32(place[use.item]))
         rows.append((use.user, *_row(every, ratings), np.array([use.value], np.float32)))
@@ -127,8 +130,10 @@ def _judged(
 
 def _row(items: Places, told: Values) -> tuple[Places, Values]:
     """Of each place the item asked for and the one before it, or NO_TARGET; and its rating."""
-    before = np.append(np.int32(NO_TARGET), items[:-1]).astype(np.int32)
-    return np.stack([items, before], axis=1), np.append(np.float32(0), told)
+    row, ratings = np.empty((len(items), 2), np.int32), np.zeros(len(items), np.float32)
+    row[:, 0], row[1:, 1], ratings[1:] = items, items[:-1], told
+    row[:1, 1] = NO_TARGET
+    return row, ratings
 
 
 def _rows(rows: Sequence[Row], names: Sequence[str]) -> Rows:
@@ -139,7 +144,7 @@ def _rows(rows: Sequence[Row], names: Sequence[str]) -> Rows:
         "told": ragged([told for _, _, told, _ in rows], np.zeros(0, np.float32)),
     }
     lines = []
-    for user, items, told, _ in rows:
+    for user, items, told, _ in counted(rows, "data: rows named", len(rows)):
         last = items[-_NAMED:, 1], told[-_NAMED:]
         rated = [f"{names[a]}={r:g}" for a, r in zip(*last, strict=True) if a != NO_TARGET]
         who = [f"@{user}"] if user else []
@@ -398,14 +403,20 @@ def _parsed(content: bytes, files: Mapping[str, bytes]) -> tuple[int, dict[int, 
 
 
 def _user(name: str, files: Mapping[str, bytes]) -> int:
-    users = json.loads(files[USERS])
+    users = _users(files[USERS])
     if name not in users:
         raise DataError(
             f"no user {name!r} is known",
             expected=did_you_mean(name, users),
             repair="leave the user out: a stranger's ratings are enough",
         )
-    return int(users.index(name))
+    return users[name]
+
+
+@functools.lru_cache(maxsize=4)
+def _users(content: bytes) -> dict[str, int]:
+    """The place of each, read once: there may be a million."""
+    return {name: place for place, name in enumerate(json.loads(content))}
 
 
 def _rating(text: str) -> float | None:

@@ -23,6 +23,7 @@ from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.core.progress import say
 from modelwright.data import jsonl, parquet
+from modelwright.data.counting import counted
 from modelwright.data.fields import MISSING, is_date, is_number, is_row, to_number
 from modelwright.data.opening import UNREADABLE, open_bytes, unpacked
 from modelwright.data.rows import LISTED, PARTS, Array, Column, Finding, Loaded, Prepared, Rows
@@ -270,7 +271,7 @@ def read_table(content: bytes, name: str, wanted: Sequence[str] | None = None) -
         timed, remark = count_rows(head[0] if header else named[0], counting)
     places = _places(name, named[timed:], wanted, int(timed))
     values = np.empty((len(body), len(places)), np.float64)
-    for row, (line, fields) in enumerate(body):
+    for row, (line, fields) in enumerate(counted(body, "data: rows made numbers", len(body))):
         try:
             values[row] = [float(fields[place]) for place in places.values()]
         except ValueError:

@@ -11,6 +11,7 @@ import numpy as np
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError
 from modelwright.core.progress import say
+from modelwright.data.counting import counted
 from modelwright.data.opening import UNREADABLE, open_text, unreadable
 from modelwright.data.rows import PARTS, Loaded, Rows, ragged
 from modelwright.data.tables import rows_of, spelled, table_suffix, tagged_rows
@@ -140,7 +141,10 @@ def read_tagged(path: Path, section: recipe.Data) -> Loaded:
     Raises: DataError naming file and line of what cannot be read.
     """
     files = _part_files(path, section)
-    raw = {part: list(_tagged(file, section)) for part, file in files.items()}
+    raw = {
+        part: list(counted(_tagged(file, section), f"data: sentences of {part} read"))
+        for part, file in files.items()
+    }
     changed = [_to_iob2(files[part], [tags for _, tags in raw[part]]) for part in raw]
     if any(changed):
         say("data: tags of the scheme BIOES are read, and answered, as IOB2 writes them")

@@ -25,6 +25,7 @@ from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.core.progress import say
 from modelwright.data.clean import Form, Record, as_trained, changing, cleaned, findings, placed
+from modelwright.data.counting import counted
 from modelwright.data.dividing import WORD, divide, shape
 from modelwright.data.opening import utf8
 from modelwright.data.rows import Finding, Loaded, Prepared, Ragged, Rows, ragged
@@ -111,7 +112,7 @@ def labelled_rows(
     parts, empty, strange = {}, [], []
     for part, given in raw:
         texts, targets = [], array("q")
-        for where, text, label in given:
+        for where, text, label in counted(given, f"data: texts of {part} read"):
             if known is None and label:
                 number.setdefault(label, len(number))
             if not text.strip():
@@ -307,7 +308,7 @@ def learn(
     table: dict[str, int] = {}
     for name in features:
         seen: Counter[str] = Counter()
-        for tokens in tokenised:
+        for tokens in counted(tokenised, f"data: features counted, {name}", len(tokenised)):
             seen.update(FEATURES[name](tokens, place) for place in range(len(tokens)))
         seen.pop("", None)
         for feature, times in sorted(seen.items(), key=lambda item: (-item[1], item[0]))[:size]:
@@ -333,13 +334,15 @@ def prepare(parts: dict[str, Rows], section: recipe.Data, answer: str) -> Prepar
     features = asked.features or DEFAULT_FEATURES[answer == "tags", unit == "characters"]
     tagged, cut = answer == "tags", {}
     for part, rows in parts.items():
-        cut[part] = [split(text.lstrip(JOINT), unit) for text in rows.origins]
+        texts = counted(rows.origins, f"data: texts of {part} cut into tokens", len(rows))
+        cut[part] = [split(text.lstrip(JOINT), unit) for text in texts]
         if part == "train" or not tagged:  # all that is asked for has a tag
             cut[part] = _shortened(cut[part], asked.max_length, part)
     vocabulary = learn(cut["train"], unit, features, asked.vocab_size or VOCAB_SIZE)
     made = {}
     for part, rows in parts.items():
-        ids = ragged([vocabulary.ids(one) for one in cut[part]], np.zeros((0, len(features)), int))
+        own = counted(cut[part], f"data: texts of {part} made ids", len(rows))
+        ids = ragged([vocabulary.ids(one) for one in own], np.zeros((0, len(features)), int))
         targets = rows.targets
         if isinstance(targets, Ragged):
             most = asked.max_length if part == "train" else None

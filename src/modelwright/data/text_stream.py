@@ -15,6 +15,7 @@ from modelwright.core.errors import ConfigError, DataError, MissingExtra
 from modelwright.core.progress import say
 from modelwright.data import folder
 from modelwright.data.clean import Record, cleaned, findings
+from modelwright.data.counting import counted
 from modelwright.data.opening import UNREADABLE, open_bytes
 from modelwright.data.rows import PARTS, Loaded, Rows
 from modelwright.data.tables import lines_of, records, rows_of, table_suffix
@@ -79,7 +80,8 @@ def read(path: Path, section: recipe.Data) -> Loaded:
     for part, own in files.items():
         rows = (row for file in own for row in _records(file, section, whole))
         written = io.StringIO()
-        for place, row in enumerate(cleaned(rows, section.clean, counts, keep_blank=True)):
+        kept = cleaned(rows, section.clean, counts, keep_blank=True)
+        for place, row in enumerate(counted(kept, f"data: lines of {part} read")):
             written.write(("\n" if place else "") + row[1])
         texts[part] = written.getvalue()
     texts = _divided(texts, section)

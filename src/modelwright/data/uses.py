@@ -7,19 +7,20 @@ of the rows.
 import csv
 import functools
 import io
+import itertools
 import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, MissingExtra, did_you_mean
 from modelwright.core.progress import say
 from modelwright.data import jsonl, parquet
+from modelwright.data.counting import counted
 from modelwright.data.opening import UNREADABLE, open_bytes, require_single, unpacked
 from modelwright.data.tables import divided, mark
 
@@ -37,8 +38,7 @@ _MARK = re.compile(r"[\t|;,]")
 _REPAIR = "name the columns with data.interactions: {user: …, item: …, time: …, rating: …}"
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):  # ten million of them are common, and a dataclass takes thrice the memory
     """One row: value is what was asked for, a time or a rating."""
 
     user: str
@@ -79,11 +79,11 @@ def uses(path: Path, own: recipe.Interactions, what: Literal["time", "rating"]) 
         cannot be read.
     """
     rows = _lines(path)
-    if not rows:
+    if (first := next(rows, None)) is None:
         raise DataError(f"{path} is empty", expected="a row for each use of an item by a user")
     value_of, expected = _VALUES[what]
     columns: Sequence[str | int] = (own.user, own.item, getattr(own, what))
-    head = _head(path, rows)
+    head = _head(path, first[1])
     given, columns = columns, _called(head, columns, ("user", "item", what))
     for kind, one in zip(("user", "item", what), columns, strict=True):
         if one not in given:
@@ -91,10 +91,12 @@ def uses(path: Path, own: recipe.Interactions, what: Literal["time", "rating"]) 
     header = any(isinstance(one, str) for one in columns)
     require_single(str(path), head, columns)
     wanted = [_column_of(path, one, head) for one in columns]
-    if not header and (header := value_of(rows[0][1][wanted[2]]) is None):
+    if not header and (header := value_of(first[1][wanted[2]]) is None):
         _require_called(path, head, wanted, what)
     found = []
-    for line, fields in rows[header:]:
+    names: dict[str, str] = {}  # so that all rows of a user or an item share one text
+    body = rows if header else itertools.chain([first], rows)
+    for line, fields in counted(body, f"data: rows of {path.name} read"):
         if len(fields) <= max(wanted):
             raise DataError(
                 f"{path}, line {line}: {len(fields)} fields",
@@ -109,7 +111,7 @@ def uses(path: Path, own: recipe.Interactions, what: Literal["time", "rating"]) 
                 expected=f"user, item and {what}; a {what} is {expected}",
                 repair=_REPAIR,
             )
-        found.append(Use(user, item, value))
+        found.append(Use(names.setdefault(user, user), names.setdefault(item, item), value))
     return found
 
 
@@ -164,9 +166,9 @@ def asked_about(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str,
         read.
     """
     rows = _lines(path)
-    if not rows:
+    if (first := next(rows, None)) is None:
         raise DataError("it is empty", expected="a table with rows")
-    head = _head(path, rows)
+    head = _head(path, first[1])
     columns = _called(head, columns, ("user", "item", "time")[: len(columns)])
     require_single(str(path), head, columns)
     places = []
@@ -181,9 +183,9 @@ def asked_about(path: Path, columns: Sequence[str | int]) -> Iterator[tuple[str,
         places.append(place)
     user, item = places
     time = _place_of(columns[2], head) if len(columns) > 2 else None
-    named = any(isinstance(one, str) for one in columns) or rows[0][0] == 0
+    named = any(isinstance(one, str) for one in columns) or first[0] == 0
     called = _USER.fullmatch(head[user]) and _ITEM.fullmatch(head[item])
-    for line, fields in rows[bool(named or called) :]:
+    for line, fields in rows if named or called else itertools.chain([first], rows):
         where = f"{path.name} line {line}"
         if len(fields) <= max(user, item, time or 0):
             raise DataError(f"{where}: {len(fields)} fields", expected=f"{len(head)}")
@@ -210,9 +212,9 @@ def labels_of(items: Sequence[str], path: Path, own: recipe.Interactions) -> lis
     return [f"{titles[item]} [{item}]" if item in titles else item for item in items]
 
 
-def _head(path: Path, rows: Sequence[tuple[int, list[str]]]) -> list[str]:
+def _head(path: Path, first: Sequence[str]) -> list[str]:
     """The first line, which may be names: those of .inter have a type behind them."""
-    return [field.partition(":")[0] if path.suffix == ".inter" else field for field in rows[0][1]]
+    return [field.partition(":")[0] if path.suffix == ".inter" else field for field in first]
 
 
 def _place_of(column: str | int, head: Sequence[str]) -> int | None:
@@ -231,24 +233,27 @@ def _column_of(path: Path, column: str | int, head: Sequence[str]) -> int:
     )
 
 
-def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Line and fields of each row; JSON lines begin with "{"."""
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line and fields of each row, as they are read; JSON lines begin with "{"."""
     if path.suffix == parquet.SUFFIX:
-        return parquet.lines(path)
+        yield from parquet.lines(path)
+        return
     try:
         content = unpacked(path.read_bytes())
         try:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError:  # as in MovieLens
             text = content.decode("latin-1")
-        if text.lstrip().startswith("{"):
-            return jsonl.lines(text, str(path))
-        rows = list(divided(text, _mark(text, path)))
+        del content
+        if re.match(r"\s*{", text):  # not lstrip, which would copy it
+            yield from jsonl.lines(text, str(path))
+            return
+        for line, fields in divided(text, _mark(text, path)):
+            yield line, [field.strip() for field in fields]
     except (*UNREADABLE, csv.Error) as error:
         raise DataError(
             f"{path} cannot be read: {error}", expected="a table, or it as .gz"
         ) from error
-    return [(line, [field.strip() for field in fields]) for line, fields in rows]
 
 
 def _mark(text: str, path: Path) -> str:

@@ -19,6 +19,7 @@ from modelwright.tasks.catalog import Task
 
 RESAMPLES = 1000
 MOST_INPUTS = 2**22  # numbers that go into one call: large pictures, long recordings
+MOST_CLASSES, MOST_CONFUSED = 100, 100  # of a table of confusions; of a list where there are more
 MOST_SCORES = 2**23  # of one call, where each place has an answer
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's, of 1 to 9
 
@@ -80,6 +81,18 @@ class Quality:
         classes = self.outputs["logits"].shape[-1]
         counts = np.bincount(self.targets * classes + self.answers, minlength=classes**2)
         return counts.reshape(classes, classes)
+
+    def by_class(self) -> dict[str, list[list[int]]]:
+        """Which classes are taken for which: `confusion`, or of very many classes `confused`:
+        truth, answer, how many rows, how many of that class; the most frequent first."""
+        if self.outputs["logits"].shape[-1] <= MOST_CLASSES:
+            return {"confusion": self.confusion.tolist()}
+        wrong = ~self.correct
+        pairs = np.stack([self.targets[wrong], self.answers[wrong]], 1)
+        kinds, counts = np.unique(pairs, axis=0, return_counts=True)
+        first = np.argsort(-counts, kind="stable")[:MOST_CONFUSED]
+        of = np.bincount(self.targets)[kinds[first, 0]]
+        return {"confused": np.column_stack([kinds[first], counts[first], of]).tolist()}
 
 
 def evaluate(

@@ -31,6 +31,7 @@ LISTS = (  # what tables and charts take for one; depth: of its lists of counts,
     *(("gate", f"class_counts.{part}", 1) for part in ("train", "valid", "test")),
     *(("certify", f"latency.histogram.{key}", 1) for key in ("counts", "edges_ms")),
     ("certify", "confusion", 2),
+    ("certify", "confused", 2),
 )
 
 

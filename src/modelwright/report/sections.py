@@ -249,7 +249,7 @@ def predicted(life: Life) -> View | None:
 
 def quality(life: Life) -> View | None:
     """The chapter on right and wrong answers: by class where there are classes, else in figures."""
-    if isinstance(life.certificate.get("confusion"), list):
+    if {"confusion", "confused"} & life.certificate.keys():
         return _by_class(life)
     metric, proof = life.metric, life.certificate
     value, name = number(proof.get(metric.name)), words.label(metric.name)
@@ -313,14 +313,18 @@ def _returns(life: Life) -> str:
 
 def _by_class(life: Life) -> View:
     proof = life.certificate
-    matrix = proof["confusion"]
+    matrix = proof.get("confusion", [])  # of very many classes there is none
     labels = [str(text) for text in life.data.get("labels") or life.deploy.get("labels") or []]
-    named = labels + [str(i) for i in range(len(labels), len(matrix))]
-    total = sum(sum(row) for row in matrix)
+    named = dict(enumerate(labels))
     wrong = sorted(
-        ((value, i, j) for i, row in enumerate(matrix) for j, value in enumerate(row)
+        ((value, i, j, sum(row)) for i, row in enumerate(matrix) for j, value in enumerate(row)
          if value and i != j), reverse=True,
     )  # fmt: skip
+    wrong += [(value, i, j, of) for i, j, value, of in proof.get("confused", [])]
+    total = sum(sum(row) for row in matrix) or _rows(proof)
+    missed = total - sum(row[i] for i, row in enumerate(matrix))
+    if not matrix:
+        missed = round(total * (1 - (number(proof.get("accuracy")) or 0.0)))
     pictures = []
     for item in rows(proof, "mistakes"):
         image = str(item.get("image", ""))
@@ -330,14 +334,15 @@ def _by_class(life: Life) -> View:
             "image": image if PNG.fullmatch(image) else "",
             "text": words.cut(item.get("text", "")),
         })  # fmt: skip
-    missed = sum(value for value, *_ in wrong)
     return {
         "intro": f"{words.many(missed, 'wrong answer')} on {words.many(total, 'unseen row')}.",
-        "map": Markup(charts.heat_map("Confusion matrix", matrix, named)),
+        "map": Markup(charts.heat_map(
+            "Confusion matrix", matrix, [named.get(i, str(i)) for i in range(len(matrix))]
+        )) if matrix else "",
         "confusions": [
-            {"truth": named[i], "answer": named[j] if j < len(named) else j,
-             "count": f"{value:,.0f}", "share": _percent(value / sum(matrix[i]))}
-            for value, i, j in wrong[:6]
+            {"truth": named.get(i, i), "answer": named.get(j, j),
+             "count": f"{value:,.0f}", "share": _percent(value / max(of, 1))}
+            for value, i, j, of in wrong[: 6 if matrix else 24]
         ],
         "mistakes": pictures,
     }  # fmt: skip

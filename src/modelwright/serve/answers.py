@@ -16,7 +16,7 @@ from modelwright.core.decode import settle
 from modelwright.core.errors import ConfigError, DataError, MissingExtra
 from modelwright.core.signature import PAD_MULTIPLE, Signature
 from modelwright.data import audio, language, parquet
-from modelwright.data.image import MAX_PIXELS
+from modelwright.data.image import KNOWN, MAX_PIXELS
 from modelwright.data.kinds import KINDS
 from modelwright.data.opening import GZIP
 from modelwright.models.catalog import ModelSpec
@@ -52,8 +52,8 @@ class Medium:
 MEDIA = {
     "image": Medium(
         "picture", ("image", "application"),
-        "this file cannot be read as a picture: send a whole PNG or JPEG of at most "
-        f"{MAX_PIXELS:,} pixels",
+        "this file cannot be read as a picture: send a whole "
+        f"{KNOWN} of at most {MAX_PIXELS:,} pixels",
     ),
     "image_text": Medium("picture with texts", ("application",), ""),
     "text": Medium("text", ("text",), "", 2**16),

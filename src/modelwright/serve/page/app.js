@@ -26,8 +26,8 @@ const GOALS = {
 // by what the model takes: several of it, the files to choose, words of the drop zone, what is sent
 const MEDIA = {
   image: {
-    one: "picture", many: "pictures", accept: "image/png,image/jpeg", invite: "Drop a picture here",
-    hint: "PNG or JPEG. It goes to this server and is not kept.", type: "image/",
+    one: "picture", many: "pictures", accept: "image/png,image/jpeg,image/webp,image/bmp,image/gif", invite: "Drop a picture here",
+    hint: "PNG, JPEG, WebP, BMP or GIF. It goes to this server and is not kept.", type: "image/",
   },
   audio: {
     one: "recording", many: "recordings", accept: ".wav,.flac,audio/wav,audio/flac", invite: "Drop a recording here",
@@ -40,8 +40,8 @@ const MEDIA = {
   text: { one: "text", many: "texts", type: "text/" },
   observation: { one: "observation", many: "first observations", type: "text/", fields: true },
   image_text: {
-    one: "picture", many: "pictures with texts", accept: "image/png,image/jpeg", invite: "Drop a picture here",
-    hint: "PNG or JPEG. Texts to choose from stand below, one on each line. Nothing is kept.", type: "application/",
+    one: "picture", many: "pictures with texts", accept: "image/png,image/jpeg,image/webp,image/bmp,image/gif", invite: "Drop a picture here",
+    hint: "PNG, JPEG, WebP, BMP or GIF. Texts to choose from stand below, one on each line. Nothing is kept.", type: "application/",
   },
 };
 const $ = (id) => document.getElementById(id);
