@@ -221,3 +221,22 @@ def test_weights_follow_the_seed():
 
     assert torch.equal(models[0], models[1])
     assert not torch.equal(models[0], models[2])
+
+
+def test_translators_learn_with_muon_from_small_on():
+    """Other defaults begin at the size that the ladder names; AdamW asked for has AdamW's rate."""
+    from modelwright.core.recipe import Train
+    from modelwright.train.settings import Budget, fill_in
+
+    inputs = {"kind": "pairs", "source_vocab_size": None, "length": 8}
+    outputs = {"kind": "translation", "num_classes": 10}
+    found = {
+        size: fill_in(
+            Train(optimizer=asked), ModelSpec("transformer", size, inputs, outputs), "32-true",
+            Budget(steps=100),
+        )
+        for size, asked in (("tiny", None), ("small", None), ("base", None), ("large", "adamw"))
+    }  # fmt: skip
+
+    assert ["adamw", "muon", "muon", "adamw"] == [one.optimizer for one in found.values()]
+    assert [0.0015, 0.01, 0.01, 0.0015] == [one.learning_rate for one in found.values()]

@@ -41,7 +41,7 @@ from modelwright.models.embed import EMBEDS, most_places
 from modelwright.models.groups import Groups
 from modelwright.models.heads import HEADS
 from modelwright.models.ladders import LADDERS
-from modelwright.models.sizes import WIDE, Ladder
+from modelwright.models.sizes import Ladder
 
 __all__ = ["MODELS", "Family", "Model", "ModelSpec", "WithAnswers", "build", "fresh_model"]
 
@@ -153,7 +153,7 @@ class ModelSpec:
     @property
     def training(self) -> dict[str, Any]:
         """Defaults of the recipe's train section for this size."""
-        return self.ladder.train | (self.ladder.wide if self.size in WIDE else {})
+        return self.ladder.training(self.size)
 
     @property
     def signature(self) -> Signature:

@@ -402,6 +402,8 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             (128, 2, 0.1),
             (256, 3, 0.2),
             (512, 4, 0.3),
+            wide={"optimizer": "muon", "learning_rate": 0.01, "weight_decay": 0.1},
+            wide_from="small",
             learning_rate=0.0015,
             weight_decay=0.05,
             warmup_steps=300,

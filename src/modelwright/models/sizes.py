@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NAMES = ("tiny", "small", "base", "large")
-WIDE = NAMES[2:]
 # arguments of the families over sequences, as rows of a ladder give them
 CONVOLUTIONS = "dim inner dropout"
 RECURRENCE = "embed_dim hidden_dim num_layers dropout"
@@ -23,7 +22,8 @@ class Ladder:
 
     Args:
         sizes: arguments of each size, from tiny to large.
-        train: defaults of the recipe's train section; wide: those of base and large that differ.
+        train: defaults of the recipe's train section; wide: those that differ from the size
+            `wide_from` on.
         settles_in, epochs: steps, and times through the data; with fewer of either a smaller size
             gets further (docs/experiments.md).
         compile_from_s: training left from which on torch.compile is worth a try.
@@ -34,18 +34,24 @@ class Ladder:
     settles_in: int = SETTLES_IN
     epochs: float = EPOCHS
     wide: dict[str, Any] = field(default_factory=dict)
+    wide_from: str = "base"
     compile_from_s: float = COMPILE_FROM_S
+
+    def training(self, size: str) -> dict[str, Any]:
+        """Defaults of the recipe's train section for that size."""
+        is_wide = NAMES.index(size) >= NAMES.index(self.wide_from)
+        return self.train | (self.wide if is_wide else {})
 
 
 def ladder(
     names: str, *sizes: Sequence[Any], every: Mapping[str, Any] | None = None,
     settles_in: int = SETTLES_IN, epochs: float = EPOCHS, wide: Mapping[str, Any] | None = None,
-    compile_from_s: float = COMPILE_FROM_S, **train: Any,
+    wide_from: str = "base", compile_from_s: float = COMPILE_FROM_S, **train: Any,
 ) -> Ladder:  # fmt: skip
     """A ladder from one row of arguments a size, and those that `every` size has."""
     rows = [{**dict(zip(names.split(), size, strict=True)), **(every or {})} for size in sizes]
     named = dict(zip(NAMES, rows, strict=True))
-    return Ladder(named, train, settles_in, epochs, dict(wide or {}), compile_from_s)
+    return Ladder(named, train, settles_in, epochs, dict(wide or {}), wide_from, compile_from_s)
 
 
 def towers(image: str, text: str, *sizes: tuple[Any, Any], **train: float) -> Ladder:
