@@ -57,16 +57,12 @@ def start(
         say(f"run: {run.folder} continues")
         go_on_with(run, recipe)
         return run
-    trained = takeover.trained_alike(root, recipe) if resume and origin is None else None
+    offer = takeover.offer(root, recipe) if resume and origin is None else ""
     text = recipe_file.resolved_text(recipe)
     run = create(root, recipe.name, text, digest, version=__version__, **more)
     say(f"run: {run.folder}")
-    if trained is not None:
-        own = recipe_file.differences(recipe, recipe_of(trained))
-        say(
-            f"run: {trained.folder} has trained this model already; to begin with that in place of "
-            f"training: modelwright run {shlex.quote(str(trained.folder))} {shlex.join(own)}"
-        )
+    if offer:
+        say(f"run: {offer}")
     return run
 
 

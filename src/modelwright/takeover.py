@@ -6,6 +6,7 @@ says whose they are; the stages behind it are its own.
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -37,16 +38,26 @@ def heritage(origin: Run) -> dict[str, Any]:
     return {"origin": str(origin.folder.resolve()), "judged_before": judged}
 
 
-def trained_alike(root: Path, recipe: Recipe) -> Run | None:
-    """The newest run below `root` that is trained, and by a recipe that differs only in what comes
-    behind that."""
+def offer(root: Path, recipe: Recipe) -> str:
+    """What to say where a run below `root` is trained by a recipe that differs only in what comes
+    behind that: the newest one, and the command that begins with its model; empty where none is."""
     own = recipe_file.digest(recipe, training=True)
     for run in runs_of(root, recipe.name):
-        if run.done(TOGETHER):
+        if not run.done(TOGETHER):
+            continue
+        try:
             other = recipe_file.read(run.folder / "recipe.yaml")
-            if own == recipe_file.digest(other, training=True):
-                return run if recipe_file.differences(other, recipe) else None
-    return None
+        except ConfigError:  # of another version, or no recipe any more: no reason not to train
+            continue
+        if own == recipe_file.digest(other, training=True):
+            if not (words := recipe_file.differences(recipe, other)):
+                break
+            command = shlex.join(["modelwright", "run", str(run.folder), *words])
+            return (
+                f"{run.folder} has trained this model already; to begin with that in place of "
+                f"training: {command}"
+            )
+    return ""
 
 
 def take_over(run: Run, recipe: Recipe) -> None:

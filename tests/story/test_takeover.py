@@ -6,6 +6,7 @@ import shlex
 import pytest
 
 from modelwright import cli, pipeline, stages, takeover
+from modelwright.core import recipe_file
 from modelwright.core.artifact import open_artifact
 from modelwright.core.errors import ConfigError
 from modelwright.core.run import Run
@@ -136,6 +137,15 @@ def test_a_recipe_with_other_goals_is_told_of_the_model_that_is_there(run_copy, 
 
     assert line.endswith("""'goals={"accuracy": [">= 0.25"]}'""")
     assert f"modelwright run {run_copy}" in line
+
+
+def test_a_run_that_cannot_be_read_any_more_stops_no_other(run_copy, recipe):
+    """Of another version, say: it is passed over, and a new run begins."""
+    with open(run_copy / "recipe.yaml", "a") as file:
+        file.write("of_another_version: true\n")
+    other = recipe_file.read(recipe, {"goals": {}})
+
+    assert "easy-002" == pipeline.start(other, run_copy.parent).folder.name
 
 
 def test_a_dry_run_says_with_what_another_run_would_begin(run_copy, command):
