@@ -153,6 +153,7 @@ def infeasible(
     found = certifying.infeasible(candidates, recipe.bounds, where)
     if nearest is not None:
         found["binding_goal"] = nearest.binds
+        found.pop("relaxed", None)  # no goal is what binds
         found["relax"] = (
             f"{nearest.binds} binds: even {nearest.spec.name}, the smallest, {nearest.reason}. "
             f"Raise {nearest.binds}."

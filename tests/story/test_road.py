@@ -263,6 +263,7 @@ def test_memory_that_binds_is_named(recipe, tmp_path, command, no_training):
 
     assert (3, "budget.memory_gb") == (said.code, said.json["binding_goal"])
     assert "budget.memory_gb" in said.json["relax"]
+    assert "next" not in said.json  # nothing is trained, and no goal would help
 
 
 def test_a_second_verdict_replaces_the_first(run_copy, command, monkeypatch):

@@ -249,7 +249,7 @@ def predicted(life: Life) -> View | None:
 
 def quality(life: Life) -> View | None:
     """The chapter on right and wrong answers: by class where there are classes, else in figures."""
-    if {"confusion", "confused"} & life.certificate.keys():
+    if any(isinstance(life.certificate.get(key), list) for key in ("confusion", "confused")):
         return _by_class(life)
     metric, proof = life.metric, life.certificate
     value, name = number(proof.get(metric.name)), words.label(metric.name)
@@ -320,10 +320,11 @@ def _by_class(life: Life) -> View:
         ((value, i, j, sum(row)) for i, row in enumerate(matrix) for j, value in enumerate(row)
          if value and i != j), reverse=True,
     )  # fmt: skip
-    wrong += [(value, i, j, of) for i, j, value, of in proof.get("confused", [])]
-    total = sum(sum(row) for row in matrix) or _rows(proof)
-    missed = total - sum(row[i] for i, row in enumerate(matrix))
-    if not matrix:
+    total, missed = sum(sum(row) for row in matrix), sum(value for value, *_ in wrong)
+    if not matrix:  # the list has the most frequent alone
+        wrong = [(one[2], one[0], one[1], one[3]) for one in proof.get("confused", [])
+                 if len(one) == 4]  # fmt: skip
+        total = _rows(proof)
         missed = round(total * (1 - (number(proof.get("accuracy")) or 0.0)))
     pictures = []
     for item in rows(proof, "mistakes"):
