@@ -80,6 +80,7 @@ def export(
 
 def plan(recipe: Path, *overrides: Overrides, json: Json = False) -> int:
     """Predict memory, time, size and latency of each candidate; train nothing."""
+    _load()
     from modelwright import show, verbs
 
     found = verbs.plan(recipe, _read(overrides))
@@ -92,6 +93,7 @@ def init(source: str, *, to: Path | None = None, json: Json = False) -> int:
 
     SOURCE is what a recipe's data.source takes: a file, a folder, "digits", an environment.
     """
+    _load()
     from modelwright import show, verbs
 
     _print(verbs.init(source, to), json, show.init)
@@ -100,6 +102,7 @@ def init(source: str, *, to: Path | None = None, json: Json = False) -> int:
 
 def evaluate(model: Path, *, part: Literal["valid", "test"] = "valid", json: Json = False) -> int:
     """A model folder's metric on a part of its run's data, with its 95 % interval."""
+    _load()
     from modelwright import show, verbs
 
     _print(verbs.evaluate(model, part=part), json, show.evaluate)
@@ -123,6 +126,7 @@ def predict(
     as PNG, and forecasts, each series and how it goes on as SVG. Models refuse what they have no
     use for.
     """
+    _load()
     from modelwright import show, verbs
 
     if not files:
@@ -149,6 +153,7 @@ def serve(
 
     Beyond loopback, a key is needed: set MODELWRIGHT_API_KEY.
     """
+    _load()
     from modelwright import verbs
     from modelwright.core.progress import say
 
@@ -178,6 +183,7 @@ def serve(
 
 def verify(run: Path, *, json: Json = False) -> int:
     """Prove again that a run's deploy folder is what was trained: hashes, then parity."""
+    _load()
     from modelwright import show, verbs
 
     _print(verbs.verify(run), json, show.verify)
@@ -186,6 +192,7 @@ def verify(run: Path, *, json: Json = False) -> int:
 
 def report(*runs: Path, json: Json = False) -> int:
     """Write a run's report; of several runs also print a table."""
+    _load()
     from modelwright import show, verbs
 
     if not runs:
@@ -203,6 +210,7 @@ def doctor(
 
     With --layouts: whether a recipe's training is the same however it is spread over processes.
     """
+    _load()
     from modelwright import show, verbs
 
     if layouts is None:
@@ -217,6 +225,7 @@ def doctor(
 
 def recipe_schema() -> int:
     """Print the JSON schema of a recipe, for editors."""
+    _load()
     from modelwright import verbs
 
     print(json_module.dumps(verbs.recipe_schema(), indent=1))
@@ -325,6 +334,7 @@ def _road(
     until: str, recipe: Path, overrides: tuple[str, ...], out: Path, new: bool, dry_run: bool,
     json: bool,
 ) -> int:  # fmt: skip
+    _load()
     from modelwright import show, verbs
     from modelwright.train.guards import StopRequested
 
@@ -345,6 +355,14 @@ def _road(
         _complain("no goals were set: this certifies only that what ships is what was trained")
     _print(found, json, show.result)
     return VERDICTS.get(found["verdict"], Exit.OK)
+
+
+def _load() -> None:
+    """What takes seconds to import, with a line that says so."""
+    from modelwright.core.progress import working
+
+    with working("loading PyTorch"):
+        from modelwright import verbs  # noqa: F401
 
 
 def _read(overrides: tuple[str, ...]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from modelwright.core.errors import (
 )
 from modelwright.core.files import reading, storage, write_bytes
 from modelwright.core.goals import override
-from modelwright.core.progress import say
+from modelwright.core.progress import say, working
 from modelwright.core.recipe import Recipe
 from modelwright.core.run import STAGES, Run, create, find_unfinished, refusal, reopen
 from modelwright.export import parity
@@ -280,7 +280,10 @@ def _do(run: Run, recipe: Recipe, stage: str, world: World) -> None:
     run.write(stage, "stage_started")
     started = time.perf_counter()
     try:
-        with contextlib.nullcontext() if stage == TOGETHER else ranks.alone():
+        with contextlib.ExitStack() as around:
+            if stage != TOGETHER:
+                around.enter_context(ranks.alone())
+                around.enter_context(working(stage))
             known = {"world": world} if stage in ("plan", TOGETHER) else {}
             summary = STEPS[stage](run, recipe, **known)
     except BaseException:

@@ -14,10 +14,9 @@ from modelwright.core.artifact import open_artifact
 from modelwright.core.errors import ConfigError, DataError, Infeasible
 from modelwright.core.files import reading
 from modelwright.core.hardware import has, this_machine, version
-from modelwright.core.progress import say
+from modelwright.core.progress import counted, say, working
 from modelwright.core.run import STAGES, Run
 from modelwright.data import asked, checks, drawing
-from modelwright.data.counting import counted
 from modelwright.data.rows import load_part
 from modelwright.plan import choose
 from modelwright.stages import STEPS, load
@@ -101,10 +100,11 @@ def plan(source: str | Path, overrides: Overrides | None = None) -> dict[str, An
     Returns: "fits" and "candidates", rows as in plan.json.
     """
     recipe = recipe_at(Path(source), overrides)
-    data, report = checks.check(load(recipe), recipe.data)
+    with working("gate"):
+        data, report = checks.check(load(recipe), recipe.data)
     checks.refuse(report)
     del data
-    with parallel.imagined(recipe.train.layout) as world:
+    with parallel.imagined(recipe.train.layout) as world, working("plan"):
         candidates = choose.predict(recipe, report, world)
     return {
         "fits": any(one.status == "fits" for one in candidates),
@@ -157,7 +157,8 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
     rows = load_part(run.stage_folder("gate"), part)
     session = open_session(artifact, threads=this_machine().cores)
     task = TASKS[artifact.manifest["task"]]
-    quality = judge(session, rows, task, artifact.labels)
+    judging = f"evaluate: batches of {part} judged"
+    quality = judge(session, rows, task, artifact.labels, what=judging)
     by_class = quality.by_class() if task.outputs == "classes" else {}
     return {
         "artifact": str(artifact.folder), "part": part, "rows": quality.rows,
@@ -241,7 +242,8 @@ def verify(folder: str | Path) -> dict[str, Any]:
     Raises: IntegrityError for a changed byte, ParityError for a changed model.
     """
     one = pipeline.run_of(Path(folder))
-    return {"run": str(one.folder), **pipeline.verify(one)}
+    with working("verify"):
+        return {"run": str(one.folder), **pipeline.verify(one)}
 
 
 def report(folders: Several) -> dict[str, Any]:

@@ -549,11 +549,11 @@ def test_a_list_is_held_to_what_it_prunes(machine):
     assert sizes[0] > sizes[1] > sizes[2]
 
 
-@pytest.mark.parametrize("look_s", [0.2, 2.0])
+@pytest.mark.parametrize("look_s", [0.2, 20.0])
 def test_slow_looks_do_not_spend_the_whole_budget(machine, tmp_path, monkeypatch, look_s):
-    """Where a look takes as long as several slices, the next ones take fewer rows; and a race that
-    has taken most of the budget ends as it stands, which is said. What is left is never less than
-    the winner has spent."""
+    """The first look takes so few rows that it should not outlast the steps before it, and where it
+    does, the next ones take fewer; a race that has taken most of the budget ends as it stands,
+    which is said. What is left is never less than the winner has spent."""
     evaluate, looked = race.Trainer.evaluate, []
 
     def slow(trainer, rows=None, **more):
@@ -568,7 +568,8 @@ def test_slow_looks_do_not_spend_the_whole_budget(machine, tmp_path, monkeypatch
     candidates = choose.predict(recipe, data_of(64, 16))
     winner, budget = race.run(recipe, candidates, rows(64), rows(16, 1), tmp_path, told.append)
 
-    assert race.CURVE_ROWS == looked[0] and looked[1] < race.CURVE_ROWS
-    assert min(looked) >= race.FEWEST_ROWS
+    assert race.FEWEST_ROWS <= min(looked) and max(looked) < race.CURVE_ROWS
     assert budget.seconds >= winner.rounds[-1]["seconds"]
-    assert (look_s == 2.0) == any("the race ends with round 1, as it stands" in one for one in told)
+    assert (look_s == 20.0) == any(
+        "the race ends with round 1, as it stands" in one for one in told
+    )

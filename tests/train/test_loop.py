@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import signal
+import time
 import types
 
 import numpy as np
@@ -445,6 +446,66 @@ def test_a_look_that_a_signal_came_before_is_made_up_for(tmp_path):
 
     assert (6, [2, 4]) == steps_looked_at("stopped", 6)
     assert straight == steps_looked_at("stopped") == (16, [2, 4, 6, 8, 10, 12, 14])
+
+
+@pytest.mark.parametrize(("number", "looked"), [(3000, 211), (50, 50)])
+def test_looks_of_a_short_training_take_few_rows(tmp_path, number, looked):
+    """So that looks take a tenth of it at most; as many after it went on as before, for their
+    weights to be compared row by row. The last look takes all rows."""
+    seen = []
+
+    def trainer():
+        one = trainer_of(tmp_path, budget=Budget(steps=88), batch_size=64)
+        one.valid, evaluate = rows(number, 1), one.evaluate
+
+        def look(most=None, **more):
+            seen.append(min(most or number, number))
+            return evaluate(most, **more)
+
+        one.evaluate = look
+        return one
+
+    first = trainer()
+    train_step = first.train_step
+
+    def step_and_stop():
+        if first.step == 50:
+            first.save()
+            raise StopRequested("SIGTERM")
+        return train_step()
+
+    first.train_step = step_and_stop
+    with pytest.raises(StopRequested):
+        first.run()
+    then = trainer()
+    then.run()
+    then.finish()
+
+    assert [looked] * 7 + [number] == seen
+
+
+@pytest.mark.parametrize(("budget", "last"), [(0.4, 200), (400.0, 3000)])
+def test_what_takes_too_long_to_look_at_is_not_waited_for(tmp_path, budget, last):
+    """Where all of valid would take more than a tenth of the minutes, the last look takes as many
+    rows as those before it, which is said."""
+    told, seen = [], []
+    trainer = trainer_of(
+        tmp_path, budget=Budget(seconds=budget), record=journal.Record(note=told.append)
+    )
+    trainer.valid, judge = rows(3000, 1), loop.evaluate
+
+    def slow(session, part, *given, **more):
+        seen.append(len(part))
+        time.sleep(len(part) / 20_000)  # all of it: 0.15 s
+        return judge(session, part, *given, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "evaluate", slow)
+        trainer.run(None if budget < 1 else Budget(steps=5))
+        trainer.finish()
+
+    assert last == seen[-1]
+    assert (last < 3000) == any("200 of 3,000 rows of valid are looked at" in one for one in told)
 
 
 def test_second_interrupt_stops_now(tmp_path):

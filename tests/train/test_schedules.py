@@ -72,6 +72,33 @@ def test_warmup_rises_by_equal_parts():
     assert [0.25, 0.5, 0.75, 1.0, 1.0] == factors
 
 
+def test_a_warmup_of_many_steps_ends_with_its_share_of_the_budget():
+    """Where steps take long, half of the share is half of the rate, and behind it is all of it."""
+    factors = [
+        learning_rate_factor(step, progress, warmup_steps=300, decay=0.5, warmup_share=0.1)
+        for step, progress in ((1, 0.05), (2, 0.1), (3, 0.15), (149, 0.02), (299, 0.08))
+    ]
+
+    assert pytest.approx([0.5, 1.0, 1.0, 0.5, 1.0]) == factors
+
+
+@pytest.mark.parametrize(
+    ("budget", "own", "found"),
+    [
+        (Budget(seconds=60), None, (300, 0.1)),
+        (Budget(seconds=60), 300, (300, None)),  # what is asked for is done
+        (Budget(steps=100), None, (10, None)),
+        (Budget(steps=100), 300, (300, None)),
+    ],
+)
+def test_a_family_s_warmup_takes_at_most_a_tenth_of_the_budget(budget, own, found):
+    """In minutes as in steps."""
+    spec = ModelSpec("transformer", "tiny", {"kind": "pairs"}, {"kind": "pairs"})
+    settings = fill_in(Train(warmup_steps=own), spec, "32-true", budget)
+
+    assert found == (settings.warmup_steps, settings.warmup_share)
+
+
 def test_a_shorter_budget_of_time_enters_the_decay_earlier():
     """Half the steps a second means half the steps before the decay, and zero at the end."""
     fast, slow = (

@@ -56,8 +56,9 @@ def certify(
     plain = open_session(baseline, threads=target.threads)
     parent = open_session(trained, threads=this_machine().cores)
     try:
-        quality = evaluate(session, test, task, trained.labels)
-        before = evaluate(parent, test, task, trained.labels)
+        judging = "certify: batches of test judged"
+        quality = evaluate(session, test, task, trained.labels, what=judging)
+        before = evaluate(parent, test, task, trained.labels, what=f"{judging}, as trained")
         difference = compare(before, quality, task)
         texts = worst_texts(session, quality, test, task, trained.labels)
         batch = test.batch(typical(test, target.batch_size))

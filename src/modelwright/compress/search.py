@@ -24,7 +24,7 @@ from modelwright.core.artifact import Artifact, kept, write
 from modelwright.core.errors import NothingChanged, ParityError, Unsupported
 from modelwright.core.goals import METRICS, Goal
 from modelwright.core.hardware import this_machine
-from modelwright.core.progress import say, show
+from modelwright.core.progress import say, working
 from modelwright.core.recipe import Precision, Prune, Quantize, Recipe
 from modelwright.core.run import Run
 from modelwright.data.rows import Rows, joined, typical
@@ -193,11 +193,11 @@ class Search:
 
     def _quantize(self, parent: Candidate, section: Quantize) -> None:
         """One candidate for each calibration, of which one is settled on."""
-        show(f"compress: calibrating {_named(parent, 'int8')}")
         graph = onnx.load(parent.artifact.file("model.onnx"))
         rows = np.linspace(0, len(self.train) - 1, min(section.calibration_rows, len(self.train)))
         rounded = rounded_values(graph)
-        histograms = observe(graph, self.train.take(rows.astype(np.int64)), rounded)
+        with working(f"compress: calibrating {_named(parent, 'int8')}"):
+            histograms = observe(graph, self.train.take(rows.astype(np.int64)), rounded)
         names = list(CALIBRATIONS) if section.calibration == "auto" else [section.calibration]
         made = []
         for calibration in names:
@@ -251,10 +251,10 @@ class Search:
         self, name: str, steps: list[dict[str, Any]], model: Model, spec: ModelSpec,
         trained: Artifact,
     ) -> Candidate:  # fmt: skip
-        show(f"compress: exporting {name}")
-        artifact = export(
-            model, trained.manifest, self.folder / "candidates" / name, extras=trained.extras
-        )
+        with working(f"compress: exporting {name}"):
+            artifact = export(
+                model, trained.manifest, self.folder / "candidates" / name, extras=trained.extras
+            )
         source = str(trained.folder.relative_to(self.run.folder))
         candidate = Candidate(name, steps, artifact, spec, count_params(model), name, source)
         self._measure(candidate)
@@ -267,7 +267,8 @@ class Search:
         session = open_session(candidate.artifact, threads=target.threads)
         try:
             task = TASKS[self.recipe.task]
-            quality = evaluate(session, self.valid, task, candidate.spec.outputs.get("labels", ()))
+            known, judging = candidate.spec.outputs, f"compress: {candidate.name}: batches judged"
+            quality = evaluate(session, self.valid, task, known.get("labels", ()), what=judging)
             if self.baseline is None:
                 self.baseline = quality
             drop = compare(self.baseline, quality, task)

@@ -1,10 +1,20 @@
 """Lines for people, on stderr: one that moves where there is a terminal, few elsewhere."""
 
+import contextlib
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
+from modelwright.core.units import format_seconds
+
+T = TypeVar("T")
+QUIET_S = 1.0  # between moving lines of long work; most is done before the first
 _hushed = False
+_written = 0.0  # when the last line was
+_working: list[threading.Event] = []  # which ends what is worked at, the innermost last
 
 
 def hush() -> None:
@@ -47,7 +57,72 @@ class Beat:
         return True
 
 
+def counted(items: Iterable[T], what: str, of: int | None = None) -> Iterator[T]:
+    """The items as they come, and each second how many have come.
+
+    Args:
+        what: is done with them, such as "data: rows of a.csv read".
+        of: how many there will be, if that is known; then the time that is left is shown as well.
+    """
+    number = 0
+    with telling(lambda spent: _count(what, number, of, spent)):
+        for number, one in enumerate(items):  # noqa: B007 - told of by the line
+            yield one
+
+
+def working(what: str) -> contextlib.AbstractContextManager[None]:
+    """Around work in which nothing can be counted: each second how long it has taken."""
+    return telling(lambda spent: f"{what}: {format_seconds(round(spent))}")
+
+
+def _count(what: str, number: int, of: int | None, spent: float) -> str:
+    """
+    >>> _count("rows read", 0, 4000, 5.0), _count("rows read", 1000, None, 5.0)
+    ('rows read: 5 s', 'rows read: 1,000')
+    >>> _count("rows read", 1000, 4000, 5.0)
+    'rows read: 1,000 of 4,000, 15 s left'
+    """
+    if not number:
+        return f"{what}: {format_seconds(round(spent))}"
+    if of is None:
+        return f"{what}: {number:,}"
+    left = spent * max(of - number, 0) / number
+    return f"{what}: {number:,} of {of:,}, {format_seconds(left)} left"
+
+
+@contextlib.contextmanager
+def telling(line: Callable[[float], str]) -> Iterator[None]:
+    """Around work: the line, of the seconds it has taken, whenever nothing else was said for one
+    second. It goes at the end. Of works within each other the innermost speaks."""
+    if not shown():
+        yield
+        return
+    started, over, said = time.monotonic(), threading.Event(), False
+
+    def tell() -> None:
+        nonlocal said
+        while not over.wait(QUIET_S):
+            now = time.monotonic()
+            if _working[-1] is over and now - _written >= QUIET_S:
+                show(line(now - started))
+                said = True
+
+    teller = threading.Thread(target=tell, daemon=True)
+    _working.append(over)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
+        _working.remove(over)
+        if said:
+            show("")
+
+
 def _write(text: str) -> None:
+    global _written
+    _written = time.monotonic()
     try:
         print(text, end="", file=sys.stderr, flush=True)
     except BrokenPipeError:  # nobody reads on, which is no reason to stop the work

@@ -248,7 +248,7 @@ class Train(Section):
         "it is"
     )  # fmt: skip
     warmup_steps: Whole | None = Field(
-        None, ge=0, description="steps in which the rate rises; at most a tenth of a step budget"
+        None, ge=0, description="steps in which the rate rises; None: at most a tenth of the budget"
     )
     batch_warmup_steps: Whole = Field(
         0, ge=0, description="steps with fewer rows: a quarter of the batch, then half"

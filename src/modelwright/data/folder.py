@@ -20,9 +20,9 @@ import numpy as np
 from modelwright.core import recipe
 from modelwright.core.errors import DataError
 from modelwright.core.hardware import this_machine
+from modelwright.core.progress import counted
 from modelwright.core.units import format_bytes
 from modelwright.data import image
-from modelwright.data.counting import counted
 from modelwright.data.opening import inside
 from modelwright.data.rows import Column, Finding, Images, Loaded, Rows
 

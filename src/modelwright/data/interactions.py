@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from modelwright.core import recipe
 from modelwright.core.errors import DataError, did_you_mean
-from modelwright.data.counting import counted
+from modelwright.core.progress import counted
 from modelwright.data.rows import PARTS, Column, Finding, Loaded, Prepared, Ragged, Rows, ragged
 from modelwright.data.uses import Use, asked_about, items_of, labels_of, line_of, order, uses
 

@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, MissingExtra
-from modelwright.core.progress import say
-from modelwright.data.counting import counted
+from modelwright.core.progress import counted, say
 from modelwright.data.opening import utf8
 from modelwright.data.rows import PARTS, Array, Column, Prepared, Ragged, Rows
 from modelwright.data.shared import Windows

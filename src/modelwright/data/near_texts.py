@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelwright.core.errors import MissingExtra
-from modelwright.data.counting import counted
+from modelwright.core.progress import counted
 
 MOST_LETTERS = 4000  # of a text that are looked at
 SIMILARITY = 0.8  # share of the runs in both texts of those in either one

@@ -18,10 +18,9 @@ import numpy.typing as npt
 from modelwright.core import recipe
 from modelwright.core.decode import MOST_MORE, MOST_TIMES
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
-from modelwright.core.progress import say
+from modelwright.core.progress import counted, say
 from modelwright.data import tables
 from modelwright.data.clean import as_trained, changing, cleaned_pairs, findings
-from modelwright.data.counting import counted
 from modelwright.data.language import TOKENS, Tokens, learn, tokens_of
 from modelwright.data.opening import utf8
 from modelwright.data.rows import PARTS, Array, Finding, Loaded, Prepared, Ragged, Rows, ragged

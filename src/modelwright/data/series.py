@@ -21,9 +21,8 @@ import numpy.typing as npt
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
-from modelwright.core.progress import say
+from modelwright.core.progress import counted, say
 from modelwright.data import jsonl, parquet
-from modelwright.data.counting import counted
 from modelwright.data.fields import MISSING, is_date, is_number, is_row, to_number
 from modelwright.data.opening import UNREADABLE, open_bytes, unpacked
 from modelwright.data.rows import LISTED, PARTS, Array, Column, Finding, Loaded, Prepared, Rows

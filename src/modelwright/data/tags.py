@@ -10,8 +10,7 @@ import numpy as np
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError
-from modelwright.core.progress import say
-from modelwright.data.counting import counted
+from modelwright.core.progress import counted, say
 from modelwright.data.opening import UNREADABLE, open_text, unreadable
 from modelwright.data.rows import PARTS, Loaded, Rows, ragged
 from modelwright.data.tables import rows_of, spelled, table_suffix, tagged_rows

@@ -23,9 +23,8 @@ import numpy.typing as npt
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
-from modelwright.core.progress import say
+from modelwright.core.progress import counted, say
 from modelwright.data.clean import Form, Record, as_trained, changing, cleaned, findings, placed
-from modelwright.data.counting import counted
 from modelwright.data.dividing import WORD, divide, shape
 from modelwright.data.opening import utf8
 from modelwright.data.rows import Finding, Loaded, Prepared, Ragged, Rows, ragged

@@ -12,10 +12,9 @@ import numpy as np
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, MissingExtra
-from modelwright.core.progress import say
+from modelwright.core.progress import counted, say
 from modelwright.data import folder
 from modelwright.data.clean import Record, cleaned, findings
-from modelwright.data.counting import counted
 from modelwright.data.opening import UNREADABLE, open_bytes
 from modelwright.data.rows import PARTS, Loaded, Rows
 from modelwright.data.tables import lines_of, records, rows_of, table_suffix

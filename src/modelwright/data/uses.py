@@ -18,9 +18,8 @@ from typing import Literal, NamedTuple
 
 from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, MissingExtra, did_you_mean
-from modelwright.core.progress import say
+from modelwright.core.progress import counted, say
 from modelwright.data import jsonl, parquet
-from modelwright.data.counting import counted
 from modelwright.data.opening import UNREADABLE, open_bytes, require_single, unpacked
 from modelwright.data.tables import divided, mark
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from modelwright.core.errors import DataError, IntegrityError
 from modelwright.core.goals import METRICS
+from modelwright.core.progress import counted, working
 from modelwright.data.rows import Ragged, Rows
 from modelwright.models.heads import HEADS
 from modelwright.runtime.act import play
@@ -97,7 +98,7 @@ class Quality:
 
 def evaluate(
     session: Session, rows: Rows, task: Task, labels: Sequence[str] = (), batch_size: int = 256,
-    *, thorough: bool = True,
+    *, thorough: bool = True, what: str = "batches judged",
 ) -> Quality:  # fmt: skip
     """Run a session over rows and judge its answers.
 
@@ -105,12 +106,14 @@ def evaluate(
         labels: names of the classes, where the task's metric reads them.
         thorough: False judges by what one call gives, the task's `look`, where its metric takes
             more, the task's `run`; and leaves the interval out: both its ends are the value.
+        what: is done, for people who wait.
     Raises: DataError without rows; IntegrityError if an output is not a number.
     """
     if not len(rows):
         raise DataError("evaluate: no rows", expected="at least one row")
     if task.acting:
-        return _played(session, rows, task, labels, thorough)
+        with working(what):
+            return _played(session, rows, task, labels, thorough)
     alike = rows.lengths
     order = np.arange(len(rows)) if alike is None else np.argsort(alike, kind="stable")
     shapes = [one.shape[1:] for one in session.signature.inputs]
@@ -131,15 +134,17 @@ def evaluate(
     statistics: list[np.ndarray] = []
     outputs: dict[str, list[np.ndarray]] = {}
     targets: list[np.ndarray] = []
-    start = 0
+    parts, start = list[np.ndarray](), 0
     while start < len(order):
         last = order[min(start + batch_size, len(order)) - 1]  # the longest, or as long as any
-        part = order[start : start + max(1, min(batch_size, MOST_INPUTS // numbers(last)))]
+        parts.append(order[start : start + max(1, min(batch_size, MOST_INPUTS // numbers(last)))])
+        start += len(parts[-1])
+    for part in counted(parts, what, len(parts)):
         found = session(rows.batch(part))
         if not all(np.isfinite(value).all() for value in found.values()):
             raise IntegrityError(
-                f"evaluate: the model gives NaN or infinity within rows {start} to "
-                f"{start + len(part) - 1}",
+                f"evaluate: the model gives NaN or infinity within rows {part.min()} to "
+                f"{part.max()}",
                 expected="finite outputs",
                 repair="take an earlier checkpoint, or train again with a lower learning rate",
             )
@@ -155,7 +160,6 @@ def evaluate(
             else:  # the last is judged
                 wanted = wanted[np.arange(len(part)), many - 1]
         targets.append(wanted)
-        start += len(part)
     back = np.argsort(order, kind="stable")
     table = np.concatenate(statistics)[back]
     metric = task.look

@@ -11,7 +11,7 @@ from typing import Any
 
 from modelwright.core.errors import ConfigError
 from modelwright.core.hardware import this_machine
-from modelwright.core.progress import show
+from modelwright.core.progress import working
 from modelwright.core.recipe import Precision, Recipe
 from modelwright.core.units import format_bytes
 from modelwright.models.catalog import MODELS, ModelSpec
@@ -104,7 +104,7 @@ def _calibrated(
     slow: dict[str, Candidate] = {}  # family -> the smallest that makes too few steps
     shares = shares_of(specs, recipe, world) if specs else []
     with ranks.alone():  # the other processes wait
-        for spec, share in shares:
+        for number, (spec, share) in enumerate(shares, 1):
             counted = count.count(spec)
             one = Candidate(spec, counted.num_params, counted.forward_flops, counted.backward_flops)
             found.append(one)
@@ -121,7 +121,8 @@ def _calibrated(
                     one.binds = "train.layout"
                     raise share
                 one.share = share
-                _calibrate(recipe, data, one, counted)
+                with working(f"plan: calibrating {spec.name} ({number} of {len(shares)})"):
+                    _calibrate(recipe, data, one, counted)
                 if not _settles(recipe, one):
                     slow[spec.family] = one
             except ConfigError as error:
@@ -183,7 +184,6 @@ def _calibrate(
     """
     spec, share = candidate.spec, candidate.share
     assert share is not None
-    show(f"plan: calibrating {spec.name}")
     auto = recipe.train.precision == "auto"
     wanted: list[Precision] = ["32-true", "bf16-mixed"] if auto else [recipe.train.precision]  # type: ignore[list-item]
     why = "as the recipe says"

@@ -26,11 +26,11 @@ from modelwright.plan.candidate import Candidate
 from modelwright.plan.curve import expected_error
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.journal import Record
+from modelwright.train.keep import FEWEST_ROWS, ROWS_A_ROW
 from modelwright.train.loop import CURVE_ROWS, Trainer
 from modelwright.train.settings import Budget, fill_in, training_budget
 
 LOOKS = 3  # points of the learning curve in each slice
-FEWEST_ROWS = 100  # of valid, that a look takes where it would take longer than the steps before it
 # times of what is spent that a curve is followed; a power law promises more than can be had
 FARTHEST, AHEAD = 4, "once four times as much is spent"
 RACE_SLICE = 0.04  # of the budget, for each candidate in each round
@@ -183,8 +183,12 @@ def _slice(
     )  # fmt: skip
     looked_at = candidate.rounds[-1]["look_rows"] if candidate.rounds else CURVE_ROWS
     for index in range(len(trainer.looks) + 1, number * LOOKS + 1):
+        first_step = trainer.step
         until = whole.part(RACE_SLICE * index / LOOKS, least_steps=index)
         trainer.run(until, title=f"race {number}: {spec.name}")
+        if index == 1:  # no look is timed yet: about as long as the steps
+            learned = ROWS_A_ROW * settings.batch_size * (trainer.step - first_step)
+            looked_at = min(looked_at, max(FEWEST_ROWS, learned))
         before_s = trainer.looked_s
         trainer.look(looked_at)
         look_s, most_s = trainer.looked_s - before_s, RACE_SLICE / LOOKS * (whole.seconds or 1e9)

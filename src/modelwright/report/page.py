@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from modelwright.core.files import write_bytes
 from modelwright.core.goals import Metric
+from modelwright.core.progress import working
 from modelwright.core.run import Run
 from modelwright.report import making, sections, words
 from modelwright.report.collect import Life, collect
@@ -25,7 +26,8 @@ def write_report(run: Run) -> Path:
     Raises: ConfigError if the folder is no run; StorageError when the disk refuses.
     """
     path = run.folder / "report.html"
-    write_bytes(path, render(collect(run)).encode("utf-8", "replace"))
+    with working("report"):
+        write_bytes(path, render(collect(run)).encode("utf-8", "replace"))
     return path
 
 

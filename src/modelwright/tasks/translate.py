@@ -14,6 +14,7 @@ import numpy as np
 
 from modelwright.core.decode import BEAM, LENGTH_PENALTY, READ, settle
 from modelwright.core.errors import MissingExtra
+from modelwright.core.progress import counted
 from modelwright.core.signature import NO_TARGET
 from modelwright.tasks import language
 from modelwright.tasks.losses import cross_entropy, places
@@ -54,7 +55,8 @@ def run(session: Any, rows: Any, labels: Sequence[str]) -> np.ndarray:
     """
     order = np.argsort(rows.lengths, kind="stable")
     found, words = np.zeros((len(rows), FIELDS)), tokenizer(rows, labels)
-    for start in range(0, len(order), ROWS):
+    starts = range(0, len(order), ROWS)
+    for start in counted(starts, "batches translated", len(starts)):
         part = order[start : start + ROWS]
         written = session.write(rows.batch(part))
         for row, ids in zip(part, written, strict=True):

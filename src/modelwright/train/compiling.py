@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.core.errors import ConfigError
+from modelwright.core.progress import working
 from modelwright.core.units import format_seconds
 from modelwright.train.device import wait_for
 from modelwright.train.gradient import Gradient
@@ -119,7 +120,8 @@ class Compiling:
         for act in (compile_, functools.partial(self._rehearse, passes)):
             failure: Exception | None = None
             try:
-                compiling_s = act() or 0.0
+                with working(f"{self._journal.title}: torch.compile compiles"):
+                    compiling_s = act() or 0.0
             except Exception as error:  # whatever a compiler makes of a model, or its absence
                 failure = error
             # each time: who fails in a pass has told the others its rows, who fails before has not

@@ -3,15 +3,17 @@
 import json
 import math
 import queue
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelwright.core.files import storage, write_bytes
-from modelwright.core.progress import Beat, say, show, shown
+from modelwright.core.progress import Beat, say, show, shown, telling
 from modelwright.core.units import format_bytes, format_count, format_seconds
 from modelwright.train.loggers import Logger
 from modelwright.train.peak import peak_memory_bytes
@@ -86,13 +88,14 @@ class Journal:
         self._loggers = list(self.record.loggers)
         self._writing = ThreadPoolExecutor(1) if self._loggers else None
         self._failed: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._title = "train"
+        self.title = "train"
+        self._newest: Callable[[], str] | None = None  # the last line, as it would be now
         self._beat = Beat()
         self._first_step, self._first_elapsed, self._rate = 0, 0.0, 0.0
 
     def begin(self, title: str, step: int, elapsed: float) -> None:
         """Loggers are open now, and rates count from here."""
-        self._title = title
+        self.title, self._newest = title, None
         self._each(lambda one: one.open())
         self._await()
         self._beat = Beat()
@@ -134,16 +137,27 @@ class Journal:
             finite = {name: value for name, value in values.items() if math.isfinite(value)}
             self.write(step, elapsed, finite)
         if self._beat.due() and shown():  # a line costs a look at the memory
-            show(self._line(limit, step, elapsed, loss))
+            noted = time.monotonic()
+            self._newest = lambda: self._line(limit, step, elapsed, time.monotonic() - noted, loss)
+            show(self._newest())
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Around steps: where one takes long, the line of the last goes on."""
+
+        def line(spent: float) -> str:
+            first = f"{self.title}  first step: {format_seconds(round(spent))}"
+            return first if self._newest is None else self._newest()
+
+        return telling(line)
 
     def note(self, text: str) -> None:
         """Say what was not done as asked and what was done instead, to people and the ledger."""
-        say(f"{self._title}: {text}")
-        self.record.note(f"{self._title}: {text}")
+        say(f"{self.title}: {text}")
+        self.record.note(f"{self.title}: {text}")
 
     def decide(self, text: str) -> None:
         """Say how something was decided that the recipe leaves open, to people and the ledger."""
-        say(f"{self._title}: {text}")
+        say(f"{self.title}: {text}")
         self.record.decision(text)
 
     def close(self, finished: bool) -> None:
@@ -211,8 +225,11 @@ class Journal:
         examples = self.examples(step) - self.examples(self._first_step)
         return self.record.speeds(examples / max(1e-9, elapsed - self._first_elapsed))
 
-    def _line(self, limit: Budget, step: int, elapsed: float, loss: float) -> str:
-        left = limit.seconds_left(step, elapsed, 1 / max(self._rate, 1e-9))
+    def _line(
+        self, limit: Budget, step: int, elapsed: float, since: float, loss: float
+    ) -> str:  # fmt: skip
+        """Of a step that was noted `since` seconds ago."""
+        left = limit.seconds_left(step, elapsed, 1 / max(self._rate, 1e-9)) - since
         speeds = self._speeds(step, elapsed)
         shown = [f"{speeds['examples_per_s']:,.0f} examples/s"]
         if "tokens_per_s" in speeds:
@@ -222,6 +239,6 @@ class Journal:
         if "mfu" in speeds:
             shown.append(f"MFU {speeds['mfu']:.0%}")
         return (
-            f"{self._title}  step {step}  loss {loss:.3f}  {'  '.join(shown)}  "
+            f"{self.title}  step {step}  loss {loss:.3f}  {'  '.join(shown)}  "
             f"{format_bytes(peak_memory_bytes())}  {format_seconds(max(0.0, left))} left"
         )

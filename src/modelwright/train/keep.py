@@ -1,5 +1,6 @@
 """Which weights come out: averages over steps, or those of an earlier look that led clearly."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -7,11 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.core.goals import METRICS
+from modelwright.core.units import format_seconds
+from modelwright.data.rows import Rows
 from modelwright.measure.quality import Quality, bootstrap
 from modelwright.tasks.catalog import Task
+from modelwright.train.settings import Budget
 from modelwright.train.shards import local
 
 Pairs = tuple[list[Tensor], list[Tensor]]
+FEWEST_ROWS = 200  # of valid in a look; fewer tell too little
+LOOKING = 0.1  # of the time of a training, that is spent with looks at most
+ROWS_A_ROW = 3  # looked at in the time of one that is learned from, there and back
 AT_ONCE = 32  # tensors of which there are copies while an average is moved
 
 
@@ -60,6 +67,36 @@ def looked_at(number: int, most: int | None) -> np.ndarray:
     """Which of so many rows a look takes: all, or drawn ones in their order, always the same. The
     first ones may be of few classes, as folders and sorted tables have them."""
     return np.sort(np.random.default_rng(0).permutation(number)[:most])
+
+
+def rows_looked_at(most: int, steps: float, batch_size: float, looks: int) -> int:
+    """How many rows each of so many looks takes: `most`, or so few that all looks together take
+    about a tenth of the training's time, steps in all of it.
+
+    >>> rows_looked_at(2000, 5000, 128, 8), rows_looked_at(2000, 60, 32, 8)
+    (2000, 200)
+    >>> rows_looked_at(2000, 400, 32, 8)
+    480
+    """
+    return min(most, max(FEWEST_ROWS, int(LOOKING * steps * batch_size * ROWS_A_ROW / looks)))
+
+
+def spared(
+    valid: Rows, rows: int, whole_s: float, budget: Budget, task: Task, note: Callable[[str], None]
+) -> tuple[Rows, float]:
+    """Which rows the last look takes, and the seconds of that.
+
+    All of valid, which takes whole_s, unless that is more than a tenth of a training in minutes:
+    then so many as looks before it took, which people are told.
+    """
+    most_s = math.inf if budget.seconds is None or task.acting else LOOKING * budget.seconds
+    if whole_s <= most_s or rows == len(valid):
+        return valid, whole_s
+    note(
+        f"{rows:,} of {len(valid):,} rows of valid are looked at, at the end too: all of them "
+        f"would take {format_seconds(whole_s)}"
+    )
+    return valid.take(looked_at(len(valid), rows)), whole_s * rows / len(valid)
 
 
 def was_clearly_better(

@@ -28,13 +28,12 @@ from modelwright.models.catalog import ModelSpec
 from modelwright.models.later import Later
 from modelwright.runtime.torch_session import TorchSession
 from modelwright.tasks.catalog import Task
-from modelwright.train import checkpoint, state
+from modelwright.train import checkpoint, keep, state
 from modelwright.train.compiling import Compiling
 from modelwright.train.device import Batches, of_process
 from modelwright.train.gradient import Gradient, loss_of
 from modelwright.train.guards import Guard, Signals, State, StopRequested, catch_signals, cut_short
 from modelwright.train.journal import Journal, Record
-from modelwright.train.keep import copied, looked_at, valid_values, was_clearly_better
 from modelwright.train.optimizers import make_optimizer
 from modelwright.train.out_of_memory import MicroBatch
 from modelwright.train.parallel import ALONE, World
@@ -95,8 +94,7 @@ class Trainer:
         self.scale = LossScale(settings.precision == "16-mixed")
         given = (self.optimizer, self.guard, self.scale, self.micro, world)
         self.steps = Steps(settings, weights, *given)
-        self.elapsed, self.evaluation_seconds = 0.0, 0.0
-        self.looked_s, self.went_back = 0.0, False  # looked at valid, by this process
+        self.elapsed, self.evaluation_seconds, self.looked_s = 0.0, 0.0, 0.0  # this process's looks
         self.looks: list[tuple[float, float]] = []  # of the race: budget spent, valid metric
         self._saved, self._saved_at, self._evaluated_at = (0, 0), 0.0, 0.0  # step, looks; seconds
         self.best_value: float | None = None  # of the metric, at the looks while training
@@ -111,22 +109,20 @@ class Trainer:
             dynamic=any(one.over_time for one in spec.signature.inputs),
             world=world, from_s=spec.ladder.compile_from_s,
         )  # fmt: skip
-        self.resumed = self._resume()
+        self.went_back, self.resumed = False, self._resume()
 
     def _begin(self, train: Rows) -> None:
         """Make what steps are made from."""
-        settings, spec = self.settings, self.spec
+        settings, spec, world = self.settings, self.spec, self.world
         self.loader = Loader(
             train, batch_size=settings.batch_size, seed=settings.seed, augment=settings.augment,
             num_classes=spec.outputs.get("num_classes"), rate=spec.inputs.get("rate"),
             batch_steps=settings.batch_warmup_steps, window_steps=settings.window_warmup_steps,
         )  # fmt: skip
-        own = self.world.reader, self.world.layout.readers
-        self._batches = Batches(self.loader, settings.device, *own)
+        self._batches = Batches(self.loader, settings.device, world.reader, world.layout.readers)
 
     def train_step(self) -> float:
-        """Forward, backward, update; gives the mean loss of the last batch that is known, in nats:
-        of this one, unless steps are handed over ahead of that (train/step.py)."""
+        """One step; gives the mean loss, in nats, of the last that is known (train/step.py)."""
         self.steps.begin()
         progress = self.budget.progress(self.step, self.elapsed)
         passes = self._passes(progress)
@@ -174,7 +170,7 @@ class Trainer:
         first_step, first_elapsed = self.step, self.elapsed
         self.journal.begin(title, first_step, first_elapsed)
         started = time.perf_counter() - self.elapsed
-        with catch_signals() as signals, self._saver.closing():
+        with catch_signals() as signals, self._saver.closing(), self.journal.watched():
             hear = functools.partial(self._hear, signals, started, title)
             try:
                 if until is None and self.resumed and self._look_due():
@@ -188,8 +184,7 @@ class Trainer:
                         self.micro.fitting(settle, "while torch.compile was tried", together=False)
                     self.steps.ahead = AHEAD[self.device.type]
                     self.train_step()
-                    asked = hear()
-                    if self._between_steps(limit, asked, title, whole=until is None):
+                    if self._between_steps(limit, hear(), title, whole=until is None):
                         hear()  # it took time
             except StopRequested:
                 self._note_steps(limit)  # the step that was in hand
@@ -253,16 +248,15 @@ class Trainer:
         return self._spent(limit, first_step, first_elapsed)
 
     def evaluate(self, rows: int | None = None, *, thorough: bool = True) -> Quality:
-        """Metrics of the averaged weights on the valid part, or on `rows` of it; those of one call
-        of the model unless `thorough`. The weights have to be gathered before."""
+        """How good averaged weights, gathered before, are on valid or `rows` of it."""
         started, doing = time.perf_counter(), f"looking at valid after step {self.step}"
         session = TorchSession(self.result, self.spec, torch.get_num_threads())
-        part = self.valid.take(looked_at(len(self.valid), rows))
-        labels = self.spec.outputs.get("labels", ())
+        part = self.valid.take(keep.looked_at(len(self.valid), rows))
+        labels, what = self.spec.outputs.get("labels", ()), f"{self.journal.title}: valid judged"
 
         def judge() -> Quality:
             size = self.micro.size  # of more long rows, 256 took twice a step's memory
-            return evaluate(session, part, self.task, labels, batch_size=size, thorough=thorough)
+            return evaluate(session, part, self.task, labels, size, thorough=thorough, what=what)
 
         with autocast(self.settings.precision, self.device.type):
             found = self.micro.fitting(judge, doing, together=False)
@@ -281,11 +275,17 @@ class Trainer:
         """The first process judges the weights of now; if none were better, they are saved. A look
         that a signal breaks off stays due."""
         before, found = self._best, None
+        if not self._evaluated_at:  # the first one
+            steps = self.step / self.budget.progress(self.step, self.elapsed)
+            most, own = self.curve_rows, self.settings.batch_size / self.world.size
+            self.curve_rows = keep.rows_looked_at(most, steps, own, self.evaluations)
         judge = functools.partial(self.evaluate, self.curve_rows, thorough=False)
         with self.micro.enough(f"around the look at valid after step {self.step}"):
             self.weights.gather()
             if self.world.first and (found := cut_short(judge)) is not None:
                 self._consider(found)
+                known = self.evaluation_seconds, self.budget, self.task, self.journal.note
+                self.valid, self.evaluation_seconds = keep.spared(self.valid, found.rows, *known)
         self.evaluation_seconds = self.world.told(self.evaluation_seconds, patient=True)
         self.micro.asked = int(self.world.told(self.micro.asked))
         if not self.world.told(float(found is not None)):
@@ -296,10 +296,10 @@ class Trainer:
 
     def _consider(self, found: Quality) -> None:
         """Note a look's metrics; keep its weights if none were better so far."""
-        self.journal.write(self.step, self.elapsed, valid_values(found))
+        self.journal.write(self.step, self.elapsed, keep.valid_values(found))
         if self.settings.keep == "best" and self._better(found.value, self.best_value):
             self.best_value = found.value
-            self._best, self._seen = copied(self.result), found.statistics
+            self._best, self._seen = keep.copied(self.result), found.statistics
 
     def _better(self, value: float, than: float | None) -> bool:
         error = METRICS[self.task.look].error
@@ -334,7 +334,7 @@ class Trainer:
                 raise StopRequested(signals.received.name)
             self.weights.gather()
             if self.world.first:
-                values = valid_values(self._chosen(self.evaluate(thorough=False)))
+                values = keep.valid_values(self._chosen(self.evaluate(thorough=False)))
             self.elapsed += self.world.told(time.perf_counter() - started, patient=True)
         if self.world.first:
             self.journal.write(self.step, self.elapsed, values)
@@ -347,7 +347,7 @@ class Trainer:
         Those of an earlier look come back if they were clearly better.
         """
         judged = functools.partial(self.evaluate, thorough=False)
-        if self._seen is not None and was_clearly_better(self._seen, found, self.task, judged):
+        if self._seen is not None and keep.was_clearly_better(self._seen, found, self.task, judged):
             self.result.load_state_dict(self._best)
             self.went_back = True
             found = judged()
@@ -407,9 +407,9 @@ class Trainer:
         tensors = state.make_room(record, self.model, self.optimizer, average=average, first=first)
         checkpoint.restore(record, tensors)
         self._best = state.part("best", tensors)
-        self.steps.number, self._evaluated_at = int(record["step"]), float(position["evaluated_at"])
+        self.steps.number = int(record["step"])
         self.elapsed, self.best_value = float(position["elapsed"]), position["best_value"]
-        self.evaluation_seconds = float(position["evaluation_seconds"])
+        self._evaluated_at, self.evaluation_seconds, self.curve_rows = position["looking"]
         self.looks = [(float(spent), float(value)) for spent, value in position["looks"]]
         self._saved, self._saved_at = (self.step, len(self.looks)), self.elapsed
         self._take_up(position, state.part("more", tensors))
@@ -420,7 +420,7 @@ class Trainer:
         """What a checkpoint has to hold beside tensors, as plain JSON."""
         return {
             "best_value": self.best_value, "elapsed": self.elapsed, "looks": self.looks,
-            "evaluation_seconds": self.evaluation_seconds, "evaluated_at": self._evaluated_at,
+            "looking": (self._evaluated_at, self.evaluation_seconds, self.curve_rows),
             "settings": self.settings.plain(), "guard": self.guard.position(),
             "micro_batch_size": self.micro.asked, "scale": self.scale.position(),
             "compiled": self.compiling.taken,

@@ -60,6 +60,7 @@ def learning_rate_factor(
     warmup_steps: int,
     decay: float,
     schedule: ScheduleName = "wsd",
+    warmup_share: float | None = None,
 ) -> float:
     """The share of the full learning rate to use now.
 
@@ -69,13 +70,16 @@ def learning_rate_factor(
         step: steps done.
         progress: share of the budget spent, by steps or by time.
         decay: share of the budget in which `wsd` falls; the others do not read it.
+        warmup_share: of the budget, after which the warmup is over whatever the step.
 
     >>> [round(learning_rate_factor(s, s / 100, warmup_steps=10, decay=0.5), 2)
     ...  for s in (0, 4, 9, 50, 75, 100)]
     [0.1, 0.5, 1.0, 1.0, 0.5, 0.0]
     """
-    rising = min(1.0, (step + 1) / max(1, warmup_steps))
-    return min(rising, SCHEDULES[schedule](step, progress, warmup_steps, decay))
+    rising = (step + 1) / max(1, warmup_steps)
+    if warmup_share is not None:
+        rising = max(rising, progress / warmup_share)
+    return min(1.0, rising, SCHEDULES[schedule](step, progress, warmup_steps, decay))
 
 
 def weight_decay_factor(progress: float, begin: float, end: float | None) -> float:

@@ -58,6 +58,7 @@ class Settings:
     weight_decay_end: float | None = None  # None: as at the beginning
     batch_warmup_steps: int = 0
     window_warmup_steps: int = 0
+    warmup_share: float | None = None  # most that the warmup takes of a budget of time
     keep_checkpoints: int = 2
     grace_seconds: float = 30.0
     device: devices.Kind = "cpu"
@@ -86,7 +87,7 @@ class Settings:
         """The learning rate of a step."""
         return self.learning_rate * learning_rate_factor(
             step, progress, warmup_steps=self.warmup_steps, decay=self.decay,
-            schedule=self.schedule,
+            schedule=self.schedule, warmup_share=self.warmup_share,
         )  # fmt: skip
 
     def decay_share(self, progress: float) -> float:
@@ -104,6 +105,8 @@ class Settings:
         return "skip" in (self.on_nan, self.on_spike)
 
 
+# of a budget; where steps take long, a warmup counted in steps would never end
+WARMUP_SHARE = 0.1
 # of learning by acting; docs/experiments.md
 OF_ALGORITHM: dict[str, dict[str, Any]] = {"dqn": {"learning_rate": 3e-4}}
 # where neither the recipe nor the family says
@@ -169,7 +172,7 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         **OWN_DEFAULTS.get(section.optimizer or "", {}),
     }  # fmt: skip
     if budget.steps is not None:
-        defaults["warmup_steps"] = min(defaults["warmup_steps"], budget.steps // 10)
+        defaults["warmup_steps"] = min(defaults["warmup_steps"], int(WARMUP_SHARE * budget.steps))
     chosen = {
         name: default if (own := getattr(section, name)) is None else own
         for name, default in defaults.items()
@@ -225,6 +228,7 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         weight_decay_end=section.weight_decay_end,
         batch_warmup_steps=section.batch_warmup_steps,
         window_warmup_steps=section.window_warmup_steps,
+        warmup_share=WARMUP_SHARE if budget.seconds and section.warmup_steps is None else None,
         device=device,
         compile=False if acting else section.compile,
         **chosen,
