@@ -19,7 +19,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.003,
             weight_decay=0.05,
             warmup_steps=50,
-            decay=0.7,
             settles_in=1000,
             epochs=2.5,
             # of small nets its steps take longer than what they spare
@@ -35,7 +34,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.003,
             weight_decay=0.05,
             warmup_steps=100,
-            decay=0.7,
         ),
         "text": ladder(
             CONVOLUTIONS,
@@ -46,7 +44,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.003,
             weight_decay=0.05,
             warmup_steps=50,
-            decay=0.7,
         ),
         "tags": ladder(
             CONVOLUTIONS,
@@ -57,7 +54,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.003,
             weight_decay=0.05,
             warmup_steps=50,
-            decay=0.7,
         ),
         "letters": ladder(
             CONVOLUTIONS + " kernel_size",
@@ -68,7 +64,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.003,
             weight_decay=0.05,
             warmup_steps=100,
-            decay=0.7,
             batch_size=32,
         ),
         "audio": ladder(
@@ -80,7 +75,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.003,
             weight_decay=0.05,
             warmup_steps=50,
-            decay=0.7,
         ),
         "stream": ladder(
             CONVOLUTIONS,
@@ -92,7 +86,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.002,
             weight_decay=0.05,
             warmup_steps=100,
-            decay=0.7,
         ),
         "items": ladder(
             CONVOLUTIONS,
@@ -103,7 +96,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.005,
             weight_decay=0.1,
             warmup_steps=50,
-            decay=0.7,
         ),
         "ratings": ratings.LADDERS["cnn"],
         "pairs": ladder(
@@ -115,7 +107,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.002,
             weight_decay=0.05,
             warmup_steps=200,
-            decay=0.7,
         ),
         "series": ladder(
             CONVOLUTIONS,
@@ -175,7 +166,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.002,
             weight_decay=0.01,
             warmup_steps=100,
-            decay=0.7,
         ),
         "text": ladder(
             RECURRENCE,
@@ -186,7 +176,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.002,
             weight_decay=0.05,
             warmup_steps=50,
-            decay=0.7,
         ),
         "tags": ladder(
             RECURRENCE,
@@ -197,7 +186,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.002,
             weight_decay=0.05,
             warmup_steps=50,
-            decay=0.7,
         ),
         "letters": ladder(
             RECURRENCE,
@@ -208,7 +196,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.003,
             weight_decay=0.05,
             warmup_steps=100,
-            decay=0.7,
             batch_size=32,
         ),
         "audio": ladder(
@@ -232,7 +219,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.002,
             weight_decay=0.01,
             warmup_steps=100,
-            decay=0.7,
         ),
         "items": ladder(
             RECURRENCE,
@@ -243,7 +229,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.005,
             weight_decay=0.1,
             warmup_steps=50,
-            decay=0.7,
         ),
         "ratings": ratings.LADDERS["rnn"],
         "pairs": ladder(
@@ -255,7 +240,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.002,
             weight_decay=0.05,
             warmup_steps=200,
-            decay=0.7,
         ),
         "series": ladder(
             RECURRENCE,
@@ -315,7 +299,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.001,
             weight_decay=0.1,
             warmup_steps=100,
-            decay=0.7,
         ),
         "text": ladder(
             ATTENTION,
@@ -326,7 +309,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.001,
             weight_decay=0.1,
             warmup_steps=100,
-            decay=0.7,
         ),
         "tags": ladder(
             ATTENTION,
@@ -337,7 +319,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.001,
             weight_decay=0.1,
             warmup_steps=100,
-            decay=0.7,
         ),
         "letters": ladder(
             ATTENTION,
@@ -348,7 +329,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.002,
             weight_decay=0.1,
             warmup_steps=100,
-            decay=0.7,
             batch_size=32,
         ),
         "audio": ladder(
@@ -382,7 +362,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=5e-3,
             weight_decay=0.1,
             warmup_steps=100,
-            decay=0.7,
         ),
         "items": ladder(
             ATTENTION,
@@ -393,7 +372,6 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             learning_rate=0.005,
             weight_decay=0.1,
             warmup_steps=100,
-            decay=0.7,
         ),
         "ratings": ratings.LADDERS["transformer"],
         "pairs": ladder(
@@ -404,10 +382,12 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             (512, 4, 0.3),
             wide={"optimizer": "muon", "learning_rate": 0.01, "weight_decay": 0.1},
             wide_from="small",
+            settles_in=(200, 500, 1000, 2000),
+            epochs=2,
+            compile_from_s=3600,  # a try took 2:08 min, and passes as long as without
             learning_rate=0.0015,
             weight_decay=0.05,
             warmup_steps=300,
-            decay=0.7,
         ),
         "series": ladder(
             ATTENTION,

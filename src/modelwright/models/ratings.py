@@ -13,15 +13,15 @@ LADDERS = {
     "cnn": ladder(
         CONVOLUTIONS,
         (32, (32,), 0.0), (64, (64, 64), 0.3), (96, (128, 128), 0.4), (128, (192,) * 3, 0.4),
-        batch_size=32, learning_rate=0.01, weight_decay=0.1, warmup_steps=50, decay=0.7,
+        batch_size=32, learning_rate=0.01, weight_decay=0.1, warmup_steps=50,
     ),
     "rnn": ladder(
         RECURRENCE, (32, 16, 1, 0.0), (64, 64, 1, 0.3), (96, 96, 1, 0.4), (128, 128, 2, 0.4),
-        batch_size=32, learning_rate=0.005, weight_decay=0.1, warmup_steps=50, decay=0.7,
+        batch_size=32, learning_rate=0.005, weight_decay=0.1, warmup_steps=50,
     ),
     "transformer": ladder(
         ATTENTION, (32, 1, 0.0), (64, 1, 0.3), (96, 2, 0.3), (128, 3, 0.4),
-        batch_size=32, learning_rate=0.01, weight_decay=0.1, warmup_steps=50, decay=0.7,
+        batch_size=32, learning_rate=0.01, weight_decay=0.1, warmup_steps=50,
     ),
 }  # fmt: skip
 PENALTY, BIAS_PENALTY = 0.1, 0.02  # of a rating, in squared errors

@@ -79,7 +79,7 @@ def predict(
             candidate.binds, candidate.status = "budget.train_minutes", "dropped"
             candidate.reason = (
                 f"would make {_steps(recipe, candidate):,.0f} steps in the budget; the "
-                f"{candidate.spec.ladder.settles_in:,} in which it can settle are needed"
+                f"{_to_settle(candidate.spec):,} in which it can settle are needed"
             )
     for among in (candidates, lighter):
         for family in MODELS:
@@ -113,7 +113,7 @@ def _calibrated(
                 one.reason = (
                     f"not timed: {smaller.spec.name} would already make "
                     f"{_steps(recipe, smaller):,.0f} steps in the budget; the "
-                    f"{spec.ladder.settles_in:,} in which it can settle are needed"
+                    f"{_to_settle(smaller.spec):,} in which it can settle are needed"
                 )
                 continue
             try:
@@ -159,7 +159,7 @@ def _keep_one(recipe: Recipe, candidates: Sequence[Candidate]) -> None:
             elif other in small:
                 other.reason = (
                     f"would make {_steps(recipe, other):,.0f} steps in the budget, fewer than the "
-                    f"{kept.spec.ladder.settles_in:,} in which {kept.spec.name} can settle"
+                    f"{_to_settle(kept.spec):,} in which {kept.spec.name} can settle"
                 )
             else:
                 other.reason = f"{kept.spec.name} meets the size goal without pruning"
@@ -171,8 +171,12 @@ def _steps(recipe: Recipe, candidate: Candidate) -> float:
     return math.inf if minutes is None else 60 * minutes / candidate.predicted["step_s"]
 
 
+def _to_settle(spec: ModelSpec) -> int:
+    return spec.ladder.steps_to_settle(spec.size)
+
+
 def _settles(recipe: Recipe, candidate: Candidate) -> bool:
-    return _steps(recipe, candidate) >= candidate.spec.ladder.settles_in
+    return _steps(recipe, candidate) >= _to_settle(candidate.spec)
 
 
 def _calibrate(
