@@ -1,10 +1,13 @@
-"""Fields of a table over time: which are numbers, dates or nothing, and which make a row."""
+"""Lines and fields of a table over time: which are numbers, dates or nothing; which make a row."""
 
+import csv
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from modelwright.core.errors import DataError
+from modelwright.data import jsonl, parquet
+from modelwright.data.opening import UNREADABLE, unpacked
 
 MISSING = ("", "na", "nan", "null", "none", "?")
 _NUMBER = "a number with a decimal point; nothing, NA, NaN or ? where there is none"
@@ -13,6 +16,7 @@ _NAMES = {
     "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
     "mon", "tue", "wed", "thu", "fri", "sat", "sun",
 }  # fmt: skip
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 _DATE_WORDS = {"t", "z", "q", "w", "am", "pm", "utc", "gmt"}
 
 
@@ -71,3 +75,51 @@ def is_date(field: str) -> bool:
         return False
     words = re.findall("[a-z]+", field.lower())
     return all(word[:3] in _NAMES or word in _DATE_WORDS for word in words)
+
+
+def lines(content: bytes, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Line and fields of every row, as they are read, without blank lines at both ends.
+
+    Args:
+        content: of the file, gzip or not; name: what errors call it.
+    Raises: DataError if it is empty or cannot be read.
+    """
+    begun, blank = False, list[int]()
+    for line, fields in _divided(content, name):
+        if fields in ([], [""]):
+            blank.append(line)
+            continue
+        if begun:
+            yield from ((one, [""]) for one in blank)
+        blank.clear()
+        begun = True
+        yield line, fields
+    if not begun:
+        raise DataError(f"{name} is empty", expected="a table with a row for each point in time")
+
+
+def _divided(content: bytes, name: str) -> Iterator[tuple[int, list[str]]]:
+    """The same, blank ones among them."""
+    if content.startswith(parquet.MAGIC):
+        yield from parquet.lines(content)
+        return
+    try:
+        decoded = unpacked(content).decode("utf-8-sig")
+        if decoded.lstrip().startswith("{"):
+            yield from jsonl.lines(decoded, name)
+            return
+        first = re.search(r"[^\r\n]+", decoded)
+        marks = [mark for mark in "\t;," if first is not None and mark in first[0]]
+        each = (found[0] for found in _LINE.finditer(decoded))
+        if marks:
+            reader = csv.reader(each, delimiter=marks[0])
+            for row in reader:
+                yield reader.line_num, [field.strip() for field in row]
+        else:
+            yield from ((line, row.split()) for line, row in enumerate(each, 1))
+    except (*UNREADABLE, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{name} cannot be read as a table: {error}",
+            expected="whole UTF-8 text, plain or as .gz, with a row for each point in time",
+            repair="save it again as CSV in UTF-8",
+        ) from error

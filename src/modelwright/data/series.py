@@ -6,11 +6,11 @@ Source of the protocol: Zhou et al. 2020, arXiv:2012.07436 (errors on the scale 
 al. 2024, arXiv:2403.20150 (every window counts, also those of a last, short batch).
 """
 
-import csv
 import functools
-import io
+import itertools
 import math
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,8 @@ from modelwright.core import recipe
 from modelwright.core.errors import ConfigError, DataError, did_you_mean
 from modelwright.core.progress import counted, say
 from modelwright.data import jsonl, parquet
-from modelwright.data.fields import MISSING, is_date, is_number, is_row, to_number
-from modelwright.data.opening import UNREADABLE, open_bytes, unpacked
+from modelwright.data.fields import MISSING, is_date, is_number, is_row, lines, to_number
+from modelwright.data.opening import UNREADABLE, open_bytes
 from modelwright.data.rows import LISTED, PARTS, Array, Column, Finding, Loaded, Prepared, Rows
 from modelwright.data.shared import Windows
 from modelwright.data.times import count_rows, remarks, require_order
@@ -76,7 +76,7 @@ def is_table(path: Path) -> bool:
         if path.suffix == parquet.SUFFIX:
             rows = parquet.lines(path, _PEEK_ROWS)
         else:
-            rows = _lines(content, path.name)[: _PEEK_ROWS + 1]
+            rows = list(itertools.islice(lines(content, path.name), _PEEK_ROWS + 1))
     except DataError:
         return False
     timed = bool(rows) and any(map(_OVER_TIME.fullmatch, rows[0][1]))
@@ -134,7 +134,7 @@ def starter(path: Path) -> dict[str, Any]:
     """A horizon, a window where the usual one is long for so few rows, and where some columns hold
     words or begin with a gap, the others."""
     content = path.read_bytes()
-    head, *body = (fields for _, fields in _lines(content, str(path)))
+    head, *body = (fields for _, fields in lines(content, str(path)))
     columns = [*zip(*body, strict=False)][1:]
     fit = [column[0].lower() not in MISSING and all(map(is_number, column)) for column in columns]
     some = any(fit) and not all(fit)
@@ -248,80 +248,56 @@ def read_table(content: bytes, name: str, wanted: Sequence[str] | None = None) -
         wanted: the columns to take, in that order; None takes all but time.
     Raises: DataError with the line of a row of another length or of a text among the numbers.
     """
-    rows = _lines(content, name)
-    width = len(rows[0][1])
-    for line, fields in rows:
-        if len(fields) != width:
+    rows = lines(content, name)
+    begin, head = next(rows)
+    header = any(not is_number(field) and not is_date(field) for field in head)
+    named = [(header and field) or f"column {place}" for place, field in enumerate(head)]
+    taken = [place for place, one in enumerate(named) if place and one in (wanted or named)]
+    body = rows if header else itertools.chain([(begin, head)], rows)
+    firsts, numbers, found = list[str](), list[int](), array("d")
+    for line, fields in counted(body, "data: rows made numbers"):
+        if len(fields) != len(head):
             raise DataError(
                 f"{name}, line {line}: {_many(len(fields), 'field')}",
-                expected=f"{width}, as in line {rows[0][0]}",
+                expected=f"{len(head)}, as in line {begin}",
                 repair="correct that line",
             )
-    head = rows[0][1]
-    header = any(not is_number(field) and not is_date(field) for field in head)
-    body = rows[1:] if header else rows
-    if not body:
-        raise DataError(f"{name} has a header and no row", expected="a row for each point in time")
-    stamp = next((fields[0] for _, fields in body if fields[0].lower() not in MISSING), "")
-    timed, remark = not is_number(stamp), ""
-    named = [(header and field) or f"column {place}" for place, field in enumerate(head)]
-    if not timed and len(head) > 1 and named[0] not in (wanted or ()):
-        counting = [fields[0] for _, fields in body]
-        timed, remark = count_rows(head[0] if header else named[0], counting)
-    places = _places(name, named[timed:], wanted, int(timed))
-    values = np.empty((len(body), len(places)), np.float64)
-    for row, (line, fields) in enumerate(counted(body, "data: rows made numbers", len(body))):
+        firsts.append(fields[0])
+        numbers.append(line)
         try:
-            values[row] = [float(fields[place]) for place in places.values()]
+            found.extend([float(fields[place]) for place in taken])
         except ValueError:
-            values[row] = [
-                to_number(fields[place], f"{name}, line {line}", column)
-                for column, place in places.items()
-            ]
+            del found[(len(numbers) - 1) * len(taken) :]
+            where = f"{name}, line {line}"
+            found.extend([to_number(fields[place], where, named[place]) for place in taken])
+    if not numbers:
+        raise DataError(f"{name} has a header and no row", expected="a row for each point in time")
+    stamp = next((one for one in firsts if one.lower() not in MISSING), "")
+    timed, remark = not is_number(stamp), ""
+    if not timed and len(head) > 1 and named[0] not in (wanted or ()):
+        timed, remark = count_rows(head[0] if header else named[0], firsts)
+    places = _places(name, named[timed:], wanted, int(timed))
+    behind = np.frombuffer(found).reshape(len(numbers), len(taken))
+    values = np.empty((len(numbers), len(places)), np.float64)
+    for own, (column, place) in enumerate(places.items()):
+        if place:
+            values[:, own] = behind[:, taken.index(place)]
+        else:
+            each = zip(firsts, numbers, strict=True)
+            values[:, own] = [to_number(one, f"{name}, line {line}", column) for one, line in each]
     for row, channel in np.argwhere(np.abs(values) > np.finfo(np.float32).max):
         raise DataError(
-            f"{name}, line {body[row][0]}: {body[row][1][list(places.values())[channel]]!r} in the "
-            f"column {list(places)[channel]!r} is beyond what 32 bits hold",
+            f"{name}, line {numbers[row]}: {values[row, channel]:g} in the column "
+            f"{list(places)[channel]!r} is beyond what 32 bits hold",
             expected="numbers up to 3.4e38",
         )
-    times = [fields[0] if timed else f"row {row}" for row, (_, fields) in enumerate(body, 1)]
-    lines = [line for line, _ in body]
+    times = firsts if timed else [f"row {row}" for row in range(1, len(numbers) + 1)]
     narrow, known = values.astype(np.float32), np.nan_to_num(values)
-    steps = np.median(np.abs(np.diff(known, axis=0)), axis=0) if len(body) > 1 else known[0] * 0
+    steps = np.median(np.abs(np.diff(known, axis=0)), axis=0) if len(numbers) > 1 else known[0] * 0
     apart = np.spacing(np.abs(known).max(0).astype(np.float32))
     blurred = (steps > 0) & (steps < 100 * apart)
     coarse = [name for name, one in zip(places, blurred, strict=True) if one]
-    return Table(list(places), narrow, times, lines, timed, coarse, remark)
-
-
-def _lines(content: bytes, name: str) -> list[tuple[int, list[str]]]:
-    """Line and fields of every row, without blank lines at both ends."""
-    if content.startswith(parquet.MAGIC):
-        return parquet.lines(content)
-    try:
-        decoded = unpacked(content).decode("utf-8-sig")
-        if decoded.lstrip().startswith("{"):
-            return jsonl.lines(decoded, name)
-        first = re.search(r"[^\r\n]+", decoded)
-        marks = [mark for mark in "\t;," if first is not None and mark in first[0]]
-        if marks:
-            reader = csv.reader(io.StringIO(decoded, newline=""), delimiter=marks[0])
-            rows = [(reader.line_num, [field.strip() for field in row]) for row in reader]
-        else:
-            rows = [(line, row.split()) for line, row in enumerate(decoded.splitlines(), 1)]
-    except (*UNREADABLE, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{name} cannot be read as a table: {error}",
-            expected="whole UTF-8 text, plain or as .gz, with a row for each point in time",
-            repair="save it again as CSV in UTF-8",
-        ) from error
-    rows = [(line, fields or [""]) for line, fields in rows]
-    while rows and rows[-1][1] == [""]:
-        rows.pop()
-    start = next((place for place, (_, fields) in enumerate(rows) if fields != [""]), 0)
-    if not rows:
-        raise DataError(f"{name} is empty", expected="a table with a row for each point in time")
-    return rows[start:]
+    return Table(list(places), narrow, times, numbers, timed, coarse, remark)
 
 
 def _places(
