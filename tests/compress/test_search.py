@@ -256,6 +256,25 @@ def test_rows_name_what_they_measured(mode):
     assert one.measured == row["measured"]
 
 
+@pytest.mark.parametrize(("size_mb", "also"), [(0.5, []), (0.9, [FLOAT, "int8-minmax"])])
+def test_what_static_int8_leaves_is_rounded_where_it_is_most_of_the_file(
+    monkeypatch, size_mb, also
+):
+    """Though every goal is met: tables of words are most of many a model, and stay in float."""
+    one, parents = searching(monkeypatch, *[""] * 6, compress="auto")
+    rounded = Search._rounded
+
+    def with_size(*given):
+        made = rounded(*given)
+        made.measured["size_mb"] = size_mb
+        return made
+
+    monkeypatch.setattr(Search, "_rounded", with_size)
+    one._quantized(one.candidates[0])
+
+    assert [FLOAT] * 4 + also == parents
+
+
 @pytest.mark.parametrize(("status", "pruned"), [("", False), ("refused", True)])
 def test_what_was_refused_is_no_reason_not_to_prune(monkeypatch, status, pruned):
     """However small and fast it is: it is another model."""

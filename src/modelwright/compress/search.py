@@ -1,8 +1,8 @@
 """Combine methods under the goals: make candidates, measure each on the target, choose.
 
 Every candidate is exported and measured on the valid part and the target runtime; the test part
-is never opened here. "auto" tries int8 first, if a goal is still missed of weights alone, and only
-then prunes.
+is never opened here. "auto" tries int8 first, of weights alone if a goal is still missed or most
+bytes are left, and only then prunes.
 """
 
 import functools
@@ -49,6 +49,7 @@ MOST_FLIPPED = 0.05
 COSTS = ("error", "latency_p50_ms", "size_mb")
 # of the task's metric, that "best" may give away for size and speed where no goal says
 SAFE_DROP = 0.005
+HALF = 0.5  # of the float file: what static int8 leaves above it, int8 of weights alone may save
 TIMED_SECONDS = 1.0  # of each candidate
 
 
@@ -175,15 +176,16 @@ class Search:
         return self._add(name, steps, recovered, spec, trained), recovered
 
     def _quantized(self, plain: Candidate) -> None:
-        """Static int8; where that can't be had or misses a goal, weights alone, and with what is
-        left in float32 beside it."""
+        """Static int8; where that can't be had, misses a goal or leaves more than half of the
+        bytes, weights alone, and with what is left in float32 beside it."""
         number = len(self.candidates)
         try:
             self._quantize(plain, Quantize())
         except (Unsupported, NothingChanged) as error:
             self._refuse(_named(plain, "int8"), error.what)
         made = [one for one in self.candidates[number:] if not one.status]
-        if any(all(one.meets.values()) for one in made):
+        most_mb = HALF * plain.measured["size_mb"]
+        if any(all(one.meets.values()) and one.measured["size_mb"] <= most_mb for one in made):
             return
         for parent in (plain, *made):
             try:
@@ -340,9 +342,7 @@ def settle(made: Sequence[Candidate]) -> None:
         return
     best = min(made, key=lambda one: one.error)
     gaps = []
-    for one in made:
-        if one is best:
-            continue
+    for one in (other for other in made if other is not best):
         gaps.append(gap := one.error - best.error)
         size, latency = (
             one.measured[key] / best.measured[key] - 1 for key in ("size_mb", "latency_p50_ms")
@@ -443,7 +443,6 @@ def _may_meet(candidate: Candidate, bounds: Sequence[Goal]) -> bool:
     for goal in bounds:
         end = "high" if goal.op == ">=" else "low"
         known = f"{goal.name}_{end}" if goal.name == candidate.metric else goal.name
-        best = candidate.measured[known]
-        if not goal.met_by(best):
+        if not goal.met_by(candidate.measured[known]):
             return False
     return True
