@@ -317,12 +317,14 @@ def _called(words: list[str]) -> int:
             print(json_module.dumps({"verdict": "refused", "error": text}))
         return Exit.BAD_INPUT
     except ModelwrightError as error:
+        _stand_still()
         if not error.said:
             _complain(str(error), always=True)
             if as_json:
                 print(json_module.dumps({"verdict": "refused", "error": str(error)}))
         return error.exit_code
     except KeyboardInterrupt:
+        _stand_still()
         goes_on = "; what was finished is kept, and the same command continues"
         _complain("stopped" + (goes_on if set(words[:1]) & set(GOES_ON) else ""))
         if as_json:
@@ -355,6 +357,12 @@ def _road(
         _complain("no goals were set: this certifies only that what ships is what was trained")
     _print(found, json, show.result)
     return VERDICTS.get(found["verdict"], Exit.OK)
+
+
+def _stand_still() -> None:
+    from modelwright.core.progress import stand_still
+
+    stand_still()
 
 
 def _load() -> None:

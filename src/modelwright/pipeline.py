@@ -280,10 +280,8 @@ def _do(run: Run, recipe: Recipe, stage: str, world: World) -> None:
     run.write(stage, "stage_started")
     started = time.perf_counter()
     try:
-        with contextlib.ExitStack() as around:
-            if stage != TOGETHER:
-                around.enter_context(ranks.alone())
-                around.enter_context(working(stage))
+        alone = contextlib.nullcontext() if stage == TOGETHER else ranks.alone()
+        with alone, working(stage):
             known = {"world": world} if stage in ("plan", TOGETHER) else {}
             summary = STEPS[stage](run, recipe, **known)
     except BaseException:

@@ -211,3 +211,18 @@ def test_no_thread_where_nobody_looks(quick):
         assert [1, 2] == list(progress.counted([1, 2], "numbers read"))
 
     assert before == inside
+
+
+def test_after_an_error_no_line_moves(terminal, quick):
+    """A traceback keeps the rows alive that were counted; what is told of it stays."""
+    screen = terminal()
+    rows = progress.counted("abcd", "letters")
+    next(rows)
+    until(lambda: shown_lines(screen))
+    progress.stand_still()
+    time.sleep(0.05)  # a line on its way
+    told = screen.getvalue()
+    time.sleep(0.05)
+
+    assert told == screen.getvalue()
+    rows.close()

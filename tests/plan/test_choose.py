@@ -1,5 +1,6 @@
 """Which candidates are dropped and why, how the race goes, and what it costs."""
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ from modelwright.core.errors import ConfigError, Exit, Infeasible
 from modelwright.models.catalog import MODELS
 from modelwright.plan import choose, race
 from modelwright.plan.candidate import SIZE_MARGIN, Candidate, from_json, smallest_over_budget
+from modelwright.train import loop
+from modelwright.train.guards import StopRequested
 from modelwright.train.settings import Budget, training_budget
 
 from .conftest import SIZES, data_of, recipe_of, rows
@@ -90,7 +93,7 @@ def test_a_size_that_makes_too_few_steps_gives_way(machine):
 
     assert {f"{family}-small" for family in FAMILIES} == fits(found)
     assert found["cnn-base"].reason.startswith("would make ")
-    assert found["cnn-base"].reason.endswith("fewer than the 2,000 in which cnn-small can settle")
+    assert found["cnn-base"].reason.endswith("the 2,000 in which it can settle are needed")
 
 
 def test_sizes_above_one_that_is_too_slow_are_not_timed(machine):
@@ -455,6 +458,39 @@ def test_race_resumes_within_a_slice(machine, tmp_path, monkeypatch):
     assert (wanted[1].spec.name, wanted[2]) == (found[1].spec.name, found[2])
 
 
+@pytest.mark.parametrize("stop_after", [None, 0, 1])
+def test_a_race_that_was_stopped_looks_at_as_many_rows(machine, tmp_path, monkeypatch, stop_after):
+    """Whether it was stopped among the first steps or behind a look: at half as many rows as can be
+    looked at in the time of the steps, so that its curves, and who wins, are the same."""
+    recipe = recipe_of(**{**RACE, "budget": {"train_steps": 150}, "train": {"batch_size": 256}})
+    evaluate, train_step, seen = race.Trainer.evaluate, race.Trainer.train_step, []
+
+    def noted(trainer, number=None, **more):
+        seen.append((trainer.spec.family, trainer.step, number))
+        return evaluate(trainer, number, **more)
+
+    def stopping(trainer):
+        loss = train_step(trainer)
+        if not stopped and stop_after == len(trainer.looks):
+            stopped.append(True)
+            trainer.steps.look_back()
+            trainer.save()
+            raise StopRequested("SIGTERM")
+        return loss
+
+    stopped = []
+    monkeypatch.setattr(race.Trainer, "evaluate", noted)
+    monkeypatch.setattr(race.Trainer, "train_step", stopping)
+    for _ in range(1 if stop_after is None else 2):
+        candidates = choose.predict(recipe, data_of(300, 3000))
+        with contextlib.suppress(StopRequested):
+            race.run(recipe, candidates, rows(300), rows(3000, 1), tmp_path)
+
+    first = [one for one in seen if one[0] == "cnn"][:3]
+    assert (stop_after is not None) == bool(stopped)
+    assert [("cnn", 2, 768), ("cnn", 4, 768), ("cnn", 6, 768)] == first
+
+
 @pytest.mark.parametrize(
     ("later", "rounds", "winner"),
     [({("cnn", 3): 0.82, ("rnn", 3): 0.88}, 3, "rnn-tiny"),
@@ -558,8 +594,8 @@ def test_slow_looks_do_not_spend_the_whole_budget(machine, tmp_path, monkeypatch
 
     def slow(trainer, rows=None, **more):
         looked.append(rows)
-        trainer.looked_s += look_s * rows / race.CURVE_ROWS
-        trainer.elapsed += look_s * rows / race.CURVE_ROWS
+        trainer.looked_s += look_s * rows / loop.CURVE_ROWS
+        trainer.elapsed += look_s * rows / loop.CURVE_ROWS
         return evaluate(trainer, rows, **more)
 
     monkeypatch.setattr(race.Trainer, "evaluate", slow)
@@ -568,7 +604,7 @@ def test_slow_looks_do_not_spend_the_whole_budget(machine, tmp_path, monkeypatch
     candidates = choose.predict(recipe, data_of(64, 16))
     winner, budget = race.run(recipe, candidates, rows(64), rows(16, 1), tmp_path, told.append)
 
-    assert race.FEWEST_ROWS <= min(looked) and max(looked) < race.CURVE_ROWS
+    assert race.FEWEST_ROWS <= min(looked) and max(looked) < loop.CURVE_ROWS
     assert budget.seconds >= winner.rounds[-1]["seconds"]
     assert (look_s == 20.0) == any(
         "the race ends with round 1, as it stands" in one for one in told

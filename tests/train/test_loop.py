@@ -19,7 +19,7 @@ from modelwright.models.catalog import MODELS, ModelSpec
 from modelwright.tasks.catalog import TASKS
 from modelwright.train import checkpoint, gradient, journal, loop
 from modelwright.train.guards import ASKING, StopRequested
-from modelwright.train.keep import looked_at, was_clearly_better
+from modelwright.train.keep import looked_at, rows_looked_at, shortened, was_clearly_better
 from modelwright.train.settings import OWN_DEFAULTS, Budget, fill_in
 
 from .conftest import INPUTS, OUTPUTS, differing, rows, settings_of, trainer_of, weights_of
@@ -267,7 +267,7 @@ def test_a_slice_of_the_race_keeps_time_for_its_own_look_alone(tmp_path, until, 
     """All of valid is looked at once, in the end of the whole budget."""
     trainer = trainer_of(tmp_path, budget=Budget(seconds=8.0))
     trainer.curve_rows = len(trainer.valid) // 4
-    trainer.elapsed, trainer.evaluation_seconds = 5.0, 4.0
+    trainer.elapsed, trainer.evaluation_seconds, trainer._evaluated_at = 5.0, 4.0, 0.5
 
     assert spent == trainer._over(until or trainer.budget, 0, 0.0)
 
@@ -482,6 +482,44 @@ def test_looks_of_a_short_training_take_few_rows(tmp_path, number, looked):
     then.finish()
 
     assert [looked] * 7 + [number] == seen
+
+
+def test_rows_ranked_among_others_are_as_many_as_ever():
+    """Among fewer, a recall is another figure."""
+    ranked = TASKS["image-text-matching"]
+
+    assert 2000 == rows_looked_at(ranked, 2000, 60, 32, 8)
+    assert 200 == rows_looked_at(TASKS["image-classification"], 2000, 60, 32, 8)
+
+
+def test_a_spared_valid_part_stays_so_after_a_resume(tmp_path):
+    """A training that is killed before its last look has no more time for it than before."""
+    trainer = trainer_of(tmp_path, budget=Budget(seconds=0.5))
+    trainer.valid = rows(3000, 1)
+    trainer.valid = shortened(trainer.valid, 200)
+    trainer.curve_rows = 200
+    trainer.train_step()
+    trainer.save()
+
+    def again():
+        one = trainer_of(tmp_path, budget=Budget(seconds=0.5))
+        return len(one.valid)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.train.conftest.rows", lambda number, seed=0: rows(3000, seed))
+        assert 200 == again()
+
+
+def test_a_training_is_not_given_up_for_a_last_look(tmp_path):
+    """What a race knows of all of valid is more than the budget; the first look settles what the
+    last one takes, and until then a tenth of the time is kept for it."""
+    trainer = trainer_of(tmp_path, budget=Budget(seconds=100.0))
+    trainer.evaluation_seconds = 500.0
+    over = []
+    for trainer.elapsed in (0.0, 89.0, 91.0):
+        over.append(trainer._spent(trainer.budget, 0, 0.0))
+
+    assert [False, False, True] == over
 
 
 @pytest.mark.parametrize(("budget", "last"), [(0.4, 200), (400.0, 3000)])

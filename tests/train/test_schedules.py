@@ -99,6 +99,14 @@ def test_a_family_s_warmup_takes_at_most_a_tenth_of_the_budget(budget, own, foun
     assert found == (settings.warmup_steps, settings.warmup_share)
 
 
+def test_a_root_that_counts_from_the_warmup_keeps_its_warmup():
+    """`inverse_sqrt` falls from the end of a warmup counted in steps."""
+    spec = ModelSpec("transformer", "tiny", {"kind": "pairs"}, {"kind": "pairs"})
+    settings = fill_in(Train(schedule="inverse_sqrt"), spec, "32-true", Budget(seconds=60))
+
+    assert settings.warmup_share is None
+
+
 def test_a_shorter_budget_of_time_enters_the_decay_earlier():
     """Half the steps a second means half the steps before the decay, and zero at the end."""
     fast, slow = (

@@ -103,21 +103,29 @@ def telling(line: Callable[[float], str]) -> Iterator[None]:
         nonlocal said
         while not over.wait(QUIET_S):
             now = time.monotonic()
-            if _working[-1] is over and now - _written >= QUIET_S:
+            if _working[-1:] == [over] and now - _written >= QUIET_S:
                 show(line(now - started))
                 said = True
 
     teller = threading.Thread(target=tell, daemon=True)
-    _working.append(over)
-    teller.start()
     try:
+        _working.append(over)
+        teller.start()
         yield
     finally:
         over.set()
-        teller.join()
-        _working.remove(over)
+        if over in _working:
+            _working.remove(over)
+        if teller.ident is not None:
+            teller.join()
         if said:
             show("")
+
+
+def stand_still() -> None:
+    """No line moves any more but of work that begins from here on: what failed is told now, while
+    its traceback keeps it alive."""
+    _working.clear()
 
 
 def _write(text: str) -> None:

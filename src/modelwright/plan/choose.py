@@ -158,8 +158,8 @@ def _keep_one(recipe: Recipe, candidates: Sequence[Candidate]) -> None:
                 other.reason = f"{kept.spec.name} is larger and fits too"
             elif other in small:
                 other.reason = (
-                    f"would make {_steps(recipe, other):,.0f} steps in the budget, fewer than the "
-                    f"{_to_settle(kept.spec):,} in which {kept.spec.name} can settle"
+                    f"would make {_steps(recipe, other):,.0f} steps in the budget; the "
+                    f"{_to_settle(other.spec):,} in which it can settle are needed"
                 )
             else:
                 other.reason = f"{kept.spec.name} meets the size goal without pruning"

@@ -27,7 +27,7 @@ from modelwright.plan.curve import expected_error
 from modelwright.tasks.catalog import TASKS
 from modelwright.train.journal import Record
 from modelwright.train.keep import FEWEST_ROWS, ROWS_A_ROW
-from modelwright.train.loop import CURVE_ROWS, Trainer
+from modelwright.train.loop import Trainer
 from modelwright.train.settings import Budget, fill_in, training_budget
 
 LOOKS = 3  # points of the learning curve in each slice
@@ -181,19 +181,17 @@ def _slice(
         whole, folder / "race" / spec.name,
         record=Record(note=note, planned=memory.in_words(candidate.memory)),
     )  # fmt: skip
-    looked_at = candidate.rounds[-1]["look_rows"] if candidate.rounds else CURVE_ROWS
     for index in range(len(trainer.looks) + 1, number * LOOKS + 1):
-        first_step = trainer.step
         until = whole.part(RACE_SLICE * index / LOOKS, least_steps=index)
         trainer.run(until, title=f"race {number}: {spec.name}")
-        if index == 1:  # no look is timed yet: about as long as the steps
-            learned = ROWS_A_ROW * settings.batch_size * (trainer.step - first_step)
-            looked_at = min(looked_at, max(FEWEST_ROWS, learned))
+        if index == 1 and not trainer.task.whole_batches:  # not timed yet: half of the steps' time
+            learned = ROWS_A_ROW * settings.batch_size * trainer.step // 2
+            trainer.curve_rows = min(trainer.curve_rows, max(FEWEST_ROWS, learned))
         before_s = trainer.looked_s
-        trainer.look(looked_at)
+        trainer.look(trainer.curve_rows)
         look_s, most_s = trainer.looked_s - before_s, RACE_SLICE / LOOKS * (whole.seconds or 1e9)
-        if look_s > most_s:  # than the steps before it: of fewer rows, for half of that
-            looked_at = max(FEWEST_ROWS, int(looked_at * most_s / look_s / 2))
+        if look_s > most_s / 2:  # half of the steps' time
+            trainer.curve_rows = max(FEWEST_ROWS, int(trainer.curve_rows * most_s / look_s / 2))
     trainer.save()
     value, name = trainer.looks[-1][1], trainer.task.look
     say(
@@ -207,7 +205,7 @@ def _slice(
         "metric": name,
         "value": value,
         "curve": trainer.looks[-LOOKS:],
-        "look_rows": looked_at,
+        "look_rows": trainer.curve_rows,
     }
 
 

@@ -240,5 +240,5 @@ class Journal:
             shown.append(f"MFU {speeds['mfu']:.0%}")
         return (
             f"{self.title}  step {step}  loss {loss:.3f}  {'  '.join(shown)}  "
-            f"{format_bytes(peak_memory_bytes())}  {format_seconds(max(0.0, left))} left"
+            f"{format_bytes(peak_memory_bytes())}" + f"  {format_seconds(left)} left" * (left > 0)
         )

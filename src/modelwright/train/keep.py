@@ -69,15 +69,13 @@ def looked_at(number: int, most: int | None) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(number)[:most])
 
 
-def rows_looked_at(most: int, steps: float, batch_size: float, looks: int) -> int:
+def rows_looked_at(task: Task, most: int, steps: float, batch_size: int, looks: int) -> int:
     """How many rows each of so many looks takes: `most`, or so few that all looks together take
-    about a tenth of the training's time, steps in all of it.
-
-    >>> rows_looked_at(2000, 5000, 128, 8), rows_looked_at(2000, 60, 32, 8)
-    (2000, 200)
-    >>> rows_looked_at(2000, 400, 32, 8)
-    480
+    about a tenth of the training's time, steps in all of it. Where a row is ranked among all
+    others, `most`: among fewer it is another figure.
     """
+    if task.whole_batches:
+        return most
     return min(most, max(FEWEST_ROWS, int(LOOKING * steps * batch_size * ROWS_A_ROW / looks)))
 
 
@@ -89,14 +87,20 @@ def spared(
     All of valid, which takes whole_s, unless that is more than a tenth of a training in minutes:
     then so many as looks before it took, which people are told.
     """
-    most_s = math.inf if budget.seconds is None or task.acting else LOOKING * budget.seconds
+    apart = task.acting or task.whole_batches  # where other rows are another figure
+    most_s = math.inf if budget.seconds is None or apart else LOOKING * budget.seconds
     if whole_s <= most_s or rows == len(valid):
         return valid, whole_s
     note(
         f"{rows:,} of {len(valid):,} rows of valid are looked at, at the end too: all of them "
         f"would take {format_seconds(whole_s)}"
     )
-    return valid.take(looked_at(len(valid), rows)), whole_s * rows / len(valid)
+    return shortened(valid, rows), whole_s * rows / len(valid)
+
+
+def shortened(valid: Rows, rows: int) -> Rows:
+    """Those of a look at so many; all where there are no more."""
+    return valid.take(looked_at(len(valid), rows)) if rows < len(valid) else valid
 
 
 def was_clearly_better(

@@ -44,7 +44,7 @@ from modelwright.train.settings import Budget, Settings
 from modelwright.train.step import AHEAD, Steps
 from modelwright.train.weights import Weights
 
-CURVE_ROWS = 2000  # valid rows looked at while training; the last evaluation takes all of them
+CURVE_ROWS = 2000  # valid rows looked at while training; the last look mostly takes all of them
 SEEN = "looked_at"  # in checkpoints
 
 
@@ -63,6 +63,7 @@ class Trainer:
     """
 
     evaluations, curve_rows = 8, CURVE_ROWS  # looks over the whole budget
+    cycle = 1  # steps until what a step does repeats itself
 
     def __init__(
         self, model: nn.Module | Later, spec: ModelSpec, task: Task, train: Rows, valid: Rows,
@@ -145,11 +146,6 @@ class Trainer:
     def step(self) -> int:
         """The number of the next one; of those taken so far."""
         return self.steps.number
-
-    @property
-    def cycle(self) -> int:
-        """Steps until what a step does repeats itself."""
-        return 1
 
     @property
     def steps_per_epoch(self) -> int:
@@ -277,8 +273,8 @@ class Trainer:
         before, found = self._best, None
         if not self._evaluated_at:  # the first one
             steps = self.step / self.budget.progress(self.step, self.elapsed)
-            most, own = self.curve_rows, self.settings.batch_size / self.world.size
-            self.curve_rows = keep.rows_looked_at(most, steps, own, self.evaluations)
+            own = type(self).curve_rows, steps, self.settings.batch_size, self.evaluations
+            self.curve_rows = keep.rows_looked_at(self.task, *own)
         judge = functools.partial(self.evaluate, self.curve_rows, thorough=False)
         with self.micro.enough(f"around the look at valid after step {self.step}"):
             self.weights.gather()
@@ -313,11 +309,10 @@ class Trainer:
         self.weights.gather()
         value = self.evaluate(rows, thorough=False).value
         self.elapsed += time.perf_counter() - started
-        spent = self.step if self.budget.steps is not None else self.elapsed
-        self.looks.append((float(spent), value))
+        self.looks.append((self.budget.spent(self.step, self.elapsed), value))
 
     def finish(self, *, title: str = "train") -> dict[str, float]:
-        """The last checkpoint and look, at all of valid; gives the others nothing.
+        """The last checkpoint and look; gives the others nothing.
 
         Raises: StopRequested after a signal; TrainingFailed if the weights are no numbers.
         """
@@ -342,7 +337,7 @@ class Trainer:
         return values
 
     def _chosen(self, found: Quality) -> Quality:
-        """Which weights come out (`result`), and how good they are on all of valid.
+        """Which weights come out (`result`), and how good they are on valid.
 
         Those of an earlier look come back if they were clearly better.
         """
@@ -361,7 +356,10 @@ class Trainer:
         half_step = (self.elapsed - first_elapsed) / steps / 2 if steps else 0.0
         share = 1.0 if limit is self.budget else min(1.0, self.curve_rows / len(self.valid))
         assert limit.seconds is not None
-        return self.elapsed + half_step + share * self.evaluation_seconds >= limit.seconds
+        look_s = share * self.evaluation_seconds
+        if limit is self.budget and not (self._evaluated_at or self.task.acting):  # to be settled
+            look_s = min(look_s, keep.LOOKING * limit.seconds)
+        return self.elapsed + half_step + look_s >= limit.seconds
 
     def save(self, *, wait: bool = True, best: bool = False) -> None:
         """A checkpoint of this step, unless there is one.
@@ -409,7 +407,9 @@ class Trainer:
         self._best = state.part("best", tensors)
         self.steps.number = int(record["step"])
         self.elapsed, self.best_value = float(position["elapsed"]), position["best_value"]
-        self._evaluated_at, self.evaluation_seconds, self.curve_rows = position["looking"]
+        look = position.get("look", (0.0, 0.0, self.curve_rows, len(self.valid)))
+        self._evaluated_at, self.evaluation_seconds, self.curve_rows, left = look
+        self.valid = keep.shortened(self.valid, left)
         self.looks = [(float(spent), float(value)) for spent, value in position["looks"]]
         self._saved, self._saved_at = (self.step, len(self.looks)), self.elapsed
         self._take_up(position, state.part("more", tensors))
@@ -420,7 +420,7 @@ class Trainer:
         """What a checkpoint has to hold beside tensors, as plain JSON."""
         return {
             "best_value": self.best_value, "elapsed": self.elapsed, "looks": self.looks,
-            "looking": (self._evaluated_at, self.evaluation_seconds, self.curve_rows),
+            "look": [self._evaluated_at, self.evaluation_seconds, self.curve_rows, len(self.valid)],
             "settings": self.settings.plain(), "guard": self.guard.position(),
             "micro_batch_size": self.micro.asked, "scale": self.scale.position(),
             "compiled": self.compiling.taken,

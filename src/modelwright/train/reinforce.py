@@ -186,12 +186,9 @@ class Learner(Trainer):
             )
         players = Players(self.spec.inputs, way.players, float(outputs["scale"]), settings.seed)
         self.algorithm = way.make(players, settings, int(outputs["num_classes"]))
+        self.cycle = self.algorithm.cycle
         self._rows = len(train)
         self.solved = False
-
-    @property
-    def cycle(self) -> int:
-        return self.algorithm.cycle
 
     @property
     def steps_per_epoch(self) -> int:

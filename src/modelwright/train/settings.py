@@ -135,6 +135,10 @@ class Budget:
         """Share of the budget spent."""
         return step / self.steps if self.steps is not None else elapsed / (self.seconds or 1.0)
 
+    def spent(self, step: int, elapsed: float) -> float:
+        """What counts of both, steps or seconds."""
+        return float(step if self.steps is not None else elapsed)
+
     def part(self, share: float, least_steps: int = 1) -> "Budget":
         """A share of it."""
         if self.steps is not None:
@@ -228,7 +232,12 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         weight_decay_end=section.weight_decay_end,
         batch_warmup_steps=section.batch_warmup_steps,
         window_warmup_steps=section.window_warmup_steps,
-        warmup_share=WARMUP_SHARE if budget.seconds and section.warmup_steps is None else None,
+        # the root of a schedule that falls with it counts from the warmup's steps
+        warmup_share=None
+        if budget.steps is not None
+        or section.warmup_steps is not None
+        or chosen["schedule"] == "inverse_sqrt"
+        else WARMUP_SHARE,
         device=device,
         compile=False if acting else section.compile,
         **chosen,
