@@ -49,7 +49,7 @@ MOST_FLIPPED = 0.05
 COSTS = ("error", "latency_p50_ms", "size_mb")
 # of the task's metric, that "best" may give away for size and speed where no goal says
 SAFE_DROP = 0.005
-HALF = 0.5  # of the float file: what static int8 leaves above it, int8 of weights alone may save
+HALF = 0.5  # of the float file: where static int8 leaves more, weights alone are tried as well
 TIMED_SECONDS = 1.0  # of each candidate
 
 

@@ -17,7 +17,7 @@ from modelwright.train.shards import local
 
 Pairs = tuple[list[Tensor], list[Tensor]]
 FEWEST_ROWS = 200  # of valid in a look; fewer tell too little
-LOOKING = 0.1  # of the time of a training, that is spent with looks at most
+LOOKING = 0.1  # of the time of a training, that looks are to take together, and the last at most
 ROWS_A_ROW = 3  # looked at in the time of one that is learned from, there and back
 AT_ONCE = 32  # tensors of which there are copies while an average is moved
 
