@@ -38,7 +38,7 @@ from modelwright.plan import choose, race
 from modelwright.plan.candidate import from_json, smallest_over_budget
 from modelwright.runtime.catalog import WritingSession, open_session
 from modelwright.runtime.torch_session import load_model
-from modelwright.tasks.catalog import TASKS
+from modelwright.tasks.catalog import task_of
 from modelwright.train.catalog import make_trainer
 from modelwright.train.device import name_of
 from modelwright.train.journal import Record
@@ -58,7 +58,7 @@ def gate(run: Run, recipe: Recipe) -> dict[str, Any]:
     """Load the data, examine it, stop on what blocks."""
     folder = make_folder(run.stage_folder("gate"))
     data, report = checks.check(load(recipe), recipe.data)
-    task = TASKS[recipe.task]
+    task = task_of(recipe)
     source = data_catalog.source_of(recipe.data, task.inputs, task.outputs)
     report["whole_files"] = source.whole_files
     write_json(folder / "data.json", report)
@@ -72,7 +72,7 @@ def gate(run: Run, recipe: Recipe) -> dict[str, Any]:
 
 def load(recipe: Recipe) -> Dataset:
     """The data of a recipe, as its task takes it."""
-    task = TASKS[recipe.task]
+    task = task_of(recipe)
     return data_catalog.load(recipe.data, task.inputs, task.outputs)
 
 
@@ -122,7 +122,7 @@ def plan(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
         result["candidates"] = [candidate.to_json() for candidate in candidates]
         write_json(folder / "plan.json", result)
     if winner.rounds:
-        metric = METRICS[TASKS[recipe.task].look]
+        metric = METRICS[task_of(recipe).look]
         forecast = Number(winner.expected, metric.unit, "predicted",
                           "race curve as a power law", this_machine().name)  # fmt: skip
         run.figure("plan", winner.spec.name, f"valid_{metric.name}", forecast)
@@ -168,7 +168,7 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
     reset_peak_memory()
     with world.watched(folder / "ranks", recipe.train.stuck_minutes):
         trainer = make_trainer(
-            first_model(spec, settings.seed, world), spec, TASKS[recipe.task], train_rows,
+            first_model(spec, settings.seed, world), spec, task_of(recipe), train_rows,
             valid_rows, settings, budget, checkpoints, metrics=folder / "metrics.jsonl",
             record=written, asked=run.folder / "checkpoint-now", world=world,
         )  # fmt: skip
@@ -192,7 +192,7 @@ def train(run: Run, recipe: Recipe, world: World = ALONE) -> dict[str, Any]:
         run.write("train", "decision", text=text)
         say(f"train: {text}")
     figures.training(run, spec.name, trainer, trainer.step - before_step, loop_seconds)
-    metric = METRICS[TASKS[recipe.task].look]
+    metric = METRICS[task_of(recipe).look]
     name = f"valid_{metric.name}"
     quality = Number(found[name], metric.unit, "measured", "valid rows, trained model",
                       this_machine().name)  # fmt: skip
@@ -333,7 +333,7 @@ def prove(
     recipe: Recipe,
 ) -> list[dict[str, Any]]:
     """Every hop from the trained model to the graph that ships, judged on real rows."""
-    threads, task = recipe.target.threads, TASKS[recipe.task]
+    threads, task = recipe.target.threads, task_of(recipe)
     spec = ModelSpec.from_json(base.manifest["model"])
     float_graph = base.file("model.onnx")
     with contextlib.ExitStack() as opened:

@@ -9,7 +9,7 @@ from modelwright.core import recipe_file
 from modelwright.core.errors import ConfigError
 from modelwright.core.files import reading, write_bytes
 from modelwright.core.recipe import Data
-from modelwright.core.starter import GOALS, OWN_KEYS, STARTER
+from modelwright.core.starter import GOALS, OWN_KEYS, STARTER, WEIGHTS
 from modelwright.data import catalog as data_catalog
 from modelwright.data import checks
 from modelwright.data.kinds import KINDS
@@ -52,6 +52,7 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
         data_catalog.load(section, found.kind, TASKS[task].outputs), section
     )
     shape, rows = report["inputs"].get("shape"), report["rows"]
+    uneven = any(one["check"] == "class_imbalance" for one in report["findings"])
     text = STARTER.format(
         source=source,
         quoted=json.dumps(source, ensure_ascii=False),
@@ -60,7 +61,8 @@ def init(source: str, to: str | Path | None = None) -> dict[str, Any]:
         + ("" if "window" in keys else OWN_KEYS.get(found.kind, "")),
         rows=sum(rows.values()),
         what=_described(report),
-        goal=GOALS[TASKS[task].metric],
+        goal=GOALS["f1_macro" if uneven else TASKS[task].metric],
+        weights=WEIGHTS if uneven else "",
         minutes=1 if rows["train"] < 5000 else 5,
         file=path,
     )

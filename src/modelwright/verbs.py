@@ -21,7 +21,7 @@ from modelwright.data.rows import load_part
 from modelwright.plan import choose
 from modelwright.stages import STEPS, load
 from modelwright.starting import init as init
-from modelwright.tasks.catalog import TASKS
+from modelwright.tasks.catalog import TASKS, task_of
 from modelwright.train import launch, parallel
 from modelwright.train.device import of_process, require_own, resolved
 from modelwright.which_run import RUNS, Overrides, asked_for, recipe_at, run_for
@@ -156,7 +156,7 @@ def evaluate(folder: str | Path, *, part: str = "valid") -> dict[str, Any]:
         )
     rows = load_part(run.stage_folder("gate"), part)
     session = open_session(artifact, threads=this_machine().cores)
-    task = TASKS[artifact.manifest["task"]]
+    task = task_of(recipe_file.read(run.folder / "recipe.yaml"))
     judging = f"evaluate: batches of {part} judged"
     quality = judge(session, rows, task, artifact.labels, what=judging)
     by_class = quality.by_class() if task.outputs == "classes" else {}

@@ -155,8 +155,8 @@ def test_a_task_is_one_module(name):
     assert task.inputs in EMBEDS and task.inputs in KINDS and task.outputs in HEADS
     sources = [one for one in SOURCES.values() if one.kind == task.inputs]
     assert any(task.outputs in one.answers for one in sources)
-    assert task.metric == recipe.QUALITY_OF[name]
-    assert METRICS[task.metric].quality
+    assert task.metric == recipe.QUALITY_OF[name][0]
+    assert all(METRICS[measure].quality for measure in recipe.QUALITY_OF[name])
     words = ("loss", "statistics", "answer")
     assert hasattr(task.logic, "values") != hasattr(task.logic, "values_of_rows")
     assert all(callable(getattr(task.logic, word)) for word in words)

@@ -11,9 +11,11 @@ from modelwright.core.goals import parse_goal
 from modelwright.measure.compare import Difference
 from modelwright.measure.quality import Quality, clopper_pearson
 from modelwright.measure.timing import Latency
+from modelwright.tasks.catalog import TASKS
 
 from .conftest import NUM_CLASSES, rows
 
+IMAGES = TASKS["image-classification"]
 ACCURACY = parse_goal("accuracy", ">= 0.9")
 SIZE = parse_goal("size_mb", "<= 0.1")
 LATENCY = parse_goal("latency_p99_ms", "<= 2")
@@ -137,7 +139,8 @@ def latency_of(p99=1.0, low=0.9, high=1.2):
 
 
 def judge(goal, correct=95, **keys):
-    return certify._judge(goal, quality_of(correct), DIFFERENCE, latency_of(**keys), 0.08)
+    differences = {"accuracy": DIFFERENCE}
+    return certify._judge(goal, IMAGES, quality_of(correct), differences, latency_of(**keys), 0.08)
 
 
 @pytest.mark.parametrize(("correct", "met"), [(95, True), (90, True), (89, False)])

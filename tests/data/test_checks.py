@@ -256,6 +256,9 @@ def test_imbalance_is_noted():
         _, report = check(of(parts), section())
 
         assert expected == list(found(report))
+        for entry in report["findings"]:  # and what can be done
+            assert "goals.f1_macro" in entry["text"]
+            assert "train.class_weights: balanced" in entry["text"]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")

@@ -19,7 +19,7 @@ def quality(answers, targets):
     outputs = {"logits": probabilities, "probabilities": probabilities}
     sums = IMAGES.logic.statistics(outputs, targets)
     return Quality(
-        metric="accuracy", values=IMAGES.logic.values(sums.sum(0)), low=0.0, high=1.0,
+        metric="accuracy", values=IMAGES.values(sums), low=0.0, high=1.0,
         statistics=sums, outputs=outputs, targets=targets,
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ RECIPE = """\
 task: language-modeling
 data: {source: SOURCE, valid: 0.2, test: 0.2, window: 16}
 budget: {train_steps: 40}
-goals: {nats_per_char: ["<= 2.5", "drop <= 0.1"], size_mb: "<= 1"}
+goals: {nats_per_char: ["<= 2.5", "drop <= 0.1"], bits_per_byte: "<= 3.6", size_mb: "<= 1"}
 model: {family: FAMILY, size: tiny}
 train: {batch_size: 32, precision: 32-true, learning_rate: 0.02}
 compress: [quantize]
@@ -47,7 +47,11 @@ def test_the_road_ends_certified(result):
     )
 
     assert "certified" == result["verdict"]
-    assert {"nats_per_char", "nats_per_char_drop", "size_mb"} == set(result["goals"])
+    quality = ("nats_per_char", "nats_per_char_drop", "bits_per_byte")
+    assert {*quality, "size_mb"} == set(result["goals"])
+    for name in quality[::2]:  # each with its own interval
+        goal = result["goals"][name]
+        assert goal["low"] < goal["measured"] == certificate[name] < goal["high"]
     assert {"nats_per_char", "bits_per_byte", "nats_per_token"} <= set(certificate)
     assert verbs.verify(result["run"])["passed"]
     assert "nats per character" in Path(result["report"]).read_text()

@@ -81,7 +81,7 @@ def statistics(logits, targets):
 def test_metrics():
     """Accuracy is a share of rows, the loss is unsmoothed; both are sums over rows, divided."""
     rows = statistics(LOGITS, [0, 1])
-    found = classify.values(rows.sum(0))
+    found = classify.values_of_rows(rows, np.ones(2))
 
     assert [[1, 1], [1, 0]] == rows[:, :2].tolist()
     assert 0.5 == found["accuracy"]
@@ -89,11 +89,48 @@ def test_metrics():
 
 
 def test_metrics_are_plain_numbers():
-    """They go into the ledger as they are, the one that goals are about first."""
-    found = classify.values(statistics(LOGITS, [0, 1]).sum(0))
+    """They go into the ledger as they are, the task's own first."""
+    found = classify.values_of_rows(statistics(LOGITS, [0, 1]), np.ones(2))
 
-    assert {"accuracy": float, "loss": float} == {name: type(v) for name, v in found.items()}
-    assert classify.METRIC == next(iter(found))
+    assert ["accuracy", "balanced_accuracy", "f1_macro", "loss"] == list(found)
+    assert {float} == {type(value) for value in found.values()}
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3)), min_size=1)
+    .filter(lambda rows: any(count for _, _, count in rows))
+)  # fmt: skip
+def test_metrics_of_classes_are_those_of_the_definition(rows):
+    """Each class by itself, rows counted as often as drawn; classes that nobody has don't count."""
+    every = [(true, said) for true, said, count in rows for _ in range(count)]
+    recalls, f1s = [], []
+    for one in range(5):
+        held = sum(true == one for true, _ in every)
+        answered = sum(said == one for _, said in every)
+        hits = sum(true == said == one for true, said in every)
+        if held:
+            recalls.append(hits / held)
+        if held or answered:
+            precision, recall = hits / max(answered, 1), hits / max(held, 1)
+            f1s.append(2 * precision * recall / (precision + recall) if hits else 0.0)
+    true, said, weights = (np.array(column) for column in zip(*rows, strict=True))
+    logits = np.eye(5)[said]
+    table = classify.statistics({"logits": logits, "probabilities": logits}, true)
+    found = classify.values_of_rows(table, weights.astype(float))
+
+    assert math.isclose(np.mean(recalls), found["balanced_accuracy"], abs_tol=1e-12)
+    assert math.isclose(np.mean(f1s), found["f1_macro"], abs_tol=1e-12)
+    assert math.isclose(np.mean([a == b for a, b in every]), found["accuracy"], abs_tol=1e-12)
+
+
+def test_a_class_weighs_what_it_is_given():
+    """The mean over rows, not over weights: parts of a batch add up to the whole."""
+    targets, weights = torch.tensor([0, 1]), torch.tensor([0.5, 3.0])
+    each = [cross_entropy(LOGITS[row : row + 1], [row]) for row in range(2)]
+    found = classify.loss(LOGITS, targets, class_weights=weights)
+
+    assert math.isclose((0.5 * each[0] + 3 * each[1]) / 2, found.item(), rel_tol=1e-6)
 
 
 @settings(max_examples=50, deadline=None)

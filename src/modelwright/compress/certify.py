@@ -23,11 +23,11 @@ from modelwright.data.image import encode_png
 from modelwright.data.rows import Rows, typical
 from modelwright.data.shared import Shared
 from modelwright.measure.compare import Difference, compare
-from modelwright.measure.quality import Quality, evaluate
+from modelwright.measure.quality import Quality, evaluate, interval_of
 from modelwright.measure.timing import Latency, least_disturbed, measure_pair
 from modelwright.runtime.answering import outputs_of
 from modelwright.runtime.catalog import Session, WritingSession, open_session
-from modelwright.tasks.catalog import TASKS, Task
+from modelwright.tasks.catalog import Task, task_of, tasks_of
 
 MISTAKES = 24
 SAMPLES = 24
@@ -51,7 +51,7 @@ def certify(
         baseline: the uncompressed graph, timed in turns with the chosen one.
         trained: the model that was trained, for the drop in accuracy.
     """
-    target, task, name = recipe.target, TASKS[recipe.task], TASKS[recipe.task].metric
+    target, task, name = recipe.target, task_of(recipe), task_of(recipe).metric
     session = open_session(chosen, threads=target.threads)
     plain = open_session(baseline, threads=target.threads)
     parent = open_session(trained, threads=this_machine().cores)
@@ -59,7 +59,7 @@ def certify(
         judging = "certify: batches of test judged"
         quality = evaluate(session, test, task, trained.labels, what=judging)
         before = evaluate(parent, test, task, trained.labels, what=f"{judging}, as trained")
-        difference = compare(before, quality, task)
+        differences = {one.metric: compare(before, quality, one) for one in tasks_of(recipe)}
         texts = worst_texts(session, quality, test, task, trained.labels)
         batch = test.batch(typical(test, target.batch_size))
         examples = _examples(session, test, task, trained.labels)
@@ -71,9 +71,11 @@ def certify(
     size_mb = chosen.model_bytes / 1e6
     protocol = task.protocol(session.decode, test, trained.labels)
     goals = {
-        goal.name: _judge(goal, quality, difference, pair.first, size_mb) for goal in recipe.bounds
+        goal.name: _judge(goal, task, quality, differences, pair.first, size_mb)
+        for goal in recipe.bounds
     }
     missed = [name for name, goal in goals.items() if not goal["met"]]
+    difference = differences[name]
     machine = this_machine()
     return {
         "verdict": "infeasible" if missed else "certified",
@@ -101,7 +103,7 @@ def certify(
         "size_mb": size_mb,
         **examples,
         **({"curves": task.logic.curves(quality.statistics, trained.labels)} if examples else {}),
-        **(_mistakes(quality, test, trained.labels) if name == "accuracy" else {}),
+        **(_mistakes(quality, test, trained.labels) if task.outputs == "classes" else {}),
         **({"episodes": {key: value.tolist() for key, value in quality.outputs.items()}}
            if task.acting else {}),
         **({"texts": texts} if texts else {}),
@@ -281,14 +283,18 @@ def worst_texts(
 
 
 def _judge(
-    goal: Goal, quality: Quality, difference: Difference, latency: Latency, size_mb: float
-) -> dict[str, Any]:
+    goal: Goal, task: Task, quality: Quality, differences: Mapping[str, Difference],
+    latency: Latency, size_mb: float,
+) -> dict[str, Any]:  # fmt: skip
     low: float | None
     high: float | None
-    if goal.name == quality.metric:
-        value, low, high = quality.value, quality.low, quality.high
-    elif goal.name == f"{quality.metric}_drop":
-        value, low, high = difference.drop, difference.low, difference.high
+    measure = goal.name.removesuffix("_drop")
+    if goal.name in differences:
+        value = quality.values[measure]
+        low, high = interval_of(quality, replace(task, judged_by=measure))
+    elif measure in differences:
+        change = differences[measure]
+        value, low, high = change.drop, change.low, change.high
     elif goal.name == "size_mb":
         value = low = high = size_mb
     else:
@@ -296,7 +302,7 @@ def _judge(
         value = getattr(latency, percentile)
         low = getattr(latency, percentile.replace("_ms", "_low_ms"))
         high = getattr(latency, percentile.replace("_ms", "_high_ms"))
-    unit = METRICS[goal.name.removesuffix("_drop")].unit
+    unit = METRICS[measure].unit
     return {
         "bound": goal.text, "measured": value, "low": low, "high": high,
         "met": bool(goal.met_by(value)), "unit": unit, "confidence": 0.95,

@@ -7,7 +7,7 @@ from pathlib import Path
 from modelwright.core.recipe import Precision, Recipe
 from modelwright.data.rows import Rows
 from modelwright.models.catalog import Model, ModelSpec
-from modelwright.tasks.catalog import TASKS
+from modelwright.tasks.catalog import task_of
 from modelwright.train.catalog import make_trainer
 from modelwright.train.journal import Record
 from modelwright.train.settings import fill_in, training_budget
@@ -40,7 +40,7 @@ def recover(
         batch_warmup_steps=0, window_warmup_steps=0,
     )  # fmt: skip
     trainer = make_trainer(
-        model, spec, TASKS[recipe.task], train, valid, settings, budget, folder,
+        model, spec, task_of(recipe), train, valid, settings, budget, folder,
         record=Record(note=note),
     )  # fmt: skip
     trainer.run(title=title)

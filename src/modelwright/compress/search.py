@@ -29,14 +29,14 @@ from modelwright.core.recipe import Precision, Prune, Quantize, Recipe
 from modelwright.core.run import Run
 from modelwright.data.rows import Rows, joined, typical
 from modelwright.export.catalog import export
-from modelwright.measure.compare import compare, pareto
+from modelwright.measure.compare import compare, losses, pareto
 from modelwright.measure.quality import Quality, evaluate
 from modelwright.measure.timing import least_disturbed, measure_latency
 from modelwright.models.catalog import Model, ModelSpec, count_params
 from modelwright.models.heads import HEADS
 from modelwright.runtime.catalog import Session, open_session
 from modelwright.runtime.torch_session import load_model
-from modelwright.tasks.catalog import TASKS
+from modelwright.tasks.catalog import task_of, tasks_of
 from modelwright.train.save import write_trained
 
 AUTO_RATIOS = (0.25, 0.5)  # pruned one after the other while a goal is missed
@@ -268,12 +268,13 @@ class Search:
         target, bounds = self.recipe.target, self.recipe.bounds
         session = open_session(candidate.artifact, threads=target.threads)
         try:
-            task = TASKS[self.recipe.task]
+            task = task_of(self.recipe)
             known, judging = candidate.spec.outputs, f"compress: {candidate.name}: batches judged"
             quality = evaluate(session, self.valid, task, known.get("labels", ()), what=judging)
             if self.baseline is None:
                 self.baseline = quality
             drop = compare(self.baseline, quality, task)
+            lost = losses(self.baseline, quality, tasks_of(self.recipe))
             flipped = None if drop.flipped is None else drop.flipped / len(quality.answers)
             if task.acting:
                 flipped = self._flipped(session, candidate.spec)
@@ -285,9 +286,7 @@ class Search:
         name = candidate.metric = task.metric
         candidate.measured = {
             **quality.values,
-            f"{name}_low": quality.low,
-            f"{name}_high": quality.high,
-            f"{name}_drop": drop.drop,
+            **lost,
             **({} if flipped is None else {"flipped": flipped}),
             **{f"latency_{p}_ms": getattr(latency, f"{p}_ms") for p in ("p50", "p95", "p99")},
             "size_mb": candidate.artifact.model_bytes / 1e6,
@@ -329,7 +328,9 @@ def _named(parent: Candidate, name: str) -> str:
 
 def _small_and_fast(candidate: Candidate) -> bool:
     return all(
-        met for name, met in candidate.meets.items() if not name.startswith(candidate.metric)
+        met
+        for name, met in candidate.meets.items()
+        if not METRICS[name.removesuffix("_drop")].quality
     )
 
 
@@ -442,7 +443,7 @@ def _beats(one: Candidate, other: Candidate) -> bool:
 def _may_meet(candidate: Candidate, bounds: Sequence[Goal]) -> bool:
     for goal in bounds:
         end = "high" if goal.op == ">=" else "low"
-        known = f"{goal.name}_{end}" if goal.name == candidate.metric else goal.name
-        if not goal.met_by(candidate.measured[known]):
+        value = candidate.measured[goal.name]
+        if not goal.met_by(candidate.measured.get(f"{goal.name}_{end}", value)):
             return False
     return True

@@ -266,6 +266,9 @@ class Train(Section):
         None, description="weights decay only where the step shrinks them too; None: false"
     )
     label_smoothing: Real | None = Field(None, ge=0, lt=1, description="None: the task's own")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: each class counts alike, however few rows it has"
+    )
     ema: Real = Field(0.99, ge=0, lt=1, description="decay of the averaged weights; 0 is off")
     keep: Literal["best", "last"] = Field(
         "best", description="weights that ship: the last, or earlier ones that were clearly better"
@@ -377,8 +380,8 @@ class Recipe(Section):
     def _goals_fit_the_task(self) -> "Recipe":
         own = QUALITY_OF[self.task]
         for name in self.goals:
-            if METRICS[name].quality and name != own:
-                raise ValueError(f"goals.{name}: {self.task} is measured by {own}")
+            if METRICS[name].quality and name not in own:
+                raise ValueError(f"goals.{name}: {self.task} is measured by {' or '.join(own)}")
         return self
 
     @model_validator(mode="after")
@@ -433,6 +436,12 @@ class Recipe(Section):
         if self.train.mlflow_uri is not None and "mlflow" not in self.train.loggers:
             raise ValueError("train.mlflow_uri: nothing reads it without mlflow in train.loggers")
         return self
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What goals bound of a model's quality, or the task's own; the first decides."""
+        named = tuple(name for name in self.goals if METRICS[name].quality)
+        return named or QUALITY_OF[self.task][:1]
 
     @property
     def bounds(self) -> tuple[Goal, ...]:

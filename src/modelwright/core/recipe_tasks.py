@@ -19,21 +19,23 @@ TaskName = Literal[
     "image-text-matching", "detection", "control",
 ]  # fmt: skip
 
-# what a task's quality is measured by; tasks/catalog.py says how
-QUALITY_OF = {
-    "image-classification": "accuracy",
-    "text-classification": "accuracy",
-    "audio-classification": "accuracy",
-    "transcription": "wer",
-    "tagging": "f1",
-    "forecasting": "mse",
-    "recommendation": "ndcg_at_10",
-    "rating-prediction": "rmse",
-    "language-modeling": "nats_per_char",
-    "detection": "ap50",
-    "control": "mean_return",
-    "image-text-matching": "recall_at_10",
-    "translation": "bleu",
+_OF_CLASSES = ("accuracy", "balanced_accuracy", "f1_macro")
+# what a task's quality is measured by, the first where the goals name none; tasks/catalog.py says
+# how
+QUALITY_OF: dict[str, tuple[str, ...]] = {
+    "image-classification": _OF_CLASSES,
+    "text-classification": _OF_CLASSES,
+    "audio-classification": _OF_CLASSES,
+    "transcription": ("wer", "cer"),
+    "tagging": ("f1",),
+    "forecasting": ("mse", "mae"),
+    "recommendation": ("ndcg_at_10", "hr_at_10"),
+    "rating-prediction": ("rmse", "mae"),
+    "language-modeling": ("nats_per_char", "bits_per_byte"),
+    "detection": ("ap50", "ap"),
+    "control": ("mean_return",),
+    "image-text-matching": ("recall_at_10",),
+    "translation": ("bleu",),
 }
 
 NO_LABELS = (
@@ -62,6 +64,7 @@ def _all_but(*tasks: str) -> tuple[str, ...]:
 _FEATURES = tuple(task for task, units in UNITS_OF_TASK.items() if units is _TEXTS)
 _IN_ORDER = ("forecasting", "language-modeling")
 _GIVEN_PARTS = ("recommendation", "control")  # what is held out is no share of the rows
+_CLASSES = tuple(task for task, measures in QUALITY_OF.items() if measures is _OF_CLASSES)
 _PICTURES = ("image-classification", "image-text-matching", "detection")
 # keys that not every task reads
 TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
@@ -100,12 +103,11 @@ TASKS_OF_KEY: dict[str, tuple[str, ...]] = {
     "data.pair": ("translation",),
     "data.episodes": ("control",),
     "data.checks.near_duplicate_similarity": _PICTURES,
-    "data.checks.label_noise": tuple(
-        task for task, metric in QUALITY_OF.items() if metric == "accuracy"
-    ),
+    "data.checks.label_noise": _CLASSES,
     "model.dropout": _all_but("control"),  # what was played would be looked at under another mask
     "model.mirror": ("image-classification",),
     "train.label_smoothing": _all_but(*NO_LABELS),
+    "train.class_weights": _CLASSES,
     "train.micro_batch_size": _all_but(*WHOLE_BATCHES),
     "train.batch_warmup_steps": _all_but(*WHOLE_BATCHES),
     "train.window_warmup_steps": ("language-modeling",),

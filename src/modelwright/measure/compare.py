@@ -11,7 +11,7 @@ import numpy as np
 
 from modelwright.core.errors import ConfigError, DataError
 from modelwright.core.goals import METRICS
-from modelwright.measure.quality import Quality, bootstrap
+from modelwright.measure.quality import Quality, bootstrap, interval_of
 from modelwright.tasks.catalog import Task
 
 Z_95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
@@ -34,7 +34,7 @@ class Difference:
 
 
 def compare(before: Quality, after: Quality, task: Task) -> Difference:
-    """The paired difference of two models judged on the same rows.
+    """The paired difference of two models judged on the same rows, in the task's metric.
 
     Raises: DataError if the two were judged on different targets.
     """
@@ -44,7 +44,7 @@ def compare(before: Quality, after: Quality, task: Task) -> Difference:
             expected="both models judged on the same rows in the same order",
         )
     error = METRICS[task.metric].error
-    drop = error(after.value) - error(before.value)
+    drop = error(after.values[task.metric]) - error(before.values[task.metric])
     flipped = None
     if "logits" in before.outputs:
         flipped = int((before.answers != after.answers).sum())
@@ -64,6 +64,20 @@ def compare(before: Quality, after: Quality, task: Task) -> Difference:
 
         low, high = bootstrap(before.rows, lost, before.units)
     return Difference(before.rows, drop, low, high, flipped)
+
+
+def losses(before: Quality, after: Quality, tasks: Sequence[Task]) -> dict[str, float]:
+    """Of each task's metric its interval, and what it lost: "f1_low", "f1_high", "f1_drop".
+
+    Raises: DataError if the two were judged on different targets.
+    """
+    found: dict[str, float] = {}
+    for task in tasks:
+        low, high = interval_of(after, task)
+        drop = compare(before, after, task).drop
+        name = task.metric
+        found |= {f"{name}_low": low, f"{name}_high": high, f"{name}_drop": drop}
+    return found
 
 
 def paired_interval(

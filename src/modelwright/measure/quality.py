@@ -29,7 +29,7 @@ T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Stude
 class Quality:
     """A task's metric on some rows, with its 95 % interval, and what every row added to it.
 
-    values: all metrics of the task; `value` is the one that goals are about
+    values: all metrics of the task; `value` is the one that decides, `metric`
     low, high: 95 % interval of `value`. Of an accuracy Clopper-Pearson, exact: over repeated draws
         of rows they enclose the true one at least 95 times in 100. Of others the bootstrap over
         rows, or over the units that rows form.
@@ -170,15 +170,9 @@ def evaluate(
     one_each = np.ones(len(rows), np.int64)
     of_outputs = one_each if lengths is None else lengths[order]
     of_targets = one_each if several is None else several.lengths[order]
-    if not thorough:
-        low = high = metrics[metric]
-    elif metric == "accuracy":
-        low, high = clopper_pearson(int(table[:, 1].sum()), len(table))
-    else:
-        low, high = bootstrap(len(table), lambda counts: task.values(table, counts)[metric], units)
-        own = METRICS[metric]
-        most = max(own.best, metrics[metric]) if own.higher_is_better else math.inf
-        low, high = max(low, 0.0), min(high, most)
+    low = high = metrics[metric]
+    if thorough:
+        low, high = _interval(task, metric, table, units)
     return Quality(
         metric=metric,
         values=metrics,
@@ -200,8 +194,28 @@ def _played(
     values = task.values(table)
     low = high = values[task.metric]
     if thorough:
-        low, high = bootstrap(len(table), lambda counts: task.values(table, counts)[task.metric])
+        low, high = _interval(task, task.metric, table)
     return Quality(task.metric, values, low, high, table, found, targets)
+
+
+def interval_of(quality: Quality, task: Task) -> tuple[float, float]:
+    """The 95 % interval of the task's metric, be it another than the one that was judged."""
+    if task.metric == quality.metric:
+        return quality.low, quality.high
+    return _interval(task, task.metric, quality.statistics, quality.units)
+
+
+def _interval(
+    task: Task, metric: str, table: np.ndarray, units: np.ndarray | None = None
+) -> tuple[float, float]:
+    if metric == "accuracy":
+        return clopper_pearson(int(table[:, 1].sum()), len(table))
+    low, high = bootstrap(len(table), lambda counts: task.values(table, counts)[metric], units)
+    own = METRICS[metric]
+    if not own.bounded:
+        return low, high
+    most = max(own.best, task.values(table)[metric]) if own.higher_is_better else math.inf
+    return max(low, 0.0), min(high, most)
 
 
 def _in_order(parts: Sequence[np.ndarray], sizes: np.ndarray, rows: np.ndarray) -> np.ndarray:

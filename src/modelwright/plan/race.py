@@ -24,7 +24,7 @@ from modelwright.models.catalog import fresh_model
 from modelwright.plan import memory
 from modelwright.plan.candidate import Candidate
 from modelwright.plan.curve import expected_error
-from modelwright.tasks.catalog import TASKS
+from modelwright.tasks.catalog import task_of
 from modelwright.train.journal import Record
 from modelwright.train.keep import FEWEST_ROWS, ROWS_A_ROW
 from modelwright.train.loop import Trainer
@@ -61,9 +61,9 @@ def run(
             expected="at least one candidate that can meet them",
             repair="see the table for what each one misses, and relax that goal or budget",
         )
-    if TASKS[recipe.task].acting:
+    if task_of(recipe).acting:
         return _fastest(recipe, alive)
-    whole, metric = training_budget(recipe), METRICS[TASKS[recipe.task].look]
+    whole, metric = training_budget(recipe), METRICS[task_of(recipe).look]
     horizon = whole.steps or whole.seconds or 1.0
     record = _read_record(folder / "race.json")
     for candidate in alive:
@@ -177,7 +177,7 @@ def _slice(
     spec = candidate.spec
     settings = fill_in(recipe.train, spec, candidate.precision, whole)
     trainer = Trainer(
-        fresh_model(spec, settings.seed), spec, TASKS[recipe.task], train, valid, settings,
+        fresh_model(spec, settings.seed), spec, task_of(recipe), train, valid, settings,
         whole, folder / "race" / spec.name,
         record=Record(note=note, planned=memory.in_words(candidate.memory)),
     )  # fmt: skip

@@ -174,11 +174,11 @@ def collect_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
 def _metric(
     recipe: Recipe | None, found: dict[str, dict[str, Any]], deploy: dict[str, Any]
 ) -> Metric:
-    """What the run's task is measured by; accuracy where no file says it."""
-    manifests = (found["train"], deploy)
-    tasks = [recipe.task if recipe else "", *(str(one.get("task")) for one in manifests)]
-    told = [QUALITY_OF.get(task, "") for task in tasks] + [str(found["certify"].get("metric"))]
-    known = set(QUALITY_OF.values())
+    """What decided in the run; accuracy where no file says it."""
+    told = [recipe.measures[0]] if recipe else []
+    told.append(str(found["certify"].get("metric")))
+    told += [QUALITY_OF.get(str(one.get("task")), ("",))[0] for one in (found["train"], deploy)]
+    known = {name for name, one in METRICS.items() if one.quality}
     return METRICS[next((name for name in told if name in known), "accuracy")]
 
 

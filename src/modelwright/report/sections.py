@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from modelwright.core.goals import METRICS, override
 from modelwright.report import boxes, charts, words
+from modelwright.report.beside import meanings
 from modelwright.report.collect import FILES, Life, number, rows, section
 
 View = dict[str, Any]
@@ -21,66 +22,6 @@ LONG_TAIL = 5.0  # p99 over the median, above which other work is likelier than 
 PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=\s]+")
 # a figure that its unit can be taken off: not 1:20 min, nor 1:05 h, whose halves have other units
 UNIT = re.compile(r"(?P<number>[−-]?[\d.,]+(?:e-?\d+)?)(?P<unit>%| \S+)")
-# metric -> what stands beside it in the chapter on quality, and what each figure says
-BESIDE = {
-    "f1": {
-        "f1": "the harmonic mean of precision and recall, over whole spans",
-        "precision": "of the spans that the model names, the share that is right",
-        "recall": "of the spans that there are, the share that the model names right",
-        "places_right": "of all words or characters, the share with the right tag",
-    },
-    "ap50": {
-        "ap50": "average precision: the area under the curve below, the mean over classes; a box "
-        "is right if it overlaps a thing of its class by half",
-        "ap": "the mean over overlaps of 0.5 to 0.95, as COCO counts",
-    },
-    "bleu": {
-        "bleu": "of 100, how many runs of up to four words the translations share with the true "
-        "ones, as sacreBLEU counts",
-        "nats_per_token": "how unlikely the true translation is to the model; less is better",
-    },
-    "wer": {
-        "wer": "words put in, left out or exchanged, for each true word; less is better",
-        "cer": "the same of characters, blanks among them",
-    },
-    "mse": {
-        "mse": "mean squared error, where each series has variance one on train; less is better",
-        "mae": "mean absolute error, on the same scale; less is better",
-    },
-    "ndcg_at_10": {
-        "ndcg_at_10": "gain of the item to find among all unused ones: 1 at the first place, less "
-        "at each further one, 0 from the eleventh on",
-        "hr_at_10": "of the users, the share whose item is among the first ten",
-        "mrr": "one over the rank, on average",
-    },
-    "rmse": {
-        "rmse": "root of the mean squared error, in the units of the ratings; less is better",
-        "mae": "mean absolute error, in the same units; less is better",
-    },
-    "recall_at_10": {
-        "recall_at_10": "of pictures and of texts, the share that finds its own among the first "
-        "ten of all; the mean of both ways",
-        **{
-            f"image_to_text_recall_at_{depth}": "of the pictures, the share with one of their own "
-            f"texts among the first {depth}"
-            for depth in (1, 5, 10)
-        },
-        **{
-            f"text_to_image_recall_at_{depth}": "of the texts, the share with their picture among "
-            f"the first {depth}"
-            for depth in (1, 5, 10)
-        },
-    },
-    "nats_per_char": {
-        "nats_per_char": "surprise at each character, in nats; less is better",
-        "bits_per_byte": "in bits for each byte of UTF-8, which no choice of tokens changes",
-        "nats_per_token": "the same for each token; comparable only between equal vocabularies",
-    },
-    "mean_return": {
-        "mean_return": "the sum of all rewards of an episode, without discount, on average",
-        "mean_length": "steps of an episode, on average",
-    },
-}
 BINS = 25  # of a picture of returns
 HEADLINES = {
     "certified": ("✓", "Certified", "Every goal holds on rows that no search saw."),
@@ -253,7 +194,7 @@ def quality(life: Life) -> View | None:
         return _by_class(life)
     metric, proof = life.metric, life.certificate
     value, name = number(proof.get(metric.name)), words.label(metric.name)
-    if value is None or metric.name not in BESIDE:
+    if value is None or not (beside := meanings(metric, proof)):
         return None
     low, high = (number(proof.get(f"{metric.name}_{end}")) for end in ("low", "high"))
     parent = number(proof.get(f"parent_{metric.name}"))
@@ -266,7 +207,7 @@ def quality(life: Life) -> View | None:
             {"name": words.label(key), "value": words.show(number(proof.get(key)), metric.unit),
              "interval": _interval(low, high, metric.unit) if key == metric.name else "",
              "what": what}
-            for key, what in BESIDE[metric.name].items()
+            for key, what in beside.items()
         ],
         "pictures": boxes.pictures(proof, labels, PNG.fullmatch),
         "curves": boxes.curves(proof),
@@ -311,6 +252,13 @@ def _returns(life: Life) -> str:
     )  # fmt: skip
 
 
+def _means(proof: View) -> str:
+    """What the answers come to where classes count alike."""
+    known = [(name, number(proof.get(name))) for name in ("balanced_accuracy", "f1_macro")]
+    told = [f"{words.label(name)} {words.show(value, 'share')}" for name, value in known if value]
+    return f"; {', '.join(told)}" if told else ""
+
+
 def _by_class(life: Life) -> View:
     proof = life.certificate
     matrix = proof.get("confusion", [])  # of very many classes there is none
@@ -336,7 +284,8 @@ def _by_class(life: Life) -> View:
             "text": words.cut(item.get("text", "")),
         })  # fmt: skip
     return {
-        "intro": f"{words.many(missed, 'wrong answer')} on {words.many(total, 'unseen row')}.",
+        "intro": f"{words.many(missed, 'wrong answer')} on {words.many(total, 'unseen row')}"
+        f"{_means(proof)}.",
         "map": Markup(charts.heat_map(
             "Confusion matrix", matrix, [named.get(i, str(i)) for i in range(len(matrix))]
         )) if matrix else "",

@@ -8,6 +8,7 @@ from modelwright.report.collect import number
 
 LABELS = {
     "f1": "F1",
+    "f1_macro": "F1, mean of classes",
     "wer": "word error rate",
     "cer": "character error rate",
     "mse": "MSE",

@@ -1,7 +1,7 @@
 """TASKS: what a model is for. To add one: write a file, add a row."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modelwright.core.recipe import WHOLE_BATCHES
+from modelwright.core.recipe import WHOLE_BATCHES, Recipe
 from modelwright.tasks import (
     classify,
     control,
@@ -44,6 +44,7 @@ class Task:
     outputs: str
     logic: ModuleType
     acting: bool = False
+    judged_by: str = ""
 
     @property
     def whole_batches(self) -> bool:
@@ -53,7 +54,8 @@ class Task:
 
     @property
     def metric(self) -> str:
-        return str(self.logic.METRIC)
+        """What decides: of `values`, the one that goals are about."""
+        return self.judged_by or str(self.logic.METRIC)
 
     @property
     def look(self) -> str:
@@ -93,7 +95,7 @@ class Task:
         return np.asarray(self.logic.units(table)) if hasattr(self.logic, "units") else None
 
     def values(self, table: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
-        """The task's metrics, METRIC first.
+        """The task's metrics.
 
         table: (rows, m), as `whole` gives it; weights: (rows,), how often each
         counts, once where None
@@ -119,3 +121,13 @@ TASKS: dict[str, Task] = {
     "image-text-matching": Task("image_text", "vectors", match),
     "rating-prediction": Task("ratings", "rating", rate),
 }
+
+
+def task_of(recipe: Recipe) -> Task:
+    """A recipe's task, judged by the first measure of quality that its goals name."""
+    return tasks_of(recipe)[0]
+
+
+def tasks_of(recipe: Recipe) -> list[Task]:
+    """It as judged by each measure that the goals name; by its own where they name none."""
+    return [replace(TASKS[recipe.task], judged_by=measure) for measure in recipe.measures]

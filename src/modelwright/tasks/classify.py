@@ -4,34 +4,77 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 
 from modelwright.tasks.losses import cross_entropy
 
 METRIC = "accuracy"
 LABEL_SMOOTHING = 0.1
-loss = cross_entropy
+
+
+def loss(
+    logits: Tensor, targets: Tensor, label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Mean over rows of the cross-entropy, in nats, times the weight of the row's class.
+
+    logits: (batch, num_classes); targets: (batch,); class_weights: (num_classes,) or fewer, up to
+    the last class that comes up
+    """
+    if class_weights is None:
+        return cross_entropy(logits, targets, label_smoothing)
+    each = F.cross_entropy(
+        logits.float(), targets, label_smoothing=label_smoothing, reduction="none"
+    )
+    return (class_weights[targets] * each).mean()
 
 
 def statistics(
     outputs: Mapping[str, np.ndarray], targets: np.ndarray, labels: Sequence[str] = ()
 ) -> np.ndarray:
-    """Of each row: rows, rights, and the loss in nats; their sums give the metrics.
+    """Of each row: 1, whether it is right, the loss in nats, its class, and the answer.
 
-    outputs: logits and probabilities (rows, num_classes); targets: (rows,) -> (rows, 3)
+    outputs: logits and probabilities (rows, num_classes); targets: (rows,) -> (rows, 5)
     """
     rows = np.arange(len(targets))
-    right = outputs["logits"].argmax(-1) == targets
+    answers = outputs["logits"].argmax(-1)
     surprise = -np.log(np.maximum(outputs["probabilities"][rows, targets], 1e-30))
-    return np.stack([np.ones(len(targets)), right, surprise], axis=1)
+    return np.stack([np.ones(len(targets)), answers == targets, surprise, targets, answers], axis=1)
 
 
-def values(sums: np.ndarray) -> dict[str, float]:
-    """Accuracy as a share, loss in nats.
+def values_of_rows(table: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    """Shares, and the loss in nats.
 
-    >>> values(np.array([4.0, 3.0, 2.0]))
-    {'accuracy': 0.75, 'loss': 0.5}
+    accuracy: of the rows, those that are right
+    balanced_accuracy: the mean over classes that rows have of the share that is right of each
+    f1_macro: the mean over classes that rows have, or were answered, of F1, 2 · right / (rows +
+        answers)
+
+    table: (rows, 5), as `statistics` gives it; weights: (rows,), how often each counts
+    Source: Brodersen et al. 2010, ICPR, The balanced accuracy and its posterior distribution;
+        Opitz, Burst 2019, arXiv:1911.03347 (the mean of the F1s).
+
+    >>> right, wrong = [1, 1, 0.5, 0, 0], [1, 0, 0.5, 1, 0]
+    >>> seen = np.array([right, right, wrong, [1, 1, 0.5, 1, 1]])
+    >>> found = values_of_rows(seen, np.ones(4))
+    >>> found["accuracy"], found["balanced_accuracy"], round(found["f1_macro"], 4), found["loss"]
+    (0.75, 0.75, 0.7333, 0.5)
     """
-    return {"accuracy": float(sums[1] / sums[0]), "loss": float(sums[2] / sums[0])}
+    rows, right, loss = weights @ table[:, :3]
+    true, said = table[:, 3].astype(np.int64), table[:, 4].astype(np.int64)
+    classes = 1 + int(max(true.max(), said.max()))
+    held, answered, hits = (
+        np.bincount(kinds, counts, classes)
+        for kinds, counts in ((true, weights), (said, weights), (true, weights * table[:, 1]))
+    )
+    either = held + answered
+    return {
+        "accuracy": float(right / rows),
+        "balanced_accuracy": float((hits[held > 0] / held[held > 0]).mean()),
+        "f1_macro": float((2 * hits[either > 0] / either[either > 0]).mean()),
+        "loss": float(loss / rows),
+    }
 
 
 def answer(

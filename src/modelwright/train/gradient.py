@@ -3,27 +3,52 @@
 import functools
 import warnings
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from modelwright.core.recipe import Precision
 from modelwright.data.loader import Batch
+from modelwright.data.rows import Rows
 from modelwright.tasks.catalog import Task
 from modelwright.train.parallel import World
 from modelwright.train.precision import LossScale, autocast
+from modelwright.train.settings import Settings
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Weight = Callable[[Tensor], Tensor]
 
 
-def loss_of(task: Task, label_smoothing: float | None) -> Loss:
-    """A task's loss; with label smoothing where it takes that, its own if none is given."""
-    own = task.logic.LABEL_SMOOTHING
-    if own is None:
-        return task.logic.loss  # type: ignore[no-any-return]
-    smoothing = own if label_smoothing is None else label_smoothing
-    return functools.partial(task.logic.loss, label_smoothing=smoothing)
+def loss_of(task: Task, settings: Settings, train: Rows, device: torch.device) -> Loss:
+    """A task's loss; with label smoothing where it takes that, its own if none is given, and with
+    weights of classes where the settings say so."""
+    own, given = task.logic.LABEL_SMOOTHING, settings.label_smoothing
+    known: dict[str, Any] = {}
+    if own is not None:
+        known["label_smoothing"] = own if given is None else given
+    if settings.class_weights == "balanced":
+        known["class_weights"] = balanced(train.classes).to(device)
+    return functools.partial(task.logic.loss, **known) if known else task.logic.loss
+
+
+def balanced(classes: np.ndarray) -> Tensor:
+    """Of each class, how much one of its rows counts: all its rows as much as those of any other,
+    and the mean over rows is 1.
+
+    classes: (rows,) -> (num_classes,) float32; a class without rows counts 1
+
+    Source: King, Zeng 2001, Political Analysis 9(2), section 4.2.
+
+    >>> balanced(np.array([0, 0, 0, 1]))
+    tensor([0.6667, 2.0000])
+    """
+    counts = np.bincount(classes)
+    held = counts > 0
+    weights = np.ones(len(counts))
+    weights[held] = len(classes) / (held.sum() * counts[held])
+    return torch.as_tensor(weights, dtype=torch.float32)
 
 
 class Gradient:

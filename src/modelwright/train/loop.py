@@ -91,7 +91,7 @@ class Trainer:
         )  # fmt: skip
         held = State(self.model, self.averaged, self.optimizer)
         self.guard = Guard(settings, held, self.journal.note)
-        self._loss = loss_of(task, settings.label_smoothing)
+        self._loss = loss_of(task, settings, train, self.device)
         self.scale = LossScale(settings.precision == "16-mixed")
         given = (self.optimizer, self.guard, self.scale, self.micro, world)
         self.steps = Steps(settings, weights, *given)

@@ -47,6 +47,7 @@ class Settings:
     augment: tuple[Augment, ...]
     checkpoint_seconds: float
     checkpoint_steps: int | None
+    class_weights: Literal["none", "balanced"] = "none"
     on_nan: Literal["stop", "skip"] = "stop"
     on_spike: Literal["ignore", "stop", "skip"] = "ignore"
     algorithm: str = "auto"  # these three are of tasks that act
@@ -215,6 +216,7 @@ def fill_in(section: Train, spec: ModelSpec, precision: Precision, budget: Budge
         seed=section.seed,
         micro_batch_size=micro_batch_size,
         label_smoothing=section.label_smoothing,
+        class_weights=section.class_weights,
         ema=section.ema,
         keep=section.keep,
         precision=precision,

@@ -18,7 +18,7 @@ const WRITE = {
 };
 const SMALL_PIXELS = 64; // below this a picture is shown with its pixels, not blurred
 const GOALS = {
-  accuracy: "Accuracy", ap50: "AP50", ap50_drop: "AP50 lost", f1: "F1", wer: "Word error rate", wer_drop: "Word error rate added", recall_at_10: "Recall@10", recall_at_10_drop: "Recall@10 lost", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", bleu: "BLEU", bleu_drop: "BLEU lost", mse: "Mean squared error", rmse: "RMSE", rmse_drop: "RMSE added", mean_return: "Mean return", mean_return_drop: "Mean return lost", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
+  accuracy: "Accuracy", balanced_accuracy: "Balanced accuracy", balanced_accuracy_drop: "Balanced accuracy lost", f1_macro: "F1, mean of classes", f1_macro_drop: "F1, mean of classes, lost", ap: "AP", ap_drop: "AP lost", hr_at_10: "Hits among the first 10", hr_at_10_drop: "Hits among the first 10, lost", cer: "Character error rate", cer_drop: "Character error rate added", mae: "Mean absolute error", mae_drop: "Mean absolute error added", bits_per_byte: "Bits per byte", bits_per_byte_drop: "Bits per byte added", ap50: "AP50", ap50_drop: "AP50 lost", f1: "F1", wer: "Word error rate", wer_drop: "Word error rate added", recall_at_10: "Recall@10", recall_at_10_drop: "Recall@10 lost", ndcg_at_10: "NDCG@10", ndcg_at_10_drop: "NDCG@10 lost", bleu: "BLEU", bleu_drop: "BLEU lost", mse: "Mean squared error", rmse: "RMSE", rmse_drop: "RMSE added", mean_return: "Mean return", mean_return_drop: "Mean return lost", accuracy_drop: "Accuracy lost", f1_drop: "F1 lost",
   mse_drop: "Mean squared error added", latency_p50_ms: "Half of the answers within",
   latency_p95_ms: "95% of answers within", latency_p99_ms: "99% of answers within",
   size_mb: "File size",
