@@ -8,6 +8,7 @@ import numpy as np
 
 from modelwright.compress import certify as certifying
 from modelwright.core.files import write_json
+from modelwright.core.goals import METRICS
 from modelwright.core.hardware import this_machine
 from modelwright.core.recipe import Recipe
 from modelwright.core.run import Number, Run
@@ -124,7 +125,7 @@ def certificate(run: Run, certificate: dict[str, Any], winner: str) -> None:
     machine = this_machine().name
     rows = f"{certificate['rows']:,} test rows"
     for name, goal in certificate["goals"].items():
-        how = rows if name.startswith(certificate["metric"]) else "target runtime"
+        how = rows if METRICS[name.removesuffix("_drop")].quality else "target runtime"
         number = Number(
             goal["measured"], goal["unit"], "measured", how, machine, goal["low"], goal["high"]
         )

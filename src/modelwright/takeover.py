@@ -105,6 +105,8 @@ def take_over(run: Run, recipe: Recipe) -> None:
     before_it = recipe_file.read(origin.folder / "recipe.yaml")
     had = " ".join(recipe_file.differences(before_it, recipe))
     text = f"data, model and training are those of {origin.folder}, which had {had}"
+    if recipe.measures[0] != (decided := before_it.measures[0]):
+        text += f"; {decided} decided in its race and for the weights that were kept"
     run.write("run", "decision", text=text)
     say(f"run: {text}")
     done = read(theirs / "done.json")

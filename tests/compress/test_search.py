@@ -62,6 +62,17 @@ def test_one_that_may_meet_is_given_the_chance():
     assert "by less than chance explains" in near.reason
 
 
+def test_a_choice_names_the_goal_that_its_interval_leaves_open():
+    """Be it another than the one that decides."""
+    bounds = (*ACCURACY, parse_goal("f1_macro", ">= 0.8"))
+    one = candidate("one", bounds=ACCURACY)
+    one.measured |= {"f1_macro": 0.79, "f1_macro_low": 0.7, "f1_macro_high": 0.88}
+    one.meets["f1_macro"] = False
+
+    assert choose([one], bounds, "auto") is one
+    assert one.reason.endswith("on valid its f1_macro misses the goal by less than chance explains")
+
+
 def test_none_is_chosen_where_none_can_meet():
     """An interval below the goal, or a size above it, leaves nobody; each says what it misses."""
     low = candidate("low", 0.80, size=0.1, bounds=BOTH)

@@ -74,7 +74,7 @@ def test_a_graph_answers_as_before_from_a_third_of_the_bytes(family, small):
     assert 0 < np.abs(after - before).max() < 0.03 * np.abs(before).max()
 
 
-@pytest.mark.parametrize("size", ["small", "base"])
+@pytest.mark.parametrize("size", ["small", pytest.param("base", marks=pytest.mark.slow)])
 def test_recurrences_over_pictures_are_rounded(size, tmp_path):
     """Over rows of one length the exporter puts gates in order by slices of the weights."""
     made = Rounded(ModelSpec("rnn", size, INPUTS, OUTPUTS), tmp_path)

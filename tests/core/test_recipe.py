@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from modelwright.core import recipe_file
 from modelwright.core.errors import ConfigError
 from modelwright.core.goals import METRICS, Goal
 from modelwright.core.recipe import QUALITY_OF, TASKS_OF_KEY, Data, Recipe
@@ -658,3 +659,19 @@ def test_a_policy_takes_no_dropout():
     """What was played would be learned from under another mask."""
     with pytest.raises(ValidationError, match=r"model\.dropout"):
         made(task="control", data={"source": "gymnasium:A-v1"}, model={"dropout": 0.1})
+
+
+def test_the_order_of_goals_is_part_of_a_run():
+    """The first measure of quality decides, so another one makes another run; sizes may move."""
+    base = {"task": "image-classification", "data": {"source": "x"}}
+    goals = [("accuracy", ">= 0.9"), ("f1_macro", ">= 0.8"), ("size_mb", "<= 1")]
+
+    def of(order):
+        return Recipe.model_validate({**base, "goals": {goals[i][0]: goals[i][1] for i in order}})
+
+    one, moved, other = of((0, 1, 2)), of((2, 0, 1)), of((1, 0, 2))
+
+    assert ("accuracy", "f1_macro") == one.measures == moved.measures
+    assert recipe_file.digest(one) == recipe_file.digest(moved) != recipe_file.digest(other)
+    assert [] == recipe_file.differences(one, moved)
+    assert ["goals"] == [text.split("=")[0] for text in recipe_file.differences(one, other)]

@@ -12,6 +12,7 @@ from modelwright.core.goals import METRICS
 from modelwright.core.signature import Signature, TensorSpec
 from modelwright.data.rows import Rows, ragged
 from modelwright.data.shared import Windows
+from modelwright.measure import quality as judging
 from modelwright.measure.compare import compare
 from modelwright.measure.quality import binomial_tail, bootstrap, clopper_pearson, evaluate
 from modelwright.tasks.catalog import TASKS
@@ -344,3 +345,44 @@ def test_a_quick_look_has_no_interval():
 
     assert whole.values == quick.values and quick.low == 0.75 == quick.high
     assert whole.low < 0.75 < whole.high
+
+
+def by_class(rights, sizes):
+    """A table of rows in classes of those sizes, so many of each right, others taken for the
+    first."""
+    true = np.repeat(np.arange(len(sizes)), sizes)
+    right = np.concatenate([np.arange(size) < own for own, size in zip(rights, sizes, strict=True)])
+    said = np.where(right, true, np.where(true == 0, 1, 0))
+    columns = (np.ones(len(true)), right, np.ones(len(true)), true, said)
+    return np.stack(columns, 1).astype(float)
+
+
+@pytest.mark.parametrize("measure", ["balanced_accuracy", "f1_macro"])
+@pytest.mark.parametrize(("rights", "sizes"), [
+    ((200, 3), (200, 3)), ((190, 0), (200, 3)), ([7] * 300, [10] * 300), ((5,), (5,)),
+])  # fmt: skip
+def test_intervals_over_classes_hold_their_value(rights, sizes, measure):
+    """However few rows a class has, and however many classes there are; three of three right say
+    little of others."""
+    table = by_class(rights, sizes)
+    task = dataclasses.replace(TASKS["image-classification"], judged_by=measure)
+    value = task.values(table)[measure]
+    low, high = judging._interval(task, measure, table)
+
+    assert 0 <= low < value <= high <= 1 or low == 0 == value < high
+    if len(sizes) == 2:
+        assert high - low > 0.1  # three rows say little, and half of that goes into the mean
+
+
+def test_intervals_over_classes_cover(monkeypatch):
+    """Drawn again and again, 95 times in 100 the interval has the true balanced accuracy."""
+    monkeypatch.setattr(judging, "RESAMPLES", 200)
+    task = dataclasses.replace(TASKS["image-classification"], judged_by="balanced_accuracy")
+    draw, sizes, shares = np.random.default_rng(1), (150, 12), (0.9, 0.6)
+    found = [
+        judging._interval(task, task.metric, by_class(draw.binomial(sizes, shares), sizes))
+        for _ in range(150)
+    ]
+    covered = sum(low <= np.mean(shares) <= high for low, high in found)
+
+    assert 133 <= covered <= 149

@@ -223,20 +223,25 @@ def test_weights_follow_the_seed():
     assert not torch.equal(models[0], models[2])
 
 
-def test_translators_learn_with_muon_from_small_on():
+@pytest.mark.parametrize(("family", "kind", "answers", "rate"), [
+    ("transformer", "pairs", "sequence", 0.0015), ("rnn", "pairs", "sequence", 0.002),
+    ("transformer", "audio", "letters", 0.002), ("rnn", "audio", "letters", 0.003),
+    ("cnn", "audio", "letters", 0.003), ("cnn", "pairs", "sequence", 0.002),
+])  # fmt: skip
+def test_writers_learn_with_muon_from_small_on(family, kind, answers, rate):
     """Other defaults begin at the size that the ladder names; AdamW asked for has AdamW's rate."""
     from modelwright.core.recipe import Train
     from modelwright.train.settings import Budget, fill_in
 
-    inputs = {"kind": "pairs", "source_vocab_size": None, "length": 8}
-    outputs = {"kind": "translation", "num_classes": 10}
+    inputs = {"kind": kind, "source_vocab_size": None, "length": 8}
+    outputs = {"kind": answers, "num_classes": 10}
     found = {
         size: fill_in(
-            Train(optimizer=asked), ModelSpec("transformer", size, inputs, outputs), "32-true",
+            Train(optimizer=asked), ModelSpec(family, size, inputs, outputs), "32-true",
             Budget(steps=100),
         )
         for size, asked in (("tiny", None), ("small", None), ("base", None), ("large", "adamw"))
     }  # fmt: skip
 
     assert ["adamw", "muon", "muon", "adamw"] == [one.optimizer for one in found.values()]
-    assert [0.0015, 0.01, 0.01, 0.0015] == [one.learning_rate for one in found.values()]
+    assert [rate, 0.01, 0.01, rate] == [one.learning_rate for one in found.values()]

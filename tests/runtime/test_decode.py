@@ -28,7 +28,14 @@ KINDS = {
 @pytest.fixture(
     scope="module",
     params=[  # each exported once, in one process
-        pytest.param(kind, id=name, marks=pytest.mark.xdist_group(f"decode-{name}"))
+        pytest.param(
+            kind,
+            id=name,
+            marks=[
+                pytest.mark.xdist_group(f"decode-{name}"),
+                *([] if name in MODELS else [pytest.mark.slow]),
+            ],
+        )
         for name, kind in KINDS.items()
     ],
 )

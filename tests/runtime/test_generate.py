@@ -121,7 +121,14 @@ KINDS = {
 @pytest.fixture(
     scope="module",
     params=[  # each exported once, in one process
-        pytest.param(kind, id=name, marks=pytest.mark.xdist_group(f"generate-{name}"))
+        pytest.param(
+            kind,
+            id=name,
+            marks=[
+                pytest.mark.xdist_group(f"generate-{name}"),
+                *([] if name in MODELS else [pytest.mark.slow]),
+            ],
+        )
         for name, kind in KINDS.items()
     ],
 )

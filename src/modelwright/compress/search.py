@@ -29,7 +29,7 @@ from modelwright.core.recipe import Precision, Prune, Quantize, Recipe
 from modelwright.core.run import Run
 from modelwright.data.rows import Rows, joined, typical
 from modelwright.export.catalog import export
-from modelwright.measure.compare import compare, losses, pareto
+from modelwright.measure.compare import flips, losses, pareto
 from modelwright.measure.quality import Quality, evaluate
 from modelwright.measure.timing import least_disturbed, measure_latency
 from modelwright.models.catalog import Model, ModelSpec, count_params
@@ -273,9 +273,8 @@ class Search:
             quality = evaluate(session, self.valid, task, known.get("labels", ()), what=judging)
             if self.baseline is None:
                 self.baseline = quality
-            drop = compare(self.baseline, quality, task)
-            lost = losses(self.baseline, quality, tasks_of(self.recipe))
-            flipped = None if drop.flipped is None else drop.flipped / len(quality.answers)
+            changed = flips(self.baseline, quality)
+            flipped = None if changed is None else changed / len(quality.answers)
             if task.acting:
                 flipped = self._flipped(session, candidate.spec)
             batch = self.valid.batch(typical(self.valid, target.batch_size))
@@ -286,7 +285,7 @@ class Search:
         name = candidate.metric = task.metric
         candidate.measured = {
             **quality.values,
-            **lost,
+            **losses(self.baseline, quality, tasks_of(self.recipe)),
             **({} if flipped is None else {"flipped": flipped}),
             **{f"latency_{p}_ms": getattr(latency, f"{p}_ms") for p in ("p50", "p95", "p99")},
             "size_mb": candidate.artifact.model_bytes / 1e6,
@@ -386,11 +385,10 @@ def _listed_last(candidates: Sequence[Candidate]) -> Candidate:
 def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Candidate | None:
     """Mark the Pareto set and the best candidate that meets every goal; None if none does.
 
-    Best is the least product of size and latency among those that lose no more accuracy than
-    the goal on its drop allows (SAFE_DROP where there is none). Where none reaches the goal on
-    the task's metric, those stay eligible whose interval does not rule it out: the test part
-    decides. A list in the recipe is shipped as written: its last candidate is the only one to
-    choose.
+    Best is the least product of size and latency among those that lose no more of the metric than
+    the goal on its drop allows (SAFE_DROP where there is none). Where none reaches the goals on
+    quality, those stay eligible whose intervals do not rule them out: the test part decides. A
+    list in the recipe is shipped as written: its last candidate is the only one to choose.
     """
     left = [candidate for candidate in candidates if not candidate.status]
     listed = _listed_last(candidates)
@@ -408,9 +406,9 @@ def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Ca
     eligible = sure or [candidate for candidate in left if _may_meet(candidate, bounds)]
     if not eligible:
         return None
-    lost = f"{eligible[0].metric}_drop"
-    drop = next((goal.bound for goal in bounds if goal.name == lost), _safe_drop(candidates[0]))
-    safe = [candidate for candidate in eligible if candidate.measured[lost] <= drop]
+    key = f"{eligible[0].metric}_drop"
+    drop = next((goal.bound for goal in bounds if goal.name == key), _safe_drop(candidates[0]))
+    safe = [candidate for candidate in eligible if candidate.measured[key] <= drop]
     chosen = min(
         safe or eligible,
         key=lambda one: one.measured["size_mb"] * one.measured["latency_p50_ms"],
@@ -424,9 +422,8 @@ def choose(candidates: list[Candidate], bounds: Sequence[Goal], mode: str) -> Ca
     if chosen.settled:
         chosen.reason += f"; {chosen.settled}"
     if not sure:
-        chosen.reason += (
-            f"; on valid its {chosen.metric} misses the goal by less than chance explains"
-        )
+        open_ones = ", ".join(name for name, met in chosen.meets.items() if not met)
+        chosen.reason += f"; on valid its {open_ones} misses the goal by less than chance explains"
     return chosen
 
 

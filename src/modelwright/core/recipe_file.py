@@ -149,7 +149,10 @@ def digest(recipe: Recipe, *, training: bool = False) -> str:
     without: dict[str, Any] = {"train": set(MAY_CHANGE)}
     if training:
         without |= dict.fromkeys(("name", *BEHIND_TRAINING), True)
-    return digest_json(recipe.model_dump(mode="json", exclude=without))
+    value = recipe.model_dump(mode="json", exclude=without)
+    if not training:  # of goals in another order another one may decide
+        value["decides"] = recipe.measures[0]
+    return digest_json(value)
 
 
 def differences(own: Recipe, other: Recipe) -> list[str]:
@@ -167,6 +170,7 @@ def differences(own: Recipe, other: Recipe) -> list[str]:
         f"{name}={json.dumps(values[name], ensure_ascii=False)}"
         for name in BEHIND_TRAINING
         if values[name] != others[name]
+        or (name == "goals" and own.measures[0] != other.measures[0])
     ]
 
 

@@ -43,11 +43,8 @@ def compare(before: Quality, after: Quality, task: Task) -> Difference:
             f"compare: {before.rows} and {after.rows} rows with different targets",
             expected="both models judged on the same rows in the same order",
         )
-    error = METRICS[task.metric].error
-    drop = error(after.values[task.metric]) - error(before.values[task.metric])
-    flipped = None
-    if "logits" in before.outputs:
-        flipped = int((before.answers != after.answers).sum())
+    error, drop = METRICS[task.metric].error, lost(before, after, task.metric)
+    flipped = flips(before, after)
     if task.metric == "accuracy":
         first, second = before.correct, after.correct
         low, high = paired_interval(
@@ -56,28 +53,38 @@ def compare(before: Quality, after: Quality, task: Task) -> Difference:
         )  # fmt: skip
     else:
 
-        def lost(counts: np.ndarray) -> float:
+        def drawn(counts: np.ndarray) -> float:
             first, second = (
                 task.values(one.statistics, counts)[task.metric] for one in (before, after)
             )
             return error(second) - error(first)
 
-        low, high = bootstrap(before.rows, lost, before.units)
+        strata = task.strata(after.statistics)
+        low, high = bootstrap(before.rows, drawn, before.units, strata=strata)
     return Difference(before.rows, drop, low, high, flipped)
 
 
-def losses(before: Quality, after: Quality, tasks: Sequence[Task]) -> dict[str, float]:
-    """Of each task's metric its interval, and what it lost: "f1_low", "f1_high", "f1_drop".
+def lost(before: Quality, after: Quality, metric: str) -> float:
+    """How much worse a metric became, on the same rows."""
+    error = METRICS[metric].error
+    return error(after.values[metric]) - error(before.values[metric])
 
-    Raises: DataError if the two were judged on different targets.
-    """
+
+def losses(before: Quality, after: Quality, tasks: Sequence[Task]) -> dict[str, float]:
+    """Of each task's metric its interval, and what it lost: "f1_low", "f1_high", "f1_drop"."""
     found: dict[str, float] = {}
     for task in tasks:
-        low, high = interval_of(after, task)
-        drop = compare(before, after, task).drop
-        name = task.metric
+        name, (low, high) = task.metric, interval_of(after, task)
+        drop = lost(before, after, name)
         found |= {f"{name}_low": low, f"{name}_high": high, f"{name}_drop": drop}
     return found
+
+
+def flips(before: Quality, after: Quality) -> int | None:
+    """Answers that differ; None where answers are numbers."""
+    if "logits" not in before.outputs:
+        return None
+    return int((before.answers != after.answers).sum())
 
 
 def paired_interval(

@@ -7,6 +7,9 @@ from modelwright.models import ratings
 from modelwright.models.sizes import ATTENTION, CONVOLUTIONS, RECURRENCE, Ladder, ladder, towers
 
 PAIRED_RECURRENCE = "dim hidden_dim num_layers dropout"
+# steps, measured of convolutions and of transformers: docs/experiments.md
+LETTERS_SETTLE, PAIRS_SETTLE = (2000, 600, 900, 2000), (200, 500, 1000, 2000)
+MUON = {"optimizer": "muon", "learning_rate": 0.01}
 
 LADDERS: dict[str, dict[str, Ladder]] = {
     "cnn": {
@@ -22,7 +25,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             settles_in=1000,
             epochs=2.5,
             # of small nets its steps take longer than what they spare
-            wide={"optimizer": "muon", "learning_rate": 0.01},
+            wide=MUON,
         ),
         "boxes": ladder(
             "widths depths",
@@ -51,6 +54,7 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             (96, (128,), 0.15),
             (128, (192, 192), 0.15),
             (256, (384, 384, 384), 0.15),
+            wide=MUON,
             learning_rate=0.003,
             weight_decay=0.05,
             warmup_steps=50,
@@ -63,6 +67,9 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             (384, (512,) * 6, 0.1, 5),
             learning_rate=0.003,
             weight_decay=0.05,
+            settles_in=LETTERS_SETTLE,
+            wide=MUON,
+            wide_from="small",
             warmup_steps=100,
             batch_size=32,
         ),
@@ -104,6 +111,10 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             (128, (256,) * 4, 0.1),
             (256, (384,) * 6, 0.2),
             (512, (768,) * 8, 0.3),
+            wide=MUON,
+            wide_from="small",
+            settles_in=PAIRS_SETTLE,
+            epochs=2,
             learning_rate=0.002,
             weight_decay=0.05,
             warmup_steps=200,
@@ -195,6 +206,9 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             (384, 384, 2, 0.1),
             learning_rate=0.003,
             weight_decay=0.05,
+            settles_in=LETTERS_SETTLE,
+            wide=MUON,
+            wide_from="small",
             warmup_steps=100,
             batch_size=32,
         ),
@@ -237,6 +251,10 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             (128, 128, 1, 0.2),
             (256, 256, 2, 0.3),
             (512, 512, 2, 0.3),
+            wide=MUON,
+            wide_from="small",
+            settles_in=PAIRS_SETTLE,
+            epochs=2,
             learning_rate=0.002,
             weight_decay=0.05,
             warmup_steps=200,
@@ -328,6 +346,9 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             (384, 6, 0.1),
             learning_rate=0.002,
             weight_decay=0.1,
+            settles_in=LETTERS_SETTLE,
+            wide=MUON,
+            wide_from="small",
             warmup_steps=100,
             batch_size=32,
         ),
@@ -380,9 +401,9 @@ LADDERS: dict[str, dict[str, Ladder]] = {
             (128, 2, 0.1),
             (256, 3, 0.2),
             (512, 4, 0.3),
-            wide={"optimizer": "muon", "learning_rate": 0.01, "weight_decay": 0.1},
+            wide={**MUON, "weight_decay": 0.1},
             wide_from="small",
-            settles_in=(200, 500, 1000, 2000),
+            settles_in=PAIRS_SETTLE,
             epochs=2,
             compile_from_s=3600,  # a try took 2:08 min, and passes as long as without
             learning_rate=0.0015,

@@ -185,10 +185,9 @@ def _metric(
 def _look(metric: Metric, plan: dict[str, Any], evaluations: Sequence[dict[str, Any]]) -> Metric:
     """By what the race says that it looked at, or the curves."""
     laps = [lap for one in rows(plan, "candidates") for lap in rows(one, "rounds")]
-    told = [str(lap["metric"]) for lap in laps if "metric" in lap]
-    told += [key.removeprefix("valid_") for line in evaluations for key in line]
-    if metric.name in told:
-        return metric
+    raced = [str(lap["metric"]) for lap in laps if "metric" in lap]
+    curves = [key.removeprefix("valid_") for line in evaluations for key in line]
+    told = raced + [metric.name] * (metric.name in curves) + curves
     return METRICS[next((name for name in told if name in METRICS), metric.name)]
 
 

@@ -255,7 +255,8 @@ def _returns(life: Life) -> str:
 def _means(proof: View) -> str:
     """What the answers come to where classes count alike."""
     known = [(name, number(proof.get(name))) for name in ("balanced_accuracy", "f1_macro")]
-    told = [f"{words.label(name)} {words.show(value, 'share')}" for name, value in known if value]
+    told = [f"{words.label(name)} {words.show(value, 'share')}" for name, value in known
+            if value is not None]  # fmt: skip
     return f"; {', '.join(told)}" if told else ""
 
 

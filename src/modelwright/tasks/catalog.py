@@ -38,6 +38,7 @@ class Task:
         judged where that takes too long, and protocol.
         Where rows are judged against each other also whole: their statistics, once all are there;
         where rows depend on each other also units: which an interval draws together.
+        Where metrics count classes alike: BY_CLASS, their names, classes and prior.
     """
 
     inputs: str
@@ -93,6 +94,13 @@ class Task:
     def units(self, table: np.ndarray) -> np.ndarray | None:
         """Which rows an interval draws together, by number, (rows,); None: each by itself."""
         return np.asarray(self.logic.units(table)) if hasattr(self.logic, "units") else None
+
+    def strata(self, table: np.ndarray) -> np.ndarray | None:
+        """The class of each row, (rows,), where the metric counts classes alike, so that an
+        interval draws within each one; None where it counts rows."""
+        if self.metric not in getattr(self.logic, "BY_CLASS", ()):
+            return None
+        return np.asarray(self.logic.classes(table))
 
     def values(self, table: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
         """The task's metrics.

@@ -127,4 +127,4 @@ def was_clearly_better(
 
     # windows that overlap count each by itself: over blocks, weights that know them by heart stay
     units = last.units[rows] if task.whole_batches and last.units is not None else None
-    return bootstrap(len(seen), lead, units)[0] > 0
+    return bootstrap(len(seen), lead, units, task.strata(now))[0] > 0
