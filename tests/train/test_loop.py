@@ -327,14 +327,14 @@ def test_a_look_takes_rows_of_every_class(tmp_path):
 
 def test_rows_are_held_against_the_same_rows():
     """Weights that led where a look was, and nowhere else, are told from those that led."""
-    rows, last = looked_at(400, 100), np.zeros((400, 3))
+    rows, last = looked_at(400, 100), np.zeros((400, 5))
     last[:, 0] = last[rows, 1] = 1  # right where a look was, and nowhere else
     task = TASKS["image-classification"]
     found = Quality("accuracy", {"accuracy": 0.25}, 0.2, 0.3, last, {}, np.zeros(400))
 
     assert not was_clearly_better(last[rows], found, task, lambda _: found)
     last[rows[:50], 1] = 0
-    assert was_clearly_better(last[rows] + [0, 1, 0], found, task, lambda _: found)
+    assert was_clearly_better(last[rows] + [0, 1, 0, 0, 0], found, task, lambda _: found)
 
 
 def test_evaluating_changes_no_step(tmp_path):
