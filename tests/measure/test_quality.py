@@ -14,7 +14,7 @@ from modelwright.data.rows import Rows, ragged
 from modelwright.data.shared import Windows
 from modelwright.measure import quality as judging
 from modelwright.measure.compare import compare
-from modelwright.measure.quality import binomial_tail, bootstrap, clopper_pearson, evaluate
+from modelwright.measure.quality import Quality, binomial_tail, bootstrap, clopper_pearson, evaluate
 from modelwright.tasks.catalog import TASKS
 
 IMAGES, TAGS = TASKS["image-classification"], TASKS["tagging"]
@@ -386,3 +386,22 @@ def test_intervals_over_classes_cover(monkeypatch):
     covered = sum(low <= np.mean(shares) <= high for low, high in found)
 
     assert 133 <= covered <= 149
+
+
+def test_a_drop_over_classes_has_an_interval_within_them():
+    """Of three rows of a class one is lost: a sixth of the balanced accuracy, give or take, and
+    never more than that class has; where nothing changed, nothing is lost."""
+    task = dataclasses.replace(TASKS["image-classification"], judged_by="balanced_accuracy")
+
+    def judged(table):
+        values = task.values(table)
+        return Quality("balanced_accuracy", values, 0, 1, table, {}, table[:, 3])
+
+    before, after = judged(by_class((200, 3), (200, 3))), judged(by_class((200, 2), (200, 3)))
+    found = compare(before, after, task)
+
+    assert np.isclose(1 / 6, found.drop)
+    assert 0 <= found.low < found.drop < found.high <= 0.5
+    assert (0, 0, 0) == tuple(
+        getattr(compare(before, before, task), key) for key in ("drop", "low", "high")
+    )

@@ -2,7 +2,8 @@
 
 import pytest
 
-from modelwright.report.collect import Pair, collect, collect_runs
+from modelwright.core.goals import METRICS
+from modelwright.report.collect import Pair, _look, collect, collect_runs
 
 
 def event(stage, event, clock=0, **fields):
@@ -192,3 +193,13 @@ def test_a_run_that_was_stopped_behind_a_refused_candidate_is_unfinished(make_ru
         event("compress", "refused", 2, text="int8-minmax is another model")]  # fmt: skip
 
     assert "unfinished" == collect(make_run(files)).verdict
+
+
+@pytest.mark.parametrize(("raced", "looked"), [("f1_macro", "f1_macro"), (None, "accuracy")])
+def test_a_race_is_told_in_what_it_was_judged_by(raced, looked):
+    """Of a model taken over for goals on another measure, the race's values stay what they are;
+    curves have both."""
+    plan = {"candidates": [{"rounds": [{"metric": raced, "value": 0.5}] if raced else []}]}
+    curves = [{"step": 9, "valid_f1_macro": 0.5, "valid_accuracy": 0.9}]
+
+    assert METRICS[looked] == _look(METRICS["accuracy"], plan, curves)

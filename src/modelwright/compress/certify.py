@@ -49,9 +49,10 @@ def certify(
 
     Args:
         baseline: the uncompressed graph, timed in turns with the chosen one.
-        trained: the model that was trained, for the drop in accuracy.
+        trained: the model that was trained, for the drop in quality.
     """
-    target, task, name = recipe.target, task_of(recipe), task_of(recipe).metric
+    target, task = recipe.target, task_of(recipe)
+    name = task.metric
     session = open_session(chosen, threads=target.threads)
     plain = open_session(baseline, threads=target.threads)
     parent = open_session(trained, threads=this_machine().cores)
